@@ -1,0 +1,261 @@
+"""The one configuration of a run: typed, frozen, read once, every problem reported together.
+
+`defaults < --config FILE < section.key=value`. Units stand in the names or in the field's
+description. The resolved configuration is written to `RUN/config.yaml`, which can be given to
+`--config` again.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmsa.errors import UserError, one_or_many
+
+# A further check of the raw settings by a part that this file must not import (the fusion heads'
+# own settings, say): takes the nested dictionary, returns problems in words.
+Check = Callable[[dict[str, Any]], list[str]]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunConfig(Section):
+    dir: str | None = Field(None, description="run directory; must be given, here or by run.dir=")
+    seed: int = Field(0, ge=0, description="of order, augmentation, dropout and fresh weights")
+    deterministic: bool = Field(False, description="deterministic CUDA algorithms; slower")
+    log_every_steps: int = Field(10, ge=1)
+
+
+class DataConfig(Section):
+    shards: str | None = Field(None, description="directory made by `python -m shards pack`")
+    classes: list[str] | dict[str, list[str]] | None = Field(
+        None, description="kept classes in order, or new name -> merged classes; null keeps all"
+    )
+    window_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
+    num_workers: int = Field(2, ge=0, description="loader processes per rank")
+    max_tokens: int = Field(128, ge=4, description="longer texts are cut, special tokens kept")
+    image_view: Literal["crop", "whole"] = Field(
+        "crop", description="crop: a square out of the picture; whole: all of it, squeezed square"
+    )
+    augment: bool = Field(True, description="random crop and flip of training pictures")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="of a training picture, mirrored")
+    min_crop_scale: float = Field(1.0, gt=0, le=1, description="smallest random crop, of the side")
+    drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
+    bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
+
+
+class TextEncoderConfig(Section):
+    name: str = Field("bert-base-uncased", description="Hugging Face name or directory")
+    weights: str = Field("pretrained", description="pretrained, none, or a PATH")
+    config: dict[str, Any] | None = Field(
+        None, description="with weights none: model_type and sizes, instead of the name's own"
+    )
+    tokenizer: str | None = Field(
+        None, description="name or directory; words:N counts N words on the train split"
+    )
+    pooling: Literal["cls", "mean"] = "cls"
+    projection: int | None = Field(None, ge=1, description="width of a linear layer behind it")
+    train: Literal["full", "last_n", "frozen"] = "full"
+    last_n: int = Field(0, ge=0, description="layers trained under train: last_n")
+
+
+class ImageEncoderConfig(Section):
+    name: str = Field("resnet50", description="torchvision name, or hf:NAME for Hugging Face")
+    weights: str = Field("pretrained", description="pretrained, none, or a PATH")
+    config: dict[str, Any] | None = Field(
+        None, description="with hf: and weights none: model_type and sizes"
+    )
+    image_size_px: int | None = Field(
+        None, ge=16, description="input side; null: the encoder's own"
+    )
+    projection: int | None = Field(None, ge=1, description="width of a linear layer behind it")
+    train: Literal["full", "last_n", "frozen"] = "full"
+    last_n: int = Field(0, ge=0, description="stages trained under train: last_n")
+
+
+class FusionConfig(Section):
+    """The name of a fusion head and its own settings, which mmsa/models/fusion.py checks."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "concat"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(Section):
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    image_encoder: ImageEncoderConfig = ImageEncoderConfig()
+    fusion: FusionConfig = FusionConfig()
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
+        "cross_entropy", description="binary_cross_entropy: two classes, one logit"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: inverse frequency, mean 1 over the training split"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class OptimConfig(Section):
+    name: Literal["adamw", "adam"] = "adamw"
+    text_lr: float = Field(2e-5, ge=0, description="peak learning rate of the text encoder")
+    image_lr: float = Field(1e-4, ge=0)
+    head_lr: float = Field(1e-3, ge=0, description="of fusion head and projections")
+    weight_decay: float = Field(0.01, ge=0, description="not on norms and biases")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="decay from the end of warm-up to 0 at the last step"
+    )
+    warmup_steps: int | None = Field(None, ge=0, description="null: a tenth of all steps")
+    clip_norm: float | None = Field(1.0, gt=0, description="of the whole gradient; null: off")
+
+
+class TrainConfig(Section):
+    global_batch_size: int = Field(32, ge=1, description="samples per optimizer step, all ranks")
+    micro_batch_size: int = Field(8, ge=1, description="samples in one forward on one rank")
+    epochs: int = Field(5, ge=1)
+    max_steps: int | None = Field(None, ge=1, description="end earlier, after this many steps")
+    validate_every_steps: int | None = Field(None, ge=1, description="null: at each epoch's end")
+    checkpoint_every_steps: int | None = Field(None, ge=1, description="null: at each epoch's end")
+    keep_checkpoints: int = Field(2, ge=1, description="the newest k stay")
+    select_by: str = Field("weighted_f1", description="validation metric of the best export")
+    patience: int | None = Field(None, ge=1, description="validations without a better one")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
+        None, description="null: as the launcher says"
+    )
+
+
+class EvalConfig(Section):
+    batch_size: int = Field(64, ge=1, description="samples per forward, whatever the world")
+    cpu_threads: int = Field(
+        1, ge=1, description="per process; fixed, because sums depend on the number of threads"
+    )
+
+
+class LaunchConfig(Section):
+    engine: Literal["any", "ddp", "zero1", "zero2", "zero3"] = "any"
+    world_size: int | Literal["any"] = "any"
+
+
+class Config(Section):
+    """All of a run's settings. Frozen; its sections are the classes above."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(
+    file: str | None, overrides: Iterable[str] = (), *, checks: Iterable[Check] = ()
+) -> Config:
+    """Merge defaults, `file` (YAML) and `section.key=value` strings into a `Config`.
+
+    Raises `UserError` that lists every problem: unknown keys with the nearest known one, values
+    of the wrong type or range, and whatever `checks` find.
+    """
+    problems: list[str] = []
+    raw: dict[str, Any] = _read_yaml(file) if file else {}
+    for override in overrides:
+        problem = _apply_override(raw, override)
+        if problem:
+            problems.append(problem)
+    config: Config | None = None
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += [_in_words(detail) for detail in error.errors()]
+    for check in checks:
+        problems += check(raw)
+    if problems or config is None:
+        raise UserError(one_or_many(problems, where=f"configuration {file or '(defaults)'}"))
+    return config
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML with a key given twice as an error: plain YAML keeps the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.YAMLError(f"the key '{key}' stands twice{key_node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise UserError(
+            f"the configuration {file} cannot be read ({error.strerror}); "
+            "complete ones are in launch/runs/"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {file} is no valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"the configuration {file} must hold sections (run:, data:, ...) of keys")
+    return content
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> str | None:
+    """Set `a.b=value` in `raw`; returns a problem in words, or None."""
+    path, equals, text = override.partition("=")
+    parts = path.split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        return f"'{override}' is no override; write section.key=value, as in optim.text_lr=3e-5"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"the value of '{override}' is no valid YAML; quote it"
+    node = raw
+    for part in parts[:-1]:
+        child = node.get(part)
+        if not isinstance(child, dict):
+            child = node[part] = {}
+        node = child
+    if isinstance(value, dict) and isinstance(node.get(parts[-1]), dict):
+        node[parts[-1]] = {**node[parts[-1]], **value}
+    else:
+        node[parts[-1]] = value
+    return None
+
+
+def _in_words(detail: Mapping[str, Any]) -> str:
+    path = [str(part) for part in detail["loc"]]
+    dotted = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
+        return f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
+    return f"{dotted}={detail['input']!r}: {detail['msg']}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,218 @@
+"""What a packed data set says of itself: `manifest.json` and, beside each tar, its index file.
+
+Both formats are described for other programs in docs/shard-format.md. Nothing here decodes a
+sample; packing writes these files, the stream and every report read them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
+
+from mmsa.errors import ShardDamage, UserError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "mmsa-shards"
+VERSION = 1
+
+INDEX_MAGIC = b"MMSA-IDX"
+INDEX_VERSION = 1
+# magic, version, bytes per record, records, bytes of the tar, sha256 of the tar: 64 bytes
+_INDEX_HEADER = struct.Struct("<8sIIQQ32s")
+
+# One record per sample, in tar order, little-endian whatever the machine: 40 bytes.
+INDEX_DTYPE = np.dtype(
+    [
+        ("offset", "<u8"),  # of the sample's first tar header, bytes from the start of the tar
+        ("key_hash", "<u8"),  # key_hash(key)
+        ("group", "<u8"),  # key_hash of the first key of its duplicate group; its own when alone
+        ("length", "<u4"),  # bytes of all its members with headers and padding: one read gets it
+        ("crc32", "<u4"),  # zlib.crc32 of those bytes
+        ("text_length", "<u4"),  # characters of its text
+        ("label", "<u2"),  # position in the manifest's `classes`
+        ("reserved", "<u2"),  # 0
+    ]
+)
+IndexArray = np.ndarray[Any, np.dtype[np.void]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardInfo(_Strict):
+    """One tar and its index: names relative to the manifest, sizes in bytes, digests in hex."""
+
+    tar: str
+    tar_bytes: NonNegativeInt
+    tar_sha256: str
+    index: str
+    index_sha256: str
+    num_samples: NonNegativeInt
+    classes: dict[str, NonNegativeInt]
+
+    @field_validator("tar", "index")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        # A manifest may come from elsewhere: a name that leaves the folder, or one that webdataset
+        # would run as a command ("pipe:..."), must not get past this point.
+        if Path(name).name != name or ":" in name or name.startswith("."):
+            raise ValueError(f"'{name}' is no plain file name")
+        return name
+
+
+class SplitInfo(_Strict):
+    """The shards of one split, in the order in which they were packed."""
+
+    num_samples: NonNegativeInt
+    classes: dict[str, NonNegativeInt]
+    shards: tuple[ShardInfo, ...]
+
+
+class ProtocolInfo(_Strict):
+    """The named rule for labels and splits, its settings, and the hash of the split it gave.
+
+    `hash` is over the sorted (split, key) pairs: two packed sets with equal hashes hold the same
+    samples in the same splits.
+    """
+
+    name: str
+    version: int
+    settings: dict[str, Any]
+    hash: str
+
+
+class Manifest(_Strict):
+    """`manifest.json`. `digest` is the sha256 of everything else in it, as canonical JSON."""
+
+    format: Literal["mmsa-shards"] = "mmsa-shards"
+    version: Literal[1] = 1
+    dataset: str
+    classes: tuple[str, ...]
+    label_rule: str
+    protocol: ProtocolInfo
+    source: dict[str, Any] = Field(description="samples read, kept, and dropped by reason")
+    packing: dict[str, Any] = Field(description="image and text settings; versions of the encoders")
+    splits: dict[str, SplitInfo]
+    digest: str = ""
+
+    def computed_digest(self) -> str:
+        content = self.model_dump(mode="json", exclude={"digest"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+    def sealed(self) -> Manifest:
+        """A copy that carries its own digest."""
+        return self.model_copy(update={"digest": self.computed_digest()})
+
+    def split(self, name: str) -> SplitInfo:
+        """The split `name`; `UserError` where this data set has none of that name."""
+        if name not in self.splits:
+            raise UserError(
+                f"the shards have no split '{name}'; they have: {', '.join(self.splits) or 'none'}"
+            )
+        return self.splits[name]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest` with its digest as `directory/manifest.json`; returns what was written."""
+    sealed = manifest.sealed()
+    text = json.dumps(sealed.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    return sealed
+
+
+def load_manifest(directory: str | os.PathLike[str]) -> Manifest:
+    """Read and check `directory/manifest.json`.
+
+    Raises `UserError` where there is none, where it is of another format or version, or where it
+    does not match its own digest. No tar or index is opened.
+    """
+    path = Path(directory) / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} is no shards directory: it has no {MANIFEST_NAME}. "
+            "Pack one with: python -m shards pack mvsa-single RAW OUT"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); pack the data again") from None
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if found != (FORMAT, VERSION):
+        raise UserError(
+            f"{path} is of format and version {found}; this program reads {(FORMAT, VERSION)}. "
+            "Pack the data again with this version's `python -m shards pack`"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path} does not fit its format: {place}: {first['msg']}; pack the data again"
+        ) from None
+    if manifest.digest != manifest.computed_digest():
+        raise UserError(
+            f"{path} was changed after packing: its digest is {manifest.computed_digest()[:12]}, "
+            f"it says {manifest.digest[:12]}. Restore it or pack the data again"
+        )
+    return manifest
+
+
+def key_hash(key: str) -> int:
+    """The 64-bit hash of a key in the index: the first 8 bytes of its sha256, little-endian."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "little")
+
+
+def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> bytes:
+    """The content of an index file for `records` (N,) of `INDEX_DTYPE`, in tar order."""
+    assert records.dtype == INDEX_DTYPE, records.dtype
+    header = _INDEX_HEADER.pack(
+        INDEX_MAGIC,
+        INDEX_VERSION,
+        INDEX_DTYPE.itemsize,
+        len(records),
+        tar_bytes,
+        bytes.fromhex(tar_sha256),
+    )
+    return header + records.tobytes()
+
+
+def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArray:
+    """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
+
+    It is read, not memory-mapped: a file truncated on a network file system would be a SIGBUS.
+    Raises `ShardDamage` where it is missing, changed, or made for another tar.
+    """
+    path = Path(directory) / shard.index
+
+    def damage(what: str) -> ShardDamage:
+        return ShardDamage(
+            f"the index {path} {what}. Restore it, or pack the data again", shard=shard.tar
+        )
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise damage(f"cannot be read ({error.strerror or error})") from None
+    if hashlib.sha256(content).hexdigest() != shard.index_sha256:
+        raise damage("does not match the manifest's sha256: it is damaged or of other shards")
+    if len(content) < _INDEX_HEADER.size:
+        raise damage("is shorter than its header")
+    magic, version, record_bytes, count, tar_bytes, tar_sha256 = _INDEX_HEADER.unpack_from(content)
+    expected_size = _INDEX_HEADER.size + shard.num_samples * INDEX_DTYPE.itemsize
+    if magic != INDEX_MAGIC or version != INDEX_VERSION or record_bytes != INDEX_DTYPE.itemsize:
+        raise damage(f"has version {version} and {record_bytes} bytes per record")
+    if count != shard.num_samples or len(content) != expected_size:
+        raise damage(f"holds {count} records; the manifest says {shard.num_samples}")
+    if tar_bytes != shard.tar_bytes or tar_sha256.hex() != shard.tar_sha256:
+        raise damage("was made for another tar")
+    return np.frombuffer(content, dtype=INDEX_DTYPE, offset=_INDEX_HEADER.size)
