@@ -1,0 +1,1 @@
+"""How runs start: complete run configurations (`runs/`) and what brings them to machines."""

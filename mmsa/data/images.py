@@ -1,0 +1,99 @@
+"""Pictures between JPEG bytes and the uint8 square that an encoder takes.
+
+Legend: H, W height and width of a packed picture; S the encoder's input side, all in pixels.
+Normalisation is not done here but on the device, inside the image encoder.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from mmsa.data.plan import stream_key, uniforms
+from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
+
+_JPEG_START = b"\xff\xd8\xff"
+
+
+def decode(content: bytes) -> Tensor:
+    """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode."""
+    if content[:3] == _JPEG_START:
+        try:
+            encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            return decode_jpeg(encoded, mode=ImageReadMode.RGB)
+        except RuntimeError as error:
+            raise ValueError(str(error).splitlines()[0]) from None
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(str(error)) from None
+
+
+def evaluation_view(picture: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The centre square of the picture (3, H, W), or all of it, as uint8 (3, S, S)."""
+    image = _image_settings(preprocessing)
+    height, width = picture.shape[1:]
+    if preprocessing.image_view == "whole":
+        return _resized(picture, image)
+    side = _crop_side(height, width, image)
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resized(picture[:, top : top + side, left : left + side], image)
+
+
+def training_view(
+    picture: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    epoch: int,
+    sample: int,
+    min_crop_scale: float,
+    flip_probability: float,
+) -> Tensor:
+    """A random square of the picture (3, H, W), perhaps mirrored, as uint8 (3, S, S).
+
+    The draws are a function of (seed, epoch, sample), `sample` being the key's hash: the same
+    tensor comes from any worker of any rank.
+    """
+    image = _image_settings(preprocessing)
+    draws = uniforms(stream_key("augment", seed, epoch, sample), 4)
+    height, width = picture.shape[1:]
+    if preprocessing.image_view == "crop":
+        side = _crop_side(height, width, image)
+        side = max(1, round(side * (min_crop_scale + (1 - min_crop_scale) * draws[0])))
+        top = int(draws[1] * (height - side + 1))
+        left = int(draws[2] * (width - side + 1))
+        picture = picture[:, top : top + side, left : left + side]
+    view = _resized(picture, image)
+    return view.flip(-1) if draws[3] < flip_probability else view
+
+
+def _image_settings(preprocessing: Preprocessing) -> ImagePreprocessing:
+    assert preprocessing.image is not None, "a model without image encoder decodes no picture"
+    return preprocessing.image
+
+
+def _crop_side(height: int, width: int, image: ImagePreprocessing) -> int:
+    """The side to cut out, so that resizing it to S equals 'resize the short side, then crop'."""
+    return max(1, round(min(height, width) * image.image_size_px / image.resize_px))
+
+
+def _resized(picture: Tensor, image: ImagePreprocessing) -> Tensor:
+    side = image.image_size_px
+    if picture.shape[1:] == (side, side):
+        return picture
+    resized = interpolate(
+        picture[None],
+        size=(side, side),
+        mode=image.interpolation,
+        antialias=True,
+        align_corners=False,
+    )
+    return resized[0]

@@ -1,0 +1,225 @@
+"""Which samples a rank reads at a step: pure arithmetic, no I/O.
+
+An epoch has one order of all samples (`Order`). Step t takes `order[t*G : (t+1)*G]`, G the global
+batch size; ranks, micro-batches and workers only divide that slice. So the global batches are the
+same for any world size and any number of workers, and a position is a step number.
+
+Permutations come from the SplitMix64 finalizer (Steele, Lea, Flood, OOPSLA 2014) and a stable
+sort, not from a library's generator: their streams may change between versions, these cannot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmsa.errors import UserError
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+KeyArray = np.ndarray[Any, np.dtype[np.uint64]]
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def stream_key(*parts: int | str) -> int:
+    """A 64-bit number that depends on every part: the seed of one independent stream."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def mix64(values: KeyArray) -> KeyArray:
+    """The SplitMix64 finalizer, a bijection of 64-bit numbers, elementwise."""
+    mixed = values.astype(np.uint64, copy=True)
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def permutation(size: int, key: int) -> IntArray:
+    """A permutation of `range(size)` (size,) that depends on `key` alone.
+
+    Sorting the hashes of distinct numbers is a permutation without ties, because the hash is a
+    bijection.
+    """
+    numbers = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK)
+    return np.argsort(mix64(numbers), kind="stable").astype(np.int64)
+
+
+def uniforms(key: int, count: int) -> list[float]:
+    """`count` numbers in [0, 1) that depend on `key` alone; augmentation draws from these."""
+    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    return [int(value >> 11) / (1 << 53) for value in mix64(numbers + np.uint64(key & _MASK))]
+
+
+class Order:
+    """The order of all samples of one epoch, computed window by window.
+
+    Shards are permuted and cut into windows of `window_shards`; the samples of a window are
+    permuted together. It depends on the arguments and nothing else; `identity` is the manifest's
+    digest with the split and the kept classes.
+    """
+
+    def __init__(
+        self, shard_sizes: IntArray, *, identity: str, seed: int, epoch: int, window_shards: int
+    ) -> None:
+        """`shard_sizes` (S,): samples in each shard, in the manifest's order; 0 is allowed."""
+        self._stream = (identity, seed, epoch)
+        self._window_shards = window_shards
+        num_shards = len(shard_sizes)
+        self._shards = permutation(num_shards, stream_key("shards", *self._stream))  # (S,)
+        self._sizes = np.asarray(shard_sizes, dtype=np.int64)[self._shards]  # (S,)
+        ends = np.cumsum(self._sizes)
+        last_of_window = np.minimum(
+            np.arange(window_shards, num_shards + window_shards, window_shards), num_shards
+        )
+        # Position of each window's first sample, and of the end: (W + 1,).
+        self._window_starts = np.concatenate([[0], ends[last_of_window - 1]]).astype(np.int64)
+        # A slice touches one window or two neighbours; both stay at hand.
+        self._windows: OrderedDict[int, tuple[IntArray, IntArray]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._window_starts[-1])
+
+    def slice(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
+        """Samples at positions `start` to `stop`: (shard numbers (n,), ordinals in them (n,))."""
+        assert 0 <= start <= stop <= len(self), (start, stop, len(self))
+        shards, ordinals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        window = int(np.searchsorted(self._window_starts, start, side="right")) - 1
+        while start < stop:
+            window_start, window_stop = self._window_starts[window : window + 2]
+            upto = min(stop, int(window_stop))
+            if upto > start:
+                inside = slice(start - int(window_start), upto - int(window_start))
+                window_shards, window_ordinals = self._window(window)
+                shards.append(window_shards[inside])
+                ordinals.append(window_ordinals[inside])
+                start = upto
+            window += 1
+        return np.concatenate(shards), np.concatenate(ordinals)
+
+    def _window(self, window: int) -> tuple[IntArray, IntArray]:
+        if window not in self._windows:
+            first = window * self._window_shards
+            sizes = self._sizes[first : first + self._window_shards]
+            shards = np.repeat(self._shards[first : first + self._window_shards], sizes)
+            starts = np.cumsum(sizes) - sizes
+            ordinals = np.arange(len(shards), dtype=np.int64) - np.repeat(starts, sizes)
+            shuffled = permutation(len(shards), stream_key("window", *self._stream, window))
+            self._windows[window] = (shards[shuffled], ordinals[shuffled])
+            while len(self._windows) > 2:
+                self._windows.popitem(last=False)
+        return self._windows[window]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batch arithmetic of a run: how a global batch is divided, and how many there are."""
+
+    num_samples: int
+    global_batch_size: int
+    micro_batch_size: int
+    world_size: int
+    drop_last: bool
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-steps per optimizer step on each rank."""
+        return self.global_batch_size // (self.micro_batch_size * self.world_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        whole, rest = divmod(self.num_samples, self.global_batch_size)
+        return whole if self.drop_last or rest == 0 else whole + 1
+
+    @property
+    def left_out_per_epoch(self) -> int:
+        """Samples of an epoch that no step reads: fewer than a global batch, under `drop_last`."""
+        return self.num_samples % self.global_batch_size if self.drop_last else 0
+
+    def locate(self, step: int) -> tuple[int, int, int]:
+        """(epoch, first position, end position) of optimizer step `step`, counted over the run."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        start = step_in_epoch * self.global_batch_size
+        return epoch, start, min(start + self.global_batch_size, self.num_samples)
+
+    def in_words(self) -> str:
+        return (
+            f"global batch {self.global_batch_size} = micro-batch {self.micro_batch_size} x "
+            f"accumulation {self.accumulation_steps} x world {self.world_size}; "
+            f"{self.num_samples} samples = {self.steps_per_epoch} steps an epoch, "
+            f"{self.left_out_per_epoch} left out"
+        )
+
+
+def batch_plan(
+    num_samples: int,
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+    world_size: int,
+    drop_last: bool = True,
+) -> BatchPlan:
+    """Check the batch arithmetic; `UserError` with the nearest numbers where it does not hold."""
+    unit = micro_batch_size * world_size
+    if global_batch_size % unit:
+        below = global_batch_size // unit * unit
+        nearest = " or ".join(str(number) for number in (below, below + unit) if number)
+        raise UserError(
+            f"train.global_batch_size={global_batch_size} does not divide by {world_size} "
+            f"{'rank' if world_size == 1 else 'ranks'} x micro-batch {micro_batch_size} = {unit}; "
+            f"use {nearest}, or another train.micro_batch_size"
+        )
+    if num_samples < 1 or (drop_last and num_samples < global_batch_size):
+        raise UserError(
+            f"the training split has {num_samples} samples, fewer than one global batch of "
+            f"{global_batch_size}; use a smaller train.global_batch_size or data.drop_last=false"
+        )
+    return BatchPlan(num_samples, global_batch_size, micro_batch_size, world_size, drop_last)
+
+
+def deal(lengths: IntArray | None, size: int, plan: BatchPlan, rank: int) -> list[IntArray]:
+    """Deal a step's `size` samples to the micro-batches of `rank`: one (micro,) array each.
+
+    The arrays hold positions inside the step's slice. `lengths` (size,) are text lengths: the
+    samples are sorted by them, so that micro-batches which all ranks run at the same moment are
+    neighbours in length and no rank waits; `None` keeps the order. The set of a step's samples is
+    the same either way.
+
+    A last incomplete step is spread evenly; a micro-batch may then be empty.
+    """
+    positions = np.arange(size, dtype=np.int64)
+    if lengths is not None:
+        positions = np.argsort(lengths, kind="stable").astype(np.int64)
+    slots = plan.accumulation_steps * plan.world_size
+    ends = np.arange(slots + 1, dtype=np.int64) * size // slots  # slot i holds [ends[i], ends[i+1])
+    mine = range(rank, slots, plan.world_size)
+    return [positions[ends[slot] : ends[slot + 1]] for slot in mine]
+
+
+def evaluation_order(text_lengths: IntArray, key_hashes: KeyArray) -> IntArray:
+    """The order of an evaluation (N,): by text length, then key hash, whatever the world."""
+    return np.lexsort((key_hashes, text_lengths)).astype(np.int64)
+
+
+def evaluation_batches(
+    num_samples: int, *, batch_size: int, world_size: int, rank: int
+) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the evaluation batches of `rank`, cut once whatever the world.
+
+    Ranks take whole batches in turn. All ranks yield equally many: one that has run out yields
+    (0, 0), a batch of weight 0, so that a collective forward pass has every rank.
+    """
+    num_batches = -(-num_samples // batch_size)
+    for turn in range(-(-num_batches // world_size)):
+        batch = turn * world_size + rank
+        start = batch * batch_size
+        yield (start, min(start + batch_size, num_samples)) if batch < num_batches else (0, 0)

@@ -1,0 +1,75 @@
+"""What stands between a packed sample and a model: the numbers, as JSON, never a pickle.
+
+`ImagePreprocessing` is what an image encoder brings with it; `Preprocessing` adds the settings of
+the data and is the content of `preprocessing.json` in an export. No torch in here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmsa.errors import UserError
+
+PREPROCESSING_NAME = "preprocessing.json"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImagePreprocessing(_Strict):
+    """How a picture becomes an encoder's input; `mean` and `std` are of values in 0..1, RGB."""
+
+    image_size_px: int = Field(224, ge=1, description="side of the square input")
+    resize_px: int = Field(256, ge=1, description="short side from which the centre is cut")
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def at_size(self, image_size_px: int | None) -> ImagePreprocessing:
+        """The same for another input side; the short side before the cut is scaled alike."""
+        if image_size_px is None or image_size_px == self.image_size_px:
+            return self
+        resize_px = round(self.resize_px * image_size_px / self.image_size_px)
+        return self.model_copy(
+            update={"image_size_px": image_size_px, "resize_px": max(image_size_px, resize_px)}
+        )
+
+
+class Preprocessing(_Strict):
+    """All of it, for both modalities; one that the model does not use has no settings."""
+
+    image: ImagePreprocessing | None = None
+    image_view: Literal["crop", "whole"] = "crop"
+    packed_short_side_px: int = Field(256, ge=1, description="of the JPEGs in the shards")
+    packed_quality: int = Field(90, ge=1, le=100, description="JPEG quality in the shards")
+    max_tokens: int | None = Field(None, ge=1, description="longer texts are cut; null: no text")
+
+    def to_json(self) -> str:
+        """The content of `preprocessing.json`: one key per line, ends with a line end."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def read_preprocessing(export: Path) -> Preprocessing:
+    """Read `preprocessing.json` of the export directory `export`; `UserError` where it cannot."""
+    path = export / PREPROCESSING_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); an export (RUN/best) holds this file"
+        ) from None
+    try:
+        return Preprocessing.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "its content"
+        raise UserError(
+            f"{path} does not hold preprocessing settings: {place}: {first['msg']}; "
+            "take the file from the export again"
+        ) from None

@@ -1,0 +1,222 @@
+"""Samples of one split by (shard, ordinal): one read each, its checksum checked every time.
+
+Only public formats are read here: the tar members are ustar headers and bytes. No sample is
+executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmsa.data.manifest import IndexArray, Manifest, key_hash, read_index
+from mmsa.errors import ShardDamage
+from mmsa.labels import ClassMap
+
+_BLOCK = 512  # bytes of a tar header; members are padded to a multiple
+_OPEN_TARS = 64  # file descriptors kept open per process
+_OPEN_INDEXES = 64  # index arrays kept per process: 64 shards of 1,000 samples are 2.5 MiB
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One sample as it stands in its tar. `label` is the model's integer label."""
+
+    key: str
+    shard: str
+    image: bytes
+    text: str
+    meta: dict[str, Any]
+    label: int
+    key_hash: int
+
+
+class SplitReader:
+    """Reads samples of one split, those of left-out classes apart.
+
+    `sizes` (S,) are the kept samples of each shard, known from the manifest alone. The object
+    travels to loader workers by pickle; open files and indexes do not.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], manifest: Manifest, split: str, classes: ClassMap
+    ) -> None:
+        info = manifest.split(split)
+        self.directory = Path(directory)
+        self.split = split
+        self.shards = info.shards
+        self.num_classes = len(classes.names)
+        self._label_of = {name: classes.label_of(name) for name in manifest.classes}
+        # Manifest class -> the model's label, -1 where samples of the class are left out.
+        labels = [self._label_of[name] for name in manifest.classes]
+        self._labels = np.array([-1 if label is None else label for label in labels], dtype=int)
+        kept = {name for name, label in self._label_of.items() if label is not None}
+        self.sizes = np.array(
+            [sum(n for name, n in shard.classes.items() if name in kept) for shard in self.shards],
+            dtype=np.int64,
+        )  # (S,)
+        # What an order depends on besides seed, epoch and window.
+        self.identity = f"{manifest.digest}/{split}/{','.join(sorted(kept))}"
+        self._indexes: OrderedDict[int, IndexArray] = OrderedDict()
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+    def class_counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(C,) samples of each of the model's classes, from the manifest alone."""
+        counts = np.zeros(self.num_classes, dtype=np.int64)
+        for shard in self.shards:
+            for name, number in shard.classes.items():
+                label = self._label_of.get(name)
+                if label is not None:
+                    counts[label] += number
+        return counts
+
+    def records(self, shard: int) -> IndexArray:
+        """The index records (sizes[shard],) of the kept samples of a shard, in tar order."""
+        if shard in self._indexes:
+            self._indexes.move_to_end(shard)
+            return self._indexes[shard]
+        info = self.shards[shard]
+        records = read_index(self.directory, info)
+        if len(records) and int(records["label"].max()) >= len(self._labels):
+            raise ShardDamage(
+                f"the index {info.index} has labels that the manifest does not name", shard=info.tar
+            )
+        kept = records[self._labels[records["label"]] >= 0]
+        if len(kept) != self.sizes[shard]:
+            raise ShardDamage(
+                f"the index {info.index} counts {len(kept)} samples of the kept classes; "
+                f"the manifest says {self.sizes[shard]}",
+                shard=info.tar,
+            )
+        self._indexes[shard] = kept
+        while len(self._indexes) > _OPEN_INDEXES:
+            self._indexes.popitem(last=False)
+        return kept
+
+    def all_records(self) -> tuple[np.ndarray[Any, Any], IndexArray]:
+        """((N, 2) shard and ordinal, (N,) records) of the whole split, in the manifest's order."""
+        tables = [self.records(shard) for shard in range(len(self.shards))]
+        places = [
+            np.stack([np.full(len(table), shard), np.arange(len(table))], axis=1)
+            for shard, table in enumerate(tables)
+        ]
+        return np.concatenate(places), np.concatenate(tables)
+
+    def read(self, shard: int, ordinal: int) -> RawSample:
+        """Read one sample; `ShardDamage` with shard and key where it is not what was packed."""
+        record = self.records(shard)[ordinal]
+        info = self.shards[shard]
+        content = self._pread(shard, int(record["offset"]), int(record["length"]))
+        if zlib.crc32(content) != int(record["crc32"]):
+            raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
+        members = tar_members(content)
+        by_field: dict[str, bytes] = {}
+        keys = set()
+        for name, data in members:
+            key, _, field = name.rpartition("/")[2].partition(".")
+            keys.add(key)
+            by_field[field] = data
+        if len(keys) != 1 or not {"jpg", "txt", "json"} <= by_field.keys():
+            raise self._damage(
+                shard, ordinal, f"it holds the members {[name for name, _ in members]}"
+            )
+        key = keys.pop()
+        if key_hash(key) != int(record["key_hash"]):
+            raise ShardDamage(
+                f"{info.tar}: sample {ordinal} is '{key}', the index says another key. "
+                "Pack the data again",
+                shard=info.tar,
+                key=key,
+            )
+        return RawSample(
+            key=key,
+            shard=info.tar,
+            image=by_field["jpg"],
+            text=by_field["txt"].decode("utf-8"),
+            meta=json.loads(by_field["json"]),
+            label=int(self._labels[record["label"]]),
+            key_hash=int(record["key_hash"]),
+        )
+
+    def _pread(self, shard: int, offset: int, length: int) -> bytes:
+        info = self.shards[shard]
+        if shard not in self._files:
+            try:
+                self._files[shard] = os.open(self.directory / info.tar, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise ShardDamage(
+                    f"the shard {self.directory / info.tar} cannot be opened ({error.strerror}). "
+                    "Restore it, or pack the data again",
+                    shard=info.tar,
+                ) from None
+            while len(self._files) > _OPEN_TARS:
+                os.close(self._files.popitem(last=False)[1])
+        self._files.move_to_end(shard)
+        try:
+            return os.pread(self._files[shard], length, offset)
+        except OSError as error:
+            raise ShardDamage(
+                f"the shard {info.tar} cannot be read at byte {offset} ({error.strerror})",
+                shard=info.tar,
+            ) from None
+
+    def _damage(self, shard: int, ordinal: int, what: str) -> ShardDamage:
+        info = self.shards[shard]
+        key = self._key_in_tar(shard, ordinal)
+        return ShardDamage(
+            f"the shard {self.directory / info.tar} is damaged at sample {ordinal}"
+            f"{f' ({key})' if key else ''}: {what}. Restore it, or pack the data again",
+            shard=info.tar,
+            key=key,
+        )
+
+    def _key_in_tar(self, shard: int, ordinal: int) -> str | None:
+        """The key that the damaged sample's first header bears, where it can still be read."""
+        offset = int(self.records(shard)[ordinal]["offset"])
+        name = self._pread(shard, offset, 100).split(b"\0")[0].decode("utf-8", "replace")
+        key = name.partition(".")[0]
+        return key if key and key.isprintable() else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
+
+
+def tar_members(content: bytes) -> list[tuple[str, bytes]]:
+    """(name, bytes) of the regular members in a piece of a tar, in their order.
+
+    Reads plain ustar headers itself (POSIX.1-1988), which is ten times quicker than `tarfile`;
+    anything else (long names, PAX headers) goes to `tarfile`.
+    """
+    members = []
+    at = 0
+    while at + _BLOCK <= len(content):
+        header = content[at : at + _BLOCK]
+        if header[156:157] not in (b"0", b"\0") or header[345:346] != b"\0":
+            return _tarfile_members(content)
+        size = int(header[124:136].rstrip(b" \0") or b"0", 8)
+        name = header[:100].split(b"\0", 1)[0].decode("utf-8")
+        members.append((name, content[at + _BLOCK : at + _BLOCK + size]))
+        at += _BLOCK + -(-size // _BLOCK) * _BLOCK
+    return members
+
+
+def _tarfile_members(content: bytes) -> list[tuple[str, bytes]]:
+    members = []
+    with tarfile.open(fileobj=BytesIO(content)) as tar:
+        for member in tar:
+            opened = tar.extractfile(member)
+            if opened is not None:
+                members.append((member.name, opened.read()))
+    return members

@@ -1,0 +1,108 @@
+"""Texts to padded token ids, a batch in one call, by a Hugging Face fast tokenizer.
+
+Legend: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsa.errors import UserError
+
+_SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"}
+
+
+class TextTokenizer:
+    """A fast tokenizer that cuts at `max_tokens` and pads to the longest of the batch."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        """`tokenizer`: a Hugging Face tokenizer with a Rust backend (all common ones have it)."""
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise UserError(
+                f"the tokenizer {type(tokenizer).__name__} has no fast version; "
+                "choose a text encoder whose tokenizer has one"
+            )
+        if tokenizer.pad_token_id is None:
+            raise UserError(
+                f"the tokenizer of {tokenizer.name_or_path} has no padding token; choose a text "
+                "encoder (BERT, RoBERTa, DeBERTa, ...), not a generating model"
+            )
+        self.hugging_face = tokenizer
+        self.max_tokens = max_tokens
+        # A copy: the settings below must not leak into a saved tokenizer.
+        self._backend = type(tokenizer.backend_tokenizer).from_str(
+            tokenizer.backend_tokenizer.to_str()
+        )
+        self._backend.enable_truncation(max_tokens)
+        self._backend.enable_padding(
+            pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token, direction="right"
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.hugging_face)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(input_ids (B, T), attention_mask (B, T)), int64, padded to the batch's longest."""
+        encodings = self._backend.encode_batch_fast(list(texts))
+        ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
+        mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def save(self, directory: Path) -> None:
+        self.hugging_face.save_pretrained(str(directory))
+
+
+def load_tokenizer(name: str, max_tokens: int) -> TextTokenizer:
+    """The tokenizer of a Hugging Face name or directory; `UserError` where it cannot be had."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of '{name}' cannot be had: {str(error).splitlines()[0]} "
+            f"On a machine with network: hf download {name}, then share its cache (HF_HOME), "
+            "or give the path of a directory"
+        ) from None
+    return TextTokenizer(tokenizer, max_tokens)
+
+
+def word_tokenizer(texts: Iterable[str], num_words: int, max_tokens: int) -> TextTokenizer:
+    """A tokenizer of the `num_words` commonest lower-case words of `texts`; the rest is unknown.
+
+    For encoders that start from nothing: it needs no download, and equal texts in any order give
+    the same vocabulary (by count, then alphabetically).
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        words = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        counts.update(word for word, _ in words)
+    commonest = sorted(counts, key=lambda word: (-counts[word], word))[:num_words]
+    # A word of the texts may be spelled like a special token; it then keeps the special id.
+    vocabulary = dict.fromkeys([*_SPECIAL_TOKENS.values(), *commonest])
+    ids = {word: number for number, word in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token=_SPECIAL_TOKENS["unk"]))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = splitter
+    cls, sep = _SPECIAL_TOKENS["cls"], _SPECIAL_TOKENS["sep"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{f"{role}_token": token for role, token in _SPECIAL_TOKENS.items()},
+    )
+    return TextTokenizer(tokenizer, max_tokens)

@@ -1,0 +1,83 @@
+"""Predictions of a whole split, each sample once, whatever the number of ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+
+from mmsa.data.stream import Batch
+from mmsa.errors import UserError
+from mmsa.evaluation.metrics import Predictions
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; copies from pinned memory do not wait."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+@torch.inference_mode()
+def predict_split(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    num_batches: int,
+    *,
+    accelerator: Accelerator,
+    label_names: Sequence[str],
+    num_samples: int,
+    progress: bool = False,
+) -> tuple[Predictions, list[int]]:
+    """Run `num_batches` of this rank's evaluation batches and gather the results of all ranks.
+
+    `model` is the bare model; its training mode is restored afterwards. All ranks call this
+    together and all get the same predictions, sorted by key, with the number of samples that each
+    rank computed. Raises `UserError` where the gathered keys are not `num_samples` different ones.
+    """
+    was_training = model.training
+    model.eval()
+    keys: list[str] = []
+    labels: list[np.ndarray[Any, Any]] = []
+    logits: list[np.ndarray[Any, Any]] = []
+    bar = tqdm(
+        total=num_batches,
+        desc="evaluating",
+        unit="batch",
+        leave=False,
+        disable=not (progress and accelerator.is_main_process and sys.stderr.isatty()),
+    )
+    with bar:
+        for _ in range(num_batches):
+            batch = to_device(next(batches), accelerator.device)
+            with accelerator.autocast():
+                output = model(batch["input_ids"], batch["attention_mask"], batch["images"])
+            real = batch["num_real"]  # rows of weight 0 stand behind the real ones
+            keys += batch["keys"][:real]
+            labels.append(batch["labels"][:real].cpu().numpy())
+            logits.append(output[:real].float().cpu().numpy())
+            bar.update(1)
+    model.train(was_training)
+    own = (keys, np.concatenate(labels), np.concatenate(logits))
+    parts = gather_object([own])
+    all_keys = [key for part in parts for key in part[0]]
+    if len(all_keys) != num_samples or len(set(all_keys)) != num_samples:
+        raise UserError(
+            f"the evaluation gathered {len(all_keys)} predictions of {len(set(all_keys))} samples; "
+            f"the manifest says {num_samples}. A packed sample is missing or doubled"
+        )
+    predictions = Predictions.by_key(
+        all_keys,
+        np.concatenate([part[1] for part in parts]),
+        np.concatenate([part[2] for part in parts]),
+        label_names,
+    )
+    return predictions, [len(part[0]) for part in parts]

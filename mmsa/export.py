@@ -1,0 +1,214 @@
+"""Exports: weights with everything that use needs, in a directory that describes itself.
+
+    model.safetensors   weights under canonical names (no prefixes of DDP or torch.compile)
+    config.yaml         the run's configuration, architectures written out, `weights: none`
+    labels.json         the model's classes in the order of its logits
+    preprocessing.json  from a packed sample to the encoders' input
+    tokenizer/          Hugging Face tokenizer files, where the model reads text
+    export.json         format version, step, data set, protocol, code version
+
+Nothing in it is executed when it is read: no pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsa.config import Config, load_config
+from mmsa.data.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
+from mmsa.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmsa.data.text import TextTokenizer
+    from mmsa.models.model import SentimentModel
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.yaml"
+LABELS_NAME = "labels.json"
+FACTS_NAME = "export.json"
+TOKENIZER_NAME = "tokenizer"
+EXPORT_VERSION = 1
+
+
+def code_version() -> str:
+    """The version of this package, for reports and checkpoints."""
+    try:
+        return version("mmsa")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export says of itself; weights and tokenizer are read by the functions below."""
+
+    directory: Path
+    config: Config
+    label_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    facts: dict[str, Any]
+
+    @property
+    def reads_text(self) -> bool:
+        return self.preprocessing.max_tokens is not None
+
+    @property
+    def reads_images(self) -> bool:
+        return self.preprocessing.image is not None
+
+    def weights_sha256(self) -> str:
+        """The sha256 of the weights file, in hex."""
+        with open(self.directory / WEIGHTS_NAME, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_export(
+    directory: Path,
+    model: SentimentModel,
+    *,
+    statistics: Mapping[str, Tensor],
+    config: Config,
+    label_names: Sequence[str],
+    preprocessing: Preprocessing,
+    tokenizer: TextTokenizer | None,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write an export of the bare `model` into the new `directory`.
+
+    `statistics` replace the BatchNorm running statistics of the same names (the mean over the
+    ranks); the live model is not touched.
+    """
+    from safetensors.torch import save_file
+
+    from mmsa.models.model import self_contained
+
+    directory.mkdir(parents=True)
+    state = {**model.state_dict(), **statistics}
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        str(directory / WEIGHTS_NAME),
+    )
+    described = config.model_copy(update={"model": self_contained(config.model, model)})
+    (directory / CONFIG_NAME).write_text(described.to_yaml(), encoding="utf-8")
+    _write_json(directory / LABELS_NAME, {"label_names": list(label_names)})
+    (directory / PREPROCESSING_NAME).write_text(preprocessing.to_json(), encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(directory / TOKENIZER_NAME)
+    described_facts = {"format": "mmsa-export", "version": EXPORT_VERSION, **facts}
+    _write_json(directory / FACTS_NAME, {**described_facts, "code_version": code_version()})
+
+
+def read_export(directory: Path) -> Export:
+    """Read what an export says of itself; `UserError` where `directory` is none."""
+    if not (directory / FACTS_NAME).is_file():
+        raise UserError(
+            f"{directory} is no export: it has no {FACTS_NAME}. Give a run directory, RUN/best, "
+            "or RUN/checkpoints/step-N"
+        )
+    facts = _read_json(directory / FACTS_NAME)
+    if facts.get("version") != EXPORT_VERSION:
+        raise UserError(
+            f"the export {directory} has version {facts.get('version')}; this program reads "
+            f"{EXPORT_VERSION}. Use the version of mmsa that wrote it ({facts.get('code_version')})"
+        )
+    return Export(
+        directory=directory,
+        config=load_config(str(directory / CONFIG_NAME)),
+        label_names=tuple(_read_json(directory / LABELS_NAME)["label_names"]),
+        preprocessing=read_preprocessing(directory),
+        facts=facts,
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """An export that a path stands for. `home` is the run or export directory it belongs to."""
+
+    directory: Path
+    home: Path
+    name: str  # best, step-00000120, or "export"
+
+
+def resolve_export(path: Path, checkpoint: str = "best") -> Target:
+    """Find the export that `path` (run, export or checkpoint directory) means.
+
+    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` with what
+    there is where it is not found.
+    """
+    if (path / FACTS_NAME).is_file():
+        home = (
+            path.parent if path.name == "best" and (path.parent / CONFIG_NAME).is_file() else path
+        )
+        return Target(path, home, "best" if path.name == "best" else "export")
+    if (path / "COMPLETE").is_file() and (path / "export" / FACTS_NAME).is_file():
+        return Target(path / "export", path.parent.parent, path.name)
+    if not (path / CONFIG_NAME).is_file():
+        raise UserError(
+            f"{path} is neither a run directory, an export nor a checkpoint; "
+            "give the run.dir of a training run"
+        )
+    if checkpoint == "best":
+        if (path / "best" / FACTS_NAME).is_file():
+            return Target(path / "best", path, "best")
+        raise UserError(f"{path} has no best export yet: its first validation is still to come")
+    whole = sorted(
+        folder
+        for folder in (path / "checkpoints").glob("step-*")
+        if (folder / "COMPLETE").is_file()
+    )
+    wanted = whole[-1:] if checkpoint == "last" else []
+    if checkpoint.isdecimal():
+        wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
+    if not wanted:
+        steps = ", ".join(str(int(folder.name[5:])) for folder in whole) or "none"
+        raise UserError(
+            f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
+        )
+    return Target(wanted[0] / "export", path, wanted[0].name)
+
+
+def load_model(export: Export) -> SentimentModel:
+    """The model of an export on the CPU, in eval mode; weights must fit to the last name.
+
+    Raises `UserError` where the weights are damaged or of another architecture.
+    """
+    from mmsa.models.model import build_model
+    from mmsa.models.weights import load_strictly, read_state
+
+    model = build_model(
+        export.config.model, len(export.label_names), preprocessing=export.preprocessing.image
+    )
+    path = export.directory / WEIGHTS_NAME
+    load_strictly(model, read_state(path), where=str(path))
+    return model.eval()
+
+
+def load_tokenizer_of(export: Export) -> TextTokenizer | None:
+    """The tokenizer of an export; None for a model that reads no text."""
+    if export.preprocessing.max_tokens is None:
+        return None
+    from mmsa.data.text import load_tokenizer
+
+    return load_tokenizer(str(export.directory / TOKENIZER_NAME), export.preprocessing.max_tokens)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); take the export again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; take the export again")
+    return content

@@ -1,0 +1,189 @@
+"""What text and image encoders have in common: a body, a projection, and what of it is trained.
+
+Shapes: B batch, D features.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmsa.errors import UserError
+from mmsa.models.weights import State, export_state, load_strictly
+
+Trained = Literal["full", "last_n", "frozen"]
+
+
+class Encoder(nn.Module):
+    """`body`, the network of one modality, and behind it an optional linear projection.
+
+    Attributes: `width` is D of the output; `source` says in words where the weights came from;
+    `unused` names parameters of the body that its features do not depend on (they are not trained:
+    distributed training would wait for their gradients).
+    """
+
+    def __init__(self, body: nn.Module, body_width: int, projection: int | None) -> None:
+        super().__init__()
+        self.body = body
+        self.projection = nn.Linear(body_width, projection) if projection else None
+        self.width = projection or body_width
+        self.source = "fresh (seeded)"
+        self.unused: tuple[str, ...] = ()
+        self._trained: list[nn.Module] = [body]
+
+    def train_only(self, parts: Sequence[nn.Module]) -> None:
+        """Train `parts` of the body and nothing else of it; the projection is always trained."""
+        self._trained = list(parts)
+        self.body.requires_grad_(False)
+        for part in parts:
+            part.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As of `nn.Module`, but frozen parts stay in eval mode (dropout off, statistics fixed)."""
+        super().train(mode)
+        self.body.eval()
+        for part in self._trained:
+            part.train(mode)
+        return self
+
+    def _body_gradient(self) -> torch.set_grad_enabled:
+        # A frozen body keeps no activations: the context spends their memory on nothing.
+        return torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._trained))
+
+    def _project(self, features: Tensor) -> Tensor:
+        return features if self.projection is None else self.projection(features)
+
+    def leave_out_unused(self, features: Tensor) -> None:
+        """Stop training what `features`, made in eval mode, do not depend on; fills `unused`."""
+        named = [(name, p) for name, p in self.body.named_parameters() if p.requires_grad]
+        if not named:
+            return
+        gradients = torch.autograd.grad(
+            features.float().sum(), [parameter for _, parameter in named], allow_unused=True
+        )
+        idle = [pair for pair, gradient in zip(named, gradients, strict=True) if gradient is None]
+        for _, parameter in idle:
+            parameter.requires_grad_(False)
+        self.unused = tuple(name for name, _ in idle)
+
+    def load_export(self, path: Path, part: str) -> None:
+        """Load `part` of the export `path`: its body strictly, its projection if it fits.
+
+        Raises `UserError` where the body does not fit.
+        """
+        state = export_state(path, part)
+        kind = part.replace("_", " ")
+        body = {key.removeprefix("body."): v for key, v in state.items() if key.startswith("body.")}
+        load_strictly(self.body, body, where=f"the weights of {kind} in {path}")
+        self.source = f"{kind} of export {path}"
+        if self.projection is not None:
+            self.source += self._load_projection(state)
+
+    def _load_projection(self, state: State) -> str:
+        assert self.projection is not None
+        own = {name: state.get(f"projection.{name}") for name in ("weight", "bias")}
+        found = {name: value for name, value in own.items() if value is not None}
+        if len(found) == 2 and found["weight"].shape == self.projection.weight.shape:
+            self.projection.load_state_dict(found)
+            return " (with its projection)"
+        return " (projection fresh)"
+
+
+def trained_parts(
+    train: Trained,
+    last_n: int,
+    *,
+    body: nn.Module,
+    layers: Sequence[nn.Module | Sequence[nn.Module]],
+    above: Sequence[nn.Module] = (),
+    section: str,
+) -> list[nn.Module]:
+    """What of `body` is trained: all, nothing, or the last of `layers` with what is `above` them.
+
+    `layers` are in the order of the forward pass; `above` (final norms) takes what the last layer
+    gives. `section` ("model.text_encoder") is for the `UserError` raised where `last_n` does not
+    lie between 1 and their number.
+    """
+    if train == "full":
+        return [body]
+    if train == "frozen":
+        return []
+    if not 1 <= last_n <= len(layers):
+        raise UserError(
+            f"{section}.last_n={last_n} with {section}.train=last_n: this encoder has "
+            f"{len(layers)} layers that can be trained apart; give 1 to {len(layers)}, or use "
+            "train: frozen or train: full"
+        )
+    parts: list[nn.Module] = []
+    for layer in layers[len(layers) - last_n :]:
+        parts += [layer] if isinstance(layer, nn.Module) else list(layer)
+    return [*parts, *above]
+
+
+def hf_config_from_dict(content: dict[str, Any], *, section: str) -> Any:
+    """A Hugging Face configuration from `{model_type: ..., sizes ...}`.
+
+    Raises `UserError` for an unknown model type or size, with the nearest known.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    model_type = content.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f"; did you mean {near[0]}?" if near else " (bert, roberta, resnet, vit, ...)"
+        raise UserError(
+            f"{section}.config needs a model_type of transformers, not {model_type!r}{hint}"
+        )
+    sizes = {key: value for key, value in content.items() if key != "model_type"}
+    known = _known_sizes(AutoConfig.for_model(model_type))
+    for key in sizes:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{section}.config has no '{key}' for {model_type}{hint}")
+    try:
+        return AutoConfig.for_model(model_type, **sizes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{section}.config does not fit {model_type}: {error}") from None
+
+
+def hf_config_to_dict(config: Any) -> dict[str, Any]:
+    """The sizes of a Hugging Face configuration that differ from its type's defaults.
+
+    `hf_config_from_dict` makes the same architecture of it again, without any file or network.
+    """
+    from transformers import AutoConfig
+
+    default = AutoConfig.for_model(config.model_type)
+    known = _known_sizes(default)
+    default_sizes = default.to_dict()
+    sizes = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key in known and key not in _NO_SIZES and default_sizes.get(key) != value
+    }
+    return {"model_type": config.model_type, **sizes}
+
+
+# Of a configuration, but not of the architecture; `dtype` would build a model in half precision.
+_NO_SIZES = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "model_type",
+    "problem_type",
+    "torch_dtype",
+    "transformers_version",
+}
+
+
+def _known_sizes(default: Any) -> set[str]:
+    return set(default.to_dict()) | set(default.attribute_map)

@@ -1,0 +1,215 @@
+"""Image encoders of Hugging Face: `hf:NAME`, or sizes with fresh weights.
+
+Shapes: B batch, S input side in pixels, T patches, D features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmsa.config import ImageEncoderConfig
+from mmsa.data.preprocessing import ImagePreprocessing
+from mmsa.errors import UserError
+from mmsa.models.encoders import hf_config_from_dict, hf_config_to_dict, trained_parts
+from mmsa.models.image_encoders import HF_PREFIX, SECTION, ImageEncoder
+from mmsa.models.weights import IMAGE_PARTS, export_encoder_config, from_hub, is_export
+
+_PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
+
+
+class HfImageBody(nn.Module):
+    """A Hugging Face vision model that returns one row per picture, (B, D).
+
+    Its pooled output where it has one, else the mean over its patches or positions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, S, S) -> (B, D)."""
+        output = self.model(pixel_values=images)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1)  # convolutional models pool to (B, D, 1, 1)
+        hidden = output.last_hidden_state  # (B, T, D) or (B, D, height, width)
+        return hidden.mean(dim=1) if hidden.dim() == 3 else hidden.mean(dim=(2, 3))
+
+
+def build_hf_image_encoder(
+    config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None = None
+) -> ImageEncoder:
+    """As `build_image_encoder`, for the names that begin with `hf:`."""
+    model, brought, source = _model(config, preprocessing)
+    brought = brought.at_size(config.image_size_px)
+    body = HfImageBody(model)
+    encoder = ImageEncoder(
+        body,
+        body_width=_body_width(body, brought.image_size_px, config.name),
+        projection=config.projection,
+        preprocessing=brought,
+    )
+    encoder.hf_config = hf_config_to_dict(model.config)
+    if source is None:
+        encoder.load_export(Path(config.weights).expanduser(), "image_encoder")
+    else:
+        encoder.source = source
+    layers, above = _layers(model)
+    trained = trained_parts(
+        config.train, config.last_n, body=body, layers=layers, above=above, section=SECTION
+    )
+    encoder.train_only(trained)
+    _leave_out_unused(encoder)
+    return encoder
+
+
+def _model(
+    config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None
+) -> tuple[Any, ImagePreprocessing, str | None]:
+    """The network, its preprocessing, and where its weights came from (None: from an export)."""
+    name = config.name.removeprefix(HF_PREFIX)
+    if config.weights == "pretrained":
+        if config.config is not None:
+            raise UserError(
+                f"{SECTION}.config is for {SECTION}.weights: none or an export; pretrained "
+                "weights bring their own. Take one of the two out"
+            )
+        return _pretrained(name), preprocessing or _processor(name), f"pretrained from {name}"
+    if config.weights == "none":
+        return *_fresh(config, preprocessing, config.config), "fresh (seeded)"
+    path = Path(config.weights).expanduser()
+    if is_export(path):
+        sizes = config.config or export_encoder_config(path, "image_encoder")
+        return *_fresh(config, preprocessing or _export_preprocessing(path), sizes), None
+    if (path / "config.json").is_file():
+        place = str(path)
+        return _pretrained(place), preprocessing or _processor(place), f"pretrained from {place}"
+    raise UserError(
+        f"{SECTION}.weights={config.weights}: no export (model.safetensors, as in RUN/best) and "
+        "no Hugging Face directory (config.json) is there; give one, or pretrained, or none"
+    )
+
+
+def _fresh(
+    config: ImageEncoderConfig,
+    preprocessing: ImagePreprocessing | None,
+    sizes: dict[str, Any] | None,
+) -> tuple[Any, ImagePreprocessing]:
+    from transformers import AutoConfig, AutoModel
+
+    if sizes is None:
+        name = config.name.removeprefix(HF_PREFIX)
+        architecture = from_hub(AutoConfig.from_pretrained, name, IMAGE_PARTS)
+        brought = preprocessing or _processor(name)
+    else:
+        architecture = hf_config_from_dict(sizes, section=SECTION)
+        brought = preprocessing or ImagePreprocessing()
+    if isinstance(getattr(architecture, "image_size", None), int) and config.image_size_px:
+        architecture.image_size = config.image_size_px
+    try:
+        return _image_part(AutoModel.from_config(architecture)), brought
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"{SECTION}.config: no encoder can be built of it: {error}") from None
+
+
+def _pretrained(name: str) -> Any:
+    from transformers import AutoModel
+
+    model, info = from_hub(
+        lambda place, **options: AutoModel.from_pretrained(
+            place, output_loading_info=True, **options
+        ),
+        name,
+        IMAGE_PARTS,
+    )
+    model = _image_part(model)
+    missing = sorted(set(info["missing_keys"]) & {key for key, _ in model.named_parameters()})
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler = None  # weights made without it: pool by the mean instead of by random ones
+    elif missing:
+        raise UserError(
+            f"the weights of {name} lack {len(missing)} tensors of the encoder ({missing[0]}, ...);"
+            " they would stay random. Give complete weights, or weights: none"
+        )
+    return model
+
+
+def _image_part(model: Any) -> Any:
+    """The part that sees, in float32, of a model that may also read."""
+    return getattr(model, "vision_model", model).float()
+
+
+def _processor(name: str) -> ImagePreprocessing:
+    """The numbers of the image processor that belongs to `name`."""
+    from transformers import AutoImageProcessor
+
+    values = from_hub(AutoImageProcessor.from_pretrained, name, IMAGE_PARTS).to_dict()
+    size = _side(values.get("size")) or 224
+    crop = (_side(values.get("crop_size")) if values.get("do_center_crop") else None) or size
+    normalised = values.get("do_normalize", True)
+    return ImagePreprocessing(
+        image_size_px=crop,
+        resize_px=max(size, crop),
+        mean=tuple(values["image_mean"]) if normalised else (0.0, 0.0, 0.0),
+        std=tuple(values["image_std"]) if normalised else (1.0, 1.0, 1.0),
+        interpolation="bicubic" if values.get("resample") == _PIL_BICUBIC else "bilinear",
+    )
+
+
+def _side(size: Any) -> int | None:
+    """The side in pixels out of the forms in which processors write a size."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or size.get("height")
+    return int(size) if size else None
+
+
+def _export_preprocessing(path: Path) -> ImagePreprocessing:
+    from mmsa.data.preprocessing import read_preprocessing
+
+    image = read_preprocessing(path).image
+    if image is None:
+        raise UserError(f"the export {path} reads no pictures; give the export of a run that does")
+    return image
+
+
+def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The stages or layers from the input on, and norms and poolers that stand behind them."""
+    layers: nn.ModuleList | None = None
+    above: list[nn.Module] = []
+    for name, module in model.named_modules():
+        if layers is None and isinstance(module, nn.ModuleList) and len(module):
+            layers = module
+            inside = set(module.modules())
+        elif layers is None or module in inside:
+            continue
+        elif "Norm" in type(module).__name__ or name == "pooler":
+            above.append(module)
+    return ([], []) if layers is None else (list(layers), above)
+
+
+def _body_width(body: HfImageBody, image_size_px: int, name: str) -> int:
+    """D, found by one picture: configurations name it in a dozen ways."""
+    body.eval()
+    try:
+        with torch.no_grad():
+            return body(torch.zeros(1, 3, image_size_px, image_size_px)).shape[1]
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{name} does not take pictures of {image_size_px} px: {error}; set "
+            f"{SECTION}.image_size_px: null for its own size"
+        ) from None
+    finally:
+        body.train()
+
+
+def _leave_out_unused(encoder: ImageEncoder) -> None:
+    training = encoder.training
+    encoder.eval()
+    side = encoder.preprocessing.image_size_px
+    encoder.leave_out_unused(encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+    encoder.train(training)

@@ -1,0 +1,204 @@
+"""Text encoders: any Hugging Face encoder by name or directory, pooled to one row per text.
+
+Shapes: B batch, T tokens, D features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmsa.config import TextEncoderConfig
+from mmsa.errors import UserError
+from mmsa.models.encoders import (
+    Encoder,
+    hf_config_from_dict,
+    hf_config_to_dict,
+    trained_parts,
+)
+from mmsa.models.weights import export_encoder_config, from_hub, is_export
+
+_SECTION = "model.text_encoder"
+
+
+class TextEncoder(Encoder):
+    """Tokens to features.
+
+    Beside what `Encoder` has: `hf_config` (the sizes, enough to build the same body again),
+    `vocab_size` (token ids lie below it) and `max_positions` (the longest text in tokens, None
+    where there is no limit).
+    """
+
+    def __init__(
+        self, body: nn.Module, *, pooling: Literal["cls", "mean"], projection: int | None
+    ) -> None:
+        config: Any = body.config
+        super().__init__(body, config.hidden_size, projection)
+        self.pooling = pooling
+        # The number of ids always: without it a tokenizer would set it when this is built again.
+        self.hf_config = {**hf_config_to_dict(config), "vocab_size": config.vocab_size}
+        self.vocab_size: int = config.vocab_size
+        self.max_positions = _max_positions(body)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D)."""
+        with self._body_gradient():
+            hidden = self.body(input_ids=input_ids, attention_mask=attention_mask)[0]  # (B, T, D)
+            pooled = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, attention_mask)
+        return self._project(pooled)
+
+
+def masked_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean of `hidden` (B, T, D) over the tokens whose mask (B, T) is 1: (B, D), float32.
+
+    A row without any token is zeros. Summed in float32, because long sums in bfloat16 lose digits.
+    """
+    mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
+    return (hidden.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def build_text_encoder(config: TextEncoderConfig, vocab_size: int | None = None) -> TextEncoder:
+    """Build the encoder of `config`, with its weights, and freeze what is not trained.
+
+    `vocab_size` is the number of ids of the tokenizer: fresh weights are made for it unless the
+    configuration gives a number; an encoder that has fewer is refused. Fresh weights come from
+    torch's global generator: the caller seeds it.
+
+    Raises `UserError` for weights that cannot be had or do not fit, and for wrong settings.
+    """
+    body, source = _body(config, vocab_size)
+    encoder = TextEncoder(body, pooling=config.pooling, projection=config.projection)
+    if vocab_size is not None and vocab_size > encoder.vocab_size:
+        raise UserError(
+            f"the tokenizer has {vocab_size} ids and the text encoder {encoder.vocab_size}; use "
+            f"the tokenizer that belongs to it ({_SECTION}.tokenizer: null)"
+        )
+    if source is None:  # an export
+        encoder.load_export(Path(config.weights), "text_encoder")
+    else:
+        encoder.source = source
+    encoder.train_only(_trained(config, body))
+    _leave_out_unused(encoder)
+    return encoder
+
+
+def _body(config: TextEncoderConfig, vocab_size: int | None) -> tuple[nn.Module, str | None]:
+    """The network and where its weights came from; None where an export is still to be loaded."""
+    if config.weights == "none":
+        return _fresh(_architecture(config, vocab_size, None)), "fresh (seeded)"
+    if config.weights == "pretrained":
+        if config.config is not None:
+            raise UserError(
+                f"{_SECTION}.config is for {_SECTION}.weights: none or an export; pretrained "
+                "weights bring their own. Take one of the two out"
+            )
+        return _pretrained(config.name), f"pretrained from {config.name}"
+    path = Path(config.weights).expanduser()
+    if is_export(path):
+        return _fresh(_architecture(config, vocab_size, path)), None
+    if (path / "config.json").is_file():
+        return _pretrained(str(path)), f"pretrained from {path}"
+    raise UserError(
+        f"{_SECTION}.weights={config.weights}: no export (model.safetensors, as in RUN/best) and "
+        "no Hugging Face directory (config.json) is there; give one, or pretrained, or none"
+    )
+
+
+def _architecture(config: TextEncoderConfig, vocab_size: int | None, export: Path | None) -> Any:
+    from transformers import AutoConfig
+
+    sizes = config.config
+    if sizes is None and export is not None:
+        sizes = export_encoder_config(export, "text_encoder")
+    if sizes is None:
+        architecture = from_hub(AutoConfig.from_pretrained, config.name)
+    else:
+        architecture = hf_config_from_dict(sizes, section=_SECTION)
+    if vocab_size is not None and export is None and "vocab_size" not in (sizes or {}):
+        architecture.vocab_size = vocab_size
+    return architecture
+
+
+def _fresh(architecture: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_config(architecture)
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"{_SECTION}.config: no encoder can be built of it: {error}") from None
+    return _encoder_part(model)
+
+
+def _pretrained(name: str) -> nn.Module:
+    from transformers import AutoModel
+
+    model, info = from_hub(
+        lambda place, **options: AutoModel.from_pretrained(
+            place, output_loading_info=True, **options
+        ),
+        name,
+    )
+    body = _encoder_part(model)
+    own = {key for key, _ in body.named_parameters()}
+    missing = sorted(own & set(info["missing_keys"]))
+    if missing:
+        raise UserError(
+            f"the weights of {name} lack {len(missing)} tensors of the encoder ({missing[0]}, ...);"
+            " they would stay random. Give complete weights, or weights: none"
+        )
+    return body
+
+
+def _encoder_part(model: Any) -> nn.Module:
+    """The part that reads a text, in float32: no decoder, no pooler (it would get no gradient)."""
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    if not hasattr(model.config, "hidden_size") or not hasattr(model.config, "vocab_size"):
+        raise UserError(
+            f"{_SECTION}: a model of type '{model.config.model_type}' is no text encoder; use one "
+            "such as bert-base-uncased"
+        )
+    return model.float()
+
+
+def _trained(config: TextEncoderConfig, body: nn.Module) -> list[nn.Module]:
+    layers, above = _layers(body)
+    return trained_parts(
+        config.train, config.last_n, body=body, layers=layers, above=above, section=_SECTION
+    )
+
+
+def _layers(body: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The transformer layers from the input on, and the norms that stand behind them."""
+    number = getattr(body.config, "num_hidden_layers", None)
+    layers: nn.ModuleList | None = None
+    above: list[nn.Module] = []
+    for _, module in body.named_modules():
+        if layers is None and isinstance(module, nn.ModuleList) and len(module) == number:
+            layers = module
+            inside = set(module.modules())
+        elif layers is not None and module not in inside and "Norm" in type(module).__name__:
+            above.append(module)
+    return ([], []) if layers is None else (list(layers), above)
+
+
+def _max_positions(body: nn.Module) -> int | None:
+    for name, module in body.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa counts positions from behind the padding id.
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - taken
+    return None
+
+
+def _leave_out_unused(encoder: TextEncoder) -> None:
+    training = encoder.training
+    encoder.eval()  # no dropout: the generator that seeds weights must not be drawn from
+    input_ids = torch.zeros(1, 4, dtype=torch.long)
+    encoder.leave_out_unused(encoder(input_ids, torch.ones_like(input_ids)))
+    encoder.train(training)

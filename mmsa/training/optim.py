@@ -1,0 +1,75 @@
+"""Optimizer and learning rates.
+
+The learning rate is a pure function of the step, written into the parameter groups before each
+step. It is no prepared scheduler: that one steps once per process and optimizer step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mmsa.config import OptimConfig
+
+
+def build_optimizer(
+    groups: Mapping[str, Sequence[tuple[str, nn.Parameter]]], config: OptimConfig
+) -> Optimizer:
+    """AdamW or Adam over the trained parameters, named, of the parts `text`, `image` and `head`.
+
+    Each part has its own peak learning rate, kept in the group as `peak_lr`. Weight decay is not
+    applied to norms and biases: they are the parameters of fewer than two dimensions.
+    """
+    peaks = {"text": config.text_lr, "image": config.image_lr, "head": config.head_lr}
+    parameter_groups = []
+    for part, named in groups.items():
+        decayed = [parameter for _, parameter in named if parameter.ndim >= 2]
+        others = [parameter for _, parameter in named if parameter.ndim < 2]
+        for members, decay in ((decayed, config.weight_decay), (others, 0.0)):
+            if members:
+                parameter_groups.append(
+                    {
+                        "params": members,
+                        "part": part,
+                        "peak_lr": peaks[part],
+                        "lr": peaks[part],
+                        "weight_decay": decay,
+                    }
+                )
+    optimizer = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return optimizer(parameter_groups, betas=config.betas, eps=config.eps)
+
+
+def warmup_steps(config: OptimConfig, num_steps: int) -> int:
+    """Steps of warm-up: as set, or a tenth of all steps."""
+    return num_steps // 10 if config.warmup_steps is None else config.warmup_steps
+
+
+def lr_scale(step: int, num_steps: int, config: OptimConfig) -> float:
+    """The learning rate of step `step` (from 0) of `num_steps`, as a share of its peak.
+
+    Linear warm-up reaches the peak at step `warmup_steps`; then cosine (Loshchilov and Hutter,
+    ICLR 2017, without restarts) or linear decay towards 0 at step `num_steps`.
+    """
+    warmup = warmup_steps(config, num_steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+    if config.schedule == "linear":
+        return 1.0 - progress
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def set_learning_rates(optimizer: Optimizer, scale: float) -> dict[str, float]:
+    """Write `scale` x peak into each parameter group; returns the rate of each part."""
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * scale
+        rates[group["part"]] = group["lr"]
+    return rates

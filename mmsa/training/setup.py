@@ -1,0 +1,371 @@
+"""A run made ready: data, tokenizer, model, optimizer, loaders, and the collective acts on them.
+
+`train.py` tells the story with these parts; nothing here knows of the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mmsa.config import Check, Config
+from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.plan import BatchPlan, batch_plan
+from mmsa.data.preprocessing import Preprocessing
+from mmsa.data.reader import SplitReader
+from mmsa.data.stream import Augmentation, Batch, EvaluationRequests, Loader, TrainRequests
+from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
+from mmsa.errors import UserError
+from mmsa.evaluation.metrics import compute_metrics, flat_metrics, metric_problem
+from mmsa.evaluation.predict import predict_split
+from mmsa.export import load_model, load_tokenizer_of, read_export, write_export
+from mmsa.labels import class_map
+from mmsa.models.fusion import fusion_class, fusion_problems
+from mmsa.models.model import SentimentModel, build_model, count_parameters, parameter_groups
+from mmsa.runtime import World
+from mmsa.training import checkpoint as checkpoints
+from mmsa.training.batchnorm import averaged_statistics, with_statistics
+from mmsa.training.optim import build_optimizer
+from mmsa.training.resume import check_same_data
+
+logger = logging.getLogger("mmsa")
+
+_WORDS_READ = 100_000  # samples of the train split whose words a `words:N` tokenizer counts
+
+
+def training_checks() -> list[Check]:
+    """What a training run asks of its settings beyond their types."""
+    return [_required_problems, fusion_problems]
+
+
+def _required_problems(raw: dict[str, Any]) -> list[str]:
+    problems = []
+    for section, key, example in (
+        ("run", "dir", "runs/first"),
+        ("data", "shards", "the directory made by python -m shards pack"),
+    ):
+        if not (raw.get(section) or {}).get(key):
+            problems.append(f"{section}.{key} is not given; add {section}.{key}={example}")
+    select_by = (raw.get("train") or {}).get("select_by")
+    problem = metric_problem(str(select_by)) if select_by is not None else None
+    if problem:
+        problems.append(f"train.select_by: {problem}")
+    return problems
+
+
+@dataclass
+class Progress:
+    """Where a run stands, and what of it is no function of the step."""
+
+    step: int = 0
+    best_value: float = float("-inf")  # as `selection_value`: more is better
+    best_step: int | None = None
+    validations_since_best: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class Setup:
+    """All parts of a run on this rank. `to_device` completes it."""
+
+    config: Config
+    run_dir: Path
+    manifest: Manifest
+    plan: BatchPlan
+    num_steps: int
+    label_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    tokenizer: TextTokenizer | None
+    bare_model: SentimentModel
+    train_batches: Iterator[Batch]
+    validation_batches: Iterator[Batch]
+    num_validation_batches: int
+    num_validation_samples: int
+    class_counts: list[int]
+    progress: Progress
+    checkpoint: Path | None
+    accelerator: Accelerator = field(init=False)
+    model: torch.nn.Module = field(init=False)
+    optimizer: Any = field(init=False)
+    class_weights: Tensor | None = field(init=False, default=None)
+
+    def to_device(self, accelerator: Accelerator) -> None:
+        """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
+        self.accelerator = accelerator
+        optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
+        if self.checkpoint is not None:
+            checkpoints.restore(
+                self.checkpoint,
+                accelerator=accelerator,
+                model=self.bare_model,
+                optimizer=self.optimizer,
+            )
+        if accelerator.is_main_process:
+            checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+        if self.config.model.class_weights == "balanced":
+            self.class_weights = balanced_weights(self.class_counts).to(accelerator.device)
+
+    def log_facts(self, launch: dict[str, Any]) -> None:
+        """Say at start-up what really is: launch, batches, data, weights, parameters."""
+        logger.info("launch: %s", ", ".join(f"{name} {value}" for name, value in launch.items()))
+        logger.info("batches: %s", self.plan.in_words())
+        counts = zip(self.label_names, self.class_counts, strict=True)
+        logger.info(
+            "data: %s, protocol %s, digest %s; train: %s; val: %d samples",
+            self.manifest.dataset,
+            self.manifest.protocol.name,
+            self.manifest.digest[:12],
+            ", ".join(f"{number} {name}" for name, number in counts),
+            self.num_validation_samples,
+        )
+        encoders = {"text": self.bare_model.text_encoder, "image": self.bare_model.image_encoder}
+        for name, encoder in encoders.items():
+            if encoder is not None:
+                logger.info("weights of the %s encoder: %s", name, encoder.source)
+        for part, (trained, frozen) in count_parameters(self.bare_model).items():
+            logger.info(
+                "parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}"
+            )
+        if self.checkpoint is not None:
+            logger.info("resumed from %s at step %d", self.checkpoint, self.progress.step)
+
+    def validate(self) -> dict[str, float]:
+        """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
+        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        with with_statistics(self.bare_model, statistics):
+            predictions, _ = predict_split(
+                self.bare_model,
+                self.validation_batches,
+                self.num_validation_batches,
+                accelerator=self.accelerator,
+                label_names=self.label_names,
+                num_samples=self.num_validation_samples,
+            )
+        # All ranks hold the same predictions, so all decide alike without a further collective.
+        return flat_metrics(compute_metrics(predictions))
+
+    def keep_if_best(self, metrics: dict[str, float]) -> None:
+        """Export the model if it is the best so far; count towards early stopping."""
+        select_by, patience = self.config.train.select_by, self.config.train.patience
+        value = -metrics["loss"] if select_by == "loss" else metrics[select_by]
+        if value > self.progress.best_value:
+            self.progress.best_value, self.progress.best_step = value, self.progress.step
+            self.progress.validations_since_best = 0
+            statistics = averaged_statistics(self.bare_model, self.accelerator)
+            if self.accelerator.is_main_process:
+                checkpoints.replace_best(
+                    self.run_dir,
+                    self.progress.step,
+                    lambda directory: self._write_export(directory, statistics),
+                )
+            self.accelerator.wait_for_everyone()
+        else:
+            self.progress.validations_since_best += 1
+        self.progress.stopped_early = (
+            patience is not None and self.progress.validations_since_best >= patience
+        )
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint of this step, and remove those beyond the newest k; collective."""
+        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        checkpoints.save_checkpoint(
+            self.run_dir,
+            self.progress.step,
+            accelerator=self.accelerator,
+            model=self.bare_model,
+            optimizer=self.optimizer,
+            write_export=lambda directory: self._write_export(directory, statistics),
+            state={
+                **vars(self.progress),
+                "world_size": self.accelerator.num_processes,
+                "shards_digest": self.manifest.digest,
+            },
+        )
+        if self.accelerator.is_main_process:
+            checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+
+    def _write_export(self, directory: Path, statistics: dict[str, Tensor]) -> None:
+        write_export(
+            directory,
+            self.bare_model,
+            statistics=statistics,
+            config=self.config,
+            label_names=self.label_names,
+            preprocessing=self.preprocessing,
+            tokenizer=self.tokenizer,
+            facts={
+                "step": self.progress.step,
+                "dataset": self.manifest.dataset,
+                "shards_digest": self.manifest.digest,
+                "protocol": self.manifest.protocol.model_dump(mode="json"),
+                "mixed_precision": self.accelerator.mixed_precision,
+            },
+        )
+
+
+def prepare_run(config: Config, run_dir: Path, world: World) -> Setup:
+    """Check data and batch arithmetic, build or load the model, start the loaders.
+
+    No collective and no device: every rank raises the same `UserError`.
+    """
+    manifest = load_manifest(str(config.data.shards))
+    classes = class_map(manifest.classes, config.data.classes)
+    train = SplitReader(str(config.data.shards), manifest, "train", classes)
+    validation = SplitReader(str(config.data.shards), manifest, "val", classes)
+    if not len(validation):
+        raise UserError(
+            f"the validation split of {config.data.shards} is empty; the best export is chosen on "
+            "it. Pack with a share for it (--ratios 8:1:1)"
+        )
+    plan = batch_plan(
+        len(train),
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        world_size=world.world_size,
+        drop_last=config.data.drop_last,
+    )
+    checkpoint = checkpoints.newest_checkpoint(run_dir)
+    progress = Progress()
+    if checkpoint is not None:
+        progress = _progress_of(checkpoint, manifest)
+    model, tokenizer = _model_and_tokenizer(config, checkpoint, train, len(classes.names))
+    preprocessing = _preprocessing(config, model, manifest)
+    num_steps = config.train.epochs * plan.steps_per_epoch
+    if config.train.max_steps is not None:
+        num_steps = min(num_steps, config.train.max_steps)
+    train_loader, validation_loader, num_validation_batches = _loaders(
+        config, train, validation, plan, world, (progress.step, num_steps), preprocessing, tokenizer
+    )
+    return Setup(
+        config=config,
+        run_dir=run_dir,
+        manifest=manifest,
+        plan=plan,
+        num_steps=num_steps,
+        label_names=classes.names,
+        preprocessing=preprocessing,
+        tokenizer=tokenizer,
+        bare_model=model,
+        train_batches=train_loader,
+        validation_batches=validation_loader,
+        num_validation_batches=num_validation_batches,
+        num_validation_samples=len(validation),
+        class_counts=train.class_counts().tolist(),
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+
+
+def _progress_of(checkpoint: Path, manifest: Manifest) -> Progress:
+    state = checkpoints.read_state(checkpoint)
+    check_same_data(state, manifest.digest)
+    return Progress(**{name: state[name] for name in vars(Progress())})
+
+
+def _model_and_tokenizer(
+    config: Config, checkpoint: Path | None, train: SplitReader, num_classes: int
+) -> tuple[SentimentModel, TextTokenizer | None]:
+    if checkpoint is not None:
+        export = read_export(checkpoint / checkpoints.EXPORT_NAME)
+        return load_model(export), load_tokenizer_of(export)
+    tokenizer = None
+    if fusion_class(config.model.fusion.name).uses_text:
+        tokenizer = _tokenizer(config, train)
+    torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
+    vocab_size = None if tokenizer is None else tokenizer.vocab_size
+    return build_model(config.model, num_classes, vocab_size=vocab_size), tokenizer
+
+
+def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
+    encoder, max_tokens = config.model.text_encoder, config.data.max_tokens
+    name = encoder.tokenizer or encoder.name
+    if name.startswith("words:"):
+        if not name[6:].isdecimal() or int(name[6:]) < 1:
+            raise UserError(
+                f"model.text_encoder.tokenizer={name!r}: expected words:N, as in words:8000"
+            )
+        places, _ = train.all_records()
+        texts = (train.read(*place).text for place in places[:_WORDS_READ].tolist())
+        return word_tokenizer(texts, int(name[6:]), max_tokens)
+    return load_tokenizer(name, max_tokens)
+
+
+def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) -> Preprocessing:
+    text_encoder, image_encoder = model.text_encoder, model.image_encoder
+    max_tokens = None
+    if text_encoder is not None:
+        max_tokens = config.data.max_tokens
+        if text_encoder.max_positions is not None and max_tokens > text_encoder.max_positions:
+            raise UserError(
+                f"data.max_tokens={max_tokens}, but {config.model.text_encoder.name} reads "
+                f"{text_encoder.max_positions} tokens at most; use data.max_tokens="
+                f"{text_encoder.max_positions} or fewer"
+            )
+    packed_px = int(manifest.packing["image_short_side_px"])
+    image = None if image_encoder is None else image_encoder.preprocessing
+    if image is not None and image.image_size_px > packed_px:
+        logger.warning(
+            "the image encoder takes %d px and the pictures are packed with a short side of %d px: "
+            "each one is enlarged. Pack with --image-short-side %d for sharper ones",
+            image.image_size_px,
+            packed_px,
+            image.resize_px,
+        )
+    return Preprocessing(
+        image=image,
+        image_view=config.data.image_view,
+        packed_short_side_px=packed_px,
+        packed_quality=int(manifest.packing["image_quality"]),
+        max_tokens=max_tokens,
+    )
+
+
+def _loaders(
+    config: Config,
+    train: SplitReader,
+    validation: SplitReader,
+    plan: BatchPlan,
+    world: World,
+    steps: tuple[int, int],
+    preprocessing: Preprocessing,
+    tokenizer: TextTokenizer | None,
+) -> tuple[Loader, Loader, int]:
+    train_requests = TrainRequests(
+        reader=train,
+        plan=plan,
+        rank=world.rank,
+        seed=config.run.seed,
+        window_shards=config.data.window_shards,
+        bucket_by_length=config.data.bucket_by_length and tokenizer is not None,
+        start_step=steps[0],
+        stop_step=steps[1],
+    )
+    validation_requests = EvaluationRequests(
+        validation, config.eval.batch_size, world.world_size, world.rank, repeat=True
+    )
+    augmentation = None
+    if config.data.augment:
+        augmentation = Augmentation(
+            config.run.seed, config.data.min_crop_scale, config.data.flip_probability
+        )
+    workers, pinned = config.data.num_workers, torch.cuda.is_available()
+    return (
+        Loader(train_requests, preprocessing, tokenizer, workers, augmentation, pinned),
+        Loader(validation_requests, preprocessing, tokenizer, workers, None, pinned),
+        len(validation_requests),
+    )
+
+
+def balanced_weights(class_counts: list[int]) -> Tensor:
+    """Weights (C,) inverse to the classes' frequency, whose mean over the training split is 1."""
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    num_present = (counts > 0).sum()
+    return (counts.sum() / (num_present * counts.clamp(min=1))).float()

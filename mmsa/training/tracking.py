@@ -1,0 +1,132 @@
+"""What a run writes while it trains: `metrics.jsonl`, TensorBoard, the progress bar or log lines.
+
+Main rank only; on the others a tracker does nothing. Times are seconds, throughput is samples per
+second over all ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger("mmsa")
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Tracker:
+    """Writes the measures of training and validation of one run."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        start_step: int,
+        num_steps: int,
+        enabled: bool,
+        samples_per_step: int,
+    ) -> None:
+        """Cuts what an interrupted run wrote past `start_step`, the checkpoint's step."""
+        self._enabled = enabled
+        self._num_steps = num_steps
+        self._samples_per_step = samples_per_step
+        self._last = (time.perf_counter(), start_step)
+        if not enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = run_dir / METRICS_NAME
+        cut_back(self._file, start_step)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+        self._bar = tqdm(
+            total=num_steps,
+            initial=start_step,
+            desc="training",
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def advance(self) -> None:
+        """One optimizer step is done."""
+        if self._enabled:
+            self._bar.update(1)
+
+    def train(
+        self, step: int, *, loss: float, rates: Mapping[str, float], grad_norm: float
+    ) -> None:
+        """Training measures of step `step`; `loss` is the mean over the global batch."""
+        if not self._enabled:
+            return
+        now, (then, last_step) = time.perf_counter(), self._last
+        self._last = (now, step)
+        samples_per_s = (step - last_step) * self._samples_per_step / max(now - then, 1e-9)
+        measures = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "samples_per_s": samples_per_s,
+            **{f"lr_{part}": rate for part, rate in rates.items()},
+        }
+        self._write({"kind": "train", "step": step, **measures})
+        for name, value in measures.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        if self._bar.disable:
+            logger.info(
+                "step %d/%d  loss %.4f  %.1f samples/s", step, self._num_steps, loss, samples_per_s
+            )
+        else:
+            self._bar.set_postfix(loss=f"{loss:.4f}")
+
+    def validation(self, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
+        """Validation measures after step `step`."""
+        if not self._enabled:
+            return
+        self._write({"kind": "validation", "step": step, "epoch": round(epoch, 4), **metrics})
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"validation/{name}", value, step)
+        with tqdm.external_write_mode(file=sys.stdout):
+            logger.info(
+                "validation after step %d (epoch %.2f)  loss %.4f  accuracy %.4f  macro F1 %.4f  "
+                "weighted F1 %.4f",
+                step,
+                epoch,
+                metrics["loss"],
+                metrics["accuracy"],
+                metrics["macro_f1"],
+                metrics["weighted_f1"],
+            )
+        self._last = (time.perf_counter(), step)  # validation is no training time
+
+    def close(self) -> None:
+        if self._enabled:
+            self._bar.close()
+            self._board.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        with open(self._file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def cut_back(file: Path, step: int) -> None:
+    """Remove the lines of `metrics.jsonl` that are past `step`, and a torn last line."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            continue  # a line cut by a kill: its step is past the last whole checkpoint
+    aside = file.with_name(f".{file.name}.tmp")
+    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(aside, file)

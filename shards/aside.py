@@ -1,0 +1,99 @@
+"""Directories that are whole or absent: written beside their place, flushed, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from mmsa.errors import UserError
+
+
+@dataclass
+class Aside:
+    """`directory` is to be filled; `moved_to` is where an older one went, once all is done."""
+
+    directory: Path
+    moved_to: Path | None = None
+
+
+@contextmanager
+def write_aside(target: Path, *, overwrite: bool) -> Iterator[Aside]:
+    """Give a fresh directory beside `target` and rename it to `target` when the block succeeds.
+
+    Where the block fails or is interrupted, the directory is removed and `target` is untouched.
+    With `overwrite` an existing `target` is moved to `TARGET.old-N`, never deleted. Raises
+    `UserError` where `target` exists otherwise, and where the disk refuses.
+    """
+    target = Path(os.path.abspath(target))
+    refuse_existing(target, overwrite=overwrite)
+    try:
+        aside = Aside(_fresh(target, f".{target.name}.tmp-{os.getpid()}", create=True))
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}") from None
+    try:
+        yield aside
+        _flush(aside.directory)
+        _put_in_place(aside, target, overwrite=overwrite)
+    except OSError as error:
+        shutil.rmtree(aside.directory, ignore_errors=True)
+        raise UserError(f"{target} could not be written: {error}. Nothing was left there") from None
+    except BaseException:  # Ctrl-C too: what is half done must not stay
+        shutil.rmtree(aside.directory, ignore_errors=True)
+        raise
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """`UserError` where `target` exists and may not be moved aside."""
+    if os.path.lexists(target) and not overwrite:
+        raise UserError(
+            f"{target} exists already. Give another place, or --overwrite to move it aside first"
+        )
+
+
+def _fresh(target: Path, name: str, *, create: bool) -> Path:
+    """A path beside `target` that nothing has: `name`, then `name-1`, `name-2` and so on."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        path = target.parent / (f"{name}-{number}" if number else name)
+        if os.path.lexists(path):
+            continue
+        if create:
+            path.mkdir()
+        return path
+    raise AssertionError
+
+
+def _put_in_place(aside: Aside, target: Path, *, overwrite: bool) -> None:
+    refuse_existing(target, overwrite=overwrite)
+    moved_to = None
+    try:
+        if os.path.lexists(target):
+            moved_to = _fresh(target, f"{target.name}.old", create=False)
+            target.rename(moved_to)
+        aside.directory.rename(target)
+    except BaseException:
+        if moved_to is not None and moved_to.exists() and not target.exists():
+            moved_to.rename(target)
+        raise
+    aside.moved_to = moved_to
+    _flush_one(target.parent)
+
+
+def _flush(directory: Path) -> None:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            _flush_one(Path(folder) / name)
+        _flush_one(Path(folder))
+
+
+def _flush_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,66 @@
+"""What a packed data set holds, as tables for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+
+from mmsa.data.manifest import Manifest
+
+
+def print_summary(manifest: Manifest, *, console: Console | None = None) -> None:
+    """Print read, kept and dropped by reason, then samples per split and class, to stdout."""
+    console = console or Console(highlight=False)
+    console.print(Group(_counts(manifest), _splits(manifest)))
+    protocol = manifest.protocol
+    lines = [
+        f"labels    {manifest.label_rule}",
+        f"protocol  {protocol.name}, {_in_words(protocol.settings)}, hash {protocol.hash[:12]}",
+        f"packing   {_in_words(manifest.packing)}",
+        f"digest    {manifest.digest[:12]}",
+    ]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """`{"seed": 0, "ratios": {"train": 8, "val": 1}}` as "seed 0, ratios 8:1"."""
+    parts = []
+    for name, value in settings.items():
+        shown = ":".join(str(part) for part in value.values()) if isinstance(value, dict) else value
+        parts.append(f"{name} {shown}")
+    return ", ".join(parts)
+
+
+def _counts(manifest: Manifest) -> Table:
+    source = manifest.source
+    table = Table(title=f"samples of {manifest.dataset}", box=box.SIMPLE, title_justify="left")
+    table.add_column("")
+    table.add_column("samples", justify="right")
+    table.add_row("read", f"{source.get('read', 0):,}")
+    table.add_row("kept", f"{source.get('kept', 0):,}")
+    for reason, number in source.get("dropped", {}).items():
+        table.add_row(f"dropped: {reason}", f"{number:,}")
+    return table
+
+
+def _splits(manifest: Manifest) -> Table:
+    table = Table(box=box.SIMPLE)
+    table.add_column("split")
+    for name in (*manifest.classes, "all", "shards", "MB"):
+        table.add_column(name, justify="right")
+    for name, split in manifest.splits.items():
+        megabytes = sum(shard.tar_bytes for shard in split.shards) / 1e6
+        row = [split.classes.get(label, 0) for label in manifest.classes]
+        row += [split.num_samples, len(split.shards)]
+        table.add_row(name, *(f"{number:,}" for number in row), f"{megabytes:.1f}")
+    totals = [
+        sum(split.classes.get(label, 0) for split in manifest.splits.values())
+        for label in manifest.classes
+    ]
+    table.add_section()
+    table.add_row("all", *(f"{number:,}" for number in [*totals, sum(totals)]))
+    return table

@@ -1,0 +1,116 @@
+"""A made-up data set in MVSA-Single's own raw layout, to try everything without real data.
+
+Words carry the text label, pictures the image label; `labelResultAll.txt` holds their pairs. By
+design each part alone decides only part of the samples and both together all of them. Of every 100
+samples 4 have conflicting labels, which packing drops; of the others 40 % are positive, 40 %
+negative, 20 % neutral, and of the positive (negative likewise) 30 % carry it in both parts, 35 % in
+the text alone and 35 % in the picture alone. A neutral text then stands for 20 neutral, 14 positive
+and 14 negative samples of 100, so the best that one part alone can reach is an accuracy of 0.72 and
+a weighted F1 of 0.75; both parts together can reach 1.
+
+Measured on the test split (433) of 4,500 samples of seed 0, weighted F1: a logistic regression on
+the words 0.73; three small convolutions on 64 x 64 pixels, six epochs, 0.71; the two joined by the
+fusion rule 0.98. Words tell the text label always, pictures the image label in 97 of 100.
+
+With `plain` the labels are independent of texts and pictures, and the three fused classes are
+equally frequent: whatever a model predicts, its expected accuracy is 1/3. More than that is a leak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mmsa.errors import UserError
+from shards.aside import refuse_existing, write_aside
+from shards.progress import progress
+from shards.splits import largest_remainder
+from shards.synthetic.pictures import make_picture
+from shards.synthetic.texts import make_text
+
+Pair = tuple[str, str]  # (text label, image label)
+
+_CLASS_SHARES = {"positive": 0.4, "negative": 0.4, "neutral": 0.2}
+_PLAIN_CLASS_SHARES = {"positive": 1 / 3, "negative": 1 / 3, "neutral": 1 / 3}
+_BOTH, _TEXT_ALONE, _IMAGE_ALONE = 0.30, 0.35, 0.35
+_CONFLICTING = 0.04  # of all samples, half of them with a positive text
+
+
+def write_raw(
+    out: Path,
+    *,
+    num_samples: int,
+    seed: int,
+    plain: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path | None:
+    """Write `num_samples` made-up samples to the new directory `out`; one seed, one set of bytes.
+
+    Returns where an older `out` was moved with `overwrite`. No two texts and no two pictures are
+    equal. Raises `UserError` for fewer than one sample, a negative seed, or an `out` that exists.
+    """
+    if num_samples < 1:
+        raise UserError(f"--samples {num_samples} must be at least 1")
+    if seed < 0:
+        raise UserError(f"--seed {seed} must be at least 0")
+    refuse_existing(out, overwrite=overwrite)
+    labels = label_pairs(num_samples, seed=seed, plain=plain)
+    # Plain: what texts and pictures show is a list of pairs of its own, in an order of its own.
+    shown = label_pairs(num_samples, seed=seed + 1, plain=plain) if plain else labels
+    with write_aside(out, overwrite=overwrite) as aside:
+        data = aside.directory / "data"
+        data.mkdir()
+        samples = progress(_samples(shown, seed), total=num_samples, what="making", quiet=quiet)
+        for number, (text, picture) in enumerate(samples, start=1):
+            (data / f"{number}.txt").write_bytes(f"{text}\r\n".encode("gb18030"))
+            (data / f"{number}.jpg").write_bytes(picture)
+        lines = ["ID\ttext,image"]
+        lines += [f"{number}\t{text},{image}" for number, (text, image) in enumerate(labels, 1)]
+        content = "".join(f"{line}\r\n" for line in lines)
+        (aside.directory / "labelResultAll.txt").write_bytes(content.encode("ascii"))
+    return aside.moved_to
+
+
+def label_pairs(num_samples: int, *, seed: int, plain: bool) -> list[Pair]:
+    """`num_samples` (text label, image label) in a random order, with exact shares."""
+    shares: dict[Pair, float] = {}
+    for label, share in (_PLAIN_CLASS_SHARES if plain else _CLASS_SHARES).items():
+        kept = share * (1 - _CONFLICTING)
+        if label == "neutral":
+            shares["neutral", "neutral"] = kept
+            continue
+        shares[label, label] = kept * _BOTH
+        shares[label, "neutral"] = kept * _TEXT_ALONE
+        shares["neutral", label] = kept * _IMAGE_ALONE
+    shares["positive", "negative"] = shares["negative", "positive"] = _CONFLICTING / 2
+    counts = largest_remainder(num_samples, list(shares.values()))
+    pairs = [pair for pair, number in zip(shares, counts, strict=True) for _ in range(number)]
+    order = np.random.default_rng([seed, 0]).permutation(num_samples)
+    return [pairs[i] for i in order]
+
+
+def _samples(pairs: list[Pair], seed: int) -> Iterator[tuple[str, bytes]]:
+    """(text, JPEG bytes) of each pair; each from a generator of its own, redrawn when not new."""
+    texts: set[bytes] = set()
+    pictures: set[bytes] = set()
+    for number, (text_label, image_label) in enumerate(pairs, start=1):
+        rng = np.random.default_rng([seed, number])
+        text = make_text(text_label, rng)
+        while _seen(text.encode("utf-8"), texts):
+            text = make_text(text_label, rng)
+        picture = make_picture(image_label, rng)
+        while _seen(picture, pictures):
+            picture = make_picture(image_label, rng)
+        yield text, picture
+
+
+def _seen(content: bytes, digests: set[bytes]) -> bool:
+    """Whether `content` is in `digests`, to which it is added."""
+    digest = hashlib.sha256(content).digest()
+    known = digest in digests
+    digests.add(digest)
+    return known

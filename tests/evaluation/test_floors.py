@@ -1,0 +1,219 @@
+"""Floors on texts whose outcome is known beforehand, and on packed shards made here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmsa.data.manifest import (
+    Manifest,
+    ProtocolInfo,
+    ShardInfo,
+    SplitInfo,
+    load_manifest,
+    write_manifest,
+)
+from mmsa.errors import ShardDamage, UserError
+from mmsa.evaluation.floors import (
+    TfidfFloor,
+    main,
+    majority_floor,
+    majority_predictions,
+    read_texts,
+    tfidf_floor,
+)
+from mmsa.labels import LABEL_NAMES
+
+MARKS = {0: "awful sad", 1: "plain usual", 2: "lovely happy"}
+
+
+def texts_of(labels: list[int], seed: int) -> list[str]:
+    """Each text has the two words of its class among words that say nothing."""
+    rng = random.Random(seed)
+    fillers = [f"word{i}" for i in range(30)]
+    return [f"{' '.join(rng.sample(fillers, 4))} {MARKS[label]} today" for label in labels]
+
+
+TRAIN, VAL, TEST = [0, 1, 2] * 40, [0, 1, 2] * 10, [0, 0, 1, 2, 2, 2] * 4
+
+
+def floor_of(test_labels: list[int]) -> TfidfFloor:
+    return tfidf_floor(
+        texts_of(TRAIN, 1),
+        TRAIN,
+        texts_of(VAL, 2),
+        VAL,
+        texts_of(TEST, 3),
+        test_labels,
+        LABEL_NAMES,
+    )
+
+
+def test_the_majority_class_by_hand() -> None:
+    metrics = majority_floor([2, 2, 2, 0, 1], [0, 1, 2, 2], LABEL_NAMES)
+    assert metrics["accuracy"] == 0.5
+    assert metrics["confusion_matrix"] == [[0, 0, 1], [0, 0, 1], [0, 0, 2]]
+    assert metrics["per_class"]["positive"]["f1"] == pytest.approx(2 / 3)
+    assert metrics["weighted"]["f1"] == pytest.approx(1 / 3)
+    # Shares with one more of each: 2/8, 2/8, 4/8; losses ln 4, ln 4, ln 2, ln 2.
+    assert metrics["loss"] == pytest.approx(1.5 * math.log(2), rel=1e-6)
+
+
+def test_the_majority_of_equally_frequent_classes_is_the_first() -> None:
+    predictions = majority_predictions([2, 1, 1, 2], [0, 1, 2], LABEL_NAMES)
+    assert predictions.predicted.tolist() == [1, 1, 1]
+    assert np.isfinite(predictions.logits).all()  # a class that train has not has a share too
+
+
+def test_words_that_decide_are_found() -> None:
+    floor = floor_of(TEST)
+    assert floor.metrics["accuracy"] == 1.0
+    assert floor.metrics["per_class"]["positive"]["support"] == 12
+    # Every C is perfect on val here, and of equal ones the smallest is taken.
+    assert floor.c == 0.01
+    assert list(floor.val_weighted_f1) == [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+    assert set(floor.val_weighted_f1.values()) == {1.0}
+
+
+def test_words_of_which_no_two_texts_share_one_count_for_nothing() -> None:
+    texts = texts_of(TRAIN, 1)
+    rare = [f"{text} only{number}" for number, text in enumerate(texts)]
+    splits = (texts_of(VAL, 2), VAL, texts_of(TEST, 3), TEST, LABEL_NAMES)
+    plain, with_rare = tfidf_floor(texts, TRAIN, *splits), tfidf_floor(rare, TRAIN, *splits)
+    assert with_rare.num_features == plain.num_features
+    assert (with_rare.predictions.logits == plain.predictions.logits).all()
+
+
+def test_the_test_labels_decide_nothing() -> None:
+    true, turned = floor_of(TEST), floor_of([2 - label for label in TEST])
+    assert turned.c == true.c
+    assert (turned.predictions.logits == true.predictions.logits).all()
+    assert turned.metrics["accuracy"] == pytest.approx(4 / 24)  # only the neutral ones stay right
+
+
+def test_c_is_the_best_on_val() -> None:
+    # Of the texts with "coin" 70 % are positive; the plain majority is negative. A weak C answers
+    # negative always, a strong one reads the word: val, which goes by the word, tells them apart.
+    train = [("coin", 2)] * 28 + [("coin", 0)] * 12 + [("stone", 0)] * 60
+    val = [("coin", 2)] * 20 + [("stone", 0)] * 20
+    columns = [[pair[side] for pair in rows] for rows in (train, val, val) for side in (0, 1)]
+    floor = tfidf_floor(*columns, LABEL_NAMES)
+    assert floor.val_weighted_f1[0.01] == pytest.approx(1 / 3)  # half of them called negative
+    assert floor.val_weighted_f1[100.0] == 1.0
+    assert floor.c == min(c for c, score in floor.val_weighted_f1.items() if score == 1.0)
+    assert floor.c > 0.01
+
+
+def test_a_class_that_train_has_not_is_never_predicted() -> None:
+    floor = tfidf_floor(
+        ["sad rain", "sad rain", "happy sun", "happy sun"],
+        [0, 0, 2, 2],
+        ["sad", "happy"],
+        [0, 2],
+        ["sad", "neither", "happy"],
+        [0, 1, 2],
+        LABEL_NAMES,
+    )
+    assert floor.predictions.predicted.tolist()[0] == 0
+    assert floor.predictions.predicted.tolist()[2] == 2
+    assert 1 not in floor.predictions.predicted
+    assert floor.metrics["loss"] > -math.log(1e-12) / 3  # the neutral one alone, finite
+
+
+def test_texts_that_cannot_be_fitted() -> None:
+    rest = (["a b"], [0], ["a b"], [0], LABEL_NAMES)
+    with pytest.raises(UserError, match="single class"):
+        tfidf_floor(["sad rain", "sad rain"], [0, 0], *rest)
+    with pytest.raises(UserError, match="at least one word must stand in two"):
+        tfidf_floor(["sad rain", "happy sun"], [0, 2], *rest)
+
+
+def write_shard(directory: Path, name: str, labels: list[int], seed: int) -> ShardInfo:
+    with tarfile.open(directory / f"{name}.tar", "w") as tar:
+        for number, (text, label) in enumerate(zip(texts_of(labels, seed), labels, strict=True)):
+            description = json.dumps({"label": LABEL_NAMES[label]})
+            for extension, content in (("jpg", "-"), ("txt", text + " ö"), ("json", description)):
+                member = tarfile.TarInfo(f"{name}-{number:03d}.{extension}")
+                member.size = len(content.encode())
+                tar.addfile(member, io.BytesIO(content.encode()))
+    packed = (directory / f"{name}.tar").read_bytes()
+    return ShardInfo(
+        tar=f"{name}.tar",
+        tar_bytes=len(packed),
+        tar_sha256=hashlib.sha256(packed).hexdigest(),
+        index=f"{name}.idx",
+        index_sha256="",
+        num_samples=len(labels),
+        classes={n: labels.count(i) for i, n in enumerate(LABEL_NAMES)},
+    )
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    parts = {"train": [TRAIN[:60], TRAIN[60:]], "val": [VAL], "test": [TEST]}
+    splits = {}
+    for name, pieces in parts.items():
+        infos = [write_shard(tmp_path, f"{name}-{i}", p, i) for i, p in enumerate(pieces)]
+        count = sum(info.num_samples for info in infos)
+        splits[name] = SplitInfo(num_samples=count, classes={}, shards=tuple(infos))
+    write_manifest(
+        tmp_path,
+        Manifest(
+            dataset="small",
+            classes=LABEL_NAMES,
+            label_rule="none",
+            protocol=ProtocolInfo(name="random", version=1, settings={}, hash="12" * 32),
+            source={},
+            packing={},
+            splits=splits,
+        ),
+    )
+    return tmp_path
+
+
+def test_texts_come_in_the_order_of_the_manifest(shards: Path) -> None:
+    texts, labels = read_texts(shards, load_manifest(shards), "train")
+    assert labels == TRAIN
+    assert texts[:60] == [text + " ö" for text in texts_of(TRAIN[:60], 0)]
+    assert texts[60:] == [text + " ö" for text in texts_of(TRAIN[60:], 1)]
+
+
+def test_the_command_prints_both_floors(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(shards), "--split", "test"]) == 0
+    printed = capsys.readouterr().out
+    assert "train 120, val 30, reported on: test 24" in printed
+    # All three classes are equally frequent in train: the first, 8 of 24 in test.
+    assert "accuracy                         0.3333        24" in printed
+    assert "accuracy                         1.0000        24" in printed
+    assert "C = 0.01" in printed
+    assert "too good" not in printed
+
+
+def test_the_default_split_is_val_and_says_what_that_means(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shards / "test-0.tar").unlink()  # so it is not even opened
+    assert main([str(shards)]) == 0
+    printed = capsys.readouterr().out
+    assert "reported on: val 30" in printed
+    assert "C was chosen on this very split" in printed
+
+
+def test_damage_and_wrong_names_are_said(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(shards), "--split", "tset"]) == 2
+    assert "no split 'tset'; they have: train, val, test" in capsys.readouterr().err
+    content = (shards / "test-0.tar").read_bytes()
+    (shards / "test-0.tar").write_bytes(content[:2000])
+    with pytest.raises(ShardDamage, match=r"test-0\.tar") as caught:
+        read_texts(shards, load_manifest(shards), "test")
+    assert caught.value.shard == "test-0.tar"
+    assert main([str(shards), "--split", "test"]) == 2
+    assert main([str(shards / "nowhere")]) == 2

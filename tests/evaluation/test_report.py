@@ -1,0 +1,151 @@
+"""The files of a report: what stands in them, their bytes, and what is left of a failure."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmsa.errors import UserError
+from mmsa.evaluation.metrics import Predictions, compute_metrics
+from mmsa.evaluation.plots import confusion_matrix_png
+from mmsa.evaluation.report import classification_report_text, write_report, write_run_facts
+
+NAMES = ("negative", "neutral", "positive")
+IDENTITY = {
+    "split": "test",
+    "shards_digest": "ab" * 32,
+    "weights_sha256": "cd" * 32,
+    "label_names": list(NAMES),
+    "precision": "no",
+}
+FILES = ["confusion_matrix.png", "metrics.json", "predictions.jsonl", "report.txt"]
+
+
+def four() -> Predictions:
+    """Four samples, the third (a positive called negative) wrong; probabilities 1/2, 1/4, 1/4."""
+    logits = np.zeros((4, 3), dtype=np.float32)
+    logits[[0, 1, 2, 3], [0, 1, 0, 2]] = np.log(2)
+    return Predictions(["a-1", "a-2", "é-1", "é-2"], np.array([0, 1, 2, 2]), logits, NAMES)
+
+
+def written(directory: Path) -> dict[str, bytes]:
+    predictions = four()
+    write_report(directory, predictions, compute_metrics(predictions), IDENTITY)
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def test_the_classification_report() -> None:
+    expected = """\
+              precision    recall  f1-score   support
+
+    negative     0.5000    1.0000    0.6667         1
+     neutral     1.0000    1.0000    1.0000         1
+    positive     1.0000    0.5000    0.6667         2
+
+    accuracy                         0.7500         4
+   macro avg     0.8333    0.8333    0.7778         4
+weighted avg     0.8750    0.7500    0.7500         4
+"""
+    assert classification_report_text(four()) == expected
+
+
+def test_the_four_files(tmp_path: Path) -> None:
+    files = written(tmp_path / "new" / "report")
+    assert list(files) == FILES
+    metrics = json.loads(files["metrics.json"])
+    assert metrics["accuracy"] == 0.75
+    assert metrics["loss"] == 0.866434  # 5/4 ln 2 = 0.86643398
+    assert metrics["macro"]["f1"] == 0.777778
+    assert metrics["confusion_matrix"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+    assert metrics["identity"] == IDENTITY
+    assert files["metrics.json"].endswith(b"}\n")
+    lines = files["predictions.jsonl"].decode("utf-8").splitlines()
+    assert len(lines) == 4
+    assert json.loads(lines[2]) == {
+        "key": "é-1",
+        "label": "positive",
+        "predicted": "negative",
+        "probabilities": {"negative": 0.5, "neutral": 0.25, "positive": 0.25},
+    }
+    report = files["report.txt"].decode("utf-8")
+    assert report.startswith(classification_report_text(four()))
+    assert "\nloss: 0.866434\n" in report
+    assert f"\nweights_sha256: {'cd' * 32}\n" in report
+
+
+def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
+    first = written(tmp_path / "first")
+    with matplotlib.rc_context({"font.size": 20, "figure.facecolor": "red"}):
+        second = written(tmp_path / "second")
+    assert first == second
+    assert written(tmp_path / "first") == first  # over the old ones, nothing else left beside them
+
+
+def test_the_order_of_the_identity_does_not_change_the_bytes(tmp_path: Path) -> None:
+    first = written(tmp_path / "first")
+    predictions = four()
+    turned = dict(reversed(IDENTITY.items()))
+    write_report(tmp_path / "second", predictions, compute_metrics(predictions), turned)
+    assert (tmp_path / "second" / "metrics.json").read_bytes() == first["metrics.json"]
+
+
+def test_run_facts(tmp_path: Path) -> None:
+    write_run_facts(tmp_path, {"world_size": 2, "seconds": 1.23456789, "openings": 1})
+    expected = '{\n  "world_size": 2,\n  "seconds": 1.23457,\n  "openings": 1\n}\n'
+    assert (tmp_path / "evaluation_run.json").read_text() == expected
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot be written to .*file"):
+        written(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_failure_leaves_no_file_aside(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json" / "x").mkdir(parents=True)  # a file cannot be renamed onto this
+    with pytest.raises(UserError, match="cannot be written"):
+        written(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if ".tmp-" in path.name] == []
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def share_of_dark_blue(png: bytes) -> float:
+    image = pixels(png).astype(int)
+    dark = (abs(image - np.array([8, 48, 107])).max(axis=2) < 12).mean()  # the end of the scale
+    return float(dark)
+
+
+def test_the_picture_shows_the_matrix() -> None:
+    right = confusion_matrix_png([[9, 0, 0], [0, 4, 0], [0, 0, 2]], NAMES, title="val, n = 15")
+    height, width = pixels(right).shape[:2]
+    assert 600 < height < 1200
+    assert 700 < width < 1400
+    assert len(np.unique(pixels(right).reshape(-1, 3), axis=0)) > 100
+    # Three of nine cells are at 100 %; the matrix fills somewhat under half of the picture.
+    assert 0.10 < share_of_dark_blue(right) < 0.25
+    even = confusion_matrix_png([[3, 3, 3], [3, 3, 3], [3, 3, 3]], NAMES, title="val, n = 27")
+    assert share_of_dark_blue(even) < 0.02  # the colour bar alone
+    # Counts change the numbers in the picture even where the rates stay.
+    more = confusion_matrix_png([[6, 6, 6], [3, 3, 3], [3, 3, 3]], NAMES, title="val, n = 27")
+    assert 0 < (pixels(more) != pixels(even)).any(axis=2).mean() < 0.02
+
+
+def test_pictures_of_odd_matrices() -> None:
+    empty_row = confusion_matrix_png([[0, 0], [1, 3]], ["a$b$", "c_d"], title="n = 4 $x$")
+    assert pixels(empty_row).shape[0] > 400
+    names = [f"a long class name {i}" for i in range(12)]
+    many = confusion_matrix_png(np.eye(12, dtype=int).tolist(), names, title="n = 12")
+    # Wider than it would be for three classes, and no cell's diagonal is lost.
+    assert pixels(many).shape[1] > 1500
+    assert 0.02 < share_of_dark_blue(many) < 0.10
