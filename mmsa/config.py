@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmsa.errors import UserError, one_or_many
 
@@ -132,6 +132,11 @@ class TrainConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="null: as the launcher says"
     )
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _yaml_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads a bare `no` as false
 
 
 class EvalConfig(Section):

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ def make_accelerator(mixed_precision: str | None, accumulation_steps: int = 1) -
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
+    # Its successor `forward_sync_buffers` is not in the older torch versions that we admit.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     world = world_from_environment()
     on_cpu = not torch.cuda.is_available()
     wanted = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

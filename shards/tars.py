@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import webdataset as wds
 
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, ShardInfo, index_bytes, key_hash
 
@@ -89,6 +88,8 @@ def write_shard(
 
 
 def _write_tar(path: Path, samples: Iterable[PackedSample]) -> list[_Written]:
+    import webdataset as wds  # imports torch: a wrong argument should not have to wait for that
+
     written: list[_Written] = []
     with (
         path.open("wb") as file,

@@ -13,6 +13,9 @@ from PIL import Image, ImageOps
 
 from mmsa.errors import UserError
 
+# The true type decides, not the file's name. Others are refused: Pillow hands EPS to a program.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+
 
 class BadPicture(ValueError):
     """Bytes that are no picture, or one that cannot be used; the text is the reason."""
@@ -44,7 +47,7 @@ def canonical_image(content: bytes, *, short_side_px: int, quality: int) -> tupl
     if not content:
         raise BadPicture("empty image file")
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
             opened.load()  # decodes to the last row: a truncated file raises here
             picture = ImageOps.exif_transpose(opened).convert("RGB")
     except Image.DecompressionBombError as error:
@@ -58,5 +61,8 @@ def canonical_image(content: bytes, *, short_side_px: int, quality: int) -> tupl
         height = max(1, round(height * short_side_px / short))
         picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    try:
+        picture.save(buffer, "JPEG", quality=quality)
+    except OSError:  # a side of more than 65,535 pixels
+        raise BadPicture(f"picture of {width}x{height} pixels does not fit a JPEG") from None
     return buffer.getvalue(), width, height

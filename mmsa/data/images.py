@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from mmsa.data.plan import stream_key, uniforms
 from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
@@ -25,15 +25,15 @@ def decode(content: bytes) -> Tensor:
     """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode."""
     if content[:3] == _JPEG_START:
         try:
-            encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB)
-        except RuntimeError as error:
+            rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
+        except ValueError as error:
             raise ValueError(str(error).splitlines()[0]) from None
+        return torch.from_numpy(rows).permute(2, 0, 1)
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(str(error)) from None
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def evaluation_view(picture: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -81,8 +81,12 @@ def _image_settings(preprocessing: Preprocessing) -> ImagePreprocessing:
 
 
 def _crop_side(height: int, width: int, image: ImagePreprocessing) -> int:
-    """The side to cut out, so that resizing it to S equals 'resize the short side, then crop'."""
-    return max(1, round(min(height, width) * image.image_size_px / image.resize_px))
+    """The side to cut out, so that resizing it to S equals 'resize the short side, then crop'.
+
+    Settings that cut more than they resized to (S above `resize_px`) get the whole short side.
+    """
+    short = min(height, width)
+    return min(short, max(1, round(short * image.image_size_px / image.resize_px)))
 
 
 def _resized(picture: Tensor, image: ImagePreprocessing) -> Tensor:

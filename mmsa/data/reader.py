@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.manifest import IndexArray, Manifest, key_hash, read_index
+from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
@@ -93,6 +93,13 @@ class SplitReader:
             raise ShardDamage(
                 f"the index {info.index} has labels that the manifest does not name", shard=info.tar
             )
+        # In floats, because no unsigned sum can then wrap round to a place inside.
+        ends = records["offset"].astype(np.float64) + records["length"]
+        if (ends > info.tar_bytes).any():
+            raise ShardDamage(
+                f"the index {info.index} points past the end of {info.tar}. Pack the data again",
+                shard=info.tar,
+            )
         kept = records[self._labels[records["label"]] >= 0]
         if len(kept) != self.sizes[shard]:
             raise ShardDamage(
@@ -108,6 +115,8 @@ class SplitReader:
     def all_records(self) -> tuple[np.ndarray[Any, Any], IndexArray]:
         """((N, 2) shard and ordinal, (N,) records) of the whole split, in the manifest's order."""
         tables = [self.records(shard) for shard in range(len(self.shards))]
+        if not tables:
+            return np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=INDEX_DTYPE)
         places = [
             np.stack([np.full(len(table), shard), np.arange(len(table))], axis=1)
             for shard, table in enumerate(tables)
@@ -119,6 +128,8 @@ class SplitReader:
         record = self.records(shard)[ordinal]
         info = self.shards[shard]
         content = self._pread(shard, int(record["offset"]), int(record["length"]))
+        if len(content) < int(record["length"]):
+            raise self._damage(shard, ordinal, "the tar ends before the sample does")
         if zlib.crc32(content) != int(record["crc32"]):
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
         members = tar_members(content)
@@ -191,6 +202,11 @@ class SplitReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        # Absent where the constructor raised.
+        for descriptor in self.__dict__.get("_files", {}).values():
+            os.close(descriptor)
 
 
 def tar_members(content: bytes) -> list[tuple[str, bytes]]:

@@ -138,7 +138,7 @@ class EvaluationRequests:
     def _all(self) -> Iterator[Request]:
         places, records = self.reader.all_records()
         places = places[evaluation_order(records["text_length"], records["key_hash"])]
-        while True:
+        while len(places):  # an empty split ends at once, instead of repeating nothing for ever
             for start, stop in evaluation_batches(
                 len(places),
                 batch_size=self.batch_size,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmsa.errors import UserError
+from mmsa.hub import from_hub
 
 _SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"}
 
@@ -64,15 +65,7 @@ def load_tokenizer(name: str, max_tokens: int) -> TextTokenizer:
     """The tokenizer of a Hugging Face name or directory; `UserError` where it cannot be had."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the tokenizer of '{name}' cannot be had: {str(error).splitlines()[0]} "
-            f"On a machine with network: hf download {name}, then share its cache (HF_HOME), "
-            "or give the path of a directory"
-        ) from None
-    return TextTokenizer(tokenizer, max_tokens)
+    return TextTokenizer(from_hub(AutoTokenizer.from_pretrained, name), max_tokens)
 
 
 def word_tokenizer(texts: Iterable[str], num_words: int, max_tokens: int) -> TextTokenizer:

@@ -14,9 +14,14 @@ from torch import Tensor, nn
 from mmsa.config import ImageEncoderConfig
 from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
+from mmsa.hub import IMAGE_PARTS, from_hub
 from mmsa.models.encoders import hf_config_from_dict, hf_config_to_dict, trained_parts
 from mmsa.models.image_encoders import HF_PREFIX, SECTION, ImageEncoder
-from mmsa.models.weights import IMAGE_PARTS, export_encoder_config, from_hub, is_export
+from mmsa.models.weights import (
+    export_encoder_config,
+    export_preprocessing,
+    is_export,
+)
 
 _PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 
@@ -85,7 +90,7 @@ def _model(
     path = Path(config.weights).expanduser()
     if is_export(path):
         sizes = config.config or export_encoder_config(path, "image_encoder")
-        return *_fresh(config, preprocessing or _export_preprocessing(path), sizes), None
+        return *_fresh(config, preprocessing or export_preprocessing(path), sizes), None
     if (path / "config.json").is_file():
         place = str(path)
         return _pretrained(place), preprocessing or _processor(place), f"pretrained from {place}"
@@ -166,15 +171,6 @@ def _side(size: Any) -> int | None:
     if isinstance(size, dict):
         size = size.get("shortest_edge") or size.get("height")
     return int(size) if size else None
-
-
-def _export_preprocessing(path: Path) -> ImagePreprocessing:
-    from mmsa.data.preprocessing import read_preprocessing
-
-    image = read_preprocessing(path).image
-    if image is None:
-        raise UserError(f"the export {path} reads no pictures; give the export of a run that does")
-    return image
 
 
 def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:

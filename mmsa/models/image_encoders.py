@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from mmsa.config import ImageEncoderConfig
 from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
+from mmsa.hub import torchvision_state
 from mmsa.models.encoders import Encoder, trained_parts
-from mmsa.models.weights import is_export, load_strictly, read_state, torchvision_state
+from mmsa.models.weights import (
+    export_preprocessing,
+    is_export,
+    load_strictly,
+    read_state,
+)
 
 SECTION = "model.image_encoder"
 HF_PREFIX = "hf:"
@@ -144,7 +150,7 @@ def _build_torchvision(
 
     family = _family(config)
     enum = get_model_weights(config.name).DEFAULT
-    brought = (preprocessing or _preprocessing_of(enum.transforms())).at_size(config.image_size_px)
+    brought = (preprocessing or _brought(config, enum)).at_size(config.image_size_px)
     is_vit = config.name.startswith("vit_")
     options = {"image_size": brought.image_size_px} if is_vit else {}
     try:
@@ -189,8 +195,12 @@ def _family(config: ImageEncoderConfig) -> _Family:
     return next(family for start, family in _FAMILIES.items() if config.name.startswith(start))
 
 
-def _preprocessing_of(transforms: Any) -> ImagePreprocessing:
-    """The numbers of the transforms that belong to torchvision weights; nothing is downloaded."""
+def _brought(config: ImageEncoderConfig, enum: Any) -> ImagePreprocessing:
+    """The numbers of the export to be loaded, else those of torchvision's weights (no download)."""
+    path = Path(config.weights).expanduser()
+    if config.weights not in ("none", "pretrained") and is_export(path):
+        return export_preprocessing(path)
+    transforms = enum.transforms()
     return ImagePreprocessing(
         image_size_px=transforms.crop_size[0],
         resize_px=transforms.resize_size[0],

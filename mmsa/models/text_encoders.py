@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from mmsa.config import TextEncoderConfig
 from mmsa.errors import UserError
+from mmsa.hub import from_hub
 from mmsa.models.encoders import (
     Encoder,
     hf_config_from_dict,
     hf_config_to_dict,
     trained_parts,
 )
-from mmsa.models.weights import export_encoder_config, from_hub, is_export
+from mmsa.models.weights import export_encoder_config, is_export
 
 _SECTION = "model.text_encoder"
 

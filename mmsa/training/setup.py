@@ -25,10 +25,11 @@ from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
 from mmsa.errors import UserError
 from mmsa.evaluation.metrics import compute_metrics, flat_metrics, metric_problem
 from mmsa.evaluation.predict import predict_split
-from mmsa.export import load_model, load_tokenizer_of, read_export, write_export
+from mmsa.export import TOKENIZER_NAME, load_model, load_tokenizer_of, read_export, write_export
 from mmsa.labels import class_map
 from mmsa.models.fusion import fusion_class, fusion_problems
 from mmsa.models.model import SentimentModel, build_model, count_parameters, parameter_groups
+from mmsa.models.weights import is_export
 from mmsa.runtime import World
 from mmsa.training import checkpoint as checkpoints
 from mmsa.training.batchnorm import averaged_statistics, with_statistics
@@ -130,6 +131,8 @@ class Setup:
         for name, encoder in encoders.items():
             if encoder is not None:
                 logger.info("weights of the %s encoder: %s", name, encoder.source)
+                if encoder.unused:
+                    logger.info("not trained, because unused: %s", ", ".join(encoder.unused))
         for part, (trained, frozen) in count_parameters(self.bare_model).items():
             logger.info(
                 "parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}"
@@ -287,6 +290,9 @@ def _model_and_tokenizer(
 def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
     encoder, max_tokens = config.model.text_encoder, config.data.max_tokens
     name = encoder.tokenizer or encoder.name
+    if encoder.tokenizer is None and is_export(Path(encoder.weights)):
+        # The token ids that the export's weights were trained with, whatever these shards hold.
+        name = str(Path(encoder.weights) / TOKENIZER_NAME)
     if name.startswith("words:"):
         if not name[6:].isdecimal() or int(name[6:]) < 1:
             raise UserError(

@@ -60,7 +60,7 @@ def _label_lines(raw: Path) -> Iterator[tuple[int, str]]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(_layout_message(raw, f"{path} cannot be read ({error.strerror})")) from None
-    if not (raw / "data").is_dir():
+    if not os.path.isdir(raw / "data"):
         raise UserError(_layout_message(raw, f"{raw / 'data'} is no folder"))
     # Only the ASCII part can become a label; other bytes stay visible in the rejected line.
     text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace")
@@ -81,7 +81,7 @@ def _layout_message(raw: Path, what: str) -> str:
         f"{what}. Expected the layout of MVSA-Single: {raw}/{LABEL_FILE} with lines "
         f"ID<TAB>text,image, and {raw}/data/ID.txt with {raw}/data/ID.jpg"
     )
-    nested = sorted(raw.glob(f"*/{LABEL_FILE}")) if raw.is_dir() else []
+    nested = sorted(raw.glob(f"*/{LABEL_FILE}")) if os.path.isdir(raw) else []
     return f"{message}. Did you mean {nested[0].parent}?" if nested else message
 
 
@@ -106,8 +106,10 @@ def _parse(number: int, line: str) -> _Line:
 
 
 def _ids_with_files(folder: Path) -> set[str]:
-    with os.scandir(folder) as entries:
-        names = [os.path.splitext(entry.name) for entry in entries]
+    try:
+        names = [os.path.splitext(name) for name in os.listdir(folder)]
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be listed ({error.strerror})") from None
     # File names need not be valid Unicode; what is listed must be.
     return {
         os.fsencode(stem).decode("utf-8", "backslashreplace")

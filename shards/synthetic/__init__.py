@@ -61,7 +61,8 @@ def write_raw(
     labels = label_pairs(num_samples, seed=seed, plain=plain)
     # Plain: what texts and pictures show is a list of pairs of its own, in an order of its own.
     shown = label_pairs(num_samples, seed=seed + 1, plain=plain) if plain else labels
-    with write_aside(out, overwrite=overwrite) as aside:
+    # Not flushed: thousands of small files that one command makes again.
+    with write_aside(out, overwrite=overwrite, flush=False) as aside:
         data = aside.directory / "data"
         data.mkdir()
         samples = progress(_samples(shown, seed), total=num_samples, what="making", quiet=quiet)

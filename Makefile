@@ -1,0 +1,44 @@
+# make demo | test | lint | bench | soak      a fresh machine needs Python 3.11+ with venv, and make
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+
+.PHONY: help install demo test lint format bench soak clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(VENV)/installed ## .venv with the project and its pinned dependencies
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmsa needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install ## made-up data, packed, trained on all GPUs or two CPU processes, evaluated
+	rm -rf $(DEMO)
+	$(BIN)/python -m launch.demo $(DEMO)
+
+test: install ## what this machine can run; MMSA_REQUIRE=shared makes missing things failures
+	$(BIN)/python -m pytest
+
+lint: install ## ruff, ruff format, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## ruff format and the fixes that ruff is sure of
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## the benchmarks, in their short form
+	$(BIN)/python -m benchmarks.stream
+
+soak: install ## the long versions of the tests
+	$(BIN)/python -m pytest -m soak --timeout 3600
+
+clean: ## remove what make made, but for .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

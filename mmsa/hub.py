@@ -1,0 +1,117 @@
+"""What is fetched from elsewhere: Hugging Face models and tokenizers, torchvision's checkpoints.
+
+What is on this machine is used without a word to the network. What is not is asked for once, with
+a time limit of seconds, so that a compute node without a network says at once what to fetch.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmsa.errors import UserError
+
+PROBE_TIMEOUT_S = 5.0
+Loaded = TypeVar("Loaded")
+
+TEXT_PARTS = ("AutoModel", "AutoTokenizer")
+IMAGE_PARTS = ("AutoModel", "AutoImageProcessor")
+
+
+def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT_PARTS) -> Loaded:
+    """Call `load(name, trust_remote_code=False, local_files_only=...)`, a `from_pretrained`.
+
+    First with the files of this machine (a directory, or the Hugging Face cache), then, if the hub
+    answers within `PROBE_TIMEOUT_S`, with the network. Works for models, configurations,
+    tokenizers and image processors. Raises `UserError` where `name` cannot be had, with the
+    command that fetches its `parts` (classes of transformers). No code of a repository is run.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar per rank for what takes a second
+    if Path(name).expanduser().is_dir():
+        return _in_user_words(load, str(Path(name).expanduser()), local_files_only=True)
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"{name} is no directory; give one that exists, or a Hugging Face name")
+    try:
+        return load(name, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError):
+        _ask_hub(name, parts)
+    return _in_user_words(load, name, local_files_only=False)
+
+
+def _in_user_words(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> Loaded:
+    try:
+        return load(name, trust_remote_code=False, local_files_only=local_files_only)
+    except (OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{name} cannot be loaded: {reason} Expected the files that `save_pretrained` writes "
+            "(config.json, model.safetensors, the tokenizer's), without code of its own"
+        ) from None
+
+
+def _ask_hub(name: str, parts: Sequence[str]) -> None:
+    """Return if the hub has `name`; `UserError` where it does not, or does not answer in time."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=PROBE_TIMEOUT_S)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{constants.ENDPOINT} has no model named '{name}' (or it needs a login); check the "
+            "spelling, or give a directory"
+        ) from None
+    except Exception as error:  # whatever the http library of this version raises
+        raise UserError(
+            f"'{name}' is not on this machine (looked in {constants.HF_HUB_CACHE}) and "
+            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}). Fetch it where "
+            f"there is a network, with the same cache, by {_fetching(name, parts)} - or give "
+            "a directory, or weights: none"
+        ) from None
+
+
+def _fetching(name: str, parts: Sequence[str]) -> str:
+    """The shell command that brings `parts` of `name` into the cache."""
+    calls = "; ".join(f"{part}.from_pretrained('{name}')" for part in parts)
+    return f'python -c "from transformers import {", ".join(parts)}; {calls}"'
+
+
+def torchvision_state(weights: Any) -> Mapping[str, Any]:
+    """The state dict of a torchvision `weights` member, from its checkpoint file or the network.
+
+    Raises `UserError` that names the file and its place where neither has it.
+    """
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(weights.url).name
+    if not path.is_file():
+        _ask_for(weights.url, path)
+    try:
+        state: Mapping[str, Any] = weights.get_state_dict(progress=False, check_hash=True)
+        return state
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the checkpoint {path} cannot be loaded ({reason}); delete it and fetch it again "
+            f"from {weights.url}"
+        ) from None
+
+
+def _ask_for(url: str, path: Path) -> None:
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S):
+            return
+    except OSError as error:  # URLError and time-outs are both
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"the pretrained weights {path.name} are not on this machine (looked for {path}) and "
+            f"cannot be fetched ({reason}). Fetch {url} where there is a network and put it there "
+            "(TORCH_HOME moves that folder), or use weights: none or a PATH"
+        ) from None

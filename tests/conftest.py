@@ -1,0 +1,44 @@
+"""What tests need from the machine, and what they leave behind.
+
+`MMSA_REQUIRE=shared,...` turns the skip for want of a thing into a failure: CI sets it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"  # the real data, beside the checkout
+
+
+def need(name: str, present: bool) -> None:
+    """Skip the test where `name` is missing; fail it where MMSA_REQUIRE names it."""
+    if present:
+        return
+    if name in os.environ.get("MMSA_REQUIRE", "").split(","):
+        pytest.fail(f"MMSA_REQUIRE names '{name}', which this machine does not have")
+    pytest.skip(f"this machine does not have: {name}")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data; tests that take it are skipped where it is not there."""
+    need("shared", (SHARED_DATA / "mvsa-single" / "labelResultAll.txt").is_file())
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state() -> Iterator[None]:
+    """Accelerate keeps its state for the process; `main([...])` runs several times in one here."""
+    yield
+    import sys
+
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

@@ -1,0 +1,381 @@
+"""Batches as a rank gets them: the same whatever the workers, joined the same whatever the world."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from damage import flip
+from packed import PREPROCESSING, open_split, packed_set, sample, seal, write_split
+
+from mmsa.data.manifest import load_manifest, read_index
+from mmsa.data.plan import batch_plan
+from mmsa.data.reader import SplitReader
+from mmsa.data.stream import Augmentation, Batch, EvaluationRequests, Loader, TrainRequests
+from mmsa.data.text import TextTokenizer, word_tokenizer
+from mmsa.errors import ShardDamage
+
+AUGMENTATION = Augmentation(seed=3, min_crop_scale=0.6, flip_probability=0.5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return word_tokenizer((f"word{number}" for number in range(13)), 20, max_tokens=12)
+
+
+def requests(reader: SplitReader, **changes: Any) -> TrainRequests:
+    """Two epochs by default of a global batch of 8 in micro-batches of 2, on one rank."""
+    settings = {
+        "world_size": 1,
+        "micro_batch_size": 2,
+        "drop_last": True,
+        "rank": 0,
+        "start_step": 0,
+        "stop_step": None,
+        "bucket_by_length": True,
+        **changes,
+    }
+    plan = batch_plan(
+        len(reader),
+        global_batch_size=8,
+        micro_batch_size=settings["micro_batch_size"],
+        world_size=settings["world_size"],
+        drop_last=settings["drop_last"],
+    )
+    stop_step = settings["stop_step"]
+    return TrainRequests(
+        reader,
+        plan,
+        rank=settings["rank"],
+        seed=3,
+        window_shards=2,
+        bucket_by_length=settings["bucket_by_length"],
+        start_step=settings["start_step"],
+        stop_step=2 * plan.steps_per_epoch if stop_step is None else stop_step,
+    )
+
+
+def batches_of(
+    source: TrainRequests | EvaluationRequests,
+    tokenizer: TextTokenizer | None,
+    *,
+    workers: int = 0,
+    augmentation: Augmentation | None = AUGMENTATION,
+) -> Iterator[Batch]:
+    return Loader(source, PREPROCESSING, tokenizer, workers, augmentation)
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    """Equal keys and tensors, bit for bit."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if isinstance(value, torch.Tensor):
+                assert value.dtype == other[name].dtype
+                assert torch.equal(value, other[name]), name
+            else:
+                assert value == other[name], name
+
+
+def real_keys(batches: list[Batch]) -> list[str]:
+    return [key for batch in batches for key in batch["keys"][: batch["num_real"]]]
+
+
+def keys_by_step(
+    reader: SplitReader, tokenizer: TextTokenizer, num_steps: int, **changes: Any
+) -> list[list[str]]:
+    """The sorted keys of each step, joined over the ranks; equal numbers of batches are asserted."""
+    world_size = changes.get("world_size", 1)
+    ranks = []
+    for rank in range(world_size):
+        source = requests(reader, rank=rank, **changes)
+        ranks.append((source.plan.accumulation_steps, list(batches_of(source, tokenizer))))
+    assert [len(batches) for _, batches in ranks] == [num_steps * ranks[0][0]] * world_size
+    return [
+        sorted(
+            key
+            for accumulation, batches in ranks
+            for key in real_keys(batches[step * accumulation : (step + 1) * accumulation])
+        )
+        for step in range(num_steps)
+    ]
+
+
+# What a batch is.
+
+
+def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextTokenizer) -> None:
+    samples = {
+        one.key: one
+        for one in (reader.read(*place) for place in reader.all_records()[0].tolist())
+    }
+    batches = list(batches_of(requests(reader), tokenizer))
+    assert len(batches) == 2 * 3 * 4  # epochs x steps x micro-batches
+    for batch in batches:
+        assert list(batch) == [
+            "keys",
+            "input_ids",
+            "attention_mask",
+            "images",
+            "labels",
+            "weights",
+            "num_real",
+        ]
+        packed = [samples[key] for key in batch["keys"]]
+        ids, mask = tokenizer([one.text for one in packed])
+        assert torch.equal(batch["input_ids"], ids)
+        assert torch.equal(batch["attention_mask"], mask)
+        assert batch["labels"].tolist() == [one.label for one in packed]
+        assert batch["labels"].dtype == torch.int64
+        assert batch["images"].shape == (2, 3, 24, 24)
+        assert batch["images"].dtype == torch.uint8
+        assert batch["weights"].tolist() == [1.0, 1.0]
+        assert batch["num_real"] == 2
+
+
+def test_an_epoch_reads_every_sample_once(reader: SplitReader, tokenizer: TextTokenizer) -> None:
+    batches = list(batches_of(requests(reader), tokenizer))
+    first, second = real_keys(batches[:12]), real_keys(batches[12:])
+    everything = {f"tiny-train-{n}" for n in range(25)}
+    for keys in (first, second):
+        assert len(set(keys)) == len(keys) == 24  # one is left out: 25 = 3 x 8 + 1
+        assert set(keys) <= everything
+    assert first != second
+
+
+def test_pictures_differ_between_epochs_and_not_without_augmentation(
+    reader: SplitReader, tokenizer: TextTokenizer
+) -> None:
+    def by_key(augmentation: Augmentation | None) -> list[dict[str, torch.Tensor]]:
+        batches = list(batches_of(requests(reader), tokenizer, augmentation=augmentation))
+        return [
+            {key: image for one in part for key, image in zip(one["keys"], one["images"], strict=True)}
+            for part in (batches[:12], batches[12:])
+        ]
+
+    first, second = by_key(AUGMENTATION)
+    both = first.keys() & second.keys()
+    assert len(both) >= 23
+    assert sum(torch.equal(first[key], second[key]) for key in both) == 0
+    first, second = by_key(None)
+    assert all(torch.equal(first[key], second[key]) for key in both)
+
+
+def test_text_alone_and_pictures_alone(reader: SplitReader, tokenizer: TextTokenizer) -> None:
+    no_images = PREPROCESSING.model_copy(update={"image": None})
+    both = list(batches_of(requests(reader, stop_step=1), tokenizer))
+    text = list(Loader(requests(reader, stop_step=1), no_images, tokenizer, 0, AUGMENTATION))
+    pictures = list(batches_of(requests(reader, stop_step=1), None))
+    assert_equal(text, [{**batch, "images": None} for batch in both])
+    assert_equal(
+        pictures, [{**batch, "input_ids": None, "attention_mask": None} for batch in both]
+    )
+
+
+# The same whatever the workers, the world and the interruptions.
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(
+    reader: SplitReader, tokenizer: TextTokenizer, workers: int
+) -> None:
+    source = requests(reader, drop_last=False)
+    expected = list(batches_of(source, tokenizer))
+    assert len(expected) == 2 * 4 * 4
+    assert_equal(list(batches_of(source, tokenizer, workers=workers)), expected)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 8), (2, 2), (4, 2), (8, 1)])
+@pytest.mark.parametrize("bucket_by_length", [True, False])
+def test_the_world_changes_no_global_batch(
+    reader: SplitReader,
+    tokenizer: TextTokenizer,
+    world_size: int,
+    micro_batch_size: int,
+    bucket_by_length: bool,
+) -> None:
+    expected = keys_by_step(reader, tokenizer, 8, drop_last=False)
+    assert [len(keys) for keys in expected] == [8, 8, 8, 1, 8, 8, 8, 1]
+    found = keys_by_step(
+        reader,
+        tokenizer,
+        8,
+        drop_last=False,
+        world_size=world_size,
+        micro_batch_size=micro_batch_size,
+        bucket_by_length=bucket_by_length,
+    )
+    assert found == expected
+
+
+def test_a_picture_is_the_same_on_any_rank(reader: SplitReader, tokenizer: TextTokenizer) -> None:
+    def images(world_size: int) -> dict[str, bytes]:
+        found = {}
+        for rank in range(world_size):
+            source = requests(reader, stop_step=3, world_size=world_size, rank=rank)
+            for batch in batches_of(source, tokenizer):
+                for key, image in zip(batch["keys"], batch["images"], strict=True):
+                    found[key] = image.numpy().tobytes()
+        return found
+
+    assert images(4) == images(1)
+
+
+def test_a_resumed_run_gets_the_remaining_batches(
+    reader: SplitReader, tokenizer: TextTokenizer
+) -> None:
+    whole = list(batches_of(requests(reader, drop_last=False), tokenizer))
+    for step in range(9):  # 4 steps an epoch: also at an epoch's end, and behind the last
+        rest = batches_of(requests(reader, drop_last=False, start_step=step), tokenizer)
+        assert_equal(list(rest), whole[step * 4 :])
+
+
+def test_a_resumed_run_reads_nothing_of_the_past(
+    tiny: Path, tmp_path: Path, tokenizer: TextTokenizer
+) -> None:
+    # Every tar is damaged but at the samples of the last step: what comes before is not touched.
+    copied = Path(shutil.copytree(tiny, tmp_path / "set"))
+    reader = open_split(copied, load_manifest(copied))
+    expected = list(batches_of(requests(reader, start_step=2, stop_step=3), tokenizer))
+    wanted = set(real_keys(expected))
+    for number, info in enumerate(reader.shards):
+        for record, n in zip(read_index(copied, info), range(info.num_samples), strict=True):
+            if reader.read(number, n).key not in wanted:
+                flip(copied / info.tar, int(record["offset"]) + 700)
+    rest = list(batches_of(requests(reader, start_step=2, stop_step=3), tokenizer))
+    assert_equal(rest, expected)
+    with pytest.raises(ShardDamage):
+        list(batches_of(requests(reader, stop_step=1), tokenizer))
+
+
+# The last incomplete step.
+
+
+def test_the_last_incomplete_step_gives_every_rank_equally_many_batches(
+    reader: SplitReader, tokenizer: TextTokenizer
+) -> None:
+    ranks = [
+        list(
+            batches_of(
+                requests(
+                    reader, drop_last=False, world_size=2, rank=rank, start_step=3, stop_step=4
+                ),
+                tokenizer,
+            )
+        )
+        for rank in range(2)
+    ]
+    # One sample for 2 ranks x 2 micro-batches: three of the four are one row of weight 0.
+    rows = [(batch["weights"].tolist(), batch["num_real"]) for rank in ranks for batch in rank]
+    assert sorted(rows) == [([0.0], 0), ([0.0], 0), ([0.0], 0), ([1.0], 1)]
+    keys = {key for rank in ranks for batch in rank for key in batch["keys"]}
+    assert len(keys) == 1  # the filler is a sample of the same step
+    for rank in ranks:
+        for batch in rank:
+            assert batch["images"].shape == (1, 3, 24, 24)
+            assert batch["input_ids"].shape[0] == 1
+
+
+# Evaluation.
+
+
+def evaluation(reader: SplitReader, **changes: Any) -> EvaluationRequests:
+    settings = {"batch_size": 4, "world_size": 1, "rank": 0, **changes}
+    return EvaluationRequests(reader, **settings)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+def test_evaluation_batches_are_cut_once_whatever_the_world(
+    reader: SplitReader, tokenizer: TextTokenizer, world_size: int
+) -> None:
+    alone = list(batches_of(evaluation(reader), tokenizer, augmentation=None))
+    assert len(alone) == 7
+    ranks = []
+    for rank in range(world_size):
+        source = evaluation(reader, world_size=world_size, rank=rank)
+        ranks.append(list(batches_of(source, tokenizer, augmentation=None)))
+        assert len(ranks[-1]) == len(source) == -(-7 // world_size)
+    turns = [ranks[number % world_size][number // world_size] for number in range(7)]
+    assert_equal(turns, alone)
+    spare = [batch for number, rank in enumerate(ranks) for batch in rank[len(alone[number::world_size]) :]]
+    assert len(spare) == world_size * -(-7 // world_size) - 7
+    for batch in spare:
+        assert batch["num_real"] == 0
+        assert batch["weights"].tolist() == [0.0] * 4
+        assert batch["images"].shape == (4, 3, 24, 24)
+
+
+def test_evaluation_has_each_sample_once_by_length(
+    reader: SplitReader, tokenizer: TextTokenizer
+) -> None:
+    batches = list(batches_of(evaluation(reader), tokenizer, augmentation=None))
+    assert sorted(real_keys(batches)) == sorted(f"tiny-train-{n}" for n in range(25))
+    lengths = {
+        one.key: len(one.text)
+        for one in (reader.read(*place) for place in reader.all_records()[0].tolist())
+    }
+    in_order = [lengths[key] for key in real_keys(batches)]
+    assert in_order == sorted(in_order)
+    last = batches[-1]
+    assert last["num_real"] == 1
+    assert last["weights"].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert len(set(last["keys"])) == 1
+    assert torch.equal(last["images"][0], last["images"][3])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_repeats_its_passes(
+    reader: SplitReader, tokenizer: TextTokenizer, workers: int
+) -> None:
+    once = list(batches_of(evaluation(reader), tokenizer, augmentation=None))
+    source = evaluation(reader, repeat=True)
+    loader = batches_of(source, tokenizer, workers=workers, augmentation=None)
+    for _ in range(3):
+        assert_equal([next(loader) for _ in range(len(source))], once)
+
+
+def test_an_empty_split_is_evaluated_at_once(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    reader = open_split(tmp_path, packed_set(tmp_path, [0, 0]))
+    for repeat in (False, True):
+        source = evaluation(reader, repeat=repeat)
+        assert len(source) == 0
+        assert list(batches_of(source, tokenizer)) == []
+    no_shards = seal(tmp_path, {"train": write_split(tmp_path, "train", [])})
+    assert list(batches_of(evaluation(open_split(tmp_path, no_shards)), tokenizer)) == []
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_met_by_a_worker_arrives_as_what_it_is(
+    tiny: Path, tmp_path: Path, tokenizer: TextTokenizer, workers: int
+) -> None:
+    copied = Path(shutil.copytree(tiny, tmp_path / "set"))
+    reader = open_split(copied, load_manifest(copied))
+    offset = int(read_index(copied, reader.shards[2])[3]["offset"])
+    flip(copied / "train-00002.tar", offset + 700)
+    source = evaluation(reader)
+    expected = list(batches_of(evaluation(open_split(tiny, load_manifest(tiny))), tokenizer))
+    before = next(n for n, batch in enumerate(expected) if "tiny-train-10" in batch["keys"])
+    loader = batches_of(source, tokenizer, workers=workers)
+    assert_equal([next(loader) for _ in range(before)], expected[:before])
+    with pytest.raises(ShardDamage, match="tiny-train-10") as damage:
+        next(loader)
+    assert (damage.value.shard, damage.value.key) == ("train-00002.tar", "tiny-train-10")
+
+
+def test_a_picture_that_does_not_decode_is_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    # Packed by a program that does not look: every checksum agrees.
+    cut = replace(sample(1), image=sample(1).image[:300])
+    manifest = seal(tmp_path, {"train": write_split(tmp_path, "train", [[sample(0), cut]])})
+    reader = open_split(tmp_path, manifest)
+    with pytest.raises(ShardDamage, match="picture of tiny-train-1 in train-00000.tar") as damage:
+        list(batches_of(evaluation(reader), tokenizer))
+    assert (damage.value.shard, damage.value.key) == ("train-00000.tar", "tiny-train-1")

@@ -1,0 +1,111 @@
+"""Token ids: padding, truncation, and the tokenizer that counts words."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
+from mmsa.errors import UserError
+
+# the 3, cat 2, dog 2; "a", "cafe" (without its accent) and "!" once each
+TEXTS = ["the cat", "the dog", "The DOG a", "cat café!"]
+PAD, UNK, CLS, SEP = 0, 1, 2, 3
+
+
+def words(num_words: int = 100, max_tokens: int = 8) -> TextTokenizer:
+    return word_tokenizer(TEXTS, num_words, max_tokens)
+
+
+def vocabulary(tokenizer: TextTokenizer) -> list[str]:
+    ids = tokenizer.hugging_face.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+def test_words_stand_by_count_then_alphabet() -> None:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    assert vocabulary(words()) == [*special, "the", "cat", "dog", "!", "a", "cafe"]
+    assert vocabulary(words(2)) == [*special, "the", "cat"]
+    assert words(2).vocab_size == 6
+    assert vocabulary(word_tokenizer(reversed(TEXTS), 100, 8)) == vocabulary(words())
+
+
+def test_a_batch_is_padded_to_its_longest() -> None:
+    ids, mask = words()(["the cat", "dog", "the dog a cat"])
+    assert ids.tolist() == [
+        [CLS, 4, 5, SEP, PAD, PAD],
+        [CLS, 6, SEP, PAD, PAD, PAD],
+        [CLS, 4, 6, 8, 5, SEP],
+    ]
+    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    assert (str(ids.dtype), str(mask.dtype)) == ("torch.int64", "torch.int64")
+    short, _ = words()(["dog"])
+    assert short.tolist() == [[CLS, 6, SEP]]  # nothing of an earlier batch's length is left
+
+
+def test_truncation_keeps_the_special_tokens() -> None:
+    ids, mask = words(max_tokens=4)(["the cat the dog a", "a"])
+    assert ids.tolist() == [[CLS, 4, 5, SEP], [CLS, 8, SEP, PAD]]
+    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+def test_unknown_words_and_empty_texts() -> None:
+    ids, _ = words()(["the zebra", "", "日本"])
+    assert ids.tolist()[0] == [CLS, 4, UNK, SEP]
+    assert ids.tolist()[1] == [CLS, SEP, PAD, PAD]
+    assert ids.tolist()[2][:2] == [CLS, UNK]
+
+
+def test_case_and_accents_do_not_matter() -> None:
+    ids, _ = words()(["CAFÉ", "cafe"])
+    assert ids.tolist() == [[CLS, 9, SEP], [CLS, 9, SEP]]
+
+
+def test_texts_that_spell_special_tokens() -> None:
+    tokenizer = word_tokenizer(["[PAD] [CLS] pad cls [pad]"], 100, 12)
+    # Counted as the words inside the brackets; the special tokens keep their places.
+    assert vocabulary(tokenizer) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[", "]", "pad", "cls"]
+    ids, mask = tokenizer(["pad [SEP] cls"])
+    assert ids.tolist() == [[CLS, 6, SEP, 7, SEP]]  # as every BERT tokenizer reads it
+    assert mask.tolist() == [[1, 1, 1, 1, 1]]
+
+
+def test_saving_and_loading_gives_equal_ids(tmp_path: Path) -> None:
+    tokenizer = words()
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(str(tmp_path), 8)
+    texts = [*TEXTS, "the zebra", "", "[SEP] a", "the " * 20]
+    before, after = tokenizer(texts), loaded(texts)
+    assert after[0].tolist() == before[0].tolist()
+    assert after[1].tolist() == before[1].tolist()
+    assert loaded.vocab_size == tokenizer.vocab_size
+    # The limit of one use does not travel with the files.
+    longer, _ = load_tokenizer(str(tmp_path), 30)(["the " * 20])
+    assert longer.shape == (1, 22)
+
+
+def test_a_tokenizer_travels_by_pickle() -> None:
+    tokenizer = words(max_tokens=4)
+    twin = pickle.loads(pickle.dumps(tokenizer))
+    assert twin(TEXTS)[0].tolist() == tokenizer(TEXTS)[0].tolist()
+
+
+def test_no_texts_make_a_tokenizer_of_unknown_words() -> None:
+    ids, _ = word_tokenizer([], 100, 8)(["the cat"])
+    assert ids.tolist() == [[CLS, UNK, UNK, SEP]]
+
+
+def test_a_tokenizer_without_padding_is_refused() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
+    with pytest.raises(UserError, match="has no padding token"):
+        TextTokenizer(bare, 8)
+
+
+def test_a_tokenizer_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be had.*path of a directory"):
+        load_tokenizer(str(tmp_path / "missing"), 8)

@@ -1,0 +1,107 @@
+"""Running the project's own commands, in this process or under the real launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TIMEOUT_S = 180
+
+# The smallest model that still has every part: BERT, BatchNorm, dropout, both encoders.
+TINY = [
+    "model.text_encoder.name=tiny",
+    "model.text_encoder.weights=none",
+    "model.text_encoder.tokenizer=words:500",
+    "model.text_encoder.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, "
+    "num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64}",
+    "model.image_encoder.name=hf:tiny",
+    "model.image_encoder.weights=none",
+    "model.image_encoder.config={model_type: resnet, embedding_size: 8, hidden_sizes: [8, 16], "
+    "depths: [1, 1], layer_type: basic}",
+    "model.image_encoder.image_size_px=32",
+    "model.fusion.hidden=[16]",
+    "data.num_workers=0",
+    "data.max_tokens=32",
+    "data.window_shards=2",
+    "optim.text_lr=1e-3",
+    "optim.image_lr=1e-3",
+    "train.global_batch_size=16",
+    "train.micro_batch_size=4",
+    "train.mixed_precision=no",
+    "eval.batch_size=16",
+    "run.log_every_steps=1",
+]
+
+
+def launched(
+    script: str, *arguments: str, processes: int = 2, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script under `accelerate launch` with the project's own configuration file."""
+    process = start_launch(script, *arguments, processes=processes, **environment)
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        end_group(process)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def start_launch(
+    script: str, *arguments: str, processes: int = 2, **environment: str
+) -> subprocess.Popen[str]:
+    """Start it and return; the launcher leads a process group of its own."""
+    return subprocess.Popen(
+        [
+            *[sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"],
+            *["--config_file", "accelerate_config.yaml", "--num_processes", str(processes)],
+            *["--main_process_port", "0", script, *arguments],
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """kill -9 the launcher and all its ranks at once, as a power cut would.
+
+    The launcher starts each rank in a session of its own: killing its group would leave them.
+    """
+    launcher = psutil.Process(process.pid)
+    members = [launcher, *launcher.children(recursive=True)]
+    for member in members:
+        member.suspend()
+    for member in members:
+        member.kill()
+    process.communicate()
+    psutil.wait_procs(members, timeout=10)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until `path` exists while the launch still runs."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run_dir / "status.json").read_text())
+    return content
+
+
+def metric_lines(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["kind"] == kind]

@@ -1,0 +1,161 @@
+"""Wrong input gets one clear sentence, exit code 2 and `status.json`, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import ROOT, TINY, status
+
+from evaluate import main as evaluate_main
+from train import main as train_main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def refused(capsys: Capture, command: Callable[[list[str]], int], *arguments: str) -> str:
+    """Run a command that must end with code 2; returns its message."""
+    assert command(list(arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "train.global_batch_size=18",
+            "does not divide by 1 rank x micro-batch 4 = 4; use 16 or 20",
+        ),
+        ("train.global_batch_size=4000", "fewer than one global batch of 4000"),
+        ("launch.world_size=2", "launch.world_size=2, but this launch has 1 process(es)"),
+        ("launch.engine=zero2", "this version trains with DDP alone"),
+        ("train.mixed_precision=fp16", "fp16 needs a GPU"),
+        ("data.max_tokens=65", "reads 64 tokens at most"),
+        ("data.classes=[good, bad]", "the class 'good', which the shards do not have"),
+        ("model.loss=binary_cross_entropy", "there are 3"),
+        ("model.text_encoder.tokenizer=words:many", "expected words:N"),
+        (
+            "model.text_encoder.weights=pretrained && model.text_encoder.config=null"
+            " && model.text_encoder.name=nobody/nothing",
+            "'nobody/nothing' is not on this machine (looked in ",
+        ),
+        ("model.image_encoder.weights=/nowhere", "/nowhere"),
+    ],
+)
+def test_what_is_known_beforehand(
+    shards: Path, tmp_path: Path, capsys: Capture, override: str, words: str
+) -> None:
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={tmp_path / 'run'}"]
+    message = refused(capsys, train_main, *settings, *override.split(" && "))
+    assert words in message
+    told = status(tmp_path / "run")
+    assert (told["state"], told["exit_code"]) == ("failed", 2)
+    assert words in told["reason"]
+
+
+def test_every_problem_of_a_configuration_is_reported_together(capsys: Capture) -> None:
+    message = refused(
+        capsys,
+        train_main,
+        "optim.text_lrr=1e-5",
+        "model.fusion.name=concatt",
+        "train.select_by=f1",
+        "train.epochs=none",
+    )
+    for words in (
+        "unknown key optim.text_lrr; did you mean optim.text_lr?",
+        "concat",
+        "train.select_by: unknown metric 'f1'",
+        "train.epochs",
+        "run.dir is not given",
+        "data.shards is not given",
+    ):
+        assert words in message
+
+
+def test_a_missing_configuration_file(capsys: Capture) -> None:
+    message = refused(capsys, train_main, "--config", "nowhere.yaml")
+    assert "nowhere.yaml cannot be read" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "is no shards directory"),
+        (lambda folder: _edit(folder, "version", 99), "is of format and version"),
+        (lambda folder: _edit(folder, "dataset", "other"), "was changed after packing"),
+        (lambda folder: (folder / "train-00000.idx").unlink(), "train-00000.idx cannot be read"),
+        (lambda folder: (folder / "train-00000.tar").unlink(), "train-00000.tar cannot be opened"),
+    ],
+)
+def test_shards_that_are_none(
+    shards: Path, tmp_path: Path, capsys: Capture, change: Callable[[Path], None], words: str
+) -> None:
+    copy = tmp_path / "shards"
+    copy.mkdir()
+    for path in shards.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    change(copy)
+    settings = [*TINY, f"data.shards={copy}", f"run.dir={tmp_path / 'run'}"]
+    assert words in refused(capsys, train_main, *settings)
+    assert words in status(tmp_path / "run")["reason"]
+
+
+def _edit(folder: Path, key: str, value: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
+def test_a_run_directory_of_another_configuration(
+    shards: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={tmp_path / 'run'}", "train.max_steps=1"]
+    assert train_main(settings) == 0
+    before = status(tmp_path / "run")
+    capsys.readouterr()
+    message = refused(capsys, train_main, *settings, "optim.text_lr=5e-5")
+    assert "optim.text_lr: 0.001 -> 5e-05" in message
+    assert status(tmp_path / "run") == before  # the finished run is not marked as failed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere is neither a run directory, an export nor a checkpoint"),
+        (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
+        (["{run}", "--shards", "nowhere"], "nowhere is no shards directory"),
+    ],
+)
+def test_evaluation_of_what_is_not_there(
+    shards: Path, tmp_path: Path, capsys: Capture, arguments: list[str], words: str
+) -> None:
+    run_dir = tmp_path / "run"
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
+    assert train_main(settings) == 0
+    capsys.readouterr()
+    filled = [argument.format(run=run_dir) for argument in arguments]
+    assert words in refused(capsys, evaluate_main, *filled)
+
+
+@pytest.mark.parametrize("command", [["train.py"], ["evaluate.py"], ["-m", "shards"]])
+def test_help_loads_no_heavy_library(command: list[str]) -> None:
+    """What keeps --help under a second: neither torch nor transformers is imported for it."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert "usage:" in ended.stdout
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "accelerate", "sklearn", "webdataset"}

@@ -1,0 +1,81 @@
+"""The command line as a process: what is printed, exit codes, interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from raw import raw_tree
+
+from shards.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "shards", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert main(["pack", "mvsa-single", str(small_raw), out]) == 0
+    packed = capsys.readouterr().out
+    assert main(["info", out]) == 0
+    rows = [line.split() for line in packed.splitlines()]
+    for row in (["read", "22"], ["kept", "20"], ["dropped:", "labels", "conflict", "2"]):
+        assert row in rows
+    assert ["train", "5", "3", "8", "16", "1", "0.1"] in rows
+    assert ["all", "6", "4", "10", "20"] in rows
+    assert "rejected.jsonl" in packed
+    shown = capsys.readouterr().out
+    assert shown.strip() in packed
+    assert "protocol  random, seed 0, ratios 8:1:1, hash " in shown
+
+
+def test_errors_are_one_message_and_code_2(tmp_path: Path) -> None:
+    process = start("pack", "mvsa-single", str(tmp_path / "absent"), str(tmp_path / "out"))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert main(["pack", "mvsa-triple", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert main(["info", str(tmp_path)]) == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, shards.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'webdataset', 'numpy', 'PIL', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "synthetic" in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_packing_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 300)
+    # Sent as soon as the temporary directory shows: what follows takes long beside it.
+    process = start("pack", "mvsa-single", str(raw), str(tmp_path / "out"))
+    while process.poll() is None and not list(tmp_path.glob(".out.tmp-*/.spool")):
+        pass
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
