@@ -8,9 +8,10 @@ description. The resolved configuration is written to `RUN/config.yaml`, which c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,9 +22,11 @@ from mmsa.errors import UserError, one_or_many
 # own settings, say): takes the nested dictionary, returns problems in words.
 Check = Callable[[dict[str, Any]], list[str]]
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -83,7 +86,7 @@ class ImageEncoderConfig(Section):
 class FusionConfig(Section):
     """The name of a fusion head and its own settings, which mmsa/models/fusion.py checks."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     name: str = "concat"
 
     @property
@@ -110,7 +113,7 @@ class OptimConfig(Section):
     image_lr: float = Field(1e-4, ge=0)
     head_lr: float = Field(1e-3, ge=0, description="of fusion head and projections")
     weight_decay: float = Field(0.01, ge=0, description="not on norms and biases")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="decay from the end of warm-up to 0 at the last step"
@@ -163,7 +166,8 @@ class Config(Section):
     launch: LaunchConfig = LaunchConfig()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        content = self.model_dump(mode="json")
+        return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_config(
@@ -184,30 +188,50 @@ def load_config(
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [_in_words(detail) for detail in error.errors()]
+        problems += _in_words(error)
+    sections = {name: section for name, section in raw.items() if isinstance(section, dict)}
     for check in checks:
-        problems += check(raw)
+        problems += check(sections)
     if problems or config is None:
         raise UserError(one_or_many(problems, where=f"configuration {file or '(defaults)'}"))
     return config
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML with a key given twice as an error: plain YAML keeps the last one in silence."""
+# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a word.
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose dates are words (a run may be named by one) and that takes a key given twice for
+    an error: plain YAML keeps the last one in silence."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+            key = str(key_node.value)
             if key in seen:
                 raise yaml.YAMLError(f"the key '{key}' stands twice{key_node.start_mark}")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes words that `_Loader` would take for numbers in quotes."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+
+
 def _read_yaml(file: str) -> dict[str, Any]:
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(
             f"the configuration {file} cannot be read ({error.strerror}); "
@@ -229,7 +253,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is no override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return f"the value of '{override}' is no valid YAML; quote it"
     node = raw
@@ -245,22 +269,36 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _in_words(detail: Mapping[str, Any]) -> str:
-    path = [str(part) for part in detail["loc"]]
-    dotted = ".".join(path)
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
-        return f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
-    return f"{dotted}={detail['input']!r}: {detail['msg']}"
+def _in_words(error: ValidationError) -> list[str]:
+    """One problem for each setting: a value that fits none of a union's types is one problem."""
+    problems: list[str] = []
+    complaints: dict[str, str] = {}
+    for detail in error.errors():
+        path, known = _setting(detail["loc"])
+        dotted = ".".join(path)
+        if detail["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = f"known here: {', '.join(known)}"
+            if near:
+                hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?"
+            problems.append(f"unknown key {dotted}; {hint}")
+        elif dotted in complaints:
+            complaints[dotted] += f", or: {detail['msg']}"
+        else:
+            complaints[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
+    return problems + list(complaints.values())
 
 
-def _known_keys(path: list[str]) -> list[str]:
+def _setting(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
+    """The keys down to a setting, and the keys known beside it; what lies inside a value is cut."""
+    path: list[str] = []
+    known: list[str] = []
     model: Any = Config
-    for part in path:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is None:
-            return []
-        model = field.annotation
-    return list(getattr(model, "model_fields", {}))
+    for part in location:
+        fields = getattr(model, "model_fields", None)
+        if fields is None:
+            break
+        path.append(str(part))
+        known = list(fields)
+        model = fields[part].annotation if part in fields else None
+    return path, known

@@ -40,16 +40,22 @@ def class_map(dataset_classes: Sequence[str], wanted: Wanted) -> ClassMap:
     `wanted` is `None` (all, in the data set's order), a list (those kept, in that order) or a
     mapping from new names to the classes merged under them.
 
-    Raises `UserError` for a class that the data set lacks, one named twice, or fewer than two.
+    Raises `UserError` for a class that the data set lacks, one named twice, a new name without
+    classes, or fewer than two.
     """
     if wanted is None:
-        groups: dict[str, list[str]] = {name: [name] for name in dataset_classes}
+        groups: list[tuple[str, list[str]]] = [(name, [name]) for name in dataset_classes]
     elif isinstance(wanted, Mapping):
-        groups = {str(name): list(members) for name, members in wanted.items()}
+        groups = [(str(name), list(members)) for name, members in wanted.items()]
     else:
-        groups = {str(name): [str(name)] for name in wanted}
+        groups = [(str(name), [str(name)]) for name in wanted]
+    names = [name for name, _ in groups]
     members: dict[str, str] = {}
-    for name, parts in groups.items():
+    for name, parts in groups:
+        if not parts:
+            raise UserError(
+                f"data.classes merges no classes under '{name}'; name some, or leave it out"
+            )
         for part in parts:
             if part not in dataset_classes:
                 raise UserError(
@@ -59,8 +65,8 @@ def class_map(dataset_classes: Sequence[str], wanted: Wanted) -> ClassMap:
             if part in members:
                 raise UserError(f"data.classes names the class '{part}' twice; name each once")
             members[part] = name
-    if len(groups) < 2:
+    if len(names) < 2:
         raise UserError(
-            f"data.classes leaves {len(groups)} class ({', '.join(groups)}); at least 2 are needed"
+            f"data.classes leaves {len(names)} class ({', '.join(names)}); at least 2 are needed"
         )
-    return ClassMap(tuple(groups), members)
+    return ClassMap(names, members)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is loaded: two threads per process on two busy cores wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"  # the real data, beside the checkout
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,6 +33,9 @@ COMPLETE_NAME = "COMPLETE"
 EXPORT_NAME = "export"
 STATE_NAME = "state.json"
 OPTIMIZER_NAME = "optimizer.pt"
+
+# A full disk is an OSError in Python, a RuntimeError in torch, and safetensors has its own.
+_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
@@ -55,37 +59,49 @@ def save_checkpoint(
     """
     final = checkpoint_path(run_dir, step)
     aside = final.with_name(f".{final.name}.tmp")
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
+    on_main = accelerator.is_main_process
+
+    def make_empty() -> None:
+        if aside.exists():
+            shutil.rmtree(aside)
         aside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    problem = ""
-    try:
+
+    def write() -> None:
         own = {name: buffer.cpu() for name, buffer in running_statistics(model).items()}
-        save_file(own, str(aside / _statistics_name(accelerator.process_index)))
-        if accelerator.is_main_process:
+        own_file = aside / _statistics_name(accelerator.process_index)
+        save_file(own, str(own_file))
+        if on_main:
             write_export(aside / EXPORT_NAME)
             torch.save(optimizer.state_dict(), aside / OPTIMIZER_NAME)
             (aside / STATE_NAME).write_text(json.dumps(dict(state), indent=1) + "\n")
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        problem = str(error)
-    _agree(accelerator, problem, f"the checkpoint of step {step} could not be written")
-    if accelerator.is_main_process:
-        sizes = {
-            str(path.relative_to(aside)): path.stat().st_size
-            for path in sorted(aside.rglob("*"))
-            if path.is_file()
-        }
-        for name in sizes:
-            _flush(aside / name)
-        (aside / COMPLETE_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
-        _flush(aside / COMPLETE_NAME)
-        _flush(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-        _flush(final.parent)
-    accelerator.wait_for_everyone()
+        _flush(own_file)
+
+    try:
+        _together(accelerator, make_empty if on_main else None)
+        _together(accelerator, write)
+        _together(accelerator, (lambda: _complete(aside, final)) if on_main else None)
+    except _WriteError as error:
+        if on_main:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise UserError(
+            f"the checkpoint of step {step} could not be written: {error}. "
+            f"Make room in {run_dir} and repeat the command"
+        ) from None
     return final
+
+
+def _complete(aside: Path, final: Path) -> None:
+    """Flush everything in `aside`, list it in COMPLETE, and give it its final name."""
+    paths = sorted(aside.rglob("*"))
+    sizes = {str(path.relative_to(aside)): path.stat().st_size for path in paths if path.is_file()}
+    for path in paths:
+        _flush(path)
+    (aside / COMPLETE_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
+    _flush(aside / COMPLETE_NAME)
+    _flush(aside)
+    shutil.rmtree(final, ignore_errors=True)  # a torn one: a whole one is resumed from, not redone
+    os.replace(aside, final)
+    _flush(final.parent)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -98,8 +114,10 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether every file that `COMPLETE` lists is there with its size."""
     try:
         sizes = json.loads((checkpoint / COMPLETE_NAME).read_text())
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        return STATE_NAME in sizes and all(
+            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
 
 
@@ -129,10 +147,16 @@ def restore(
 
 
 def keep_newest(run_dir: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints, and what a killed save left behind."""
+    """Remove all but the newest `count` whole checkpoints, and what a killed save left behind.
+
+    A damaged one does not count, so that it never displaces the one to resume from.
+    """
     folder = run_dir / "checkpoints"
-    for old in sorted(folder.glob("step-*"), reverse=True)[count:]:
-        shutil.rmtree(old)
+    newest_first = sorted(folder.glob("step-*"), reverse=True)
+    kept = [path for path in newest_first if is_whole(path)][:count]
+    for old in newest_first:
+        if len(kept) == count and old.name < kept[-1].name:
+            shutil.rmtree(old)
     for torn in folder.glob(".step-*.tmp"):
         shutil.rmtree(torn)
 
@@ -144,28 +168,34 @@ def replace_best(run_dir: Path, step: int, write_export: Callable[[Path], None])
     only. Raises `UserError` where it cannot be written.
     """
     folder = run_dir / "exports"
+    aside = folder / f".step-{step:08d}.tmp"
     final = folder / f"step-{step:08d}"
-    aside = final.with_name(f".{final.name}.tmp")
+    repeated = 1
+    while final.exists():  # `best` may point at it: a resumed run has come to this step again
+        repeated += 1
+        final = folder / f"step-{step:08d}-{repeated}"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.exists():
+            shutil.rmtree(aside)
         write_export(aside)
-        for path in aside.rglob("*"):
+        for path in (*aside.rglob("*"), aside):
             _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
+        _flush(folder)
         link = run_dir / ".best.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(final.relative_to(run_dir), target_is_directory=True)
         os.replace(link, run_dir / "best")
         _flush(run_dir)
-    except (OSError, RuntimeError) as error:
+        for old in folder.iterdir():
+            if old != final:
+                shutil.rmtree(old)
+    except _WRITE_ERRORS as error:
+        shutil.rmtree(aside, ignore_errors=True)
         raise UserError(
             f"the export of step {step} could not be written: {error}. Make room in {run_dir} "
             "and repeat the command"
         ) from None
-    for old in folder.iterdir():
-        if old != final:
-            shutil.rmtree(old)
     return final
 
 
@@ -173,14 +203,21 @@ def _statistics_name(rank: int) -> str:
     return f"statistics-{rank:05d}.safetensors"
 
 
-def _agree(accelerator: Accelerator, problem: str, what: str) -> None:
-    """Raise on every rank where any rank has a `problem`."""
+class _WriteError(Exception):
+    """This or another rank failed to write; the same on all ranks."""
+
+
+def _together(accelerator: Accelerator, act: Callable[[], None] | None) -> None:
+    """Run `act`, if this rank has one; raise on every rank where any rank failed."""
+    problem = ""
+    try:
+        if act is not None:
+            act()
+    except _WRITE_ERRORS as error:
+        problem = str(error) or type(error).__name__
     failed = torch.tensor(float(bool(problem)), device=accelerator.device)
     if float(accelerator.reduce(failed, reduction="sum")) > 0:
-        raise UserError(
-            f"{what}: {problem or 'another rank failed to write'}. "
-            "Make room in the run directory and repeat the command"
-        )
+        raise _WriteError(problem or "another rank failed to write")
 
 
 def _flush(path: Path) -> None:

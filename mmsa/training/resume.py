@@ -33,7 +33,7 @@ _FREE = (
 
 def differences(old: Config, new: Config) -> list[str]:
     """Settings that differ and would make the resumed run another one, as `key: old -> new`."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = _comparable(old), _comparable(new)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -71,8 +71,17 @@ def is_finished(run_dir: Path) -> bool:
     """Whether `status.json` says that the run reached its end."""
     try:
         return bool(json.loads((run_dir / STATUS_NAME).read_text())["state"] == "done")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    content = config.model_dump(mode="json")
+    classes = content["data"]["classes"]
+    if isinstance(classes, dict):
+        # A list, because its order is that of the logits and dictionaries compare without it.
+        content["data"]["classes"] = list(classes.items())
+    return _flat(content)
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/packed.py
-
 from packed import open_split, packed_set
 
 from mmsa.data.manifest import load_manifest

@@ -235,7 +235,9 @@ def test_smaller_crops_are_enlarged() -> None:
     assert max(spans) == 23
 
 
-@pytest.mark.parametrize(("probability", "least", "most"), [(0, 0, 0), (0.5, 930, 1070), (1, 2000, 2000)])
+@pytest.mark.parametrize(
+    ("probability", "least", "most"), [(0, 0, 0), (0.5, 930, 1070), (1, 2000, 2000)]
+)
 @pytest.mark.parametrize("image_view", ["crop", "whole"])
 def test_pictures_are_mirrored_as_often_as_set(
     probability: float, least: int, most: int, image_view: str

@@ -112,8 +112,7 @@ def keys_by_step(
 
 def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextTokenizer) -> None:
     samples = {
-        one.key: one
-        for one in (reader.read(*place) for place in reader.all_records()[0].tolist())
+        one.key: one for one in (reader.read(*place) for place in reader.all_records()[0].tolist())
     }
     batches = list(batches_of(requests(reader), tokenizer))
     assert len(batches) == 2 * 3 * 4  # epochs x steps x micro-batches
@@ -155,7 +154,11 @@ def test_pictures_differ_between_epochs_and_not_without_augmentation(
     def by_key(augmentation: Augmentation | None) -> list[dict[str, torch.Tensor]]:
         batches = list(batches_of(requests(reader), tokenizer, augmentation=augmentation))
         return [
-            {key: image for one in part for key, image in zip(one["keys"], one["images"], strict=True)}
+            {
+                key: image
+                for one in part
+                for key, image in zip(one["keys"], one["images"], strict=True)
+            }
             for part in (batches[:12], batches[12:])
         ]
 
@@ -173,9 +176,7 @@ def test_text_alone_and_pictures_alone(reader: SplitReader, tokenizer: TextToken
     text = list(Loader(requests(reader, stop_step=1), no_images, tokenizer, 0, AUGMENTATION))
     pictures = list(batches_of(requests(reader, stop_step=1), None))
     assert_equal(text, [{**batch, "images": None} for batch in both])
-    assert_equal(
-        pictures, [{**batch, "input_ids": None, "attention_mask": None} for batch in both]
-    )
+    assert_equal(pictures, [{**batch, "input_ids": None, "attention_mask": None} for batch in both])
 
 
 # The same whatever the workers, the world and the interruptions.
@@ -303,7 +304,11 @@ def test_evaluation_batches_are_cut_once_whatever_the_world(
         assert len(ranks[-1]) == len(source) == -(-7 // world_size)
     turns = [ranks[number % world_size][number // world_size] for number in range(7)]
     assert_equal(turns, alone)
-    spare = [batch for number, rank in enumerate(ranks) for batch in rank[len(alone[number::world_size]) :]]
+    spare = [
+        batch
+        for number, rank in enumerate(ranks)
+        for batch in rank[len(alone[number::world_size]) :]
+    ]
     assert len(spare) == world_size * -(-7 // world_size) - 7
     for batch in spare:
         assert batch["num_real"] == 0

@@ -1,0 +1,252 @@
+"""The configuration: what is read from where, and that every problem is told, all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmsa.config import Config, load_config
+from mmsa.errors import UserError
+
+
+def write(directory: Path, text: str) -> str:
+    path = directory / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refused(file: str | None, *overrides: str, **options: Any) -> str:
+    with pytest.raises(UserError) as error:
+        load_config(file, overrides, **options)
+    return str(error.value)
+
+
+# Where values come from.
+
+
+def test_defaults_below_file_below_command_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "train:\n  epochs: 7\n  patience: 2\noptim:\n  head_lr: 0.5\n")
+    config = load_config(file, ["train.epochs=9", "run.dir=runs/a"])
+    assert (config.train.epochs, config.train.patience, config.train.keep_checkpoints) == (9, 2, 2)
+    assert (config.optim.head_lr, config.optim.text_lr) == (0.5, 2e-5)
+    assert config.run.dir == "runs/a"
+    assert load_config(file, ["train.epochs=9", "train.epochs=10"]).train.epochs == 10
+    assert load_config(None) == Config()
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "# nothing\n")) == Config()
+
+
+@pytest.mark.parametrize("text", ["3e-5", "3E-5", "0.00003", "3.0e-5", ".3e-4", "+3e-05"])
+def test_numbers_in_any_spelling(tmp_path: Path, text: str) -> None:
+    assert load_config(None, [f"optim.text_lr={text}"]).optim.text_lr == 3e-5
+    assert load_config(write(tmp_path, f"optim:\n  text_lr: {text}\n")).optim.text_lr == 3e-5
+
+
+def test_numbers_where_no_type_is_known(tmp_path: Path) -> None:
+    # An encoder's own settings go on as they are: a word would fail far from here.
+    text = "model:\n  text_encoder:\n    config: {layer_norm_eps: 1e-12, size: 10, name: 1e}\n"
+    expected = {"layer_norm_eps": 1e-12, "size": 10, "name": "1e"}
+    assert load_config(write(tmp_path, text)).model.text_encoder.config == expected
+    config = load_config(None, ["model.text_encoder.config={eps: 1e-12}"])
+    assert config.model.text_encoder.config == {"eps": 1e-12}
+
+
+def test_an_unquoted_no_is_a_precision(tmp_path: Path) -> None:
+    for text in ("no", "'no'", '"no"'):
+        assert load_config(None, [f"train.mixed_precision={text}"]).train.mixed_precision == "no"
+    file = write(tmp_path, "train:\n  mixed_precision: no\n")
+    assert load_config(file).train.mixed_precision == "no"
+    assert load_config(None, ["train.mixed_precision=null"]).train.mixed_precision is None
+
+
+def test_a_run_may_be_named_by_a_date() -> None:
+    assert load_config(None, ["run.dir=2024-05-01"]).run.dir == "2024-05-01"
+
+
+def test_a_mapping_on_the_command_line_adds_to_that_of_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "model:\n  text_encoder:\n    config: {model_type: bert, depth: 2}\n")
+    config = load_config(file, ["model.text_encoder.config={depth: 3}"])
+    assert config.model.text_encoder.config == {"model_type": "bert", "depth": 3}
+    config = load_config(file, ["model.text_encoder.config.depth=4"])
+    assert config.model.text_encoder.config == {"model_type": "bert", "depth": 4}
+    assert load_config(file, ["model.text_encoder.config=null"]).model.text_encoder.config is None
+
+
+def test_a_fusions_own_settings_are_kept() -> None:
+    config = load_config(None, ["model.fusion.name=attention", "model.fusion.hidden=[8, 4]"])
+    assert config.model.fusion.name == "attention"
+    assert config.model.fusion.settings == {"hidden": [8, 4]}
+
+
+def test_a_configuration_is_frozen() -> None:
+    config = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        config.model.fusion.name = "attention"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["run.dir=2024-05-01", "data.shards='1e5'", "train.mixed_precision=no"],
+        ["data.classes={b: [negative], a: [positive, neutral]}", "optim.betas=[0.5, 0.75]"],
+        ["data.classes=[positive, negative]", "launch.world_size=2", "optim.eps=1e-12"],
+        ["model.text_encoder.config={eps: 1e-12, word: '3e-5', 'on': 'yes', day: '2024-05-01'}"],
+        ["model.fusion.hidden=[8]", "model.fusion.note='größer: \"é\"'", "optim.clip_norm=null"],
+        ["run.dir='null'", "data.shards='~'", "model.text_encoder.name='12'"],
+    ],
+)
+def test_what_is_written_is_read_back(tmp_path: Path, overrides: list[str]) -> None:
+    config = load_config(None, overrides)
+    text = config.to_yaml()
+    again = load_config(write(tmp_path, text))
+    assert again == config
+    assert again.to_yaml() == text
+    classes = config.data.classes
+    if isinstance(classes, dict):
+        assert list(again.data.classes or ()) == list(classes)  # equal dictionaries hide the order
+    # Other programs read it as well, but for dates and words that look like numbers to them.
+    assert yaml.safe_load(text)["train"]["epochs"] == 5
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("optim.txt_lr=1", "unknown key optim.txt_lr; did you mean optim.text_lr?"),
+        ("trian.epochs=1", "unknown key trian; did you mean train?"),
+        ("model.text_encoder.poling=cls", "did you mean model.text_encoder.pooling?"),
+        (
+            "eval.zzz=1",
+            "unknown key eval.zzz; known here: batch_size, cpu_threads",
+        ),
+        ("zzz.a=1", "unknown key zzz; known here: run, data, model, optim, train, eval, launch"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(override: str, hint: str) -> None:
+    assert hint in refused(None, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("train.epochs=0", "train.epochs=0: Input should be greater than or equal to 1"),
+        ("train.epochs=many", "train.epochs='many': Input should be a valid integer"),
+        ("optim.text_lr=-1", "optim.text_lr=-1: Input should be greater than or equal to 0"),
+        ("optim.text_lr=.inf", "optim.text_lr=inf: Input should be a finite number"),
+        ("optim.text_lr=.nan", "optim.text_lr=nan"),
+        ("optim.betas=[0.9, 1.5]", "optim.betas=1.5: Input should be less than 1"),
+        ("optim.betas=[0.9]", "optim.betas"),
+        ("optim.schedule=step", "Input should be 'cosine', 'linear' or 'constant'"),
+        ("model.label_smoothing=1", "Input should be less than 1"),
+        ("data.flip_probability=1.5", "less than or equal to 1"),
+        ("data=5", "is no override; write section.key=value"),
+        ("epochs=5", "is no override"),
+        ("train.epochs", "is no override"),
+        ("train..epochs=5", "is no override"),
+        ("train.epochs={", "is no valid YAML; quote it"),
+        ("data.classes={a: [b], a: [c]}", "is no valid YAML"),
+    ],
+)
+def test_a_wrong_value_says_what_was_found_and_expected(override: str, complaint: str) -> None:
+    message = refused(None, override)
+    assert complaint in message
+    assert "problems" not in message  # one mistake, one problem
+
+
+def test_a_value_that_fits_none_of_several_types_is_one_problem() -> None:
+    message = refused(None, "launch.world_size=two")
+    assert message.count("launch.world_size='two'") == 1
+    assert "valid integer" in message
+    assert "or: Input should be 'any'" in message
+    message = refused(None, "data.classes=5")
+    assert message.count("data.classes=5") == 1
+    assert "problems" not in message
+
+
+def test_several_problems_are_told_together(tmp_path: Path) -> None:
+    file = write(tmp_path, "train:\n  epochs: 0\n  epoch: 3\noptim:\n  eps: 0\n")
+
+    def check(raw: dict[str, Any]) -> list[str]:
+        return [f"a further check saw eps {raw['optim']['eps']}"]
+
+    message = refused(file, "nonsense", "run.seed=-1", checks=[check])
+    assert message.splitlines()[0] == f"configuration {file}: 6 problems"
+    for part in (
+        "'nonsense' is no override",
+        "unknown key train.epoch; did you mean train.epochs?",
+        "train.epochs=0",
+        "optim.eps=0",
+        "run.seed=-1",
+        "a further check saw eps 0",
+    ):
+        assert message.count(part) == 1
+
+
+def test_a_check_alone_refuses() -> None:
+    assert refused(None, checks=[lambda raw: ["no"]]) == "configuration (defaults): no"
+    assert load_config(None, checks=[lambda raw: []]) == Config()
+
+
+def test_sections_that_are_none(tmp_path: Path) -> None:
+    def check(raw: dict[str, Any]) -> list[str]:
+        assert all(isinstance(section, dict) for section in raw.values())
+        return []
+
+    message = refused(write(tmp_path, "data: 5\ntrain: [1]\nrun:\n"), checks=[check])
+    for part in ("data=5", "train=[1]", "run=None"):
+        assert part in message
+
+
+def test_the_real_checks_bear_anything(tmp_path: Path) -> None:
+    from mmsa.training.setup import training_checks
+
+    for text in ("data: 5\nrun: x\ntrain: []\n", "model: 3\n", "model:\n  fusion: 3\n", "1: 2\n"):
+        assert refused(write(tmp_path, text), checks=training_checks())
+    message = refused(None, checks=training_checks())
+    assert "run.dir is not given" in message
+    assert "data.shards is not given" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("train:\n  epochs: 1\n  epochs: 2\n", "the key 'epochs' stands twice"),
+        ("train: {epochs: 1}\ntrain: {patience: 1}\n", "the key 'train' stands twice"),
+        ("train: [\n", "is no valid YAML"),
+        ("? [a, b]\n: 1\n", "is no valid YAML"),
+        ("run: !!python/object/apply:os.getcwd []\n", "is no valid YAML"),
+        ("- a\n- b\n", "must hold sections"),
+        ("only a word\n", "must hold sections"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, complaint: str) -> None:
+    message = refused(write(tmp_path, text))
+    assert complaint in message
+    assert "run.yaml" in message
+
+
+def test_a_key_that_stands_twice_is_shown_with_its_line(tmp_path: Path) -> None:
+    assert "line 3" in refused(write(tmp_path, "train:\n  epochs: 1\n  epochs: 2\n"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    message = refused(str(tmp_path / "missing.yaml"))
+    assert "cannot be read (No such file or directory)" in message
+    assert "launch/runs/" in message
+    (tmp_path / "latin.yaml").write_bytes(b"run: {dir: \xe9}\n")
+    assert "is no valid YAML" in refused(str(tmp_path / "latin.yaml"))
+    assert "cannot be read" in refused(str(tmp_path))
+
+
+def test_keys_that_are_no_words(tmp_path: Path) -> None:
+    assert "run.1" in refused(write(tmp_path, "run: {1: 2}\n"))

@@ -1,0 +1,116 @@
+"""Running statistics: averaged into copies, put in for a while, kept from padded rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mmsa.training.batchnorm import (
+    averaged_statistics,
+    frozen_statistics,
+    running_statistics,
+    with_statistics,
+)
+
+
+def trained_model() -> nn.Sequential:
+    """Two BatchNorm layers, one of them nested, that have seen two batches."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    )
+    for _ in range(2):
+        model(torch.randn(8, 3))
+    return model
+
+
+def bytes_of(model: nn.Module) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def test_the_statistics_have_their_state_dict_names() -> None:
+    model = trained_model()
+    statistics = running_statistics(model)
+    assert sorted(statistics) == [
+        "1.num_batches_tracked",
+        "1.running_mean",
+        "1.running_var",
+        "2.1.num_batches_tracked",
+        "2.1.running_mean",
+        "2.1.running_var",
+    ]
+    for name, value in statistics.items():
+        assert value.data_ptr() == model.state_dict()[name].data_ptr()
+    without = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
+    assert running_statistics(without) == {}
+
+
+def test_one_process_averages_to_its_own_in_copies(accelerator: Accelerator) -> None:
+    assert accelerator.num_processes == 1
+    model = trained_model()
+    before = bytes_of(model)
+    averaged = averaged_statistics(model, accelerator)
+    live = running_statistics(model)
+    assert averaged.keys() == live.keys()
+    for name, value in averaged.items():
+        assert torch.equal(value, live[name])
+        assert value.dtype == live[name].dtype
+        value.fill_(0)
+    assert bytes_of(model) == before
+
+
+def test_other_statistics_hold_inside_alone() -> None:
+    model = trained_model()
+    before = bytes_of(model)
+    others = {name: torch.full_like(value, 5) for name, value in running_statistics(model).items()}
+    with with_statistics(model, others):
+        inside = running_statistics(model)
+        assert all(bool((value == 5).all()) for value in inside.values())
+        model(torch.randn(8, 3))  # moves the statistics further
+    assert bytes_of(model) == before
+    assert all(bool((value == 5).all()) for value in others.values())
+
+
+def test_own_statistics_come_back_after_an_error() -> None:
+    model = trained_model()
+    before = bytes_of(model)
+    others = {name: torch.zeros_like(value) for name, value in running_statistics(model).items()}
+    with pytest.raises(KeyError), with_statistics(model, others):
+        raise KeyError("inside")
+    del others["2.1.running_var"]
+    with pytest.raises(KeyError), with_statistics(model, others):
+        raise AssertionError("not reached")
+    assert bytes_of(model) == before
+
+
+def test_frozen_statistics_normalise_by_what_was_seen() -> None:
+    model = trained_model().train()
+    before = bytes_of(model)
+    rows = torch.randn(1, 3)
+    expected = trained_model().eval()(rows)
+    with frozen_statistics(model, active=True):
+        assert torch.equal(model(rows), expected)
+        assert model.training  # dropout, say, stays on
+    assert bytes_of(model) == before
+    assert all(module.training for module in model.modules())
+
+
+def test_frozen_statistics_leave_eval_layers_alone() -> None:
+    model = trained_model().train()
+    model[1].eval()  # of a frozen encoder
+    with frozen_statistics(model, active=True):
+        assert not model[1].training
+        assert not model[2][1].training
+    assert not model[1].training
+    assert model[2][1].training
+
+
+def test_inactive_freezing_does_nothing() -> None:
+    model = trained_model().train()
+    before = bytes_of(model)
+    with frozen_statistics(model, active=False):
+        model(torch.randn(8, 3))
+    changed = {name for name, value in bytes_of(model).items() if value != before[name]}
+    assert changed == set(running_statistics(model))

@@ -1,0 +1,384 @@
+"""Checkpoints and the best export: whole or absent, whatever goes wrong while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+
+from mmsa.errors import UserError
+from mmsa.training.checkpoint import (
+    checkpoint_path,
+    is_whole,
+    keep_newest,
+    newest_checkpoint,
+    read_state,
+    replace_best,
+    restore,
+    save_checkpoint,
+)
+
+
+def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model with BatchNorm and an optimizer that has made two steps."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(torch.randn(8, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def export_of(model: nn.Module) -> Callable[[Path], None]:
+    """A writer like the real one: a new directory, weights, a file in a folder of its own."""
+
+    def write(directory: Path) -> None:
+        (directory / "tokenizer").mkdir(parents=True)
+        save_file(dict(model.state_dict()), str(directory / "model.safetensors"))
+        (directory / "tokenizer" / "words.txt").write_text("the\n")
+
+    return write
+
+
+def save(
+    run_dir: Path,
+    step: int,
+    accelerator: Accelerator,
+    *,
+    model: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    write_export: Callable[[Path], None] | None = None,
+) -> Path:
+    fresh_model, fresh_optimizer = trained()
+    model = model or fresh_model
+    return save_checkpoint(
+        run_dir,
+        step,
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer or fresh_optimizer,
+        write_export=write_export or export_of(model),
+        state={"step": step, "best_value": 0.5, "world_size": 1, "shards_digest": "d"},
+    )
+
+
+def content_of(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """No file of this process can grow past `num_bytes`: a disk that is full at a known place."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Saving and restoring.
+
+
+def test_a_checkpoint_lists_its_files_with_their_sizes(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    path = save(tmp_path, 120, accelerator)
+    assert path == tmp_path / "checkpoints" / "step-00000120"
+    assert path == checkpoint_path(tmp_path, 120)
+    files = content_of(path)
+    listed = json.loads(files.pop("COMPLETE"))
+    assert sorted(files) == [
+        "export/model.safetensors",
+        "export/tokenizer/words.txt",
+        "optimizer.pt",
+        "state.json",
+        "statistics-00000.safetensors",
+    ]
+    assert listed == {name: len(content) for name, content in files.items()}
+    assert is_whole(path)
+    assert read_state(path) == {
+        "step": 120,
+        "best_value": 0.5,
+        "world_size": 1,
+        "shards_digest": "d",
+    }
+    assert names(tmp_path / "checkpoints") == ["step-00000120"]
+
+
+def test_saving_leaves_the_live_model_as_it_is(tmp_path: Path, accelerator: Accelerator) -> None:
+    def train(saving: bool) -> tuple[list[bytes], list[float]]:
+        model, optimizer = trained()
+        losses = []
+        for step in range(4):
+            torch.manual_seed(step)
+            loss = model(torch.randn(8, 4)).square().sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            if saving:
+                save(tmp_path, step, accelerator, model=model, optimizer=optimizer)
+        assert model.training
+        return [value.numpy().tobytes() for value in model.state_dict().values()], losses
+
+    assert train(saving=True) == train(saving=False)
+
+
+def test_restoring_gives_optimizer_and_statistics_back(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    model, optimizer = trained()
+    path = save(tmp_path, 3, accelerator, model=model, optimizer=optimizer)
+    other_model, other_optimizer = trained(seed=1)
+    restore(path, accelerator=accelerator, model=other_model, optimizer=other_optimizer)
+    before, after = optimizer.state_dict(), other_optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert after["state"].keys() == before["state"].keys()
+    for number, slots in before["state"].items():
+        for name, value in slots.items():
+            assert torch.equal(after["state"][number][name], value)
+    for own, restored in zip(model[1].buffers(), other_model[1].buffers(), strict=True):
+        assert torch.equal(own, restored)
+
+
+def test_at_another_world_size_the_ranks_start_from_the_exports_statistics(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    path = save(tmp_path, 3, accelerator)
+    state = {**read_state(path), "world_size": 2}
+    (path / "state.json").write_text(json.dumps(state))
+    model, optimizer = trained(seed=1)
+    before = [buffer.clone() for buffer in model[1].buffers()]
+    restore(path, accelerator=accelerator, model=model, optimizer=optimizer)
+    assert all(torch.equal(*pair) for pair in zip(before, model[1].buffers(), strict=True))
+
+
+def test_a_model_without_batchnorm(tmp_path: Path, accelerator: Accelerator) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    path = save(tmp_path, 1, accelerator, model=model, optimizer=optimizer)
+    assert is_whole(path)
+    restore(path, accelerator=accelerator, model=model, optimizer=optimizer)
+
+
+# Whole or absent.
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def shorten(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", [delete, shorten, empty])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "COMPLETE",
+        "optimizer.pt",
+        "state.json",
+        "statistics-00000.safetensors",
+        "export/model.safetensors",
+        "export/tokenizer/words.txt",
+    ],
+)
+def test_a_missing_or_short_file_makes_it_torn(
+    tmp_path: Path, accelerator: Accelerator, how: Callable[[Path], None], name: str
+) -> None:
+    earlier, later = save(tmp_path, 1, accelerator), save(tmp_path, 2, accelerator)
+    assert newest_checkpoint(tmp_path) == later
+    how(later / name)
+    # All but the line end of COMPLETE: still the whole list.
+    if (how, name) == (shorten, "COMPLETE"):
+        os.truncate(later / name, (later / name).stat().st_size - 1)
+    assert not is_whole(later)
+    assert newest_checkpoint(tmp_path) == earlier
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "7", '{"state.json": "x"}'])
+def test_a_list_of_files_that_is_none(
+    tmp_path: Path, accelerator: Accelerator, content: str
+) -> None:
+    path = save(tmp_path, 1, accelerator)
+    (path / "COMPLETE").write_text(content)
+    assert not is_whole(path)
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    keep_newest(tmp_path, 1)
+
+
+def test_the_newest_stay(tmp_path: Path, accelerator: Accelerator) -> None:
+    for step in (9, 10, 100, 11):
+        save(tmp_path, step, accelerator)
+    left = tmp_path / "checkpoints" / ".step-00000012.tmp"
+    left.mkdir()
+    (left / "state.json").write_text("{}")
+    keep_newest(tmp_path, 2)
+    assert names(tmp_path / "checkpoints") == ["step-00000011", "step-00000100"]
+    keep_newest(tmp_path, 5)
+    assert names(tmp_path / "checkpoints") == ["step-00000011", "step-00000100"]
+    keep_newest(tmp_path, 1)
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 100)
+
+
+def test_a_torn_checkpoint_never_displaces_a_whole_one(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, accelerator)
+    (checkpoint_path(tmp_path, 4) / "optimizer.pt").unlink()
+    keep_newest(tmp_path, 1)
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 3)
+    save(tmp_path, 4, accelerator)  # the resumed run comes to its step again
+    keep_newest(tmp_path, 1)
+    assert names(tmp_path / "checkpoints") == ["step-00000004"]
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 4)
+
+
+# A disk that is full.
+
+
+def raise_os_error(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    (directory / "labels.json").write_text("{}")
+    raise OSError(28, "No space left on device")
+
+
+def test_an_export_that_cannot_be_written_leaves_what_was(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    earlier = save(tmp_path, 1, accelerator)
+    before = content_of(earlier)
+    with pytest.raises(UserError) as refused:
+        save(tmp_path, 2, accelerator, write_export=raise_os_error)
+    assert "the checkpoint of step 2 could not be written" in str(refused.value)
+    assert "No space left on device" in str(refused.value)
+    assert f"Make room in {tmp_path} and repeat the command" in str(refused.value)
+    assert newest_checkpoint(tmp_path) == earlier
+    assert content_of(earlier) == before
+    assert names(tmp_path / "checkpoints") == ["step-00000001"]  # room again for other files
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, 600, 1500, 3000])
+def test_a_disk_that_fills_up_at_any_file(
+    tmp_path: Path, accelerator: Accelerator, num_bytes: int
+) -> None:
+    # Files here are of 4 to 5,000 bytes: COMPLETE, statistics, weights, the optimizer's state; each
+    # library reports a failing write in its own way.
+    earlier = save(tmp_path, 1, accelerator)
+    model, optimizer = trained()
+    before = content_of(earlier)
+    with pytest.raises(UserError, match="step 2 could not be written"), files_of_at_most(num_bytes):
+        save(tmp_path, 2, accelerator, model=model, optimizer=optimizer)
+    assert content_of(earlier) == before
+    assert newest_checkpoint(tmp_path) == earlier
+    assert is_whole(save(tmp_path, 2, accelerator, model=model, optimizer=optimizer))
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path, accelerator: Accelerator) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a folder is expected")
+    with pytest.raises(UserError, match="step 2 could not be written"):
+        save(tmp_path, 2, accelerator)
+
+
+# The best export.
+
+
+def weights_of(seed: int) -> Callable[[Path], None]:
+    return export_of(trained(seed)[0])
+
+
+def test_best_points_at_the_newest_best(tmp_path: Path) -> None:
+    first = replace_best(tmp_path, 4, weights_of(0))
+    assert (tmp_path / "best").is_symlink()
+    assert not os.path.isabs(os.readlink(tmp_path / "best"))
+    assert content_of(tmp_path / "best") == content_of(first)
+    replace_best(tmp_path, 6, weights_of(1))
+    assert os.readlink(tmp_path / "best") == "exports/step-00000006"
+    assert names(tmp_path / "exports") == ["step-00000006"]
+    assert names(tmp_path) == ["best", "exports"]
+
+
+def test_a_run_directory_can_be_moved(tmp_path: Path) -> None:
+    replace_best(tmp_path / "a", 4, weights_of(0))
+    os.rename(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "best" / "model.safetensors").is_file()
+
+
+def test_best_is_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every call that changes a directory, `best` is one whole export or the other."""
+    expected = []
+    for seed in (0, 1):
+        weights_of(seed)(tmp_path / f"expected-{seed}")
+        expected.append(content_of(tmp_path / f"expected-{seed}"))
+    run_dir = tmp_path / "run"
+    replace_best(run_dir, 4, weights_of(0))
+    seen: list[int] = []
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = function(*arguments, **options)
+            seen.append(expected.index(content_of(run_dir / "best")))
+            return result
+
+        return call
+
+    for name in ("replace", "unlink", "rmdir", "symlink", "rename", "mkdir"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    for step in (6, 6):  # the second time as a resumed run that comes to the same step again
+        seen.clear()
+        replace_best(run_dir, step, weights_of(1))
+        assert len(seen) >= 5
+        assert seen == sorted(seen)
+        replace_best(run_dir, step, weights_of(0))
+    monkeypatch.undo()
+    replace_best(run_dir, 6, weights_of(1))
+    assert content_of(run_dir / "best") == expected[1]
+    assert len(names(run_dir / "exports")) == 1
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100])
+def test_a_best_export_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, num_bytes: int
+) -> None:
+    replace_best(tmp_path, 4, weights_of(0))
+    before = content_of(tmp_path / "best")
+    with (
+        pytest.raises(UserError, match="the export of step 6 could not be written"),
+        files_of_at_most(num_bytes),
+    ):
+        replace_best(tmp_path, 6, weights_of(1))
+    assert content_of(tmp_path / "best") == before
+    assert names(tmp_path / "exports") == ["step-00000004"]
+    with pytest.raises(UserError, match="No space left"):
+        replace_best(tmp_path, 6, raise_os_error)
+    assert content_of(tmp_path / "best") == before

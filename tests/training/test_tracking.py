@@ -1,0 +1,94 @@
+"""`metrics.jsonl`: what is written, and what a resumed run cuts back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmsa.training.tracking import METRICS_NAME, Tracker, cut_back
+
+VALIDATION = {"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.7, "weighted_f1": 0.74}
+
+
+def tracker(run_dir: Path, start_step: int = 0, *, enabled: bool = True) -> Tracker:
+    return Tracker(
+        run_dir, start_step=start_step, num_steps=10, enabled=enabled, samples_per_step=8
+    )
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    text = (run_dir / METRICS_NAME).read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_each_measure_is_a_line(tmp_path: Path) -> None:
+    one = tracker(tmp_path)
+    one.advance()
+    one.train(1, loss=1.5, rates={"text": 1e-5, "head": 1e-3}, grad_norm=2.0)
+    one.validation(1, 0.333333, VALIDATION)
+    one.close()
+    train, validation = lines(tmp_path)
+    assert train.pop("samples_per_s") > 0
+    assert train == {
+        "kind": "train",
+        "step": 1,
+        "loss": 1.5,
+        "grad_norm": 2.0,
+        "lr_text": 1e-5,
+        "lr_head": 1e-3,
+    }
+    assert validation == {"kind": "validation", "step": 1, "epoch": 0.3333, **VALIDATION}
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    one = tracker(tmp_path, enabled=False)
+    one.advance()
+    one.train(1, loss=1.5, rates={}, grad_norm=2.0)
+    one.validation(1, 1.0, VALIDATION)
+    one.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_goes_on_behind_its_checkpoint(tmp_path: Path) -> None:
+    first = tracker(tmp_path)
+    for step in range(1, 6):
+        first.train(step, loss=float(step), rates={}, grad_norm=0.0)
+    first.close()
+    second = tracker(tmp_path, start_step=3)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    second.train(4, loss=-4.0, rates={}, grad_norm=0.0)
+    second.close()
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+        (4, -4.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"kind": "train", "step": 2, "lo', b"{", b'{"kind"', b"\0" * 40, b"\xff\xfe{"]
+)
+def test_a_torn_last_line_is_removed(tmp_path: Path, torn: bytes) -> None:
+    file = tmp_path / METRICS_NAME
+    whole = (
+        b'{"kind": "train", "step": 1, "loss": 1.0}\n{"kind": "train", "step": 2, "loss": 1.0}\n'
+    )
+    file.write_bytes(whole + torn)
+    cut_back(file, 2)
+    assert file.read_bytes() == whole
+    cut_back(file, 1)
+    assert lines(tmp_path) == [{"kind": "train", "step": 1, "loss": 1.0}]
+    cut_back(file, 0)
+    assert file.read_bytes() == b""
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_NAME]
+
+
+def test_nothing_to_cut_is_no_error(tmp_path: Path) -> None:
+    cut_back(tmp_path / METRICS_NAME, 3)
+    assert list(tmp_path.iterdir()) == []
