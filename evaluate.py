@@ -16,8 +16,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmsa import runtime
+
+if TYPE_CHECKING:
+    from mmsa.data.manifest import Manifest
+    from mmsa.export import Export
 
 _SPLITS = ("train", "val", "test")
 
@@ -55,7 +60,7 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation import ledger, report
     from mmsa.evaluation.metrics import compute_metrics
     from mmsa.evaluation.predict import predict_split
-    from mmsa.export import code_version, load_model, load_tokenizer_of, read_export, resolve_export
+    from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
     from mmsa.labels import class_map
 
     started, begin = datetime.now(UTC), time.perf_counter()
@@ -81,13 +86,12 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     accelerator = runtime.make_accelerator(arguments.precision)
     command.accelerator = accelerator
 
-    weights_sha256, openings = "", 0
+    openings = 0
     if accelerator.is_main_process:
-        weights_sha256 = export.weights_sha256()
         openings = ledger.record_opening(
             target.home,
             split=arguments.split,
-            weights_sha256=weights_sha256,
+            weights_sha256=export.weights_sha256(),
             shards_digest=manifest.digest,
         )
     predictions, samples_per_rank = predict_split(
@@ -101,23 +105,16 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     )
     if not accelerator.is_main_process:
         return
-    metrics = compute_metrics(predictions)
     print(report.classification_report_text(predictions))
     out = arguments.out or target.home / "reports" / f"{arguments.split}-{target.name}"
     identity = {
         "split": arguments.split,
-        "dataset": manifest.dataset,
-        "label_names": list(export.label_names),
-        "protocol": {"name": manifest.protocol.name, "hash": manifest.protocol.hash},
-        "shards_digest": manifest.digest,
-        "weights_sha256": weights_sha256,
-        "step": export.facts.get("step"),
         "batch_size": batch_size,
         "precision": arguments.precision,
         "device_type": accelerator.device.type,
-        "code_version": code_version(),
+        **what_was_evaluated(export, manifest),
     }
-    report.write_report(out, predictions, metrics, identity)
+    report.write_report(out, predictions, compute_metrics(predictions), identity)
     report.write_run_facts(
         out,
         {
@@ -132,6 +129,21 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     if arguments.split == "test":
         print(f"the test split has been opened {openings} time(s) by {target.home}")
     print(f"report in {out}")
+
+
+def what_was_evaluated(export: Export, manifest: Manifest) -> dict[str, Any]:
+    """Names of data, weights and code for `metrics.json`: nothing of the world, host or time."""
+    from mmsa.export import code_version
+
+    return {
+        "dataset": manifest.dataset,
+        "label_names": list(export.label_names),
+        "protocol": {"name": manifest.protocol.name, "hash": manifest.protocol.hash},
+        "shards_digest": manifest.digest,
+        "weights_sha256": export.weights_sha256(),
+        "step": export.facts.get("step"),
+        "code_version": code_version(),
+    }
 
 
 if __name__ == "__main__":

@@ -166,6 +166,7 @@ class Config(Section):
     launch: LaunchConfig = LaunchConfig()
 
     def to_yaml(self) -> str:
+        """The content of a file that `load_config` reads back as an equal configuration."""
         content = self.model_dump(mode="json")
         return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
@@ -199,7 +200,6 @@ def load_config(
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a word.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-_TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
@@ -207,7 +207,7 @@ class _Loader(yaml.SafeLoader):
     an error: plain YAML keeps the last one in silence."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -226,7 +226,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _read_yaml(file: str) -> dict[str, Any]:
@@ -271,34 +271,30 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
 
 def _in_words(error: ValidationError) -> list[str]:
     """One problem for each setting: a value that fits none of a union's types is one problem."""
-    problems: list[str] = []
-    complaints: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for detail in error.errors():
         path, known = _setting(detail["loc"])
         dotted = ".".join(path)
         if detail["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"known here: {', '.join(known)}"
-            if near:
-                hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?"
-            problems.append(f"unknown key {dotted}; {hint}")
-        elif dotted in complaints:
-            complaints[dotted] += f", or: {detail['msg']}"
+            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
+            problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
+        elif dotted in problems:
+            problems[dotted] += f", or: {detail['msg']}"
         else:
-            complaints[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
-    return problems + list(complaints.values())
+            problems[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
+    return list(problems.values())
 
 
 def _setting(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
     """The keys down to a setting, and the keys known beside it; what lies inside a value is cut."""
     path: list[str] = []
-    known: list[str] = []
+    fields: dict[Any, Any] = {}
     model: Any = Config
     for part in location:
-        fields = getattr(model, "model_fields", None)
-        if fields is None:
+        if not hasattr(model, "model_fields"):
             break
+        fields = model.model_fields
         path.append(str(part))
-        known = list(fields)
         model = fields[part].annotation if part in fields else None
-    return path, known
+    return path, list(fields)

@@ -1,4 +1,4 @@
-"""Batches as a rank gets them: the same whatever the workers, joined the same whatever the world."""
+"""Batches as a rank gets them: the same whatever the workers, the world, the interruptions."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def real_keys(batches: list[Batch]) -> list[str]:
 def keys_by_step(
     reader: SplitReader, tokenizer: TextTokenizer, num_steps: int, **changes: Any
 ) -> list[list[str]]:
-    """The sorted keys of each step, joined over the ranks; equal numbers of batches are asserted."""
+    """The sorted keys of each step, joined over ranks that have equally many batches."""
     world_size = changes.get("world_size", 1)
     ranks = []
     for rank in range(world_size):

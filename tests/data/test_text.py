@@ -106,6 +106,9 @@ def test_a_tokenizer_without_padding_is_refused() -> None:
         TextTokenizer(bare, 8)
 
 
-def test_a_tokenizer_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be had.*path of a directory"):
+def test_a_place_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing is no directory; give one that exists"):
         load_tokenizer(str(tmp_path / "missing"), 8)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        load_tokenizer(str(tmp_path / "empty"), 8)

@@ -1,0 +1,192 @@
+"""One run on one rank: its parts, where it stands, and what all ranks do together.
+
+`setup.py` makes it ready, `train.py` tells the story with it; nothing here knows of the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mmsa.config import Config
+from mmsa.data.manifest import Manifest
+from mmsa.data.plan import BatchPlan
+from mmsa.data.preprocessing import Preprocessing
+from mmsa.data.stream import Batch
+from mmsa.data.text import TextTokenizer
+from mmsa.evaluation.metrics import compute_metrics, flat_metrics
+from mmsa.evaluation.predict import predict_split
+from mmsa.export import write_export
+from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
+from mmsa.training import checkpoint as checkpoints
+from mmsa.training.batchnorm import averaged_statistics, with_statistics
+from mmsa.training.optim import build_optimizer
+
+logger = logging.getLogger("mmsa")
+
+
+@dataclass
+class Progress:
+    """Where a run stands, and what of it is no function of the step."""
+
+    step: int = 0
+    best_value: float = float("-inf")  # as `selection_value`: more is better
+    best_step: int | None = None
+    validations_since_best: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class Run:
+    """All parts of a run on this rank. `to_device` completes it."""
+
+    config: Config
+    run_dir: Path
+    manifest: Manifest
+    plan: BatchPlan
+    num_steps: int
+    label_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    tokenizer: TextTokenizer | None
+    bare_model: SentimentModel
+    train_batches: Iterator[Batch]
+    validation_batches: Iterator[Batch]
+    num_validation_batches: int
+    num_validation_samples: int
+    class_counts: list[int]
+    progress: Progress
+    checkpoint: Path | None
+    accelerator: Accelerator = field(init=False)
+    model: torch.nn.Module = field(init=False)
+    optimizer: Any = field(init=False)
+    class_weights: Tensor | None = field(init=False, default=None)
+
+    def to_device(self, accelerator: Accelerator) -> None:
+        """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
+        self.accelerator = accelerator
+        optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
+        if self.checkpoint is not None:
+            checkpoints.restore(
+                self.checkpoint,
+                accelerator=accelerator,
+                model=self.bare_model,
+                optimizer=self.optimizer,
+            )
+        if accelerator.is_main_process:
+            checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+        if self.config.model.class_weights == "balanced":
+            self.class_weights = balanced_weights(self.class_counts).to(accelerator.device)
+
+    def log_facts(self, launch: dict[str, Any]) -> None:
+        """Say at start-up what really is: launch, batches, data, weights, parameters."""
+        logger.info("launch: %s", ", ".join(f"{name} {value}" for name, value in launch.items()))
+        logger.info("batches: %s", self.plan.in_words())
+        counts = zip(self.label_names, self.class_counts, strict=True)
+        logger.info(
+            "data: %s, protocol %s, digest %s; train: %s; val: %d samples",
+            self.manifest.dataset,
+            self.manifest.protocol.name,
+            self.manifest.digest[:12],
+            ", ".join(f"{number} {name}" for name, number in counts),
+            self.num_validation_samples,
+        )
+        encoders = {"text": self.bare_model.text_encoder, "image": self.bare_model.image_encoder}
+        for name, encoder in encoders.items():
+            if encoder is not None:
+                logger.info("weights of the %s encoder: %s", name, encoder.source)
+                if encoder.unused:
+                    logger.info("not trained, because unused: %s", ", ".join(encoder.unused))
+        for part, (trained, frozen) in count_parameters(self.bare_model).items():
+            logger.info(
+                "parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}"
+            )
+        if self.checkpoint is not None:
+            logger.info("resumed from %s at step %d", self.checkpoint, self.progress.step)
+
+    def validate(self) -> dict[str, float]:
+        """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
+        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        with with_statistics(self.bare_model, statistics):
+            predictions, _ = predict_split(
+                self.bare_model,
+                self.validation_batches,
+                self.num_validation_batches,
+                accelerator=self.accelerator,
+                label_names=self.label_names,
+                num_samples=self.num_validation_samples,
+            )
+        # All ranks hold the same predictions, so all decide alike without a further collective.
+        return flat_metrics(compute_metrics(predictions))
+
+    def keep_if_best(self, metrics: dict[str, float]) -> None:
+        """Export the model if it is the best so far; count towards early stopping."""
+        select_by, patience = self.config.train.select_by, self.config.train.patience
+        value = -metrics["loss"] if select_by == "loss" else metrics[select_by]
+        if value > self.progress.best_value:
+            self.progress.best_value, self.progress.best_step = value, self.progress.step
+            self.progress.validations_since_best = 0
+            statistics = averaged_statistics(self.bare_model, self.accelerator)
+            if self.accelerator.is_main_process:
+                checkpoints.replace_best(
+                    self.run_dir,
+                    self.progress.step,
+                    lambda directory: self._write_export(directory, statistics),
+                )
+            self.accelerator.wait_for_everyone()
+        else:
+            self.progress.validations_since_best += 1
+        self.progress.stopped_early = (
+            patience is not None and self.progress.validations_since_best >= patience
+        )
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint of this step, and remove those beyond the newest k; collective."""
+        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        checkpoints.save_checkpoint(
+            self.run_dir,
+            self.progress.step,
+            accelerator=self.accelerator,
+            model=self.bare_model,
+            optimizer=self.optimizer,
+            write_export=lambda directory: self._write_export(directory, statistics),
+            state={
+                **vars(self.progress),
+                "world_size": self.accelerator.num_processes,
+                "shards_digest": self.manifest.digest,
+            },
+        )
+        if self.accelerator.is_main_process:
+            checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+
+    def _write_export(self, directory: Path, statistics: dict[str, Tensor]) -> None:
+        write_export(
+            directory,
+            self.bare_model,
+            statistics=statistics,
+            config=self.config,
+            label_names=self.label_names,
+            preprocessing=self.preprocessing,
+            tokenizer=self.tokenizer,
+            facts={
+                "step": self.progress.step,
+                "dataset": self.manifest.dataset,
+                "shards_digest": self.manifest.digest,
+                "protocol": self.manifest.protocol.model_dump(mode="json"),
+                "mixed_precision": self.accelerator.mixed_precision,
+            },
+        )
+
+
+def balanced_weights(class_counts: list[int]) -> Tensor:
+    """Weights (C,) inverse to the classes' frequency, whose mean over the training split is 1."""
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    num_present = (counts > 0).sum()
+    return (counts.sum() / (num_present * counts.clamp(min=1))).float()

@@ -1,0 +1,162 @@
+"""The reference pages say what the code does: settings, formats, run configurations."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from packed import SIZES, open_split, packed_set
+from pydantic import BaseModel
+
+from mmsa.config import Config, FusionConfig
+from mmsa.data.manifest import (
+    INDEX_DTYPE,
+    Manifest,
+    ProtocolInfo,
+    ShardInfo,
+    SplitInfo,
+    load_manifest,
+)
+from mmsa.models.fusion import FUSIONS
+from mmsa.training.resume import _FREE
+from shards.example import Reason
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+SHARD_FORMAT = (ROOT / "docs" / "shard-format.md").read_text(encoding="utf-8")
+
+
+def _table(page: str, heading: str) -> dict[str, list[str]]:
+    """Key -> further cells of the settings table under a heading, up to the next heading."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", page, re.M | re.S)
+    assert found, f"no heading '{heading}'"
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|$", found[1], re.M)
+    assert len({key for key, _ in rows}) == len(rows), heading
+    return {key: cells.split(" | ") for key, cells in rows}
+
+
+def _sections(model: type[BaseModel], path: str = "") -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {}
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[f"{path}{key}"] = field.annotation
+            found |= _sections(field.annotation, f"{path}{key}.")
+    return found
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words of every Literal in an annotation."""
+    parts = get_args(annotation)
+    words = [part for part in parts if isinstance(part, str)]
+    return words + [word for part in parts for word in _choices(part)]
+
+
+def _check_table(rows: dict[str, list[str]], model: type[BaseModel]) -> None:
+    assert list(rows) == list(model.model_fields)
+    for key, field in model.model_fields.items():
+        shown, values, *_ = rows[key]
+        if isinstance(field.default, BaseModel):
+            continue
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert yaml.safe_load(shown.strip("`")) == default, (key, shown)
+        missing = {word for word in _choices(field.annotation) if word not in values}
+        assert not missing, (key, missing)
+
+
+@pytest.mark.parametrize("section", sorted(_sections(Config)))
+def test_each_setting_stands_with_its_default_and_values(section: str) -> None:
+    _check_table(_table(CONFIGURATION, section), _sections(Config)[section])
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("concat, text_only, image_only", ["concat", "text_only", "image_only"]),
+        ("attention", ["attention"]),
+    ],
+)
+def test_each_setting_of_a_fusion_stands_with_its_default(heading: str, names: list[str]) -> None:
+    for name in names:
+        _check_table(_table(CONFIGURATION, heading), FUSIONS[name].Settings)
+
+
+def test_each_fusion_stands_in_the_page() -> None:
+    assert set(FUSIONS) == {"concat", "attention", "text_only", "image_only"}
+    values = _table(CONFIGURATION, "model.fusion")["name"][1]
+    assert values.split(", ") == list(FUSIONS)
+    assert FusionConfig().name == "concat"
+
+
+def test_each_setting_that_may_change_on_resume_stands_in_the_page() -> None:
+    part = CONFIGURATION.split("## What may change on resume")[1].split("\n## ")[0]
+    named = [
+        name
+        for row in re.findall(r"^\| (`.*?) \|", part, re.M)
+        for name in re.findall("`(.*?)`", row)
+    ]
+    assert sorted(named) == sorted(_FREE)
+
+
+def test_each_run_configuration_stands_in_the_page() -> None:
+    named = set(re.findall(r"^\| `(launch/runs/\w+\.yaml)` \| \w", CONFIGURATION, re.M))
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "launch" / "runs").glob("*.yaml")}
+    assert named == there
+    assert "launch/runs/full_finetune.yaml" in named
+
+
+@pytest.mark.parametrize("model", [Manifest, ProtocolInfo, SplitInfo, ShardInfo])
+def test_each_field_of_the_manifest_stands_in_the_page(model: type[BaseModel]) -> None:
+    part = SHARD_FORMAT.split("## manifest.json")[1].split("\n## ")[0]
+    assert [name for name in model.model_fields if f"`{name}`" not in part] == []
+
+
+def test_each_field_of_an_index_record_stands_with_offset_and_size() -> None:
+    part = SHARD_FORMAT.split("\nRecord:\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| `(\w+)` \|", part, re.M)
+    fields = INDEX_DTYPE.fields
+    assert fields is not None
+    expected = [(str(at), str(kind.itemsize), name) for name, (kind, at) in fields.items()]
+    assert rows == expected
+
+
+def test_each_reason_of_a_rejection_stands_in_the_page() -> None:
+    part = SHARD_FORMAT.split("## rejected.jsonl")[1].split("\n## ")[0]
+    assert [str(reason) for reason in Reason if f"`{reason}`" not in part] == []
+
+
+@pytest.mark.parametrize("reader", ["samples", "stock_samples"])
+def test_the_readers_of_the_page_read_a_packed_set(reader: str, tmp_path: Path) -> None:
+    packed_set(tmp_path)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", SHARD_FORMAT, re.S):
+        exec(block, names)
+    read = list(names[reader](str(tmp_path), "train"))
+    assert [(key, label) for key, label, _, _ in read[:3]] == [
+        ("tiny-train-0", "negative"),
+        ("tiny-train-1", "neutral"),
+        ("tiny-train-2", "positive"),
+    ]
+    ours = open_split(tmp_path, load_manifest(tmp_path))
+    expected = [
+        (sample.key, sample.text, sample.image)
+        for shard, size in enumerate(SIZES)
+        for sample in (ours.read(shard, row) for row in range(size))
+    ]
+    assert [(key, text, jpeg) for key, _, text, jpeg in read] == expected
+
+
+def test_the_reader_of_the_page_finds_damage(tmp_path: Path) -> None:
+    packed_set(tmp_path)
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", SHARD_FORMAT, re.S)[0], names)
+    tar = tmp_path / "train-00002.tar"
+    content = bytearray(tar.read_bytes())
+    content[600] ^= 1  # inside the first picture
+    tar.write_bytes(content)
+    read = names["samples"](tmp_path, "train")
+    assert len([next(read) for _ in range(7)]) == 7  # the undamaged first shard
+    with pytest.raises(AssertionError):
+        next(read)
