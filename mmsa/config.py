@@ -21,7 +21,6 @@ from mmsa.errors import UserError, one_or_many
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns problems in words.
 Check = Callable[[dict[str, Any]], list[str]]
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -30,9 +30,9 @@ SHARD_FORMAT = (ROOT / "docs" / "shard-format.md").read_text(encoding="utf-8")
 
 
 def _table(page: str, heading: str) -> dict[str, list[str]]:
-    """Key -> further cells of the settings table under a heading, up to the next heading."""
-    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", page, re.M | re.S)
-    assert found, f"no heading '{heading}'"
+    """Key -> further cells of the first table under a heading."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n[^#]*?((?:^\|.*\n)+)", page, re.M)
+    assert found, f"no heading '{heading}' with a table"
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|$", found[1], re.M)
     assert len({key for key, _ in rows}) == len(rows), heading
     return {key: cells.split(" | ") for key, cells in rows}
