@@ -57,6 +57,9 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     runtime.check_launch(config.launch, command.world)
     runtime.set_up_logging(command.world, run_dir / "log.txt")
 
+    if config.run.deterministic:
+        runtime.make_deterministic()
+
     # Data, tokenizer, model; loader workers start here, before the device is touched.
     run = prepare_run(config, run_dir, command.world)
     accelerator = runtime.make_accelerator(
@@ -103,6 +106,8 @@ def run_steps(command: runtime.Command, config: Config, run: Run) -> None:
                     "(optim.*_lr) or optim.clip_norm, and start with another run.dir"
                 )
             tracker.train(step, loss=mean_loss, rates=rates, grad_norm=float(grad_norm))
+            if accelerator.is_main_process:
+                command.write_status("running")
         if is_due(step, config.train.validate_every_steps, run):
             metrics = run.validate()
             tracker.validation(step, step / run.plan.steps_per_epoch, metrics)
@@ -120,7 +125,7 @@ def run_steps(command: runtime.Command, config: Config, run: Run) -> None:
         progress.step,
         f" ({reason})" if reason else "",
         config.train.select_by,
-        abs(progress.best_value),
+        abs(progress.best_value or 0.0),
         progress.best_step,
         run.run_dir / "best",
     )

@@ -150,7 +150,7 @@ class EvalConfig(Section):
 
 class LaunchConfig(Section):
     engine: Literal["any", "ddp", "zero1", "zero2", "zero3"] = "any"
-    world_size: int | Literal["any"] = "any"
+    world_size: Annotated[int, Field(ge=1)] | Literal["any"] = "any"
 
 
 class Config(Section):
@@ -261,10 +261,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
         if not isinstance(child, dict):
             child = node[part] = {}
         node = child
-    if isinstance(value, dict) and isinstance(node.get(parts[-1]), dict):
-        node[parts[-1]] = {**node[parts[-1]], **value}
-    else:
-        node[parts[-1]] = value
+    node[parts[-1]] = value
     return None
 
 

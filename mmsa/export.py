@@ -35,6 +35,9 @@ CONFIG_NAME = "config.yaml"
 LABELS_NAME = "labels.json"
 FACTS_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer"
+CHECKPOINT_EXPORT_NAME = "export"  # inside a checkpoint
+STATE_NAME = "state.json"  # of a checkpoint: what is no function of the step
+COMPLETE_NAME = "COMPLETE"  # of a checkpoint: each file with its size, written last
 EXPORT_VERSION = 1
 
 
@@ -144,26 +147,19 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
     there is where it is not found.
     """
     if (path / FACTS_NAME).is_file():
-        home = (
-            path.parent if path.name == "best" and (path.parent / CONFIG_NAME).is_file() else path
-        )
-        return Target(path, home, "best" if path.name == "best" else "export")
-    if (path / "COMPLETE").is_file() and (path / "export" / FACTS_NAME).is_file():
-        return Target(path / "export", path.parent.parent, path.name)
+        return _target(path)
+    if is_whole(path) and (path / CHECKPOINT_EXPORT_NAME / FACTS_NAME).is_file():
+        return _target(path / CHECKPOINT_EXPORT_NAME)
     if not (path / CONFIG_NAME).is_file():
         raise UserError(
-            f"{path} is neither a run directory, an export nor a checkpoint; "
+            f"{path} is neither a run directory, an export nor a whole checkpoint; "
             "give the run.dir of a training run"
         )
     if checkpoint == "best":
         if (path / "best" / FACTS_NAME).is_file():
             return Target(path / "best", path, "best")
         raise UserError(f"{path} has no best export yet: its first validation is still to come")
-    whole = sorted(
-        folder
-        for folder in (path / "checkpoints").glob("step-*")
-        if (folder / "COMPLETE").is_file()
-    )
+    whole = [folder for folder in sorted((path / "checkpoints").glob("step-*")) if is_whole(folder)]
     wanted = whole[-1:] if checkpoint == "last" else []
     if checkpoint.isdecimal():
         wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
@@ -172,7 +168,29 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
         raise UserError(
             f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
         )
-    return Target(wanted[0] / "export", path, wanted[0].name)
+    return Target(wanted[0] / CHECKPOINT_EXPORT_NAME, path, wanted[0].name)
+
+
+def _target(export: Path) -> Target:
+    """The export at `export`, with the run that it lies in, by whatever path it was named."""
+    real = export.resolve()
+    if real.name == CHECKPOINT_EXPORT_NAME and real.parents[1].name == "checkpoints":
+        return Target(export, real.parents[2], real.parent.name)
+    if real.parent.name == "exports" and (real.parents[1] / CONFIG_NAME).is_file():
+        best = (real.parents[1] / "best").resolve() == real
+        return Target(export, real.parents[1], "best" if best else real.name)
+    return Target(export, export, "export")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file that the checkpoint's `COMPLETE` lists is there with its size."""
+    try:
+        sizes = json.loads((checkpoint / COMPLETE_NAME).read_text())
+        return STATE_NAME in sizes and all(
+            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def load_model(export: Export) -> SentimentModel:

@@ -36,6 +36,7 @@ class World:
     rank: int
     world_size: int
     local_rank: int
+    launched: bool
     deepspeed: bool
 
     @property
@@ -49,6 +50,7 @@ def world_from_environment() -> World:
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        launched="RANK" in os.environ,
         deepspeed=os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true",
     )
 
@@ -65,6 +67,11 @@ def check_launch(expected: LaunchConfig, world: World) -> None:
         raise UserError(
             f"launch.world_size={expected.world_size}, but this launch has {world.world_size} "
             f"process(es); launch with: accelerate launch --num_processes {expected.world_size} ..."
+        )
+    if expected.engine == "ddp" and not world.launched:
+        raise UserError(
+            "launch.engine=ddp, but this process was started without a launcher; launch with: "
+            "accelerate launch --config_file accelerate_config.yaml --num_processes N ..."
         )
     if world.deepspeed or expected.engine.startswith("zero"):
         raise UserError(

@@ -68,10 +68,10 @@ def test_a_run_may_be_named_by_a_date() -> None:
     assert load_config(None, ["run.dir=2024-05-01"]).run.dir == "2024-05-01"
 
 
-def test_a_mapping_on_the_command_line_adds_to_that_of_the_file(tmp_path: Path) -> None:
+def test_a_mapping_on_the_command_line_replaces_that_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "model:\n  text_encoder:\n    config: {model_type: bert, depth: 2}\n")
     config = load_config(file, ["model.text_encoder.config={depth: 3}"])
-    assert config.model.text_encoder.config == {"model_type": "bert", "depth": 3}
+    assert config.model.text_encoder.config == {"depth": 3}
     config = load_config(file, ["model.text_encoder.config.depth=4"])
     assert config.model.text_encoder.config == {"model_type": "bert", "depth": 4}
     assert load_config(file, ["model.text_encoder.config=null"]).model.text_encoder.config is None

@@ -149,7 +149,7 @@ def hf_config_from_dict(content: dict[str, Any], *, section: str) -> Any:
             raise UserError(f"{section}.config has no '{key}' for {model_type}{hint}")
     try:
         return AutoConfig.for_model(model_type, **sizes)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # each class checks in its own way, some with types of their own
         raise UserError(f"{section}.config does not fit {model_type}: {error}") from None
 
 

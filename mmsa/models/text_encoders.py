@@ -78,7 +78,7 @@ def build_text_encoder(config: TextEncoderConfig, vocab_size: int | None = None)
             f"the tokenizer that belongs to it ({_SECTION}.tokenizer: null)"
         )
     if source is None:  # an export
-        encoder.load_export(Path(config.weights), "text_encoder")
+        encoder.load_export(Path(config.weights).expanduser(), "text_encoder")
     else:
         encoder.source = source
     encoder.train_only(_trained(config, body))
@@ -101,6 +101,11 @@ def _body(config: TextEncoderConfig, vocab_size: int | None) -> tuple[nn.Module,
     if is_export(path):
         return _fresh(_architecture(config, vocab_size, path)), None
     if (path / "config.json").is_file():
+        if config.config is not None:
+            raise UserError(
+                f"{_SECTION}.config is for {_SECTION}.weights: none or an export; {path} brings "
+                "its own. Take one of the two out"
+            )
         return _pretrained(str(path)), f"pretrained from {path}"
     raise UserError(
         f"{_SECTION}.weights={config.weights}: no export (model.safetensors, as in RUN/best) and "

@@ -27,11 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmsa.errors import UserError
+from mmsa.export import CHECKPOINT_EXPORT_NAME, COMPLETE_NAME, STATE_NAME, is_whole
 from mmsa.training.batchnorm import running_statistics
 
-COMPLETE_NAME = "COMPLETE"
-EXPORT_NAME = "export"
-STATE_NAME = "state.json"
 OPTIMIZER_NAME = "optimizer.pt"
 
 # A full disk is an OSError in Python, a RuntimeError in torch, and safetensors has its own.
@@ -71,7 +69,7 @@ def save_checkpoint(
         own_file = aside / _statistics_name(accelerator.process_index)
         save_file(own, str(own_file))
         if on_main:
-            write_export(aside / EXPORT_NAME)
+            write_export(aside / CHECKPOINT_EXPORT_NAME)
             torch.save(optimizer.state_dict(), aside / OPTIMIZER_NAME)
             (aside / STATE_NAME).write_text(json.dumps(dict(state), indent=1) + "\n")
         _flush(own_file)
@@ -108,17 +106,6 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run; None where it has none."""
     candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
     return next((path for path in candidates if is_whole(path)), None)
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether every file that `COMPLETE` lists is there with its size."""
-    try:
-        sizes = json.loads((checkpoint / COMPLETE_NAME).read_text())
-        return STATE_NAME in sizes and all(
-            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
-        )
-    except (OSError, ValueError, AttributeError, TypeError):
-        return False
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Progress:
     """Where a run stands, and what of it is no function of the step."""
 
     step: int = 0
-    best_value: float = float("-inf")  # as `selection_value`: more is better
+    best_value: float | None = None  # as `selection_value`: more is better
     best_step: int | None = None
     validations_since_best: int = 0
     stopped_early: bool = False
@@ -130,7 +130,8 @@ class Run:
         """Export the model if it is the best so far; count towards early stopping."""
         select_by, patience = self.config.train.select_by, self.config.train.patience
         value = -metrics["loss"] if select_by == "loss" else metrics[select_by]
-        if value > self.progress.best_value:
+        best = self.progress.best_value
+        if best is None or value > best:
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.progress.validations_since_best = 0
             statistics = averaged_statistics(self.bare_model, self.accelerator)

@@ -20,7 +20,13 @@ from mmsa.data.stream import Augmentation, EvaluationRequests, Loader, TrainRequ
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
 from mmsa.errors import UserError
 from mmsa.evaluation.metrics import metric_problem
-from mmsa.export import TOKENIZER_NAME, load_model, load_tokenizer_of, read_export
+from mmsa.export import (
+    CHECKPOINT_EXPORT_NAME,
+    TOKENIZER_NAME,
+    load_model,
+    load_tokenizer_of,
+    read_export,
+)
 from mmsa.labels import class_map
 from mmsa.models.fusion import fusion_class, fusion_problems
 from mmsa.models.model import SentimentModel, build_model
@@ -118,7 +124,7 @@ def _model_and_tokenizer(
     config: Config, checkpoint: Path | None, train: SplitReader, num_classes: int
 ) -> tuple[SentimentModel, TextTokenizer | None]:
     if checkpoint is not None:
-        export = read_export(checkpoint / checkpoints.EXPORT_NAME)
+        export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
         return load_model(export), load_tokenizer_of(export)
     tokenizer = None
     if fusion_class(config.model.fusion.name).uses_text:
@@ -131,9 +137,10 @@ def _model_and_tokenizer(
 def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
     encoder, max_tokens = config.model.text_encoder, config.data.max_tokens
     name = encoder.tokenizer or encoder.name
-    if encoder.tokenizer is None and is_export(Path(encoder.weights)):
-        # The token ids that the export's weights were trained with, whatever these shards hold.
-        name = str(Path(encoder.weights) / TOKENIZER_NAME)
+    if encoder.tokenizer is None and encoder.weights not in ("none", "pretrained"):
+        # The token ids that these weights were trained with, whatever the shards hold.
+        weights = Path(encoder.weights).expanduser()
+        name = str(weights / TOKENIZER_NAME if is_export(weights) else weights)
     if name.startswith("words:"):
         if not name[6:].isdecimal() or int(name[6:]) < 1:
             raise UserError(

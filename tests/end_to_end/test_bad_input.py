@@ -128,7 +128,7 @@ def test_a_run_directory_of_another_configuration(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere is neither a run directory, an export nor a checkpoint"),
+        (["nowhere"], "nowhere is neither a run directory, an export nor a whole checkpoint"),
         (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
         (["{run}", "--shards", "nowhere"], "nowhere is no shards directory"),
     ],
