@@ -13,10 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
 from mmsa.models.weights import State, export_state, load_strictly
 
 Trained = Literal["full", "last_n", "frozen"]
+
+IMAGE_SECTION = "model.image_encoder"
+HF_PREFIX = "hf:"
 
 
 class Encoder(nn.Module):
@@ -93,6 +97,43 @@ class Encoder(nn.Module):
             self.projection.load_state_dict(found)
             return " (with its projection)"
         return " (projection fresh)"
+
+
+class ImageEncoder(Encoder):
+    """Pictures to features; brings its own input size and normalisation (`preprocessing`).
+
+    `hf_config` is the architecture of a Hugging Face body, None for torchvision's.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        body_width: int,
+        projection: int | None,
+        preprocessing: ImagePreprocessing,
+    ) -> None:
+        super().__init__(body, body_width, projection)
+        self.preprocessing = preprocessing
+        self.hf_config: dict[str, Any] | None = None
+        # In units of 0..255, so that pictures need no division by 255 first. Not persistent: an
+        # export holds the numbers in preprocessing.json.
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("mean", (mean * 255).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", (std * 255).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel, same memory format."""
+        return (images.float() - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> features (B, D)."""
+        with self._body_gradient():
+            features = self.body(self.normalise(images))
+        return self._project(features)
 
 
 def trained_parts(

@@ -15,8 +15,14 @@ from mmsa.config import ImageEncoderConfig
 from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
 from mmsa.hub import IMAGE_PARTS, from_hub
-from mmsa.models.encoders import hf_config_from_dict, hf_config_to_dict, trained_parts
-from mmsa.models.image_encoders import HF_PREFIX, SECTION, ImageEncoder
+from mmsa.models.encoders import (
+    HF_PREFIX,
+    IMAGE_SECTION,
+    ImageEncoder,
+    hf_config_from_dict,
+    hf_config_to_dict,
+    trained_parts,
+)
 from mmsa.models.weights import (
     export_encoder_config,
     export_preprocessing,
@@ -66,7 +72,7 @@ def build_hf_image_encoder(
         encoder.source = source
     layers, above = _layers(model)
     trained = trained_parts(
-        config.train, config.last_n, body=body, layers=layers, above=above, section=SECTION
+        config.train, config.last_n, body=body, layers=layers, above=above, section=IMAGE_SECTION
     )
     encoder.train_only(trained)
     _leave_out_unused(encoder)
@@ -81,8 +87,8 @@ def _model(
     if config.weights == "pretrained":
         if config.config is not None:
             raise UserError(
-                f"{SECTION}.config is for {SECTION}.weights: none or an export; pretrained "
-                "weights bring their own. Take one of the two out"
+                f"{IMAGE_SECTION}.config is for {IMAGE_SECTION}.weights: none or an export; "
+                "pretrained weights bring their own. Take one of the two out"
             )
         return _pretrained(name), preprocessing or _processor(name), f"pretrained from {name}"
     if config.weights == "none":
@@ -95,8 +101,8 @@ def _model(
         place = str(path)
         return _pretrained(place), preprocessing or _processor(place), f"pretrained from {place}"
     raise UserError(
-        f"{SECTION}.weights={config.weights}: no export (model.safetensors, as in RUN/best) and "
-        "no Hugging Face directory (config.json) is there; give one, or pretrained, or none"
+        f"{IMAGE_SECTION}.weights={config.weights}: no export (model.safetensors, as in RUN/best) "
+        "and no Hugging Face directory (config.json) is there; give one, or pretrained, or none"
     )
 
 
@@ -112,14 +118,14 @@ def _fresh(
         architecture = from_hub(AutoConfig.from_pretrained, name, IMAGE_PARTS)
         brought = preprocessing or _processor(name)
     else:
-        architecture = hf_config_from_dict(sizes, section=SECTION)
+        architecture = hf_config_from_dict(sizes, section=IMAGE_SECTION)
         brought = preprocessing or ImagePreprocessing()
     if isinstance(getattr(architecture, "image_size", None), int) and config.image_size_px:
         architecture.image_size = config.image_size_px
     try:
         return _image_part(AutoModel.from_config(architecture)), brought
     except (ValueError, AssertionError) as error:
-        raise UserError(f"{SECTION}.config: no encoder can be built of it: {error}") from None
+        raise UserError(f"{IMAGE_SECTION}.config: no encoder can be built of it: {error}") from None
 
 
 def _pretrained(name: str) -> Any:
@@ -197,7 +203,7 @@ def _body_width(body: HfImageBody, image_size_px: int, name: str) -> int:
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"{name} does not take pictures of {image_size_px} px: {error}; set "
-            f"{SECTION}.image_size_px: null for its own size"
+            f"{IMAGE_SECTION}.image_size_px: null for its own size"
         ) from None
     finally:
         body.train()

@@ -11,60 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig
 from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
 from mmsa.hub import torchvision_state
-from mmsa.models.encoders import Encoder, trained_parts
+from mmsa.models.encoders import HF_PREFIX, IMAGE_SECTION, ImageEncoder, trained_parts
+from mmsa.models.hf_image_encoders import build_hf_image_encoder
 from mmsa.models.weights import (
     export_preprocessing,
     is_export,
     load_strictly,
     read_state,
 )
-
-SECTION = "model.image_encoder"
-HF_PREFIX = "hf:"
-
-
-class ImageEncoder(Encoder):
-    """Pictures to features; brings its own input size and normalisation (`preprocessing`).
-
-    `hf_config` is the architecture of a Hugging Face body, None for torchvision's.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        body: nn.Module,
-        *,
-        body_width: int,
-        projection: int | None,
-        preprocessing: ImagePreprocessing,
-    ) -> None:
-        super().__init__(body, body_width, projection)
-        self.preprocessing = preprocessing
-        self.hf_config: dict[str, Any] | None = None
-        # In units of 0..255, so that pictures need no division by 255 first. Not persistent: an
-        # export holds the numbers in preprocessing.json.
-        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        self.register_buffer("mean", (mean * 255).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", (std * 255).view(1, 3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel, same memory format."""
-        return (images.float() - self.mean) / self.std
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> features (B, D)."""
-        with self._body_gradient():
-            features = self.body(self.normalise(images))
-        return self._project(features)
 
 
 @dataclass(frozen=True)
@@ -137,8 +97,6 @@ def build_image_encoder(
     Raises `UserError` for weights that cannot be had or do not fit, and for wrong settings.
     """
     if config.name.startswith(HF_PREFIX):
-        from mmsa.models.hf_image_encoders import build_hf_image_encoder
-
         return build_hf_image_encoder(config, preprocessing)
     return _build_torchvision(config, preprocessing)
 
@@ -158,7 +116,7 @@ def _build_torchvision(
     except (ValueError, AssertionError) as error:
         raise UserError(
             f"{config.name} does not take pictures of {brought.image_size_px} px: {error}; set "
-            f"{SECTION}.image_size_px to a multiple of its patch (16, 32 or 14), or to null"
+            f"{IMAGE_SECTION}.image_size_px to a multiple of its patch (16, 32 or 14), or to null"
         ) from None
     body_width = _classifier_width(body)
     family.strip(body)
@@ -172,7 +130,7 @@ def _build_torchvision(
         body=body,
         layers=family.layers(body),
         above=family.above(body),
-        section=SECTION,
+        section=IMAGE_SECTION,
     )
     encoder.train_only(trained)
     return encoder
@@ -184,13 +142,13 @@ def _family(config: ImageEncoderConfig) -> _Family:
         near = difflib.get_close_matches(config.name, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
         raise UserError(
-            f"{SECTION}.name={config.name!r} is no image encoder; {hint} "
+            f"{IMAGE_SECTION}.name={config.name!r} is no image encoder; {hint} "
             f"(a Hugging Face one is written {HF_PREFIX}NAME)"
         )
     if config.config is not None:
         raise UserError(
-            f"{SECTION}.config is for {HF_PREFIX}NAME; torchvision's {config.name} has its sizes "
-            "in its name. Take the key out"
+            f"{IMAGE_SECTION}.config is for {HF_PREFIX}NAME; torchvision's {config.name} has its "
+            "sizes in its name. Take the key out"
         )
     return next(family for start, family in _FAMILIES.items() if config.name.startswith(start))
 
@@ -230,7 +188,7 @@ def _load_torchvision(
             return
         if not path.is_file():
             raise UserError(
-                f"{SECTION}.weights={config.weights}: no export (model.safetensors, as in "
+                f"{IMAGE_SECTION}.weights={config.weights}: no export (model.safetensors, as in "
                 "RUN/best) and no .safetensors or .pth file is there; give one, or pretrained, "
                 "or none"
             )
