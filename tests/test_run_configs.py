@@ -88,7 +88,17 @@ EXPECTED: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
             ),
         },
     ),
+    "small_encoders": (
+        3,
+        {
+            # FRESH makes its text encoder BERT-base, as everywhere here
+            "text_encoder.body": (BERT, 0),
+            "image_encoder.body": (RESNET_18, 0),
+            "fusion": ((768 + 512) * 256 + 256 + 256 * 3 + 3, 0),
+        },
+    ),
 }
+IMAGE_SIZE_PX = {"small_encoders": 128}  # of those that set it; 224 is the encoders' own
 
 
 def _load(name: str, overrides: list[str]) -> Config:
@@ -111,7 +121,7 @@ def test_architecture(name: str) -> None:
     num_outputs = 1 if config.model.loss == "binary_cross_entropy" else num_classes
     assert _forward(model, 64).shape == (2, num_outputs)
     assert model.image_encoder is not None
-    assert model.image_encoder.preprocessing.image_size_px == 224
+    assert model.image_encoder.preprocessing.image_size_px == IMAGE_SIZE_PX.get(name, 224)
 
 
 def test_every_run_configuration_is_tested() -> None:

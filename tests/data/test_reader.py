@@ -101,11 +101,12 @@ def test_the_identity_is_of_data_split_and_kept_classes(tiny: Path) -> None:
 
 
 def test_a_reader_travels_by_pickle(reader: SplitReader) -> None:
+    unread = len(pickle.dumps(reader))
     before = read_all(reader)
+    assert len(pickle.dumps(reader)) == unread  # neither indexes nor open files travel
     twin = pickle.loads(pickle.dumps(reader))
     assert read_all(twin) == before
     assert read_all(reader) == before
-    assert len(pickle.dumps(reader)) < 10_000  # no index, no content
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
@@ -136,13 +137,15 @@ def test_names_that_need_extra_headers_are_read(tmp_path: Path, key: str) -> Non
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_of_any_tar_format(form: int) -> None:
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_members_of_any_tar_format(form: int, with_folder: bool) -> None:
     names = ["a.txt", "folder/b.txt", f"{'deep/' * 30}c.txt", f"{'n' * 90}.json"]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
-        folder = tarfile.TarInfo("folder")
-        folder.type = tarfile.DIRTYPE
-        tar.addfile(folder)
+        if with_folder:
+            folder = tarfile.TarInfo("folder")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
         for number, name in enumerate(names):
             member = tarfile.TarInfo(name)
             member.size = number * 300
