@@ -78,6 +78,14 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     batch_size = arguments.batch_size or config.eval.batch_size
     # Sums depend on the number of threads; with a fixed one the results do not depend on the world.
     torch.set_num_threads(config.eval.cpu_threads)
+    openings = 0
+    if command.world.is_main_process:  # before the loader, which reads ahead
+        openings = ledger.record_opening(
+            target.home,
+            split=arguments.split,
+            weights_sha256=export.weights_sha256(),
+            shards_digest=manifest.digest,
+        )
     requests = EvaluationRequests(reader, batch_size, command.world.world_size, command.world.rank)
     batches = Loader(
         requests, export.preprocessing, load_tokenizer_of(export), arguments.num_workers
@@ -86,14 +94,6 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     accelerator = runtime.make_accelerator(arguments.precision)
     command.accelerator = accelerator
 
-    openings = 0
-    if accelerator.is_main_process:
-        openings = ledger.record_opening(
-            target.home,
-            split=arguments.split,
-            weights_sha256=export.weights_sha256(),
-            shards_digest=manifest.digest,
-        )
     predictions, samples_per_rank = predict_split(
         model.to(accelerator.device),
         batches,

@@ -10,6 +10,7 @@ from packed import open_split, packed_set
 
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.text import TextTokenizer, word_tokenizer
 
 # Every worker would import torch and webdataset by itself; forked off a server that has them, a
 # dozen workers start in the time of one.
@@ -26,3 +27,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def reader(tiny: Path) -> SplitReader:
     return open_split(tiny, load_manifest(tiny))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> TextTokenizer:
+    return word_tokenizer((f"word{number}" for number in range(13)), 20, max_tokens=12)

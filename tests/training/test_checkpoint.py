@@ -1,19 +1,16 @@
-"""Checkpoints and the best export: whole or absent, whatever goes wrong while they are written."""
+"""Checkpoints: whole or absent, whatever goes wrong while they are written."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
+from saving import content_of, export_of, files_of_at_most, names, raise_os_error, trained
 from torch import nn
 
 from mmsa.errors import UserError
@@ -23,33 +20,9 @@ from mmsa.training.checkpoint import (
     keep_newest,
     newest_checkpoint,
     read_state,
-    replace_best,
     restore,
     save_checkpoint,
 )
-
-
-def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A model with BatchNorm and an optimizer that has made two steps."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    for _ in range(2):
-        model(torch.randn(8, 4)).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model, optimizer
-
-
-def export_of(model: nn.Module) -> Callable[[Path], None]:
-    """A writer like the real one: a new directory, weights, a file in a folder of its own."""
-
-    def write(directory: Path) -> None:
-        (directory / "tokenizer").mkdir(parents=True)
-        save_file(dict(model.state_dict()), str(directory / "model.safetensors"))
-        (directory / "tokenizer" / "words.txt").write_text("the\n")
-
-    return write
 
 
 def save(
@@ -72,29 +45,6 @@ def save(
         write_export=write_export or export_of(model),
         state={"step": step, "best_value": 0.5, "world_size": 1, "shards_digest": "d"},
     )
-
-
-def content_of(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """No file of this process can grow past `num_bytes`: a disk that is full at a known place."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Saving and restoring.
@@ -267,12 +217,6 @@ def test_a_torn_checkpoint_never_displaces_a_whole_one(
 # A disk that is full.
 
 
-def raise_os_error(directory: Path) -> None:
-    directory.mkdir(parents=True)
-    (directory / "labels.json").write_text("{}")
-    raise OSError(28, "No space left on device")
-
-
 def test_an_export_that_cannot_be_written_leaves_what_was(
     tmp_path: Path, accelerator: Accelerator
 ) -> None:
@@ -308,77 +252,3 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path, accelerator: Accelera
     (tmp_path / "checkpoints").write_text("a file where a folder is expected")
     with pytest.raises(UserError, match="step 2 could not be written"):
         save(tmp_path, 2, accelerator)
-
-
-# The best export.
-
-
-def weights_of(seed: int) -> Callable[[Path], None]:
-    return export_of(trained(seed)[0])
-
-
-def test_best_points_at_the_newest_best(tmp_path: Path) -> None:
-    first = replace_best(tmp_path, 4, weights_of(0))
-    assert (tmp_path / "best").is_symlink()
-    assert not os.path.isabs(os.readlink(tmp_path / "best"))
-    assert content_of(tmp_path / "best") == content_of(first)
-    replace_best(tmp_path, 6, weights_of(1))
-    assert os.readlink(tmp_path / "best") == "exports/step-00000006"
-    assert names(tmp_path / "exports") == ["step-00000006"]
-    assert names(tmp_path) == ["best", "exports"]
-
-
-def test_a_run_directory_can_be_moved(tmp_path: Path) -> None:
-    replace_best(tmp_path / "a", 4, weights_of(0))
-    os.rename(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b" / "best" / "model.safetensors").is_file()
-
-
-def test_best_is_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After every call that changes a directory, `best` is one whole export or the other."""
-    expected = []
-    for seed in (0, 1):
-        weights_of(seed)(tmp_path / f"expected-{seed}")
-        expected.append(content_of(tmp_path / f"expected-{seed}"))
-    run_dir = tmp_path / "run"
-    replace_best(run_dir, 4, weights_of(0))
-    seen: list[int] = []
-
-    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            result = function(*arguments, **options)
-            seen.append(expected.index(content_of(run_dir / "best")))
-            return result
-
-        return call
-
-    for name in ("replace", "unlink", "rmdir", "symlink", "rename", "mkdir"):
-        monkeypatch.setattr(os, name, watched(getattr(os, name)))
-    for step in (6, 6):  # the second time as a resumed run that comes to the same step again
-        seen.clear()
-        replace_best(run_dir, step, weights_of(1))
-        assert len(seen) >= 5
-        assert seen == sorted(seen)
-        replace_best(run_dir, step, weights_of(0))
-    monkeypatch.undo()
-    replace_best(run_dir, 6, weights_of(1))
-    assert content_of(run_dir / "best") == expected[1]
-    assert len(names(run_dir / "exports")) == 1
-
-
-@pytest.mark.parametrize("num_bytes", [0, 100])
-def test_a_best_export_that_cannot_be_written_leaves_the_one_before(
-    tmp_path: Path, num_bytes: int
-) -> None:
-    replace_best(tmp_path, 4, weights_of(0))
-    before = content_of(tmp_path / "best")
-    with (
-        pytest.raises(UserError, match="the export of step 6 could not be written"),
-        files_of_at_most(num_bytes),
-    ):
-        replace_best(tmp_path, 6, weights_of(1))
-    assert content_of(tmp_path / "best") == before
-    assert names(tmp_path / "exports") == ["step-00000004"]
-    with pytest.raises(UserError, match="No space left"):
-        replace_best(tmp_path, 6, raise_os_error)
-    assert content_of(tmp_path / "best") == before
