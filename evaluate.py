@@ -61,7 +61,6 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.metrics import compute_metrics
     from mmsa.evaluation.predict import predict_split
     from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
-    from mmsa.labels import class_map
 
     started, begin = datetime.now(UTC), time.perf_counter()
     runtime.set_up_logging(command.world, None)
@@ -70,9 +69,7 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     config = export.config
     shards = arguments.shards or str(config.data.shards)
     manifest = load_manifest(shards)
-    reader = SplitReader(
-        shards, manifest, arguments.split, class_map(manifest.classes, config.data.classes)
-    )
+    reader = SplitReader(shards, manifest, arguments.split, export.class_map(manifest.classes))
     if not len(reader):
         raise UserError(f"the split '{arguments.split}' of {shards} has no samples to evaluate")
     batch_size = arguments.batch_size or config.eval.batch_size

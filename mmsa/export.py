@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mmsa.config import Config, load_config
 from mmsa.data.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 from mmsa.errors import UserError
+from mmsa.labels import ClassMap, class_map
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,13 +60,19 @@ class Export:
     preprocessing: Preprocessing
     facts: dict[str, Any]
 
-    @property
-    def reads_text(self) -> bool:
-        return self.preprocessing.max_tokens is not None
+    def class_map(self, dataset_classes: Sequence[str]) -> ClassMap:
+        """The model's classes in a data set, by name: a data set may list them in another order.
 
-    @property
-    def reads_images(self) -> bool:
-        return self.preprocessing.image is not None
+        Raises `UserError` where the data set lacks one, or has one that the model does not know.
+        """
+        wanted = self.config.data.classes
+        unknown = set(dataset_classes) - set(self.label_names)
+        if wanted is None and unknown:
+            raise UserError(
+                f"the shards have classes that the model does not know ({', '.join(unknown)}); it "
+                f"knows {', '.join(self.label_names)}. Evaluate it on shards with these classes"
+            )
+        return class_map(dataset_classes, list(self.label_names) if wanted is None else wanted)
 
     def weights_sha256(self) -> str:
         """The sha256 of the weights file, in hex."""

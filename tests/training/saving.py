@@ -1,0 +1,64 @@
+"""Small things to save, looks at what was saved, and a disk that is full."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+
+def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model with BatchNorm and an optimizer that has made two steps."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(torch.randn(8, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def export_of(model: nn.Module) -> Callable[[Path], None]:
+    """A writer like the real one: a new directory, weights, a file in a folder of its own."""
+
+    def write(directory: Path) -> None:
+        (directory / "tokenizer").mkdir(parents=True)
+        save_file(dict(model.state_dict()), str(directory / "model.safetensors"))
+        (directory / "tokenizer" / "words.txt").write_text("the\n")
+
+    return write
+
+
+def content_of(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """No file of this process can grow past `num_bytes`: a disk that is full at a known place."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def raise_os_error(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    (directory / "labels.json").write_text("{}")
+    raise OSError(28, "No space left on device")
