@@ -63,7 +63,8 @@ class ShardInfo(_Strict):
     def _plain_name(cls, name: str) -> str:
         # A manifest may come from elsewhere: a name that leaves the folder, or one that webdataset
         # would run as a command ("pipe:..."), must not get past this point.
-        if Path(name).name != name or ":" in name or name.startswith("."):
+        plain = bool(name) and Path(name).name == name and not name.startswith(".")
+        if not plain or ":" in name or "\0" in name:
             raise ValueError(f"'{name}' is no plain file name")
         return name
 

@@ -9,6 +9,7 @@ workers are started by forkserver. Legend: B batch, T tokens, S input side in pi
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -277,6 +278,9 @@ class Loader:
             pin_memory=self.pin_memory,
             multiprocessing_context="forkserver" if self.num_workers else None,
         )
+        if self.num_workers:
+            # Each worker is forked from a server that has done the slow imports once.
+            multiprocessing.set_forkserver_preload(["mmsa.data.stream"])
         self._iterator = iter(loader)
 
     def __iter__(self) -> Iterator[Batch]:

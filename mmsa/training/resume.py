@@ -67,6 +67,16 @@ def check_same_data(state: dict[str, Any], shards_digest: str) -> None:
         )
 
 
+def check_same_precision(state: dict[str, Any], mixed_precision: str) -> None:
+    """Raise `UserError` where the launch computes in another precision than the checkpoint's."""
+    if state["mixed_precision"] != mixed_precision:
+        raise UserError(
+            f"the run was begun with mixed precision {state['mixed_precision']}, this launch has "
+            f"{mixed_precision}. Set train.mixed_precision={state['mixed_precision']}, or give "
+            "another run.dir"
+        )
+
+
 def is_finished(run_dir: Path) -> bool:
     """Whether `status.json` says that the run reached its end."""
     try:

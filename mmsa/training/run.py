@@ -28,6 +28,7 @@ from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
 from mmsa.training import checkpoint as checkpoints
 from mmsa.training.batchnorm import averaged_statistics, with_statistics
 from mmsa.training.optim import build_optimizer
+from mmsa.training.resume import check_same_precision
 
 logger = logging.getLogger("mmsa")
 
@@ -74,6 +75,8 @@ class Run:
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
         if self.checkpoint is not None:
+            state = checkpoints.read_state(self.checkpoint)
+            check_same_precision(state, accelerator.mixed_precision)
             checkpoints.restore(
                 self.checkpoint,
                 accelerator=accelerator,
@@ -161,6 +164,7 @@ class Run:
             state={
                 **vars(self.progress),
                 "world_size": self.accelerator.num_processes,
+                "mixed_precision": self.accelerator.mixed_precision,
                 "shards_digest": self.manifest.digest,
             },
         )

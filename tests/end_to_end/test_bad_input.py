@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from harness import ROOT, TINY, status
 
 from evaluate import main as evaluate_main
@@ -159,3 +160,14 @@ def test_help_loads_no_heavy_library(command: list[str]) -> None:
     assert "usage:" in ended.stdout
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "accelerate", "sklearn", "webdataset"}
+
+
+def test_a_resume_in_another_precision(shards: Path, tmp_path: Path, capsys: Capture) -> None:
+    run_dir = tmp_path / "run"
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
+    assert train_main(settings) == 0
+    (run_dir / "status.json").unlink()  # as if it had been interrupted
+    capsys.readouterr()
+    AcceleratorState._reset_state(reset_partial_state=True)  # a command is a process of its own
+    message = refused(capsys, train_main, *settings, "train.mixed_precision=bf16")
+    assert "begun with mixed precision no, this launch has bf16" in message
