@@ -46,6 +46,9 @@ class Source:
 _SOURCES = (
     Source("mvsa-single", "mvsa_single", "labelResultAll.txt, data/ID.txt, data/ID.jpg"),
     Source("mvsa-multiple", "mvsa_multiple", "the same with three annotators a line"),
+    Source("mvsa-enriched", "mvsa_enriched", "LabeledText.xlsx or .csv, Images/CLASS/ID.jpg"),
+    Source("table", "table", "a CSV, TSV, JSONL, Parquet or XLSX file of texts, paths, labels"),
+    Source("folder", "folder", "CLASS/NAME.jpg with CLASS/NAME.txt"),
     Source("synthetic", "synthetic", "made up before by python -m shards synthetic RAW"),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _SOURCES}
