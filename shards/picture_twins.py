@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def picture_print(picture: Image.Image) -> bytes:
 
     32 bytes of hash; 1 byte, the standard deviation of the grey levels; 8 bytes that tell flat
     pictures apart by their colours and are zero for all others. About 0.3 ms for 256 x 340 pixels.
-    Whether it is taken before or after reduction to short side 256 changes 4 bits at most.
+    Taken before or after reduction to short side 256, it differs in at most 10 bits for 999 of
+    1,000 pictures, and in more for a few of hardly any contrast.
     """
     import imagehash
     from PIL import Image
@@ -68,9 +69,22 @@ def picture_pairs(prints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     bits = np.unpackbits(packed.reshape(-1, _HASH_BYTES), axis=1)  # (N, 256)
     signs = bits.astype(np.float32) * 2 - 1
     nearest = HASH_BITS - 2 * NEAR_BITS  # of signs, the product is 256 - 2 x distance
+    joined = np.arange(len(signs))  # position -> the smallest position that it is joined with
     for top in range(0, len(signs), _TILE):
         for left in range(top, len(signs), _TILE):
             product = signs[top : top + _TILE] @ signs[left : left + _TILE].T
-            for row, column in np.argwhere(product >= nearest):
-                if top + row < left + column:
-                    yield positions[top + row], positions[left + column]
+            rows, columns = np.nonzero(product >= nearest)
+            for one, other in _new_links(joined[rows + top], joined[columns + left]):
+                low, high = sorted((joined[one], joined[other]))
+                if low != high:
+                    joined[joined == high] = low
+                    yield positions[low], positions[high]
+
+
+def _new_links(
+    one: np.ndarray[Any, np.dtype[np.int64]], other: np.ndarray[Any, np.dtype[np.int64]]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The different pairs among (`one`, `other`), (N, 2): thousands of copies become a few."""
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    pairs = np.unique((low << 32 | high)[low != high])
+    return np.stack([pairs >> 32, pairs & 0xFFFFFFFF], axis=1)

@@ -160,7 +160,7 @@ def assign(
 def check_settings(
     protocol: Protocol, *, dataset: str, seed: int, ratios: Mapping[str, int] | None
 ) -> None:
-    """What can be known before anything is read; `UserError` as `assign` says."""
+    """What can be known before the raw data is read; `UserError` as `assign` says."""
     name = protocol.name
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
@@ -175,6 +175,8 @@ def check_settings(
         raise UserError(
             f"the protocol {name} has its own proportions; leave out --ratios, or use clean"
         )
+    if name == "file":
+        read_split_file(protocol.path)  # a wrong file should not show after an hour of packing
 
 
 def _by_rule(

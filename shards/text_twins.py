@@ -51,15 +51,45 @@ def text_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 def _near_pairs(first_of: dict[frozenset[str], int]) -> Iterator[tuple[int, int]]:
     shared, union = NEAR
     frequency = Counter(word for words in first_of for word in words)
-    holders: dict[str, list[frozenset[str]]] = {}  # word -> smaller sets with it among the rarest
+    holders: dict[str, _Holders] = {}
+    joined: dict[int, int] = {}
     for words in sorted(first_of, key=lambda w: (len(w), first_of[w])):
+        position = first_of[words]
+        joined[position] = position
         rarest = sorted(words, key=lambda word: (frequency[word], word))
         needed = -(-shared * len(words) // union)  # shared words: at least this many
-        prefix = rarest[: len(words) - needed + 1]
-        candidates = {other for word in prefix for other in holders.get(word, ())}
-        for other in candidates:
-            common = len(words & other)
-            if common * union >= (len(words) + len(other) - common) * shared:
-                yield first_of[other], first_of[words]
-        for word in prefix:
-            holders.setdefault(word, []).append(words)
+        for word in rarest[: len(words) - needed + 1]:
+            of_word = _by_root(holders.get(word, {}), joined)
+            for root, others in of_word.items():
+                if root == _root(joined, position):
+                    continue
+                for other in others:
+                    common = len(words & other)
+                    if common * union >= (len(words) + len(other) - common) * shared:
+                        yield first_of[other], position
+                        joined[root] = _root(joined, position)
+                        break
+            of_word.setdefault(_root(joined, position), []).append(words)
+            holders[word] = of_word
+
+
+# Root of what is joined so far -> word sets of it that hold some word among their rarest. Thousands
+# of variants of one advertisement are one entry, and a further variant needs one comparison.
+_Holders = dict[int, list[frozenset[str]]]
+
+
+def _by_root(held: _Holders, joined: dict[int, int]) -> _Holders:
+    """`held` under the roots of today."""
+    if all(joined[root] == root for root in held):
+        return held
+    current: _Holders = {}
+    for root, sets in held.items():
+        current.setdefault(_root(joined, root), []).extend(sets)
+    return current
+
+
+def _root(joined: dict[int, int], position: int) -> int:
+    while joined[position] != position:
+        joined[position] = joined[joined[position]]
+        position = joined[position]
+    return position

@@ -8,11 +8,8 @@ import pytest
 
 from shards import published
 from shards.catalogue import catalogue
+from shards.label_rules import fuse
 from shards.protocols import protocol_hash
-
-LISTS = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "splits"
-LABELS = LISTS.parent / "labels" / "mvsa-single.labelResultAll.txt"
-needs_lists = pytest.mark.skipif(not LISTS.is_dir(), reason="the authors' lists are not here")
 
 
 def test_clmlf_single_as_published() -> None:
@@ -68,17 +65,17 @@ def test_the_hashes_of_whole_packs() -> None:
     )
 
 
-@needs_lists
 @pytest.mark.parametrize("dataset", ["mvsa-single", "mvsa-multiple"])
-def test_against_the_authors_lists(dataset: str) -> None:
-    with (LISTS / f"clmlf-{dataset}.csv").open(encoding="utf-8", newline="") as file:
+def test_against_the_authors_lists(dataset: str, shared_data: Path) -> None:
+    lists = shared_data / "splits"
+    with (lists / f"clmlf-{dataset}.csv").open(encoding="utf-8", newline="") as file:
         clmlf = list(csv.DictReader(file))
     ours = published.rows(dataset)
     assert protocol_hash({row["id"]: row["split"] for row in clmlf}) == protocol_hash(
         published.clmlf(dataset)
     )
     assert all(ours[row["id"]].label == row["label"] for row in clmlf)
-    with (LISTS / f"tib10-{dataset}.csv").open(encoding="utf-8", newline="") as file:
+    with (lists / f"tib10-{dataset}.csv").open(encoding="utf-8", newline="") as file:
         tib10 = list(csv.DictReader(file))
     for fold in range(1, 11):
         theirs = {}
@@ -89,13 +86,11 @@ def test_against_the_authors_lists(dataset: str) -> None:
     assert all(ours[row["id"]].label == row["label"] for row in tib10)
 
 
-@needs_lists
-def test_the_labels_of_single_follow_from_its_label_file() -> None:
-    from shards.label_rules import fuse
-
+def test_the_labels_of_single_follow_from_its_label_file(shared_data: Path) -> None:
+    labels_file = shared_data / "labels" / "mvsa-single.labelResultAll.txt"
     ours = published.rows("mvsa-single")
     fused = {}
-    for line in LABELS.read_text("ascii").splitlines()[1:]:
+    for line in labels_file.read_text("ascii").splitlines()[1:]:
         source_id, labels = line.split("\t")
         text_label, image_label = labels.strip().split(",")
         if label := fuse(text_label, image_label):
