@@ -8,6 +8,7 @@ palettes become RGB, and an EXIF orientation is applied. Colour profiles are pas
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,10 @@ def decode_picture(
     if not content:
         raise BadPicture("empty image file", "empty")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        with (
+            warnings.catch_warnings(action="ignore"),  # Pillow's, of odd EXIF and large pictures
+            Image.open(io.BytesIO(content), formats=FORMATS) as opened,
+        ):
             header = Header(
                 format=str(opened.format),
                 mode=opened.mode,

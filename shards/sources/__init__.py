@@ -33,15 +33,6 @@ class Source:
         data: RawData = reader.open_raw(raw, options)
         return data
 
-    def open(self, raw: Path) -> RawData:
-        """`open_raw` with the default options."""
-        return self.open_raw(raw)
-
-    @property
-    def label_rule(self) -> str:
-        """The label rule of the default options."""
-        return "fusion"
-
 
 _SOURCES = (
     Source("mvsa-single", "mvsa_single", "labelResultAll.txt, data/ID.txt, data/ID.jpg"),

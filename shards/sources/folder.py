@@ -70,7 +70,9 @@ def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
 
     files: dict[str, _Files] = {}
     others = 0
-    for folder, _, names in os.walk(raw, onerror=refuse, followlinks=False):
+    walked: set[str] = set()
+    for folder, inner, names in os.walk(raw, onerror=refuse, followlinks=True):
+        inner[:] = [name for name in sorted(inner) if _first_time(Path(folder, name), walked)]
         for name in names:
             stem, suffix = os.path.splitext(name)
             path = Path(folder, name)
@@ -84,6 +86,14 @@ def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
             entry = files.setdefault(source_id, _Files())
             (entry.texts if is_text else entry.pictures).append(path)
     return dict(sorted(files.items())), others
+
+
+def _first_time(folder: Path, walked: set[str]) -> bool:
+    """Whether `folder` is met for the first time: links may lead round in a circle."""
+    real = os.path.realpath(folder)
+    first = real not in walked
+    walked.add(real)
+    return first
 
 
 def _items(

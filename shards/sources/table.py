@@ -56,13 +56,26 @@ def open_raw(raw: Path, options: SourceOptions = DEFAULT) -> RawData:
             if label and not undecoded(label):
                 labels[label.strip()] += 1
     classes = _classes(raw, columns, labels, options)
+    counts: Counter[str] = Counter()
+    items = _items(raw, table, columns, repetitions, classes, options)
     return RawData(
         total=total,
-        items=_items(raw, table, columns, repetitions, classes, options),
+        items=_counted(items, counts),
         classes=classes,
         dataset=NAME,
         label_rule=GIVEN,
+        # Many would say that a TSV was written with quotes, which its readers take for text.
+        facts=lambda: {"texts_in_quotes": counts["quoted"]},
     )
+
+
+def _counted(
+    items: Iterator[Example | Rejected], counts: Counter[str]
+) -> Iterator[Example | Rejected]:
+    for item in items:
+        if isinstance(item, Example) and len(item.text) > 1:
+            counts["quoted"] += item.text[0] == item.text[-1] == '"'
+        yield item
 
 
 def _columns(table: Table, options: SourceOptions) -> _Columns:
