@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 HASH_BITS = 256
-NEAR_BITS = 56  # prints that differ in at most so many bits are of twins
+NEAR_BITS = 60  # prints that differ in at most so many bits are of twins
 _SIDE_PX = 64  # what imagehash's phash reduces to for 16 x 16 frequencies
 _FLAT_SPREAD = 4  # grey levels: below, a picture has no structure that a hash could tell apart
 _HASH_BYTES = HASH_BITS // 8

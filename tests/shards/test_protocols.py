@@ -123,7 +123,7 @@ def test_clean_keeps_twins_together_and_random_does_not_look() -> None:
     assert clean.info.settings == {
         "seed": 0,
         "ratios": {"train": 8, "val": 1, "test": 1},
-        "picture_bits": 56,
+        "picture_bits": 60,
         "text_words_percent": 80,
         "text_min_chars": 24,
     }

@@ -144,7 +144,7 @@ def flipped(content: bytes, bits: list[int]) -> bytes:
 def test_the_distance_is_counted_to_the_bit() -> None:
     base = picture_print(picture(4))
     at, beyond = (flipped(base, list(range(n))) for n in (NEAR_BITS, NEAR_BITS + 1))
-    assert NEAR_BITS == 56
+    assert NEAR_BITS == 60
     assert list(picture_pairs([base, at])) == [(0, 1)]
     assert list(picture_pairs([base, beyond])) == []
 
