@@ -79,7 +79,7 @@ def _add_index(index: argparse.ArgumentParser) -> None:
         "--split",
         action="append",
         metavar="NAME=PATTERN",
-        help="tars of a split, repeatable (default: train*.tar, val*.tar, test*.tar)",
+        help="tars of a split, repeatable (default: by train, val or test in the name)",
     )
     index.add_argument("--dataset", metavar="NAME", help="its name (default: that of DIR)")
     index.add_argument("--overwrite", action="store_true", help="replace earlier index files")
