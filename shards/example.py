@@ -72,11 +72,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One line of `rejected.jsonl`. `detail` says what was found, without paths of this machine."""
+    """One line of `rejected.jsonl`. `detail` says what was found, without paths of this machine.
+
+    Names of files need not be valid Unicode; what does not go into UTF-8 is written as an escape.
+    """
 
     source_id: str
     reason: Reason
     detail: str
+
+    def __post_init__(self) -> None:
+        for name in ("source_id", "detail"):
+            shown = getattr(self, name).encode("utf-8", "backslashreplace").decode("utf-8")
+            object.__setattr__(self, name, shown)
 
 
 @dataclass(frozen=True)

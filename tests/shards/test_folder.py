@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from raw import jpeg
+from raw import rejected as rejected_lines
 from reading import opened, read
 
+from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
+from shards.__main__ import main
 
 
 def pair(raw: Path, name: str, *, suffix: str = ".jpg", text: bytes = b"a text") -> None:
@@ -88,3 +91,17 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     examples, rejected = read("folder", tmp_path / "raw")
     assert [e.source_id for e in examples] == ["a/2", "b/1"]
     assert rejected == []
+
+
+def test_names_that_are_no_unicode_are_packed_or_listed(tmp_path: Path) -> None:
+    pair(tmp_path / "raw", "a/2")
+    for name in (b"good", b"bad"):
+        stem = os.fsencode(tmp_path / "raw" / "a") + b"/\xff" + name
+        with open(stem + b".jpg", "wb") as picture, open(stem + b".txt", "wb") as text:
+            picture.write(jpeg(1) if name == b"good" else b"no picture")
+            text.write(b"a text")
+    out = tmp_path / "out"
+    arguments = ["pack", "folder", str(tmp_path / "raw"), str(out), "--ratios", "1:0:0", "--quiet"]
+    assert main(arguments) == 0
+    assert load_manifest(out).source["kept"] == 2
+    assert [item["source_id"] for item in rejected_lines(out)] == ["a/\\xffbad"]
