@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmsa.errors import UserError, one_or_many
@@ -25,13 +25,15 @@ class Source:
         """Check the layout of `raw` at once and return what is to be read.
 
         Raises `UserError` for another layout and for options that this source does not take.
+        What was done to the texts stands in the facts, and so in the manifest.
         """
         problems = options.problems()
         if problems:
             raise UserError(one_or_many(problems, where="reading"))
         reader = importlib.import_module(f"shards.sources.{self.module}")  # brings Pillow
         data: RawData = reader.open_raw(raw, options)
-        return data
+        own = data.facts
+        return replace(data, facts=lambda: {"normalize": list(options.normalize), **own()})
 
 
 _SOURCES = (

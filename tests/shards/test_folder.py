@@ -66,7 +66,7 @@ def test_gaps_and_doubles(tmp_path: Path) -> None:
         ("a/\\xff", "missing text"),
     ]
     data = opened("folder", tmp_path)
-    assert data.facts() == {"other_files": 2}
+    assert data.facts() == {"normalize": [], "other_files": 2}
     assert len(read("folder", tmp_path, encoding="latin-1")[0]) == 2
 
 

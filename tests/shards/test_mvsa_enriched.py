@@ -138,6 +138,7 @@ def test_spreadsheet_damage_is_undone_and_counted(tmp_path: Path) -> None:
     texts = [item.text for item in data.items]  # type: ignore[union-attr]
     assert texts == ["wait\u2026 for it\u2026", "one\ntwo", "#\u5ec3\u589f \u2026"]
     assert data.facts() == {
+        "normalize": [],
         "mojibake_repaired": 2,
         "mojibake_left": 0,
         "line_ends_repaired": 1,
@@ -242,6 +243,7 @@ def test_the_real_set(tmp_path: Path) -> None:
         differing += first != second
     assert differing == 0
     assert data.facts() == {
+        "normalize": [],
         "mojibake_repaired": 909,
         "mojibake_left": 0,
         "line_ends_repaired": 16,

@@ -213,6 +213,8 @@ def test_texts_are_normalized_on_demand(tmp_path: Path) -> None:
     assert read(tmp_path)[0][0].text == "RT @a_b  see http://t.co/x"
     found, _ = read(tmp_path, normalize=("urls", "mentions", "whitespace"))
     assert found[0].text == "RT @user see http"
+    data = reading.opened("mvsa-single", tmp_path, normalize=("urls", "mentions"))
+    assert data.facts()["normalize"] == ["urls", "mentions"]
 
 
 def test_texts_that_would_also_be_utf8_are_counted(tmp_path: Path) -> None:
@@ -225,6 +227,7 @@ def test_texts_that_would_also_be_utf8_are_counted(tmp_path: Path) -> None:
     texts = [item.text for item in data.items if isinstance(item, Example)]
     assert texts[1:3] == ["\u7b11", "\u4e2d\u6587"]
     assert data.facts() == {
+        "normalize": [],
         "text_encoding": "gb18030",
         "texts_beyond_ascii": 3,
         "texts_also_utf8": 2,

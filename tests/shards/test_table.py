@@ -211,4 +211,4 @@ def test_texts_in_quotes_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path, "tsv", [{**ROWS[0], "text": '"he said ""yes"""'}, ROWS[1]])
     data = opened("table", path)
     assert [item.text for item in data.items][0] == '"he said ""yes"""'  # type: ignore[union-attr]
-    assert data.facts() == {"texts_in_quotes": 1}
+    assert data.facts() == {"normalize": [], "texts_in_quotes": 1}
