@@ -158,7 +158,7 @@ def _on_white(opened: Image.Image) -> Image.Image:
     """RGB, with what lies behind transparent parts in white."""
     picture = opened
     if picture.mode.startswith("I"):  # 16 bits of grey; `convert` would cut off at 255
-        grey = np.asarray(picture).astype(np.int64)
+        grey = np.asarray(picture)
         picture = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture.convert("RGB")

@@ -188,22 +188,20 @@ def _parquet(path: Path, encoding: str) -> Table:
             f"reading {path} needs pyarrow; install it: pip install 'mmsa[parquet]'"
         ) from None
 
-    def opened() -> Any:
-        try:
-            return pyarrow.parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(_damaged(path, "Parquet", error)) from None
-
-    columns = tuple(str(name) for name in opened().schema_arrow.names)
+    faults = (pyarrow.ArrowException, OSError, ValueError)  # ValueError: names that are no UTF-8
+    try:
+        columns = tuple(pyarrow.parquet.ParquetFile(path).schema_arrow.names)
+    except faults as error:
+        raise UserError(_damaged(path, "Parquet", error)) from None
 
     def rows() -> Iterator[Row]:
         number = 0
         try:
-            for batch in opened().iter_batches(batch_size=1000):
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
                 for cells in batch.to_pylist():
                     number += 1
                     yield Row(number, cells)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+        except faults as error:
             raise UserError(_damaged(path, "Parquet", error)) from None
 
     return Table(columns, rows)

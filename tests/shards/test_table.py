@@ -212,3 +212,10 @@ def test_texts_in_quotes_are_counted(tmp_path: Path) -> None:
     data = opened("table", path)
     assert [item.text for item in data.items][0] == '"he said ""yes"""'  # type: ignore[union-attr]
     assert data.facts() == {"normalize": [], "texts_in_quotes": 1}
+
+
+def test_a_parquet_file_whose_column_name_is_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path, "parquet")
+    path.write_bytes(path.read_bytes().replace(b"image", b"im\xffge"))
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        opened("table", path)
