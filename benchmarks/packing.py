@@ -8,7 +8,8 @@ the machine should have nothing else to do. Rows:
 
     tar cf                  the raw pictures, nothing decoded
     plain ShardWriter       one process: Pillow, bicubic, the same JPEG quality, wds.ShardWriter
-    canonical_picture       the packed form alone, without files: what a core can do
+    chunks, best            one core making chunks (decode, reduce, encode, print): the best chunk
+    chunks, median          of 128, which other work on the machine disturbs least, and the median
     pack, N workers         `python -m shards pack` as it is, start-up included
 
 Then the quality: PSNR of what is packed against a full decode and Pillow's own filters.
@@ -49,7 +50,7 @@ def make_raw(directory: Path, count: int) -> None:
     for _ in range(_DISTINCT):
         coarse = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC))
-        noise = rng.normal(0, 9, (*smooth.shape[:2], 1))
+        noise = rng.normal(0, 7, (*smooth.shape[:2], 1))
         buffer = io.BytesIO()
         noisy = np.clip(smooth + noise, 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(buffer, "JPEG", quality=75)
@@ -101,11 +102,22 @@ def packed(raw: Path, out: Path, workers: int) -> None:
     subprocess.run([*command, *options], check=True)
 
 
-def canonical_alone(contents: list[bytes]) -> None:
-    from mmsa.data.canonical import canonical_picture
+def chunk_times(raw: Path, out: Path) -> list[tuple[float, float]]:
+    """(wall, CPU) seconds of each of several chunks, made in this process by one thread."""
+    import torch
 
-    for content in contents:
-        canonical_picture(content, short_side_px=SHORT_SIDE_PX, quality=QUALITY)
+    from shards.chunks import CHUNK_EXAMPLES, ChunkTask, make_chunk
+    from shards.example import Example
+    from shards.settings import ImageForm
+    from shards.sources import get_source
+
+    torch.set_num_threads(1)
+    items = [i for i in get_source("mvsa-single").open_raw(raw).items if isinstance(i, Example)]
+    tasks = [
+        ChunkTask(str(out), number, items[start : start + CHUNK_EXAMPLES], ImageForm(), "")
+        for number, start in enumerate(range(0, len(items) - CHUNK_EXAMPLES, CHUNK_EXAMPLES))
+    ]
+    return [timed(lambda t=task: make_chunk(t)) for task in tasks][1:]  # type: ignore[misc]
 
 
 def quality(contents: list[bytes]) -> dict[str, float]:
@@ -144,8 +156,8 @@ def run(raw: Path, scratch: Path) -> dict[str, Any]:
     """All figures for the raw set `raw`; `scratch` is an empty directory."""
     paths = sorted((raw / "data").glob("*.jpg"))
     contents = [path.read_bytes() for path in paths[:400]]
-    canonical_alone(contents[:8])  # imports
     (scratch / "plain").mkdir()
+    (scratch / "chunks").mkdir()
     plain_shard_writer_imports()
     rows: dict[str, tuple[int, float, float]] = {}
 
@@ -154,7 +166,9 @@ def run(raw: Path, scratch: Path) -> dict[str, Any]:
 
     add("tar cf", len(paths), lambda: tar_cf(raw, scratch / "raw.tar"))
     add("plain ShardWriter", len(paths), lambda: plain_shard_writer(raw, scratch / "plain"))
-    add("canonical_picture", len(contents), lambda: canonical_alone(contents))
+    chunks = sorted(chunk_times(raw, scratch / "chunks"), key=lambda times: times[1])
+    rows["chunks, best"] = (128, *chunks[0])
+    rows["chunks, median"] = (128, *chunks[len(chunks) // 2])
     for workers in (1, 2):
         out = scratch / f"out-{workers}"
         add(f"pack, workers {workers}", len(paths), lambda o=out, w=workers: packed(raw, o, w))  # type: ignore[misc]

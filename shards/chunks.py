@@ -78,18 +78,17 @@ class Chunk:
 
 def codec_versions() -> dict[str, str]:
     """The libraries that decode, reduce and encode pictures: others may give other bytes."""
-    import PIL
-    import simplejpeg
-    import torch
+    from importlib.metadata import version  # not the modules: torch takes seconds to import
+
     from PIL import features
 
     return {
-        "simplejpeg": simplejpeg.__version__,
-        "pillow": PIL.__version__,
+        "simplejpeg": version("simplejpeg"),
+        "pillow": version("pillow"),
         "libjpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg") or "",
         "libwebp": features.version_module("webp") or "",
         "zlib": features.version_codec("zlib") or "",
-        "torch": torch.__version__.partition("+")[0],
+        "torch": version("torch").partition("+")[0],
     }
 
 

@@ -264,7 +264,8 @@ def _check_keys(tars: list[tuple[str, Path]], found: list[_Found]) -> dict[str, 
             if key in first:
                 raise UserError(
                     f"{tar}: sample {number} does not fit: its key '{key}' is also in "
-                    f"{first[key]}. Keys must be unique over all tars, and a sample's members side by side"
+                    f"{first[key]}. Keys must be unique over all tars, and a sample's members "
+                    "side by side"
                 )
             first[key], split_of[key] = tar, split
     return split_of
@@ -279,7 +280,7 @@ def _classes(
     numbers = [name for name in names if name.isascii() and name.isdigit()]
     if numbers:
         raise UserError(
-            f"the classes in {tars[0][1].parent} are the numbers {', '.join(names[:10])}; say what "
+            f"some classes in {tars[0][1].parent} are numbers: {', '.join(names[:10])}; say what "
             "they mean, in order from 0: --classes negative,neutral,positive"
         )
     return tuple(names)

@@ -130,7 +130,7 @@ def test_tars_that_cannot_be_used(tars: Path, capsys: pytest.CaptureFixture[str]
     assert "train-c.tar is no readable, uncompressed tar" in refused()
     (tars / "train-c.tar").unlink()
     write_tar(tars / "train-c.tar", [foreign(30, json='{"caption": "a", "mood": 1}')])
-    assert "the numbers 1; say what they mean" in refused()
+    assert "are numbers: 1, glad, sad; say what they mean" in refused()
     assert run(tars / "absent") == 2
 
 
