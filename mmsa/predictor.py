@@ -101,6 +101,7 @@ class Predictor:
         try:
             packed, _, _ = canonical_image(
                 _bytes_of(picture),
+                mode=preprocessing.packed_mode,
                 short_side_px=preprocessing.packed_short_side_px,
                 quality=preprocessing.packed_quality,
             )

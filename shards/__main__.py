@@ -1,4 +1,4 @@
-"""The command line of packing: `python -m shards pack | synthetic | info`."""
+"""The command line of packing: `python -m shards pack | verify | info | ...`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,82 @@ from pathlib import Path
 from types import FrameType
 
 from mmsa.errors import EXIT_USER_ERROR, UserError
+from shards import protocols_cli
+from shards.pack_cli import add_merge, add_pack
+
+EXIT_FAULTS = 1  # verify found something
 
 # Whatever takes time to import is imported by the command that needs it: --help answers at once.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands; each sets `run`, a function of the parsed arguments."""
+    """The parser of all subcommands; each sets `run`, a function of the parsed arguments that
+    returns the exit code or None for 0."""
     parser = argparse.ArgumentParser(prog="python -m shards", description="raw data to shards")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_pack(commands.add_parser("pack", help="pack a raw data set into tars, once"))
+    add_pack(commands.add_parser("pack", help="pack a raw data set into tars, once"))
+    add_merge(commands.add_parser("merge", help="join the parts made with pack --part"))
+    _add_verify(commands.add_parser("verify", help="check a packed data set to the last byte"))
+    _add_info(commands.add_parser("info", help="say what a packed data set holds"))
+    _add_index(commands.add_parser("index", help="make WebDataset tars of others usable"))
+    protocols_cli.add_parsers(commands)
     _add_synthetic(commands.add_parser("synthetic", help="write a made-up raw MVSA-Single set"))
-    info = commands.add_parser("info", help="say what a packed data set holds")
-    info.add_argument("out", metavar="OUT", type=Path, help="directory made by pack")
-    info.set_defaults(run=_run_info)
     return parser
 
 
-def _add_pack(pack: argparse.ArgumentParser) -> None:
-    pack.add_argument("source", metavar="SOURCE", help="raw format: mvsa-single")
-    pack.add_argument("raw", metavar="RAW", type=Path, help="directory of the raw data")
-    pack.add_argument("out", metavar="OUT", type=Path, help="directory to be made")
-    pack.add_argument("--protocol", default="random", help="rule of the splits (default: random)")
-    pack.add_argument("--seed", type=int, default=0, help="of the random protocol (default: 0)")
-    pack.add_argument("--ratios", default="8:1:1", help="train:val:test (default: 8:1:1)")
-    pack.add_argument(
-        "--image-short-side",
-        type=int,
-        default=256,
-        metavar="PIXELS",
-        help="larger pictures are reduced to this, none is enlarged (default: 256)",
+def _add_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
+    verify.add_argument("--deep", action="store_true", help="also decode every picture")
+    verify.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
-    pack.add_argument("--image-quality", type=int, default=90, help="of JPEG (default: 90)")
-    pack.add_argument(
-        "--samples-per-shard",
-        type=int,
-        metavar="N",
-        help="at most N; default: at most 1000, and 8 shards a split while each keeps 32 samples",
+    verify.add_argument("--quiet", action="store_true", help="faults alone")
+    verify.set_defaults(run=_run_verify)
+
+
+def _add_info(info: argparse.ArgumentParser) -> None:
+    info.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
+    info.add_argument("--json", action="store_true", help="to stdout, for programs")
+    info.add_argument("--html", type=Path, metavar="FILE", help="as a page with charts")
+    info.set_defaults(run=_run_info)
+
+
+def _add_index(index: argparse.ArgumentParser) -> None:
+    index.add_argument("directory", metavar="DIR", type=Path, help="directory of the tars")
+    index.add_argument(
+        "--image-field",
+        default="jpg,jpeg,png,webp,gif,bmp",
+        metavar="NAMES",
+        help="extensions of the picture, the first that a sample has (default: %(default)s)",
     )
-    pack.add_argument("--overwrite", action="store_true", help="move an existing OUT aside first")
-    pack.add_argument("--quiet", action="store_true", help="no progress and no table")
-    pack.set_defaults(run=_run_pack)
+    index.add_argument(
+        "--text-field",
+        default="txt,text,caption",
+        metavar="NAMES",
+        help="of the text; FIELD:NAME is a name inside a JSON member (default: %(default)s)",
+    )
+    index.add_argument(
+        "--label-field",
+        default="json:label,cls",
+        metavar="NAMES",
+        help="of the class, by name or number; as above (default: %(default)s)",
+    )
+    index.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="class names in order, needed where labels are numbers (default: as found, sorted)",
+    )
+    index.add_argument(
+        "--split",
+        action="append",
+        metavar="NAME=PATTERN",
+        help="tars of a split, repeatable (default: by train, val or test in the name)",
+    )
+    index.add_argument("--dataset", metavar="NAME", help="its name (default: that of DIR)")
+    index.add_argument("--overwrite", action="store_true", help="replace earlier index files")
+    index.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    index.add_argument("--quiet", action="store_true", help="no progress and no table")
+    index.set_defaults(run=_run_index)
 
 
 def _add_synthetic(synthetic: argparse.ArgumentParser) -> None:
@@ -64,27 +100,40 @@ def _add_synthetic(synthetic: argparse.ArgumentParser) -> None:
     synthetic.set_defaults(run=_run_synthetic)
 
 
-def _run_pack(args: argparse.Namespace) -> None:
-    from shards.pack import PackSettings, pack
-    from shards.protocols import parse_ratios
+def _run_verify(args: argparse.Namespace) -> int:
+    from shards.verify import verify
+
+    report = verify(args.out, deep=args.deep, workers=args.workers, quiet=args.quiet)
+    for fault in report.faults:
+        print(f"fault: {fault}")
+    if report.faults:
+        print(f"{args.out}: {len(report.faults)} faults")
+        return EXIT_FAULTS
+    if not args.quiet:
+        print(f"{args.out}: {report.num_samples:,} samples in {report.num_shards} shards, no fault")
+    return 0
+
+
+def _run_info(args: argparse.Namespace) -> None:
+    from shards.info import run_info
+
+    run_info(args.out, as_json=args.json, html=args.html)
+
+
+def _run_index(args: argparse.Namespace) -> None:
+    from shards.index import IndexSettings, index
     from shards.summary import print_summary
 
-    settings = PackSettings(
-        ratios=parse_ratios(args.ratios),
-        protocol=args.protocol,
-        seed=args.seed,
-        image_short_side_px=args.image_short_side,
-        image_quality=args.image_quality,
-        samples_per_shard=args.samples_per_shard,
+    manifest = index(
+        args.directory,
+        IndexSettings.from_options(args),
+        workers=args.workers,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
     )
-    result = pack(
-        args.source, args.raw, args.out, settings, overwrite=args.overwrite, quiet=args.quiet
-    )
-    if result.moved_to:
-        print(f"the older {args.out} was moved to {result.moved_to}")
     if not args.quiet:
-        print_summary(result.manifest)
-        print(f"packed into {args.out}; what was dropped is listed in {args.out}/rejected.jsonl")
+        print_summary(manifest)
+        print(f"indexed; train with data.shards={args.directory}")
 
 
 def _run_synthetic(args: argparse.Namespace) -> None:
@@ -105,30 +154,24 @@ def _run_synthetic(args: argparse.Namespace) -> None:
         print(f"next: python -m shards pack mvsa-single {args.out} OUT")
 
 
-def _run_info(args: argparse.Namespace) -> None:
-    from mmsa.data.manifest import load_manifest
-    from shards.summary import print_summary
-
-    print_summary(load_manifest(args.out))
-
-
 def _end(signal_number: int, frame: FrameType | None) -> None:
     # A batch system ends jobs by SIGTERM: raised as an exception, it cleans up as Ctrl-C does.
     raise SystemExit(128 + signal_number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a `UserError`, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 1 for faults that `verify` found, 2 for a
+    `UserError`, 130 after Ctrl-C."""
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        code: int | None = args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; nothing half done was left", file=sys.stderr)
+        print("interrupted; nothing that looks whole was left", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -39,9 +39,7 @@ def write_aside(target: Path, *, overwrite: bool, flush: bool = True) -> Iterato
         raise UserError(f"{target} cannot be written: {error.strerror}") from None
     try:
         yield aside
-        if flush:
-            _flush(aside.directory)
-        _put_in_place(aside, target, overwrite=overwrite)
+        aside.moved_to = put_in_place(aside.directory, target, overwrite=overwrite, flush=flush)
     except OSError as error:
         shutil.rmtree(aside.directory, ignore_errors=True)
         raise UserError(f"{target} could not be written: {error}. Nothing was left there") from None
@@ -71,20 +69,29 @@ def _fresh(target: Path, name: str, *, create: bool) -> Path:
     raise AssertionError
 
 
-def _put_in_place(aside: Aside, target: Path, *, overwrite: bool) -> None:
+def put_in_place(
+    directory: Path, target: Path, *, overwrite: bool, flush: bool = True
+) -> Path | None:
+    """Rename the finished `directory` to `target`, on the same file system.
+
+    `overwrite` and `flush` as in `write_aside`. Returns where an older `target` went.
+    """
+    target = Path(os.path.abspath(target))
+    if flush:
+        _flush(directory)
     refuse_existing(target, overwrite=overwrite)
     moved_to = None
     try:
         if os.path.lexists(target):
             moved_to = _fresh(target, f"{target.name}.old", create=False)
             target.rename(moved_to)
-        aside.directory.rename(target)
+        directory.rename(target)
     except BaseException:
         if moved_to is not None and moved_to.exists() and not target.exists():
             moved_to.rename(target)
         raise
-    aside.moved_to = moved_to
     _flush_one(target.parent)
+    return moved_to
 
 
 def _flush(directory: Path) -> None:

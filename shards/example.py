@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it brings Pillow, and --help has no use for that
+    from mmsa.data.pictures import BadPicture
+
+# A key is a file name inside a tar: WebDataset cuts it at the first dot, a slash is a folder, and
+# a ustar header has room for 100 bytes.
+_KEY_PART = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_KEPT_OF_NAME = 48  # characters of a name that is no key part
 
 
 class Reason(StrEnum):
@@ -18,20 +29,33 @@ class Reason(StrEnum):
     LABEL_REPEATED = "label line repeated"
     LABELS_DIFFER = "id twice with different labels"
     LABELS_CONFLICT = "labels conflict"
+    LABELS_DISAGREE = "labels of text and image differ"
+    NO_MAJORITY = "no majority of annotators"
     NO_LABEL_LINE = "no label line"
+    NO_LABEL = "missing label"
+    NO_CLASS_FOLDER = "not in a class folder"
+    ROW = "row does not parse"
+    ID_REPEATED = "id twice"
+    NAME_REPEATED = "several files of one name"
     NO_TEXT = "missing text"
     UNREADABLE_TEXT = "unreadable text"
     TEXT_ENCODING = "text is not GB18030"
+    OTHER_ENCODING = "text is not in the stated encoding"
     EMPTY_TEXT = "empty text"
     NO_IMAGE = "missing image"
     UNREADABLE_IMAGE = "unreadable image"
+    EMPTY_IMAGE = "empty image file"
+    TRUNCATED_IMAGE = "truncated image"
+    LARGE_IMAGE = "image too large"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One raw pair that its source found whole; its picture is not decoded yet.
 
-    `label` is the fused class name; `text_label` and `image_label` are the labels of the parts.
+    `label` is the class name that the label rule gave; `text_label` and `image_label` are the
+    labels of the parts, None where the source has none. `votes` holds [text, image] of each
+    annotator where there are several; `soft` is class -> share of the annotators.
     """
 
     key: str
@@ -40,28 +64,44 @@ class Example:
     text: str
     image_path: Path
     label: str
-    text_label: str
-    image_label: str
+    text_label: str | None
+    image_label: str | None
+    votes: tuple[tuple[str, str], ...] | None = None
+    soft: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One line of `rejected.jsonl`. `detail` says what was found, without paths of this machine."""
+    """One line of `rejected.jsonl`. `detail` says what was found, without paths of this machine.
+
+    Names of files need not be valid Unicode; what does not go into UTF-8 is written as an escape.
+    """
 
     source_id: str
     reason: Reason
     detail: str
+
+    def __post_init__(self) -> None:
+        for name in ("source_id", "detail"):
+            shown = getattr(self, name).encode("utf-8", "backslashreplace").decode("utf-8")
+            object.__setattr__(self, name, shown)
 
 
 @dataclass(frozen=True)
 class RawData:
     """An opened raw data set: `items` yields `total` examples and rejected ones, in a fixed order.
 
-    Texts are read while `items` is walked, so that memory stays bounded.
+    Texts are read while `items` is walked, so that memory stays bounded. `classes` is the order of
+    the class names. `facts` is asked when `items` has been walked to its end: counts of what was
+    repaired or passed over, for the manifest. `label_rule` is the manifest's.
     """
 
     total: int
     items: Iterable[Example | Rejected]
+    classes: tuple[str, ...]
+    dataset: str
+    label_rule: str
+    facts: Callable[[], dict[str, Any]] = field(default=dict)
 
 
 class Reject(Exception):
@@ -71,6 +111,24 @@ class Reject(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def key_part(source_id: str) -> str:
+    """What stands for an id in a key: the id itself where it can, else a cleaned, hashed form."""
+    if _KEY_PART.fullmatch(source_id):
+        return source_id
+    cleaned = re.sub(r"[^0-9A-Za-z_-]+", "_", source_id)[:_KEPT_OF_NAME]
+    digest = hashlib.sha256(source_id.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{cleaned}-{digest[:12]}"
+
+
+def picture_reason(error: BadPicture) -> Reason:
+    """The reason under which a picture that `canonical_picture` refused is counted."""
+    return {
+        "empty": Reason.EMPTY_IMAGE,
+        "truncated": Reason.TRUNCATED_IMAGE,
+        "too large": Reason.LARGE_IMAGE,
+    }.get(error.kind, Reason.UNREADABLE_IMAGE)
 
 
 def read_file(path: Path, *, missing: Reason, unreadable: Reason) -> bytes:
@@ -87,3 +145,5 @@ def read_file(path: Path, *, missing: Reason, unreadable: Reason) -> bytes:
         raise Reject(missing, f"{shown} does not exist") from None
     except OSError as error:
         raise Reject(unreadable, f"{shown}: {error.strerror or type(error).__name__}") from None
+    except ValueError:  # a NUL or half a character in the name
+        raise Reject(missing, f"{ascii(shown)} is no file name") from None

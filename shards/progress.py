@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -13,22 +14,52 @@ T = TypeVar("T")
 _LOG_EVERY_S = 10.0
 
 
+class Progress:
+    """Tells on stderr how many of `total` samples are done, how fast, and how long it will take.
+
+    A context manager; nothing is told where `quiet`.
+    """
+
+    def __init__(self, *, total: int, what: str, quiet: bool, unit: str = "sample") -> None:
+        self._total, self._what, self._quiet, self._unit = total, what, quiet, unit
+        self._done = 0
+        self._started = self._told = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if not quiet and sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=what, unit=unit, leave=False)
+
+    def advance(self, number: int = 1) -> None:
+        """`number` more samples are done."""
+        self._done += number
+        if self._bar is not None:
+            self._bar.update(number)
+        elif not self._quiet and time.monotonic() - self._told >= _LOG_EVERY_S:
+            self._told = time.monotonic()
+            rate = self._done / (self._told - self._started)
+            left_s = round((self._total - self._done) / rate)
+            print(
+                f"{self._what}: {self._done} of {self._total}, {rate:.0f} {self._unit}s/s, "
+                f"{left_s // 60}:{left_s % 60:02d} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 def progress(items: Iterable[T], *, total: int, what: str, quiet: bool) -> Iterator[T]:
     """Yield `items`, telling on stderr how many of `total` are done; nothing where `quiet`."""
-    if quiet:
-        yield from items
-    elif sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit="sample", leave=False)
-    else:
-        yield from _logged(items, total, what)
-
-
-def _logged(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    started = told = time.monotonic()
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if now - told >= _LOG_EVERY_S:
-            rate = done / (now - started)
-            print(f"{what}: {done} of {total}, {rate:.0f} samples/s", file=sys.stderr, flush=True)
-            told = now
-        yield item
+    with Progress(total=total, what=what, quiet=quiet) as told:
+        for item in items:
+            yield item
+            told.advance()

@@ -17,13 +17,41 @@ def print_summary(manifest: Manifest, *, console: Console | None = None) -> None
     console = console or Console(highlight=False)
     console.print(Group(_counts(manifest), _splits(manifest)))
     protocol = manifest.protocol
+    warnings = manifest.source.get("groups", {}).get("warnings", [])
     lines = [
+        *(f"warning: {warning}" for warning in warnings),
         f"labels    {manifest.label_rule}",
         f"protocol  {protocol.name}, {_in_words(protocol.settings)}, hash {protocol.hash[:12]}",
         f"packing   {_in_words(manifest.packing)}",
         f"digest    {manifest.digest[:12]}",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def print_distributions(facts: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """Print the duplicates and the quantiles of `shards.info.describe`, to stdout."""
+    console = console or Console(highlight=False)
+    found = facts["duplicates"]
+    console.print(
+        f"duplicates {found['samples_in_groups']:,} samples in {found['groups']:,} groups, the "
+        f"largest of {found['largest_group']:,}; {found['groups_in_several_splits']:,} groups lie "
+        "in several splits",
+        soft_wrap=True,
+    )
+    table = Table(box=box.SIMPLE)
+    table.add_column("")
+    distributions = facts["distributions"]
+    if not distributions:
+        return
+    first = next(iter(distributions.values()))
+    for percent in first["quantiles"]:
+        table.add_column(f"{percent} %", justify="right")
+    table.add_column("mean", justify="right")
+    for name, one in distributions.items():
+        table.add_row(
+            name, *(f"{value:g}" for value in one["quantiles"].values()), f"{one['mean']:g}"
+        )
+    console.print(table)
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

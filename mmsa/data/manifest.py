@@ -125,9 +125,13 @@ class Manifest(_Strict):
 def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """Write `manifest` with its digest as `directory/manifest.json`; returns what was written."""
     sealed = manifest.sealed()
-    text = json.dumps(sealed.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    (directory / MANIFEST_NAME).write_bytes(manifest_text(sealed).encode("utf-8"))
     return sealed
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The one way in which `manifest.json` is laid out."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 def load_manifest(directory: str | os.PathLike[str]) -> Manifest:

@@ -46,7 +46,10 @@ class Preprocessing(_Strict):
 
     image: ImagePreprocessing | None = None
     image_view: Literal["crop", "whole"] = "crop"
-    packed_short_side_px: int = Field(256, ge=1, description="of the JPEGs in the shards")
+    packed_mode: Literal["short_side", "original", "square"] = "short_side"
+    packed_short_side_px: int | None = Field(
+        256, ge=1, description="of the JPEGs in the shards; null: original"
+    )
     packed_quality: int = Field(90, ge=1, le=100, description="JPEG quality in the shards")
     max_tokens: int | None = Field(None, ge=1, description="longer texts are cut; null: no text")
 

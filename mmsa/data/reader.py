@@ -11,6 +11,7 @@ import os
 import tarfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +41,68 @@ class RawSample:
     key_hash: int
 
 
+@dataclass(frozen=True)
+class Fields:
+    """How the members of a sample are called: extensions, the first that is there counts.
+
+    `json:caption` is the string `caption` inside the member `json`. Tars packed by others have
+    names of their own, which the manifest says (`packing.fields`).
+    """
+
+    image: tuple[str, ...] = ("jpg",)
+    text: tuple[str, ...] = ("txt",)
+
+    @classmethod
+    def of(cls, packing: Mapping[str, Any]) -> Fields:
+        """Those of a manifest's `packing`."""
+        fields = packing.get("fields", {})
+        return cls(
+            tuple(fields.get("image", cls.image)),
+            tuple(fields.get("text", cls.text)),
+        )
+
+
+def sample_of(
+    members: Sequence[tuple[str, bytes]], fields: Fields
+) -> tuple[str, bytes, str, dict[str, Any]]:
+    """(key, picture, text, the object in its `json` or nothing) of one sample's tar members.
+
+    The key is a member's name to the first dot behind the last slash, as in WebDataset. Raises
+    `ValueError` where the members are of several keys, and where picture or text are not there.
+    """
+    by_field: dict[str, bytes] = {}
+    keys = set()
+    for name, data in members:
+        folder, slash, base = name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        keys.add(f"{folder}{slash}{stem}")
+        by_field[extension.lower()] = data
+    names = [name for name, _ in members]
+    if len(keys) != 1:
+        raise ValueError(f"it holds the members {names}")
+    meta = json.loads(by_field["json"]) if "json" in by_field else {}
+    if not isinstance(meta, dict):
+        meta = {}
+    image = next((by_field[name] for name in fields.image if name in by_field), None)
+    text = next((t for name in fields.text if (t := field_text(name, by_field, meta))), None)
+    if image is None or text is None:
+        what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
+        raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
+    return keys.pop(), image, text, meta
+
+
+def field_text(name: str, by_field: Mapping[str, bytes], meta: Mapping[str, Any]) -> str | None:
+    """The text of the member `name`, or of `json:NAME` in `meta`; None where it is not there.
+
+    A number becomes its digits. Raises `UnicodeDecodeError` for a member that is not UTF-8.
+    """
+    member, colon, inner = name.partition(":")
+    if colon:
+        value = meta.get(inner)
+        return str(value) if isinstance(value, (str, int)) else None
+    return by_field[member].decode("utf-8") if member in by_field else None
+
+
 class SplitReader:
     """Reads samples of one split, those of left-out classes apart.
 
@@ -55,6 +118,7 @@ class SplitReader:
         self.split = split
         self.shards = info.shards
         self.num_classes = len(classes.names)
+        self._fields = Fields.of(manifest.packing)
         self._label_of = {name: classes.label_of(name) for name in manifest.classes}
         # Manifest class -> the model's label, -1 where samples of the class are left out.
         labels = [self._label_of[name] for name in manifest.classes]
@@ -132,18 +196,10 @@ class SplitReader:
             raise self._damage(shard, ordinal, "the tar ends before the sample does")
         if zlib.crc32(content) != int(record["crc32"]):
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
-        members = tar_members(content)
-        by_field: dict[str, bytes] = {}
-        keys = set()
-        for name, data in members:
-            key, _, field = name.rpartition("/")[2].partition(".")
-            keys.add(key)
-            by_field[field] = data
-        if len(keys) != 1 or not {"jpg", "txt", "json"} <= by_field.keys():
-            raise self._damage(
-                shard, ordinal, f"it holds the members {[name for name, _ in members]}"
-            )
-        key = keys.pop()
+        try:
+            key, image, text, meta = sample_of(tar_members(content), self._fields)
+        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError too
+            raise self._damage(shard, ordinal, str(error)) from None
         if key_hash(key) != int(record["key_hash"]):
             raise ShardDamage(
                 f"{info.tar}: sample {ordinal} is '{key}', the index says another key. "
@@ -154,9 +210,9 @@ class SplitReader:
         return RawSample(
             key=key,
             shard=info.tar,
-            image=by_field["jpg"],
-            text=by_field["txt"].decode("utf-8"),
-            meta=json.loads(by_field["json"]),
+            image=image,
+            text=text,
+            meta=meta,
             label=int(self._labels[record["label"]]),
             key_hash=int(record["key_hash"]),
         )

@@ -163,9 +163,9 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
                 f"{text_encoder.max_positions} tokens at most; use data.max_tokens="
                 f"{text_encoder.max_positions} or fewer"
             )
-    packed_px = int(manifest.packing["image_short_side_px"])
+    packed_px = manifest.packing["image_short_side_px"]  # None: original pictures
     image = None if image_encoder is None else image_encoder.preprocessing
-    if image is not None and image.image_size_px > packed_px:
+    if image is not None and packed_px is not None and image.image_size_px > packed_px:
         logger.warning(
             "the image encoder takes %d px and the pictures are packed with a short side of %d px: "
             "each one is enlarged. Pack with --image-short-side %d for sharper ones",
@@ -176,6 +176,7 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
     return Preprocessing(
         image=image,
         image_view=config.data.image_view,
+        packed_mode=manifest.packing.get("image_mode", "short_side"),
         packed_short_side_px=packed_px,
         packed_quality=int(manifest.packing["image_quality"]),
         max_tokens=max_tokens,

@@ -28,6 +28,6 @@ def small_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_packed(small_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("packed") / "out"
-    arguments = ["pack", "mvsa-single", str(small_raw), str(out)]
+    arguments = ["pack", "mvsa-single", str(small_raw), str(out), "--protocol", "random"]
     assert main([*arguments, "--samples-per-shard", "6", "--quiet"]) == 0
     return out

@@ -1,23 +1,24 @@
 """What the source reader takes, and what it rejects for which reason."""
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import reading
 from raw import raw_tree, write_labels, write_pair
 
 from mmsa.errors import UserError
-from shards.example import Example, Rejected
+from shards.example import Example
 from shards.sources.mvsa_single import open_raw
 
+DATA = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not here")
 
-def read(raw: Path) -> tuple[list[Example], list[tuple[str, str]]]:
-    """(examples, (source id, reason) of each rejected one)."""
-    data = open_raw(raw)
-    items = list(data.items)
-    assert len(items) == data.total
-    examples = [item for item in items if isinstance(item, Example)]
-    return examples, [(i.source_id, str(i.reason)) for i in items if isinstance(i, Rejected)]
+
+def read(raw: Path, **options: Any) -> tuple[list[Example], list[tuple[str, str]]]:
+    return reading.read("mvsa-single", raw, **options)
 
 
 def test_a_usable_pair(tmp_path: Path) -> None:
@@ -165,3 +166,106 @@ def test_a_layout_that_is_not_the_sources(tmp_path: Path) -> None:
     write_labels(tmp_path / "bare", ["1\tneutral,neutral"])
     with pytest.raises(UserError, match="data is no folder"):
         open_raw(tmp_path / "bare")
+
+
+def test_label_rules(tmp_path: Path) -> None:
+    raw = raw_tree(tmp_path, ["neutral,negative", "positive,negative", "positive,positive"])
+    for rule, labels, rejected in (
+        ("fused", ["negative", "positive"], [("2", "labels conflict")]),
+        (
+            "agree",
+            ["positive"],
+            [("1", "labels of text and image differ"), ("2", "labels of text and image differ")],
+        ),
+        ("text", ["neutral", "positive", "positive"], []),
+        ("image", ["negative", "negative", "positive"], []),
+    ):
+        found, reasons = read(raw, labels=rule)
+        assert [example.label for example in found] == labels
+        assert reasons == rejected
+        data = reading.opened("mvsa-single", raw, labels=rule)
+        assert data.label_rule == ("fusion" if rule == "fused" else rule)
+        assert data.classes == ("negative", "neutral", "positive")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "soft"}, "--labels soft does not apply .* it has one annotator"),
+        ({"labels": "best"}, "--labels best is no label rule"),
+        ({"text_column": "text"}, "--text-column does not apply to the source mvsa-single"),
+        ({"classes": ("a", "b")}, "--classes does not apply"),
+        ({"normalize": ("case",)}, "--normalize case"),
+        ({"encoding": "utf-9"}, "--encoding utf-9 is not known"),
+        ({"encoding": "base64"}, "--encoding base64 is not known"),
+        ({"labels": "x", "normalize": ("y",)}, "2 problems"),
+    ],
+)
+def test_options_that_do_not_apply(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    raw = raw_tree(tmp_path, ["neutral,negative"])
+    with pytest.raises(UserError, match=message):
+        read(raw, **options)
+
+
+def test_texts_are_normalized_on_demand(tmp_path: Path) -> None:
+    write_pair(tmp_path, "1", text=b"RT @a_b  see http://t.co/x\r\n")
+    write_labels(tmp_path, ["1\tneutral,neutral"])
+    assert read(tmp_path)[0][0].text == "RT @a_b  see http://t.co/x"
+    found, _ = read(tmp_path, normalize=("urls", "mentions", "whitespace"))
+    assert found[0].text == "RT @user see http"
+    data = reading.opened("mvsa-single", tmp_path, normalize=("urls", "mentions"))
+    assert data.facts()["normalize"] == ["urls", "mentions"]
+
+
+def test_texts_that_would_also_be_utf8_are_counted(tmp_path: Path) -> None:
+    write_pair(tmp_path, "1", text="caf\u00e9 au lait".encode())
+    write_pair(tmp_path, "2", text="\u7b11".encode("gb18030"))  # valid in both
+    write_pair(tmp_path, "3", text="\u4e2d\u6587".encode("gb18030"))
+    write_pair(tmp_path, "4")
+    write_labels(tmp_path, [f"{number}\tneutral,neutral" for number in range(1, 5)])
+    data = reading.opened("mvsa-single", tmp_path)
+    texts = [item.text for item in data.items if isinstance(item, Example)]
+    assert texts[1:3] == ["\u7b11", "\u4e2d\u6587"]
+    assert data.facts() == {
+        "normalize": [],
+        "text_encoding": "gb18030",
+        "texts_beyond_ascii": 3,
+        "texts_also_utf8": 2,
+    }
+    found, rejected = read(tmp_path, encoding="utf-8")
+    assert found[0].text == "caf\u00e9 au lait"
+    assert rejected == [("3", "text is not in the stated encoding")]
+
+
+@needs_data
+def test_the_whole_label_file(tmp_path: Path) -> None:
+    """Published: 4,511 = 2,683 / 470 / 1,358 with 358 dropped; agreeing 1,398 / 470 / 724."""
+    label_file = DATA / "labels" / "mvsa-single.labelResultAll.txt"
+    shutil.copyfile(label_file, tmp_path / "labelResultAll.txt")
+    (tmp_path / "data").mkdir()
+    for line in label_file.read_text("ascii").splitlines()[1:]:
+        (tmp_path / "data" / f"{line.split()[0]}.txt").write_bytes(b"x")
+    assert reading.outcomes("mvsa-single", tmp_path) == {
+        "positive": 2683,
+        "neutral": 470,
+        "negative": 1358,
+        "labels conflict": 358,
+    }
+    assert reading.outcomes("mvsa-single", tmp_path, labels="agree") == {
+        "positive": 1398,
+        "neutral": 470,
+        "negative": 724,
+        "labels of text and image differ": 2277,
+    }
+
+
+@needs_data
+def test_the_real_texts() -> None:
+    raw = DATA / "mvsa-single"
+    data = reading.opened("mvsa-single", raw)
+    found = {item.source_id: item for item in data.items if isinstance(item, Example)}
+    assert len(found) == 2210 + 372 + 1097
+    assert data.total == 3964
+    assert min(len(item.text) for item in found.values()) >= 3
+    assert data.facts()["texts_beyond_ascii"] == 853
+    assert data.facts()["texts_also_utf8"] == 0

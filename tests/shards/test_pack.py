@@ -16,8 +16,9 @@ from raw import digests, jpeg, raw_tree, rejected, write_labels, write_pair
 
 from mmsa.data.manifest import key_hash, load_manifest, read_index
 from shards.__main__ import main
-from shards.pack import PackSettings, pack
+from shards.pack import pack
 from shards.protocols import parse_ratios
+from shards.settings import PackSettings
 
 
 def run(raw: Path, out: Path, *options: str) -> int:
@@ -29,12 +30,12 @@ def test_the_manifest(small_packed: Path) -> None:
     assert manifest.dataset == "mvsa-single"
     assert manifest.classes == ("negative", "neutral", "positive")
     assert manifest.label_rule == "fusion"
-    assert manifest.source == {
-        "name": "mvsa-single",
-        "read": 22,
-        "kept": 20,
-        "dropped": {"labels conflict": 2},
-    }
+    assert manifest.source["name"] == "mvsa-single"
+    assert manifest.source["read"] == 22
+    assert manifest.source["kept"] == 20
+    assert manifest.source["dropped"] == {"labels conflict": 2}
+    content = (small_packed / "rejected.jsonl").read_bytes()
+    assert manifest.source["rejected_sha256"] == hashlib.sha256(content).hexdigest()
     assert {name: split.classes for name, split in manifest.splits.items()} == {
         "train": {"negative": 5, "neutral": 3, "positive": 8},
         "val": {"negative": 0, "neutral": 0, "positive": 1},
@@ -54,7 +55,7 @@ def test_the_manifest(small_packed: Path) -> None:
 
 def test_the_files(small_packed: Path) -> None:
     manifest = load_manifest(small_packed)
-    listed = {"manifest.json", "rejected.jsonl"}
+    listed = {"manifest.json", "rejected.jsonl", "README.md"}
     for split in manifest.splits.values():
         for shard in split.shards:
             listed |= {shard.tar, shard.index}
@@ -147,13 +148,19 @@ def test_bad_pictures_are_listed_and_take_no_part_in_the_split(tmp_path: Path) -
     assert run(raw, tmp_path / "out") == 0
     assert [(item["source_id"], item["reason"]) for item in rejected(tmp_path / "out")] == [
         ("2", "missing image"),
-        ("4", "unreadable image"),
+        ("4", "empty image file"),
         ("6", "unreadable image"),
-        ("8", "unreadable image"),
-        ("10", "unreadable image"),
+        ("8", "truncated image"),
+        ("10", "image too large"),
     ]
     manifest = load_manifest(tmp_path / "out")
-    assert manifest.source["dropped"] == {"missing image": 1, "unreadable image": 4}
+    assert manifest.source["dropped"] == {
+        "missing image": 1,
+        "unreadable image": 1,
+        "empty image file": 1,
+        "truncated image": 1,
+        "image too large": 1,
+    }
     counts = {name: split.num_samples for name, split in manifest.splits.items()}
     assert counts == {"train": 8, "val": 1, "test": 1}
 
@@ -211,13 +218,18 @@ def test_the_raw_data_cannot_be_moved_aside(small_raw: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "best"], "no protocol is called 'best'; known: random"),
+        (["--protocol", "best"], "no protocol 'best'; known: clean"),
         (["--seed", "-1"], "--seed -1"),
         (["--image-short-side", "0"], "--image-short-side 0"),
         (["--image-quality", "101"], "--image-quality 101"),
         (["--samples-per-shard", "0"], "--samples-per-shard 0"),
         (["--ratios", "8:1"], "three whole numbers"),
         (["--seed", "-1", "--image-quality", "0"], "2 problems"),
+        (["--image-short-side", "large"], "a number of pixels, original, or square:PIXELS"),
+        (["--shard-size", "0MB"], "a number with a unit"),
+        (["--part", "3/2"], "I/N with I from 1 to N"),
+        (["--workers", "0"], "--workers 0"),
+        (["--max-pixels", "0"], "--max-pixels 0"),
     ],
 )
 def test_wrong_settings(

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from raw import raw_tree
+from raw import digests, raw_tree
 
+from mmsa.errors import UserError
 from shards.__main__ import main
+from shards.pack import pack
+from shards.settings import PackSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +31,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    assert main(["pack", "mvsa-single", str(small_raw), out]) == 0
+    arguments = ["pack", "mvsa-single", str(small_raw), out, "--protocol", "random"]
+    assert main(arguments) == 0
     packed = capsys.readouterr().out
     assert main(["info", out]) == 0
     rows = [line.split() for line in packed.splitlines()]
@@ -38,7 +42,9 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ["all", "6", "4", "10", "20"] in rows
     assert "rejected.jsonl" in packed
     shown = capsys.readouterr().out
-    assert shown.strip() in packed
+    head, _, tail = shown.partition("duplicates ")
+    assert head.strip() in packed
+    assert "text length" in tail
     assert "protocol  random, seed 0, ratios 8:1:1, hash " in shown
 
 
@@ -67,15 +73,62 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_packing_leaves_nothing(
+def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 300)
-    # Sent as soon as the temporary directory shows: what follows takes long beside it.
-    process = start("pack", "mvsa-single", str(raw), str(tmp_path / "out"))
-    while process.poll() is None and not list(tmp_path.glob(".out.tmp-*/.spool")):
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 400)
+    arguments = ["pack", "mvsa-single", str(raw), str(tmp_path / "out"), "--quiet"]
+    process = start(*arguments)
+    while process.poll() is None and not list(tmp_path.glob(".out.packing/chunks/*.json")):
         pass
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == code
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.packing", "raw"]
+    assert main(arguments) == 2  # never silently anew
+    assert main([*arguments, "--resume"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_a_killed_packing_is_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral", "positive,positive"] * 250)
+    pack = ["pack", "mvsa-single", str(raw)]
+    assert main([*pack, str(tmp_path / "whole"), "--quiet", "--workers", "1"]) == 0
+    arguments = [*pack, str(tmp_path / "out"), "--quiet", "--workers", "2"]
+    process = start(*arguments)
+    chunks = tmp_path / ".out.packing" / "chunks"
+    while process.poll() is None and not list(chunks.glob("*.json")):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (tmp_path / "out").exists()
+    done = {path: path.stat().st_mtime_ns for path in chunks.glob("chunk-*.bin")}
+    damaged = sorted(chunks.glob("chunk-*.bin"))[0]
+    # One chunk that is not what it was: it must be made again, the others used.
+    damaged.write_bytes(b"X" + damaged.read_bytes()[1:])
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "--image-quality", "80"]) == 2
+    assert "image_quality was 90, is 80" in capsys.readouterr().err
+    assert done
+    assert main([*arguments, "--resume"]) == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw", "whole"]
+
+
+def test_two_packings_do_not_share_a_place(tmp_path: Path) -> None:
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 400)
+    arguments = ["pack", "mvsa-single", str(raw), str(tmp_path / "out"), "--quiet"]
+    process = start(*arguments)
+    while process.poll() is None and not list(tmp_path.glob(".out.packing/chunks/*.json")):
+        pass
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(UserError, match="another process is packing"):
+            pack("mvsa-single", raw, tmp_path / "out", PackSettings(), resume=True, quiet=True)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0

@@ -4,8 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsa.errors import UserError
-from shards.protocols import assign_splits, parse_ratios, protocol_hash
 from shards.splits import largest_remainder, packed_order, shard_sizes, split_by_hash, split_counts
 
 RATIOS = {"train": 8, "val": 1, "test": 1}
@@ -56,30 +54,6 @@ def test_split_does_not_depend_on_the_order_of_reading_but_on_the_seed() -> None
     split = split_by_hash(labels, seed=0, ratios=RATIOS)
     assert split_by_hash(backwards, seed=0, ratios=RATIOS) == split
     assert split_by_hash(labels, seed=1, ratios=RATIOS) != split
-
-
-def test_protocol_hash_is_of_the_sorted_lines() -> None:
-    expected = hashlib.sha256(b"test\tb\ntrain\ta\ntrain\tc\n").hexdigest()
-    assert protocol_hash({"c": "train", "a": "train", "b": "test"}) == expected
-
-
-def test_protocol_info() -> None:
-    assignment, info = assign_splits("random", {"a": "x"}, seed=3, ratios=RATIOS)
-    assert assignment == {"a": "train"}
-    assert (info.name, info.version) == ("random", 1)
-    assert info.settings == {"seed": 3, "ratios": {"train": 8, "val": 1, "test": 1}}
-    assert info.hash == hashlib.sha256(b"train\ta\n").hexdigest()
-    with pytest.raises(UserError, match="no protocol 'other'; known: random"):
-        assign_splits("other", {}, seed=0, ratios=RATIOS)
-
-
-def test_ratios() -> None:
-    assert parse_ratios("70:20:10") == {"train": 70, "val": 20, "test": 10}
-    for wrong in ("8:1", "8:1:x", "8:1:-1", "", "8:1:1:1", "0.8:0.1:0.1"):
-        with pytest.raises(UserError, match="three whole numbers"):
-            parse_ratios(wrong)
-    with pytest.raises(UserError, match="nothing to train on"):
-        parse_ratios("0:1:1")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,235 @@
+"""How fast packing is: JPEGs of 600x450 to short side 256, beside what it could at best be.
+
+    python -m benchmarks.packing [--images N] [--raw DIR] [--json FILE]
+
+The raw set is made up (noise and edges at the size and bytes of posted pictures) unless --raw names
+one in MVSA-Single's layout. Told are wall time, CPU time of all processes, and images per second;
+the machine should have nothing else to do. Rows:
+
+    tar cf                  the raw pictures, nothing decoded
+    plain ShardWriter       one process: Pillow, bicubic, the same JPEG quality, wds.ShardWriter
+    chunks, best            one core making chunks (decode, reduce, encode, print): the best chunk
+    chunks, median          of 128, which other work on the machine disturbs least, and the median
+    pack, N workers         `python -m shards pack` as it is, start-up included
+
+Then the quality: PSNR of what is packed against a full decode and Pillow's own filters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# One thread per process: the processes are what is counted.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SIZE = (600, 450)
+SHORT_SIDE_PX, QUALITY = 256, 90
+_DISTINCT = 64  # made-up pictures; more would cost more than what is measured
+
+
+def make_raw(directory: Path, count: int) -> None:
+    """A raw set of `count` pairs in MVSA-Single's layout, of about 41 kB a picture."""
+    import numpy as np
+    from PIL import Image
+
+    data = directory / "data"
+    data.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(_DISTINCT):
+        coarse = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC))
+        noise = rng.normal(0, 7, (*smooth.shape[:2], 1))
+        buffer = io.BytesIO()
+        noisy = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(buffer, "JPEG", quality=75)
+        pictures.append(buffer.getvalue())
+    labels = ("positive", "neutral", "negative")
+    lines = ["ID\ttext,image"]
+    for number in range(count):
+        # Bytes after the end of the picture make each file its own.
+        (data / f"{number}.jpg").write_bytes(pictures[number % _DISTINCT])
+        (data / f"{number}.txt").write_text(f"text of sample {number} with some more words\r\n")
+        label = labels[number % 3]
+        lines.append(f"{number}\t{label},{label}")
+    (directory / "labelResultAll.txt").write_text("\r\n".join(lines) + "\r\n")
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """(wall seconds, CPU seconds of this process and its finished children) of `work`."""
+    wall, cpu = time.perf_counter(), os.times()
+    work()
+    after = os.times()
+    return time.perf_counter() - wall, sum(after[:4]) - sum(cpu[:4])
+
+
+def tar_cf(raw: Path, out: Path) -> None:
+    subprocess.run(["tar", "cf", str(out), "-C", str(raw), "data"], check=True)
+
+
+def plain_shard_writer(raw: Path, out: Path) -> None:
+    """What one would write in ten lines: full decode, bicubic, ShardWriter with its defaults."""
+    import webdataset as wds
+    from PIL import Image
+
+    with wds.ShardWriter(str(out / "%05d.tar"), maxcount=1000, verbose=0) as writer:
+        for path in sorted((raw / "data").glob("*.jpg")):
+            picture = Image.open(path).convert("RGB")
+            scale = SHORT_SIDE_PX / min(picture.size)
+            if scale < 1:
+                size = (round(picture.width * scale), round(picture.height * scale))
+                picture = picture.resize(size, Image.Resampling.BICUBIC)
+            buffer = io.BytesIO()
+            picture.save(buffer, "JPEG", quality=QUALITY)
+            text = path.with_suffix(".txt").read_bytes().decode("gb18030")
+            writer.write({"__key__": path.stem, "jpg": buffer.getvalue(), "txt": text, "json": {}})
+
+
+def packed(raw: Path, out: Path, workers: int) -> None:
+    command = [sys.executable, "-m", "shards", "pack", "mvsa-single", str(raw), str(out)]
+    options = ["--workers", str(workers), "--quiet", "--protocol", "random"]
+    subprocess.run([*command, *options], check=True)
+
+
+def chunk_times(raw: Path, out: Path) -> list[tuple[float, float]]:
+    """(wall, CPU) seconds of each of several chunks, made in this process by one thread."""
+    import torch
+
+    from shards.chunks import CHUNK_EXAMPLES, ChunkTask, make_chunk
+    from shards.example import Example
+    from shards.settings import ImageForm
+    from shards.sources import get_source
+
+    torch.set_num_threads(1)
+    items = [i for i in get_source("mvsa-single").open_raw(raw).items if isinstance(i, Example)]
+    tasks = [
+        ChunkTask(str(out), number, items[start : start + CHUNK_EXAMPLES], ImageForm(), "")
+        for number, start in enumerate(range(0, len(items) - CHUNK_EXAMPLES, CHUNK_EXAMPLES))
+    ]
+    return [timed(lambda t=task: make_chunk(t)) for task in tasks][1:]  # type: ignore[misc]
+
+
+def quality(contents: list[bytes]) -> dict[str, float]:
+    """Mean and least PSNR in dB of the packed pixels, and of the packed JPEG, to a reference.
+
+    The references are made from a full decode by Pillow's Lanczos and bicubic filters.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from mmsa.data.canonical import canonical_picture
+
+    def psnr(one: Any, other: Any) -> float:
+        error = ((np.asarray(one, dtype=float) - np.asarray(other, dtype=float)) ** 2).mean()
+        return float(10 * np.log10(255**2 / max(error, 1e-6)))
+
+    found: dict[str, list[float]] = {}
+    for content in contents:
+        picture = canonical_picture(content, short_side_px=SHORT_SIDE_PX, quality=QUALITY)
+        original = Image.open(io.BytesIO(content)).convert("RGB")
+        if min(original.size) <= SHORT_SIDE_PX:
+            continue
+        for name in ("LANCZOS", "BICUBIC"):
+            size = (picture.width, picture.height)
+            reference = original.resize(size, Image.Resampling[name])
+            found.setdefault(f"pixels, {name.lower()}", []).append(psnr(picture.pixels, reference))
+            jpeg = Image.open(io.BytesIO(picture.jpeg))
+            found.setdefault(f"after JPEG, {name.lower()}", []).append(psnr(jpeg, reference))
+    figures = {}
+    for name, values in found.items():
+        figures[f"{name}, mean"], figures[f"{name}, least"] = float(np.mean(values)), min(values)
+    return figures
+
+
+def run(raw: Path, scratch: Path) -> dict[str, Any]:
+    """All figures for the raw set `raw`; `scratch` is an empty directory."""
+    paths = sorted((raw / "data").glob("*.jpg"))
+    contents = [path.read_bytes() for path in paths[:400]]
+    (scratch / "plain").mkdir()
+    (scratch / "chunks").mkdir()
+    plain_shard_writer_imports()
+    rows: dict[str, tuple[int, float, float]] = {}
+
+    def add(name: str, count: int, work: Callable[[], object]) -> None:
+        rows[name] = (count, *timed(work))
+
+    add("tar cf", len(paths), lambda: tar_cf(raw, scratch / "raw.tar"))
+    add("plain ShardWriter", len(paths), lambda: plain_shard_writer(raw, scratch / "plain"))
+    chunks = sorted(chunk_times(raw, scratch / "chunks"), key=lambda times: times[1])
+    rows["chunks, best"] = (128, *chunks[0])
+    rows["chunks, median"] = (128, *chunks[len(chunks) // 2])
+    for workers in (1, 2):
+        out = scratch / f"out-{workers}"
+        add(f"pack, workers {workers}", len(paths), lambda o=out, w=workers: packed(raw, o, w))  # type: ignore[misc]
+    return {
+        "rows": {
+            name: {
+                "images": count,
+                "wall_s": round(wall, 3),
+                "cpu_s": round(cpu, 3),
+                "images_per_s": round(count / wall, 1),
+                "images_per_cpu_s": round(count / cpu, 1),
+            }
+            for name, (count, wall, cpu) in rows.items()
+        },
+        "speedup_of_two_workers": round(rows["pack, workers 1"][1] / rows["pack, workers 2"][1], 2),
+        "psnr_db": {name: round(value, 1) for name, value in quality(contents).items()},
+    }
+
+
+def plain_shard_writer_imports() -> None:
+    """Import what the plain writer needs, so that its row is its work alone."""
+    import PIL.Image  # noqa: F401
+    import webdataset  # noqa: F401
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--images", type=int, default=2000, help="made-up pictures")
+    parser.add_argument("--raw", type=Path, help="a raw set in MVSA-Single's layout instead")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        raw = arguments.raw or Path(folder, "raw")
+        if arguments.raw is None:
+            make_raw(raw, arguments.images)
+        scratch = Path(folder, "scratch")
+        scratch.mkdir()
+        figures = run(raw, scratch)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"packing to short side {SHORT_SIDE_PX}, quality {QUALITY}")
+    table.add_column("")
+    for column in ("images", "wall s", "CPU s", "images/s", "images/CPU s"):
+        table.add_column(column, justify="right")
+    for name, row in figures["rows"].items():
+        table.add_row(name, *(f"{value:,}" for value in row.values()))
+    console = Console()
+    console.print(table)
+    console.print(f"two workers: {figures['speedup_of_two_workers']} times one; load {load()}")
+    for name, value in figures["psnr_db"].items():
+        console.print(f"PSNR, {name}: {value} dB")
+    if arguments.json:
+        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        arguments.json.write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
+
+
+def load() -> str:
+    """The machine's load over the last minute, at the end of the run."""
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Splits and folds of duplicate groups: pure arithmetic, no group is ever divided.
+
+A group is a sequence of (key, label), sorted by key. Where every group is of one sample, the split
+is that of `shards.splits.split_by_hash`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from shards.splits import SPLITS, split_counts
+
+Group = Sequence[tuple[str, str]]
+_HELD_OUT = ("test", "val")  # filled in this order
+
+
+def split_groups(groups: Sequence[Group], *, seed: int, ratios: Mapping[str, int]) -> list[str]:
+    """The split of each of `groups`, stratified by label as well as undivided groups allow.
+
+    Targets are the counts of `split_counts` for each label. What holds:
+
+    - val and test have at most their target of each label;
+    - where a label has at least as many samples without twins as the targets of val and test
+      together, val and test have exactly their targets of it;
+    - a held-out split lacks fewer samples of a label than the smallest one-label group of that
+      label in train has.
+
+    Groups of two and more go where a hash of seed and first key sends them, in proportion to
+    `ratios`; those that do not fit there, or are more than 1 % of a held-out split, go to train.
+    Then samples without twins fill val and test, and at last, where samples are lacking, groups of
+    train that fit, smallest first.
+    """
+    counts = [Counter(label for _, label in group) for group in groups]
+    needed = _targets(counts, ratios)
+    sizes = {split: sum(needed[split].values()) for split in _HELD_OUT}
+    split_of = ["train"] * len(groups)
+
+    def put(number: int, split: str) -> bool:
+        count = counts[number]
+        if any(count[label] > needed[split][label] for label in count):
+            return False
+        needed[split].subtract(count)
+        split_of[number] = split
+        return True
+
+    ranked = sorted(range(len(groups)), key=lambda i: (-len(groups[i]), _rank(groups[i], seed)))
+    twins = [number for number in ranked if len(groups[number]) > 1]
+    for number in twins:
+        wish = _wish(groups[number], seed, ratios)
+        if wish in _HELD_OUT and len(groups[number]) * 100 <= sizes[wish]:
+            put(number, wish)
+    for number in ranked[len(twins) :]:
+        _ = put(number, "test") or put(number, "val")
+    for number in reversed(twins):
+        if split_of[number] == "train":
+            _ = put(number, "test") or put(number, "val")
+    return split_of
+
+
+def _targets(counts: Sequence[Counter[str]], ratios: Mapping[str, int]) -> dict[str, Counter[str]]:
+    totals: Counter[str] = Counter()
+    for count in counts:
+        totals.update(count)
+    targets: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    for label, total in totals.items():
+        for split, number in split_counts(total, ratios).items():
+            targets[split][label] = number
+    return targets
+
+
+def _rank(group: Group, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{group[0][0]}".encode()).digest()
+
+
+def _wish(group: Group, seed: int, ratios: Mapping[str, int]) -> str:
+    """A split, drawn from the hash of the group in proportion to `ratios`."""
+    digest = hashlib.sha256(f"split:{seed}:{group[0][0]}".encode()).digest()
+    drawn = int.from_bytes(digest[:8], "little") * sum(ratios[split] for split in SPLITS) >> 64
+    for split in SPLITS:
+        if drawn < ratios[split]:
+            return split
+        drawn -= ratios[split]
+    raise AssertionError(drawn)
+
+
+def fold_groups(groups: Sequence[Group], *, seed: int, num_folds: int) -> list[int]:
+    """The fold, 0 to `num_folds` - 1, of each of `groups`.
+
+    Groups go, largest first, where their labels are rarest so far. Where all groups are of one
+    label each, folds differ by at most the largest group in their number of any label; by at most
+    one where no sample has a twin.
+    """
+    counts = [Counter(label for _, label in group) for group in groups]
+    filled: list[Counter[str]] = [Counter() for _ in range(num_folds)]
+    sizes = [0] * num_folds
+    fold_of = [0] * len(groups)
+    ranked = sorted(range(len(groups)), key=lambda i: (-len(groups[i]), _rank(groups[i], seed)))
+    for number in ranked:
+        count = counts[number]
+
+        def load(fold: int, count: Counter[str] = count) -> tuple[int, int, int]:
+            same = sum(count[label] * filled[fold][label] for label in count)
+            return same, sizes[fold], fold
+
+        fold = min(range(num_folds), key=load)
+        fold_of[number] = fold
+        filled[fold].update(count)
+        sizes[fold] += len(groups[number])
+    return fold_of

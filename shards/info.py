@@ -1,0 +1,124 @@
+"""What a packed data set holds, to look at before training: counts and distributions.
+
+Texts and pictures are not shown and not decoded: lengths stand in the index, sizes in `KEY.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.labels import class_map
+from shards.summary import print_distributions, print_summary
+
+_QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
+_BINS = 20
+
+
+def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
+    """Print what `directory` holds; as JSON, or also as a page at `html`."""
+    manifest = load_manifest(directory)
+    facts = describe(directory, manifest)
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        print_summary(manifest)
+        print_distributions(facts)
+    if html is not None:
+        from shards.info_page import page
+
+        html.write_text(page(facts), encoding="utf-8")
+        if not as_json:
+            print(f"wrote {html}")
+
+
+def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
+    """Counts and distributions of the packed set, as JSON.
+
+    `distributions` holds characters of the texts, and width, height and aspect ratio of the
+    pictures where the samples say them; each with quantiles (percent -> value) and a histogram.
+    Raises `ShardDamage` where an index or a sample is not what the manifest says.
+    """
+    lengths: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    groups_of: dict[str, Counter[int]] = {}
+    classes = class_map(manifest.classes, None) if len(manifest.classes) > 1 else None
+    for name in manifest.splits:
+        if classes is None:
+            break
+        reader = SplitReader(directory, manifest, name, classes)
+        places, records = reader.all_records()
+        lengths += records["text_length"].tolist()
+        groups_of[name] = Counter(records["group"].tolist())
+        for place in places.tolist():
+            meta = reader.read(*place).meta
+            if isinstance(meta.get("width"), int) and isinstance(meta.get("height"), int):
+                sizes.append((meta["width"], meta["height"]))
+    widths, heights = ([size[i] for size in sizes] for i in (0, 1))
+    distributions = {
+        "text length, characters": _distribution(lengths),
+        "picture width, pixels": _distribution(widths),
+        "picture height, pixels": _distribution(heights),
+        "picture aspect ratio": _distribution([w / h for w, h in sizes]),
+    }
+    return {
+        "dataset": manifest.dataset,
+        "digest": manifest.digest,
+        "classes": list(manifest.classes),
+        "label_rule": manifest.label_rule,
+        "protocol": manifest.protocol.model_dump(mode="json"),
+        "source": manifest.source,
+        "packing": manifest.packing,
+        "splits": {
+            name: {
+                "num_samples": split.num_samples,
+                "classes": split.classes,
+                "shards": len(split.shards),
+                "bytes": sum(shard.tar_bytes for shard in split.shards),
+            }
+            for name, split in manifest.splits.items()
+        },
+        "duplicates": _duplicates(groups_of),
+        "distributions": {name: found for name, found in distributions.items() if found},
+    }
+
+
+def _duplicates(groups_of: dict[str, Counter[int]]) -> dict[str, int]:
+    """Groups of two samples and more, over all splits, and those that lie in several splits."""
+    total: Counter[int] = Counter()
+    for counts in groups_of.values():
+        total.update(counts)
+    crossing = sum(
+        sum(group in counts for counts in groups_of.values()) > 1
+        for group, number in total.items()
+        if number > 1
+    )
+    return {
+        "groups": sum(number > 1 for number in total.values()),
+        "samples_in_groups": sum(number for number in total.values() if number > 1),
+        "largest_group": max(total.values(), default=0),
+        "groups_in_several_splits": crossing,
+    }
+
+
+def _distribution(values: list[int] | list[float]) -> dict[str, Any] | None:
+    """Quantiles and a histogram of `values`; None where there are none."""
+    if not values:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    counts, edges = np.histogram(array, bins=_BINS)
+    points = np.percentile(array, _QUANTILES)
+    return {
+        "mean": round(float(array.mean()), 3),
+        "quantiles": {str(q): round(float(p), 3) for q, p in zip(_QUANTILES, points, strict=True)},
+        "histogram": {
+            "edges": [round(float(edge), 3) for edge in edges],
+            "counts": counts.tolist(),
+        },
+    }

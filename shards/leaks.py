@@ -1,0 +1,162 @@
+"""How many held-out samples have a twin in another split: of an assignment, or of a packed set."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmsa.data.manifest import (
+    IndexArray,
+    Manifest,
+    ShardInfo,
+    key_hash,
+    load_manifest,
+    read_index,
+)
+from mmsa.errors import ShardDamage, UserError
+
+# Held-out split -> the splits whose twins make its score too good: what was trained and selected on
+SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
+
+
+def twin_counts(split_of: Mapping[str, str], group_of: Mapping[str, int]) -> dict[str, Any]:
+    """For val and test: its `samples`, and how many of them have a twin where they must not.
+
+    The result for test: `{"samples": 450, "train": 80, "val": 12, "any": 85}`.
+    """
+    keys = sorted(split_of)
+    groups = {
+        split: np.array([group_of[key] for key in keys if split_of[key] == split], dtype=np.uint64)
+        for split in ("train", "val", "test")
+    }
+    return _counts(groups)
+
+
+def _counts(groups: Mapping[str, np.ndarray[Any, np.dtype[np.uint64]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for split, others in SEEN_BEFORE.items():
+        if not len(groups.get(split, ())):
+            continue
+        anywhere = np.zeros(len(groups[split]), dtype=bool)
+        counts = {"samples": len(groups[split])}
+        for other in others:
+            twin = np.isin(groups[split], groups.get(other, np.array([], dtype=np.uint64)))
+            counts[other] = int(twin.sum())
+            anywhere |= twin
+        found[split] = {**counts, "any": int(anywhere.sum())}
+    return found
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A held-out sample with twins in splits that it must not have them in."""
+
+    key: str
+    split: str
+    group: str
+    twins_in: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """`counts` as `twin_counts` gives them; `by_class`: split -> class -> leaked samples."""
+
+    manifest: Manifest
+    counts: dict[str, Any]
+    by_class: dict[str, dict[str, int]]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "dataset": self.manifest.dataset,
+            "protocol": self.manifest.protocol.model_dump(mode="json"),
+            "digest": self.manifest.digest,
+            "leaks": self.counts,
+            "classes": self.by_class,
+        }
+
+
+def leak_report(directory: Path) -> LeakReport:
+    """Count the leaks of the packed set in `directory`, from its manifest and indexes alone.
+
+    Raises `UserError` where it is no packed set or was packed without looking for duplicates, and
+    `ShardDamage` where an index is damaged.
+    """
+    manifest = load_manifest(directory)
+    records = _records(directory, manifest)
+    groups = {split: array["group"] for split, array in records.items()}
+    alone = all(bool((array["group"] == array["key_hash"]).all()) for array in records.values())
+    if alone and "groups" not in manifest.source:
+        raise UserError(
+            f"{directory} was packed without looking for duplicates: each of its samples is its "
+            "own group, so leaks cannot be counted. Pack the raw data again with this version"
+        )
+    by_class: dict[str, dict[str, int]] = {}
+    for split, leaked in _leaked(groups).items():
+        numbers = np.bincount(records[split]["label"][leaked], minlength=len(manifest.classes))
+        by_class[split] = dict(zip(manifest.classes, numbers.tolist(), strict=True))
+    return LeakReport(manifest, _counts(groups), by_class)
+
+
+def _records(directory: Path, manifest: Manifest) -> dict[str, IndexArray]:
+    return {
+        name: np.concatenate([read_index(directory, shard) for shard in split.shards])
+        for name, split in manifest.splits.items()
+        if split.shards
+    }
+
+
+def _leaked(groups: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Held-out split -> a boolean for each of its samples: it has a twin where it must not."""
+    nothing = np.array([], dtype=np.uint64)
+    return {
+        split: np.isin(groups[split], np.concatenate([groups.get(o, nothing) for o in others]))
+        for split, others in SEEN_BEFORE.items()
+        if split in groups
+    }
+
+
+def list_leaks(directory: Path) -> list[Leak]:
+    """Every leaked sample, by split and packed order; opens the tars of splits that have some."""
+    manifest = load_manifest(directory)
+    indexes = {
+        name: [(shard, read_index(directory, shard)) for shard in split.shards]
+        for name, split in manifest.splits.items()
+    }
+    members = {
+        name: {int(group) for _, records in shards for group in records["group"]}
+        for name, shards in indexes.items()
+    }
+    found: list[Leak] = []
+    for split, others in SEEN_BEFORE.items():
+        for shard, records in indexes.get(split, []):
+            twins = [
+                tuple(o for o in others if int(group) in members.get(o, ()))
+                for group in records["group"]
+            ]
+            if not any(twins):
+                continue
+            keys = _keys(directory, shard, records["key_hash"])
+            for key, group, twins_in in zip(keys, records["group"], twins, strict=True):
+                if twins_in:
+                    found.append(Leak(key, split, f"{int(group):016x}", twins_in))
+    return found
+
+
+def _keys(directory: Path, shard: ShardInfo, hashes: np.ndarray[Any, Any]) -> list[str]:
+    """The keys of the samples of `shard`, in order, from the names of its members."""
+    path = directory / shard.tar
+    try:
+        with tarfile.open(path, "r:") as tar:
+            names = [member.name for member in tar if member.isfile()]
+    except (OSError, tarfile.TarError) as error:
+        raise ShardDamage(f"{path} cannot be read as a tar ({error})", shard=shard.tar) from None
+    keys = list(dict.fromkeys(name.split(".", 1)[0] for name in names))
+    if [key_hash(key) for key in keys] != [int(number) for number in hashes]:
+        raise ShardDamage(f"{path} holds other keys than its index", shard=shard.tar)
+    return keys

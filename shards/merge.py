@@ -1,0 +1,225 @@
+"""One packing as several jobs: parts made with `pack --part I/N`, joined by `merge`.
+
+A part decodes and encodes every N-th chunk of the raw data, which is nearly all of the cost; what
+is left (split, tars) needs all of them and is done by `merge`. The result has the bytes of a
+packing without parts.
+
+    OUT.part-3-of-8/part.json    what was packed, and how
+                    chunks/      see chunks.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mmsa.data.manifest import Manifest
+from mmsa.errors import UserError
+from shards.aside import put_in_place, refuse_existing
+from shards.assemble import Encodings, assemble
+from shards.chunks import Chunk, chunk_path, read_chunk
+from shards.progress import Progress
+from shards.settings import PackSettings
+from shards.workdir import workdir
+from shards.workers import Workers, default_workers
+
+_PART_NAME = "part.json"
+_PART_DIRECTORY = re.compile(r"part-([0-9]+)-of-([0-9]+)")
+
+
+class _Part(BaseModel):
+    """`part.json`. `num_items` are the examples and rejected ones in `chunks`, chunk numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = "mmsa-part"
+    version: int = 1
+    part: int
+    parts: int
+    source: str
+    raw: str
+    classes: tuple[str, ...]
+    dataset: str
+    label_rule: str
+    facts: dict[str, Any]
+    codecs: dict[str, str]
+    encoding: dict[str, Any]
+    settings: PackSettings
+    chunks: tuple[int, ...]
+    total_chunks: int
+
+
+def part_path(out: Path, part: int, parts: int) -> Path:
+    """The directory of one part of the packing into `out`."""
+    return out.parent / f"{out.name}.part-{part}-of-{parts}"
+
+
+def finish_part(
+    work: Path,
+    target: Path,
+    encodings: Encodings,
+    encoding: dict[str, Any],
+    settings: PackSettings,
+    part: tuple[int, int],
+    total_chunks: int,
+    *,
+    overwrite: bool,
+) -> Path | None:
+    """Make `work` the finished part `target`; returns where an older one went.
+
+    `encoding` are the settings that all parts must share, `total_chunks` those of all parts.
+    """
+    numbers = tuple(range(part[0] - 1, total_chunks, part[1]))
+    assert len(numbers) == len(encodings.chunks), (numbers, len(encodings.chunks))
+    record = _Part(
+        part=part[0],
+        parts=part[1],
+        source=encodings.source,
+        raw=str(encoding["raw"]),
+        classes=encodings.classes,
+        dataset=encodings.dataset,
+        label_rule=encodings.label_rule,
+        facts=encodings.facts,
+        codecs=encodings.codecs,
+        encoding={k: v for k, v in encoding.items() if k not in ("raw", "part")},
+        settings=settings,
+        chunks=numbers,
+        total_chunks=total_chunks,
+    )
+    directory = work / "out"
+    (directory / _PART_NAME).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (work / "chunks").rename(directory / "chunks")
+    return put_in_place(directory, target, overwrite=overwrite)
+
+
+def merge(
+    out: Path,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    remove_parts: bool = False,
+    quiet: bool = False,
+) -> tuple[Manifest, Path | None]:
+    """Join the parts beside `out` into the packed data set `out`.
+
+    Returns the manifest and where an older `out` went. `remove_parts` deletes the parts afterwards.
+    Raises `UserError` for missing parts, for parts of different settings or raw data, and for a
+    damaged one.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    directories = _part_directories(out)
+    parts = [_read_part(directory) for directory in directories]
+    _check_alike(directories, parts)
+    first = parts[0]
+    chunk_directory = {
+        number: directory / "chunks"
+        for directory, part in zip(directories, parts, strict=True)
+        for number in part.chunks
+    }
+    places = [(chunk_directory[number], number) for number in range(first.total_chunks)]
+    settings = {"merge": [str(path.resolve()) for path in directories], **first.encoding}
+    with (
+        workdir(out, settings, resume=resume) as work,
+        Workers(default_workers() if workers is None else workers) as pool,
+    ):
+        chunks = []
+        with Progress(total=len(places), what="reading parts", unit="chunk", quiet=quiet) as told:
+            for chunk in pool.map(_checked_chunk, places):
+                chunks.append(chunk)
+                told.advance()
+        encodings = Encodings(
+            source=first.source,
+            chunks=chunks,
+            classes=first.classes,
+            dataset=first.dataset,
+            label_rule=first.label_rule,
+            facts=first.facts,
+            codecs=first.codecs,
+        )
+        result = assemble(
+            work,
+            out,
+            encodings,
+            first.settings,
+            pool,
+            raw=first.raw,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+    if remove_parts:
+        for directory in directories:
+            shutil.rmtree(directory)
+    return result
+
+
+def _checked_chunk(place: tuple[Path, int]) -> Chunk:
+    chunk = read_chunk(*place, expected=None)
+    if chunk is None:
+        directory, number = place
+        raise UserError(
+            f"{chunk_path(directory, number)} is missing or damaged. Remove {directory.parent} and "
+            "pack that part again"
+        )
+    return chunk
+
+
+def _part_directories(out: Path) -> list[Path]:
+    """The directories of all parts of `out`, in order."""
+    out = Path(os.path.abspath(out))
+    found: dict[tuple[int, int], Path] = {}
+    for path in out.parent.glob(f"{out.name}.part-*-of-*"):
+        match = _PART_DIRECTORY.fullmatch(path.name.removeprefix(f"{out.name}."))
+        if match and path.is_dir():
+            found[int(match[1]), int(match[2])] = path
+    if not found:
+        raise UserError(
+            f"there are no parts beside {out} ({out.name}.part-1-of-N and so on); make them with: "
+            f"python -m shards pack SOURCE RAW {out} --part 1/N"
+        )
+    counts = sorted({parts for _, parts in found})
+    if len(counts) > 1:
+        raise UserError(
+            f"beside {out} are parts of packings in {' and in '.join(map(str, counts))} parts; "
+            "remove those that are not meant"
+        )
+    missing = [number for number in range(1, counts[0] + 1) if (number, counts[0]) not in found]
+    if missing:
+        shown = ", ".join(f"{number}/{counts[0]}" for number in missing[:20])
+        raise UserError(
+            f"{len(missing)} of the {counts[0]} parts of {out} are missing: {shown}. Pack them "
+            "with --part first"
+        )
+    return [found[number, counts[0]] for number in range(1, counts[0] + 1)]
+
+
+def _read_part(directory: Path) -> _Part:
+    path = directory / _PART_NAME
+    try:
+        return _Part.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); remove {directory} and pack that "
+            "part again"
+        ) from None
+
+
+def _check_alike(directories: Sequence[Path], parts: Sequence[_Part]) -> None:
+    """All parts must be of one packing: `UserError` naming what differs from the first."""
+    mine = {"part", "raw", "chunks"}  # what may differ
+    first = parts[0].model_dump(mode="json", exclude=mine)
+    for directory, part in zip(directories, parts, strict=True):
+        other = part.model_dump(mode="json", exclude=mine)
+        names = [name for name in first if first[name] != other[name]]
+        if names:
+            shown = "; ".join(f"{name}: {first[name]} and {other[name]}" for name in names)
+            raise UserError(
+                f"{directories[0].name} and {directory.name} are not parts of one packing: {shown}"
+            )

@@ -1,0 +1,123 @@
+"""What the command line says of a packing, checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmsa.errors import UserError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Ki": 2**10}
+# mmsa.data.pictures.LARGEST_MAX_PIXELS, without importing what it imports
+_LARGEST_MAX_PIXELS = 178_956_970
+_UNITS |= {"Mi": 2**20, "Gi": 2**30}
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """At most so many samples, or bytes of tar, in a shard; None for both suits the set's size."""
+
+    samples: int | None = None
+    num_bytes: int | None = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with it, in words."""
+        found = []
+        if self.samples is not None and self.samples < 1:
+            found.append(f"--samples-per-shard {self.samples} must be at least 1")
+        if self.num_bytes is not None and self.num_bytes < 1:
+            found.append(f"--shard-size {self.num_bytes} must be at least 1 byte")
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        found: dict[str, Any] = {"samples_per_shard": self.samples or "auto"}
+        if self.num_bytes is not None:
+            found["shard_bytes"] = self.num_bytes
+        return found
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """The packed form of pictures: see `parse_image_form`. `side_px` is None for `original`."""
+
+    mode: Literal["short_side", "original", "square"] = "short_side"
+    side_px: int | None = 256
+    quality: int = 90
+    max_pixels: int = 64_000_000
+
+    def problems(self) -> list[str]:
+        """What is wrong with it, in words."""
+        found = []
+        if self.side_px is not None and self.side_px < 16:
+            found.append(f"--image-short-side {self.side_px} must be at least 16 pixels")
+        if not 1 <= self.quality <= 95:
+            found.append(f"--image-quality {self.quality} must be from 1 to 95")
+        if not 1 <= self.max_pixels <= _LARGEST_MAX_PIXELS:
+            found.append(f"--max-pixels {self.max_pixels} must be from 1 to {_LARGEST_MAX_PIXELS}")
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            "image_mode": self.mode,
+            "image_short_side_px": self.side_px,
+            "image_quality": self.quality,
+            "image_max_pixels": self.max_pixels,
+        }
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How a raw data set is to be split and packed. `ratios` None leaves them to the protocol."""
+
+    ratios: dict[str, int] | None = None
+    protocol: str = "random"
+    seed: int = 0
+    allow_missing: bool = False
+    image: ImageForm = ImageForm()
+    size: ShardSize = ShardSize()
+
+    def problems(self) -> list[str]:
+        """What is wrong with these settings, in words; empty where nothing is."""
+        found = [f"--seed {self.seed} must be at least 0"] if self.seed < 0 else []
+        return found + self.image.problems() + self.size.problems()
+
+
+def parse_image_form(text: str, quality: int, max_pixels: int) -> ImageForm:
+    """Read `256`, `original` or `square:224`; `UserError` for anything else."""
+    if text == "original":
+        return ImageForm("original", None, quality, max_pixels)
+    square = text.startswith("square:")
+    number = text.removeprefix("square:")
+    if not re.fullmatch(r"[0-9]{1,6}", number):
+        raise UserError(
+            f"--image-short-side {text} must be a number of pixels, original, or square:PIXELS"
+        )
+    return ImageForm("square" if square else "short_side", int(number), quality, max_pixels)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "64MB", "1.5GiB" or "500kB"; `UserError` for anything else or nothing."""
+    match = _SIZE.fullmatch(text.strip())
+    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size < 1:
+        raise UserError(f"--shard-size {text} must be a number with a unit, as in 64MB or 1GiB")
+    return size
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "3/8" as part 3 of 8, counted from 1; `UserError` for anything else."""
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"--part {text} must be I/N with I from 1 to N, as in 3/8")
+    return part, parts
+
+
+def canonical_json(content: Any) -> str:
+    """One text for equal contents, whatever the order of keys."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

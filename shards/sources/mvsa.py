@@ -1,0 +1,247 @@
+"""The layout that MVSA-Single and MVSA-Multiple share (Niu et al., MMM 2016).
+
+    RAW/labelResultAll.txt    ID, then text label,image label of each annotator, tabs between;
+                              CRLF; a header line or none
+    RAW/data/ID.txt, ID.jpg   the tweet (GB18030) and its picture
+
+What is counted as read is every label line that is not blank, and every id that has files and no
+label line. An id may stand twice: where its lines say the same, the first is kept and the others
+are counted as repeated; where they differ, nobody knows which is right and all are rejected.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsa.errors import UserError
+from mmsa.labels import LABEL_NAMES
+from shards.example import Example, RawData, Reason, Reject, Rejected, read_file
+from shards.label_rules import Vote, decide, rule_name
+from shards.sources.options import SourceOptions, clean_text
+
+LABEL_FILE = "labelResultAll.txt"
+ENCODING = "gb18030"
+_HEADER_ID = "id"
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_SHOWN = 80  # characters of a bad line that are repeated in its detail
+_ONE_ANNOTATOR_RULES = ("fused", "agree", "text", "image")
+
+Votes = tuple[Vote, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set of this layout: its name in keys, its name in messages, its annotators."""
+
+    dataset: str
+    title: str
+    annotators: int
+
+    @property
+    def line_form(self) -> str:
+        """What a label line looks like, in words."""
+        return "ID<TAB>" + "<TAB>".join(["text,image"] * self.annotators)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A label line: its number from 1, its id, and its votes or why there are none."""
+
+    number: int
+    source_id: str
+    votes: Votes | None
+    rejected: Rejected | None = None
+
+
+def open_layout(layout: Layout, raw: Path, options: SourceOptions) -> RawData:
+    """Read the label file of `raw` and list its folder.
+
+    Raises `UserError` where the layout is not as described above, and for options that this source
+    does not take. Items come in the order of the label file, then the ids without a label line,
+    sorted.
+    """
+    options.refuse_columns(layout.dataset)
+    if layout.annotators == 1:
+        options.refuse_rule(layout.dataset, _ONE_ANNOTATOR_RULES)
+    lines = [_parse(layout, number, line) for number, line in _label_lines(layout, raw)]
+    labelled = {line.source_id for line in lines}
+    unlabelled = sorted(_ids_with_files(raw / "data") - labelled)
+    reader = _Reader(layout, raw, options)
+    return RawData(
+        total=len(lines) + len(unlabelled),
+        items=reader.items(lines, unlabelled),
+        classes=LABEL_NAMES,
+        dataset=layout.dataset,
+        label_rule=rule_name(options.labels, annotators=layout.annotators),
+        facts=reader.facts,
+    )
+
+
+def _label_lines(layout: Layout, raw: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of each label line; blank lines and the header are passed over."""
+    path = raw / LABEL_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        what = f"{path} cannot be read ({error.strerror})"
+        raise UserError(_layout_message(layout, raw, what)) from None
+    if not os.path.isdir(raw / "data"):
+        raise UserError(_layout_message(layout, raw, f"{raw / 'data'} is no folder"))
+    # Only the ASCII part can become a label; other bytes stay visible in the rejected line.
+    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace")
+    first = True
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            continue
+        if first and line.split("\t")[0].strip().lower() == _HEADER_ID:
+            first = False
+            continue
+        first = False
+        yield number, line
+
+
+def _layout_message(layout: Layout, raw: Path, what: str) -> str:
+    message = (
+        f"{what}. Expected the layout of {layout.title}: {raw}/{LABEL_FILE} with lines "
+        f"{layout.line_form}, and {raw}/data/ID.txt with {raw}/data/ID.jpg"
+    )
+    nested = sorted(raw.glob(f"*/{LABEL_FILE}")) if os.path.isdir(raw) else []
+    return f"{message}. Did you mean {nested[0].parent}?" if nested else message
+
+
+def _parse(layout: Layout, number: int, line: str) -> _Line:
+    fields = [field.strip() for field in line.split("\t")]
+    while len(fields) > 2 and not fields[-1]:
+        fields.pop()  # tabs at the end of a line
+    source_id = fields[0][:_SHOWN]
+    shown = f"line {number}: {line[:_SHOWN]!r}"
+
+    def rejected(reason: Reason, detail: str) -> _Line:
+        return _Line(number, source_id, None, Rejected(source_id, reason, detail))
+
+    if not _ID.fullmatch(fields[0]):
+        return rejected(Reason.BAD_ID, f"{shown}; expected 1 to 64 letters, digits, _ or -")
+    pairs = [[name.strip() for name in field.split(",")] for field in fields[1:]]
+    if len(pairs) != layout.annotators or any(len(pair) != 2 for pair in pairs):
+        hint = _other_layout(layout, len(pairs))
+        return rejected(Reason.LABEL_LINE, f"{shown}; expected {layout.line_form}{hint}")
+    if any(name not in LABEL_NAMES for pair in pairs for name in pair):
+        return rejected(Reason.UNKNOWN_LABEL, f"{shown}; expected {', '.join(LABEL_NAMES)}")
+    return _Line(number, source_id, tuple((pair[0], pair[1]) for pair in pairs))
+
+
+def _other_layout(layout: Layout, num_pairs: int) -> str:
+    if (layout.annotators, num_pairs) == (1, 3):
+        return " (MVSA-Multiple has three pairs: the source mvsa-multiple)"
+    if (layout.annotators, num_pairs) == (3, 1):
+        return " (MVSA-Single has one pair: the source mvsa-single)"
+    return ""
+
+
+def _ids_with_files(folder: Path) -> set[str]:
+    try:
+        names = [os.path.splitext(name) for name in os.listdir(folder)]
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be listed ({error.strerror})") from None
+    # File names need not be valid Unicode; what is listed must be.
+    return {
+        os.fsencode(stem).decode("utf-8", "backslashreplace")
+        for stem, suffix in names
+        if suffix in (".txt", ".jpg")
+    }
+
+
+class _Reader:
+    """Walks the lines once, and counts what it meets."""
+
+    def __init__(self, layout: Layout, raw: Path, options: SourceOptions) -> None:
+        self._layout = layout
+        self._raw = raw
+        self._options = options
+        self._encoding = options.encoding or ENCODING
+        self._counts: Counter[str] = Counter()
+
+    def facts(self) -> dict[str, object]:
+        """`texts_also_utf8` near `texts_beyond_ascii` would say: these texts are UTF-8."""
+        return {
+            "text_encoding": self._encoding,
+            "texts_beyond_ascii": self._counts["beyond_ascii"],
+            "texts_also_utf8": self._counts["also_utf8"],
+        }
+
+    def items(self, lines: list[_Line], unlabelled: list[str]) -> Iterator[Example | Rejected]:
+        """One item for each line, then one for each id without a line."""
+        votes_of: dict[str, set[Votes]] = {}
+        for line in lines:
+            if line.votes:
+                votes_of.setdefault(line.source_id, set()).add(line.votes)
+        first_line: dict[str, int] = {}
+        for line in lines:
+            if line.votes is None:
+                assert line.rejected, line
+                yield line.rejected
+                continue
+            try:
+                _check_repetition(line, votes_of[line.source_id], first_line)
+                yield self._example(line.source_id, line.votes)
+            except Reject as reject:
+                yield Rejected(line.source_id, reject.reason, reject.detail)
+        for source_id in unlabelled:
+            yield Rejected(source_id, Reason.NO_LABEL_LINE, f"not in {LABEL_FILE}")
+
+    def _example(self, source_id: str, votes: Votes) -> Example:
+        decided = decide(votes, self._options.labels)
+        return Example(
+            key=f"{self._layout.dataset}-{source_id}",
+            source_id=source_id,
+            dataset=self._layout.dataset,
+            text=self._read_text(self._raw / "data" / f"{source_id}.txt"),
+            image_path=self._raw / "data" / f"{source_id}.jpg",
+            label=decided.label,
+            text_label=decided.text_label,
+            image_label=decided.image_label,
+            votes=votes if self._layout.annotators > 1 else None,
+            soft=decided.soft,
+        )
+
+    def _read_text(self, path: Path) -> str:
+        content = read_file(path, missing=Reason.NO_TEXT, unreadable=Reason.UNREADABLE_TEXT)
+        if not content.isascii():
+            self._counts["beyond_ascii"] += 1
+            self._counts["also_utf8"] += _is_utf8(content)
+        try:
+            # One encoding, never "UTF-8 first": some tweets are valid in both and mean the former.
+            text = content.decode(self._encoding)
+        except UnicodeDecodeError as error:
+            own = self._options.encoding is None
+            reason = Reason.TEXT_ENCODING if own else Reason.OTHER_ENCODING
+            raise Reject(reason, f"data/{path.name}: {error.reason}") from None
+        detail = f"data/{path.name} holds {len(content)} bytes, blanks at most"
+        return clean_text(text, self._options, detail=detail)
+
+
+def _check_repetition(line: _Line, votes: set[Votes], first_line: dict[str, int]) -> None:
+    if len(votes) > 1:
+        said = "; ".join(_in_words(each) for each in sorted(votes))
+        raise Reject(Reason.LABELS_DIFFER, f"line {line.number}; its lines say {said}")
+    first = first_line.setdefault(line.source_id, line.number)
+    if first != line.number:
+        raise Reject(Reason.LABEL_REPEATED, f"line {line.number} says the same as line {first}")
+
+
+def _in_words(votes: Sequence[Vote]) -> str:
+    return " ".join(",".join(vote) for vote in votes)
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

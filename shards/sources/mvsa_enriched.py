@@ -1,0 +1,228 @@
+"""The enriched MVSA set (Mohammed and Aleqabie, IICCIT 2022): a sheet, and pictures by class.
+
+    RAW/LabeledText.xlsx (or .csv)     File Name|ID, Caption|Tweet|Text, LABEL|Sentiment
+    RAW/Images/CLASS/ID.jpg            or RAW/Images/Images/CLASS/ID.jpg; names in any case
+
+Its labels are its own and differ from MVSA's: a data set of its own. What is counted as read is
+every row that is not blank, and every id that has a picture and no row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsa.errors import UserError
+from mmsa.labels import LABEL_NAMES
+from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
+from shards.label_rules import GIVEN
+from shards.sources.columns import Repetitions, find_column
+from shards.sources.mojibake import is_mojibake, repair_line_ends, undo_mojibake
+from shards.sources.options import DEFAULT, SourceOptions, clean_text
+from shards.sources.rows import cell_text, open_table, undecoded
+
+NAME = "mvsa-enriched"
+_SHEET = "labeledtext"
+_SHEET_SUFFIXES = (".xlsx", ".csv")
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+_FOLDER = "images"
+
+Pictures = dict[str, list[tuple[str, Path]]]  # id -> (class of its folder, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    number: int
+    source_id: str
+    text: str
+    label: str
+    problem: tuple[Reason, str] | None = None
+
+
+def open_raw(raw: Path, options: SourceOptions = DEFAULT) -> RawData:
+    """Read the sheet of `raw` and list its pictures.
+
+    Raises `UserError` where the layout is not as described above. Items come in the order of the
+    sheet, then the ids without a row, sorted.
+    """
+    options.refuse_rule(NAME)
+    options.refuse_columns(NAME)
+    sheet = _sheet(raw)
+    rows = _rows(sheet, options)
+    pictures = _pictures(raw)
+    repetitions = Repetitions()
+    for row in rows:
+        repetitions.note(row.source_id, row.number, (row.text, row.label))
+    without_row = sorted(set(pictures) - {row.source_id for row in rows})
+    reader = _Reader(rows, pictures, repetitions, without_row, options)
+    return RawData(
+        total=len(rows) + len(without_row),
+        items=reader.items(sheet.name),
+        classes=LABEL_NAMES,
+        dataset=NAME,
+        label_rule=GIVEN,
+        facts=reader.facts,
+    )
+
+
+def _sheet(raw: Path) -> Path:
+    found = [name for name in _listed(raw) if Path(name).suffix.lower() in _SHEET_SUFFIXES]
+    found = [name for name in found if not name.startswith((".", "~"))]  # Excel's lock: ~$NAME
+    named = [name for name in found if Path(name).stem.lower() == _SHEET]
+    for candidates in (named, found):
+        if len(candidates) == 1:
+            return raw / candidates[0]
+    what = f"it has {len(found)}: {', '.join(sorted(found)[:5])}" if found else "it has none"
+    raise UserError(
+        f"{raw} must hold one sheet LabeledText.xlsx or LabeledText.csv beside Images/; {what}"
+    )
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be listed ({error.strerror}). Expected the enriched set: "
+            f"LabeledText.xlsx or .csv, and Images/CLASS/ID.jpg"
+        ) from None
+
+
+def _rows(sheet: Path, options: SourceOptions) -> list[_Row]:
+    table = open_table(sheet, encoding=options.encoding)
+    names = [
+        find_column(table.columns, None, usual, what=what, flag="its heading in the sheet")
+        for what, usual in (
+            ("id", ("File Name", "ID")),
+            ("text", ("Caption", "Tweet", "Text")),
+            ("label", ("LABEL", "Sentiment")),
+        )
+    ]
+    rows = []
+    for row in table.rows():
+        if row.problem is not None:
+            rows.append(_Row(row.number, "", "", "", (Reason.ROW, row.problem)))
+            continue
+        source_id, text, label = (cell_text(row.cells.get(name)) for name in names)
+        problem = None
+        if source_id is None or text is None or label is None:
+            problem = (Reason.ROW, "a cell holds neither text nor a number")
+        elif undecoded(source_id + text + label):
+            problem = (Reason.OTHER_ENCODING, f"not {options.encoding or 'utf-8'}")
+        shown = (source_id or "").encode("utf-8", "backslashreplace").decode("utf-8").strip()
+        if shown.lower().endswith(".txt"):
+            shown = shown[: -len(".txt")]
+        rows.append(_Row(row.number, shown, text or "", label or "", problem))
+    return rows
+
+
+def _pictures(raw: Path) -> Pictures:
+    """The pictures under RAW/Images, or RAW/Images/Images, by id."""
+    folders = _subfolders(raw, (_FOLDER,))
+    folders += [inner for folder in folders for inner in _subfolders(folder, (_FOLDER,))]
+    if not folders:
+        raise UserError(
+            f"{raw} has no folder Images; expected Images/CLASS/ID.jpg beside the sheet"
+        )
+    pictures: Pictures = {}
+    for folder in folders:
+        for class_folder in _subfolders(folder, LABEL_NAMES):
+            for name in _listed(class_folder):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in _PICTURE_SUFFIXES and not stem.startswith("."):
+                    source_id = os.fsencode(stem).decode("utf-8", "backslashreplace")
+                    entry = (class_folder.name.lower(), class_folder / name)
+                    pictures.setdefault(source_id, []).append(entry)
+    return pictures
+
+
+def _subfolders(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    return [
+        folder / name
+        for name in _listed(folder)
+        if name.lower() in names and (folder / name).is_dir()
+    ]
+
+
+class _Reader:
+    """Walks the rows once, repairs texts, and counts the repairs."""
+
+    def __init__(
+        self,
+        rows: list[_Row],
+        pictures: Pictures,
+        repetitions: Repetitions,
+        without_row: list[str],
+        options: SourceOptions,
+    ) -> None:
+        self._rows = rows
+        self._pictures = pictures
+        self._repetitions = repetitions
+        self._without_row = without_row
+        self._options = options
+        self._mojibake = is_mojibake(row.text for row in rows)
+        self._counts: Counter[str] = Counter()
+
+    def facts(self) -> dict[str, object]:
+        """Counts of texts: repaired, and beyond ASCII in a damaged file but not repairable."""
+        names = ("mojibake_repaired", "mojibake_left", "line_ends_repaired")
+        return {name: self._counts[name] for name in names}
+
+    def items(self, sheet_name: str) -> Iterator[Example | Rejected]:
+        """One item for each row, then one for each picture id without a row."""
+        for row in self._rows:
+            try:
+                yield self._example(row)
+            except Reject as reject:
+                yield Rejected(row.source_id, reject.reason, reject.detail)
+        for source_id in self._without_row:
+            yield Rejected(source_id, Reason.NO_LABEL_LINE, f"not in {sheet_name}")
+
+    def _example(self, row: _Row) -> Example:
+        if row.problem is not None:
+            raise Reject(row.problem[0], f"row {row.number}: {row.problem[1]}")
+        if not row.source_id:
+            raise Reject(Reason.BAD_ID, f"row {row.number} has no id")
+        self._repetitions.check(row.source_id, row.number)
+        label = row.label.strip().lower()
+        if not label:
+            raise Reject(Reason.NO_LABEL, f"row {row.number}")
+        if label not in LABEL_NAMES:
+            detail = f"row {row.number}: {row.label[:80]!r}; expected {', '.join(LABEL_NAMES)}"
+            raise Reject(Reason.UNKNOWN_LABEL, detail)
+        return Example(
+            key=f"{NAME}-{key_part(row.source_id)}",
+            source_id=row.source_id,
+            dataset=NAME,
+            text=clean_text(self._repaired(row.text), self._options, detail=f"row {row.number}"),
+            image_path=self._picture(row.source_id, label),
+            label=label,
+            text_label=None,
+            image_label=None,
+        )
+
+    def _picture(self, source_id: str, label: str) -> Path:
+        """The picture in the folder of the row's label; a picture elsewhere contradicts the row."""
+        found = self._pictures.get(source_id, [])
+        if not found:
+            raise Reject(Reason.NO_IMAGE, f"Images/CLASS/{source_id}.jpg does not exist")
+        fitting = [path for class_name, path in found if class_name == label]
+        if not fitting or len({class_name for class_name, _ in found}) > 1:
+            folders = ", ".join(sorted({class_name for class_name, _ in found}))
+            raise Reject(Reason.LABELS_DIFFER, f"the sheet says {label}, its folder {folders}")
+        if len(fitting) > 1:
+            names = ", ".join(sorted(path.name for path in fitting))
+            raise Reject(Reason.NAME_REPEATED, f"in {label}: {names}")
+        return fitting[0]
+
+    def _repaired(self, text: str) -> str:
+        repaired = repair_line_ends(text)
+        self._counts["line_ends_repaired"] += repaired != text
+        if self._mojibake and not repaired.isascii():
+            back = undo_mojibake(repaired)
+            self._counts["mojibake_left" if back is None else "mojibake_repaired"] += 1
+            return repaired if back is None else back
+        return repaired

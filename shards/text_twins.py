@@ -1,0 +1,95 @@
+"""Texts that say the same: tweets reduced to their words, and which word sets are near each other.
+
+Rule (docs/splits.md): RT, mentions, links, case, punctuation and emoji are removed; of what is left
+two texts are twins where they share at least 80 % of the words that either has. A text of fewer
+than `MIN_CHARS` characters after that has no twins: greetings and exclamations of two words are
+written by everybody.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+MIN_CHARS = 24  # of the reduced text, blanks between its words included
+# Jaccard similarity as a fraction: compared in whole numbers, so no rounding decides.
+NEAR = (4, 5)
+
+_LINK = re.compile(r"(?:https?:|www\.|pic\.twitter\.com/)\S*")
+_MENTION = re.compile(r"@\w+")
+_WORD = re.compile(r"[^\W_]+")
+_CUT_LINK = re.compile(r"\s(?:h|ht|htt|https?)\W*$")  # a tweet ends at 140 characters, links too
+
+
+def reduced_words(text: str) -> list[str]:
+    """The words of `text` after the removals, in order."""
+    plain = unicodedata.normalize("NFKC", html.unescape(text)).casefold()
+    plain = _MENTION.sub(" ", _LINK.sub(" ", plain))
+    return [word for word in _WORD.findall(_CUT_LINK.sub(" ", plain)) if word != "rt"]
+
+
+def text_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of positions in `texts` that, joined transitively, join all twins.
+
+    Exact: of two sets that share enough words, one of the rarest few words of each is shared (the
+    prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006), so only such sets are compared.
+    """
+    first_of: dict[frozenset[str], int] = {}
+    for position, text in enumerate(texts):
+        words = reduced_words(text)
+        if sum(map(len, words)) + len(words) - 1 < MIN_CHARS:
+            continue
+        first = first_of.setdefault(frozenset(words), position)
+        if first != position:
+            yield first, position
+    yield from _near_pairs(first_of)
+
+
+def _near_pairs(first_of: dict[frozenset[str], int]) -> Iterator[tuple[int, int]]:
+    shared, union = NEAR
+    frequency = Counter(word for words in first_of for word in words)
+    holders: dict[str, _Holders] = {}
+    joined: dict[int, int] = {}
+    for words in sorted(first_of, key=lambda w: (len(w), first_of[w])):
+        position = first_of[words]
+        joined[position] = position
+        rarest = sorted(words, key=lambda word: (frequency[word], word))
+        needed = -(-shared * len(words) // union)  # shared words: at least this many
+        for word in rarest[: len(words) - needed + 1]:
+            of_word = _by_root(holders.get(word, {}), joined)
+            for root, others in of_word.items():
+                if root == _root(joined, position):
+                    continue
+                for other in others:
+                    common = len(words & other)
+                    if common * union >= (len(words) + len(other) - common) * shared:
+                        yield first_of[other], position
+                        joined[root] = _root(joined, position)
+                        break
+            of_word.setdefault(_root(joined, position), []).append(words)
+            holders[word] = of_word
+
+
+# Root of what is joined so far -> word sets of it that hold some word among their rarest. Thousands
+# of variants of one advertisement are one entry, and a further variant needs one comparison.
+_Holders = dict[int, list[frozenset[str]]]
+
+
+def _by_root(held: _Holders, joined: dict[int, int]) -> _Holders:
+    """`held` under the roots of today."""
+    if all(joined[root] == root for root in held):
+        return held
+    current: _Holders = {}
+    for root, sets in held.items():
+        current.setdefault(_root(joined, root), []).extend(sets)
+    return current
+
+
+def _root(joined: dict[int, int], position: int) -> int:
+    while joined[position] != position:
+        joined[position] = joined[joined[position]]
+        position = joined[position]
+    return position

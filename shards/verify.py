@@ -1,0 +1,256 @@
+"""Is a packed data set what it says it is, to the last byte?
+
+Every tar and index is read whole. Each fault is one sentence that names the file and, where there
+is one, the sample; nothing is mended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmsa.data.manifest import (
+    MANIFEST_NAME,
+    IndexArray,
+    Manifest,
+    ProtocolInfo,
+    ShardInfo,
+    key_hash,
+    load_manifest,
+    manifest_text,
+    read_index,
+)
+from mmsa.data.reader import Fields, sample_of, tar_members
+from mmsa.errors import ShardDamage, UserError
+from shards.assemble import REJECTED_NAME
+from shards.progress import Progress
+from shards.protocols import protocol_hash
+from shards.workers import Workers, default_workers
+
+_SHOWN = 20  # faults of one shard that are told singly
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: sentences, in the order of the manifest."""
+
+    faults: list[str]
+    num_samples: int
+    num_shards: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    directory: str
+    shard: ShardInfo
+    classes: tuple[str, ...]
+    packing: dict[str, Any]
+    deep: bool
+
+
+@dataclass
+class _Checked:
+    """Of one shard: its faults, and keys and groups as its samples say them."""
+
+    faults: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+
+
+def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bool) -> Report:
+    """Check the packed set in `directory`; with `deep` every picture is decoded too.
+
+    Raises `UserError` where there is no manifest at all; everything else is a fault.
+    """
+    try:
+        manifest = load_manifest(directory)
+    except UserError as error:
+        if not (directory / MANIFEST_NAME).is_file():
+            raise
+        return Report([str(error)], 0, 0)
+    faults = list(_manifest_faults(directory, manifest))
+    tasks = [
+        _Task(str(directory), shard, manifest.classes, manifest.packing, deep)
+        for split in manifest.splits.values()
+        for shard in split.shards
+    ]
+    total = sum(task.shard.num_samples for task in tasks)
+    checked: list[_Checked] = []
+    workers = min(default_workers(), max(1, len(tasks))) if workers is None else workers
+    with (
+        Workers(workers) as pool,
+        Progress(total=total, what="verifying", quiet=quiet) as told,
+    ):
+        for task, result in zip(tasks, pool.map(_check_shard, tasks), strict=True):
+            checked.append(result)
+            told.advance(task.shard.num_samples)
+    for result in checked:
+        faults += result.faults
+    faults += _key_faults(manifest, checked)
+    return Report(faults, total, len(tasks))
+
+
+def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+    path = directory / MANIFEST_NAME
+    # The digest does not cover the layout of the file; its bytes must be those that are written.
+    if path.read_bytes() != manifest_text(manifest).encode("utf-8"):
+        yield f"{path.name} holds the right content, but not in the bytes that were written"
+    listed = set()
+    for name, split in manifest.splits.items():
+        counts: Counter[str] = Counter()
+        for shard in split.shards:
+            counts.update(shard.classes)
+            if sum(shard.classes.values()) != shard.num_samples:
+                yield f"{path.name}: the classes of {shard.tar} do not sum to its samples"
+            for file in (shard.tar, shard.index):
+                if file in listed:
+                    yield f"{path.name} names {file} twice"
+                listed.add(file)
+        if sum(shard.num_samples for shard in split.shards) != split.num_samples:
+            yield f"{path.name}: the shards of {name} do not sum to its {split.num_samples} samples"
+        if counts != Counter(split.classes):
+            yield f"{path.name}: the classes of the shards of {name} do not sum to its own"
+    for extra in sorted({*directory.glob("*.tar"), *directory.glob("*.idx")}):
+        if extra.name not in listed:
+            yield f"{extra.name} is not in {path.name}: a reader of *.tar would take it for a shard"
+    expected = manifest.source.get("rejected_sha256")
+    if expected is not None:
+        try:
+            found = hashlib.sha256((directory / REJECTED_NAME).read_bytes()).hexdigest()
+        except OSError as error:
+            yield f"{REJECTED_NAME} cannot be read ({error.strerror})"
+        else:
+            if found != expected:
+                yield f"{REJECTED_NAME} was changed after packing"
+
+
+def _key_faults(manifest: Manifest, checked: list[_Checked]) -> Iterator[str]:
+    """Over all shards: every key once, the protocol's hash, and no group in two splits."""
+    tars = [(name, shard.tar) for name, s in manifest.splits.items() for shard in s.shards]
+    first: dict[str, str] = {}
+    split_of: dict[str, str] = {}
+    splits_of_group: dict[int, set[str]] = {}
+    for (split, tar), result in zip(tars, checked, strict=True):
+        for key, group in zip(result.keys, result.groups, strict=True):
+            if key in first:
+                yield f"the key {key} is in {first[key]} and in {tar}; each must be there once"
+            first.setdefault(key, tar)
+            split_of[key] = split
+            splits_of_group.setdefault(group, set()).add(split)
+    # Where a shard could not be read its own faults say so; what follows would repeat them.
+    if any(result.faults for result in checked):
+        return
+    protocol: ProtocolInfo = manifest.protocol
+    if protocol.name != "indexed" and protocol_hash(split_of) != protocol.hash:
+        yield f"the keys and splits do not give the hash of protocol {protocol.name}"
+    if protocol.name == "clean" or protocol.name.startswith("kfold"):
+        crossing = sum(len(splits) > 1 for splits in splits_of_group.values())
+        if crossing:
+            yield f"{crossing} duplicate groups lie in two splits, against {protocol.name}"
+
+
+def _check_shard(task: _Task) -> _Checked:
+    """Read one tar and its index whole."""
+    result = _Checked()
+    tar = task.shard.tar
+    try:
+        content = (Path(task.directory) / tar).read_bytes()
+    except OSError as error:
+        result.faults.append(f"{tar} cannot be read ({error.strerror})")
+        return result
+    if len(content) != task.shard.tar_bytes:
+        result.faults.append(f"{tar} has {len(content)} bytes, not {task.shard.tar_bytes}")
+    if hashlib.sha256(content).hexdigest() != task.shard.tar_sha256:
+        result.faults.append(f"{tar} does not match its sha256 in the manifest")
+    try:
+        records = read_index(task.directory, task.shard)
+    except ShardDamage as error:
+        result.faults.append(str(error))
+        return result
+    found = list(_sample_faults(task, content, records, result))
+    result.faults += found[:_SHOWN]
+    if len(found) > _SHOWN:
+        result.faults.append(f"{tar}: {len(found) - _SHOWN} more samples with faults")
+    return result
+
+
+def _sample_faults(
+    task: _Task, content: bytes, records: IndexArray, result: _Checked
+) -> Iterator[str]:
+    tar, end = task.shard.tar, 0
+    foreign = "fields" in task.packing  # a tar packed by others may have gaps: folders, extras
+    counts: Counter[str] = Counter()
+    for number, record in enumerate(records):
+        start, stop = int(record["offset"]), int(record["offset"]) + int(record["length"])
+        if start < end or (start > end and not foreign) or stop > len(content):
+            yield f"{tar}: sample {number} is said to be at bytes {start} to {stop}, after {end}"
+            continue
+        end = stop
+        piece = content[start:stop]
+        if zlib.crc32(piece) != int(record["crc32"]):
+            yield f"{tar}: sample {number} does not match its crc32 in the index"
+            continue
+        if int(record["label"]) >= len(task.classes):
+            yield f"{tar}: sample {number} has the class {record['label']}, which has no name"
+            continue
+        counts[task.classes[int(record["label"])]] += 1
+        try:
+            yield from _one_sample(task, number, piece, record, result)
+        except (ValueError, KeyError, UnicodeDecodeError) as error:
+            yield f"{tar}: sample {number} cannot be read ({type(error).__name__}: {error})"
+    if not foreign and any(content[end:]):
+        yield f"{tar}: something other than zeros stands behind the last sample"
+    if dict(counts) != {name: n for name, n in task.shard.classes.items() if n}:
+        yield f"{tar}: the classes in its index are {dict(counts)}, the manifest says otherwise"
+
+
+def _one_sample(
+    task: _Task, number: int, piece: bytes, record: np.void, result: _Checked
+) -> Iterator[str]:
+    fields = Fields.of(task.packing)
+    key, image, text, meta = sample_of(tar_members(piece), fields)
+    where = f"{task.shard.tar}: {key}"
+    result.keys.append(key)
+    result.groups.append(int(record["group"]))
+    if key_hash(key) != int(record["key_hash"]):
+        yield f"{where} (sample {number}) has another key_hash in the index"
+    if len(text) != int(record["text_length"]):
+        yield f"{where} has {len(text)} characters; the index says {record['text_length']}"
+    if "fields" not in task.packing:
+        label = task.classes[int(record["label"])]
+        expected = {"key": key, "label": label, "group": f"{int(record['group']):016x}"}
+        for name, value in expected.items():
+            if meta.get(name) != value:
+                yield f"{where}: its json says {name} {meta.get(name)!r}, the index {value!r}"
+    if task.deep:
+        yield from _picture_faults(where, image, meta, task.packing)
+
+
+def _picture_faults(
+    where: str, image: bytes, meta: dict[str, Any], packing: dict[str, Any]
+) -> Iterator[str]:
+    from mmsa.data.pictures import BadPicture, decode_picture
+
+    try:
+        pixels, header = decode_picture(image)
+    except BadPicture as error:
+        yield f"{where}: its picture does not decode ({error})"
+        return
+    if "fields" in packing:
+        return
+    height, width = pixels.shape[:2]
+    if header.format != "JPEG" or (meta.get("width"), meta.get("height")) != (width, height):
+        yield (
+            f"{where}: its picture is a {header.format} of {width}x{height}, its json says "
+            f"{meta.get('width')}x{meta.get('height')}"
+        )
+    side = packing.get("image_short_side_px")
+    if side is not None and min(width, height) > int(side):
+        yield f"{where}: its picture of {width}x{height} is larger than short side {side}"

@@ -1,0 +1,107 @@
+"""A folder for each class: depths, odd names, missing and double files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from raw import jpeg
+from raw import rejected as rejected_lines
+from reading import opened, read
+
+from mmsa.data.manifest import load_manifest
+from mmsa.errors import UserError
+from shards.__main__ import main
+
+
+def pair(raw: Path, name: str, *, suffix: str = ".jpg", text: bytes = b"a text") -> None:
+    path = raw / f"{name}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(1))
+    (raw / f"{name}.txt").write_bytes(text)
+
+
+def test_classes_are_folders(tmp_path: Path) -> None:
+    pair(tmp_path, "sad/b")
+    pair(tmp_path, "happy/deep/er/a", suffix=".PNG", text=b"\xef\xbb\xbfcaf\xc3\xa9\r\n")
+    pair(tmp_path, "happy/x.y z")
+    examples, rejected = read("folder", tmp_path)
+    assert rejected == []
+    assert [(e.key, e.source_id, e.text, e.label) for e in examples] == [
+        ("folder-happy_deep_er_a-a23cbd4d58d5", "happy/deep/er/a", "caf\u00e9", "happy"),
+        ("folder-happy_x_y_z-d06fa1186d4a", "happy/x.y z", "a text", "happy"),
+        ("folder-sad_b-b532e16bcb70", "sad/b", "a text", "sad"),
+    ]
+    assert examples[0].image_path == tmp_path / "happy" / "deep" / "er" / "a.PNG"
+    assert opened("folder", tmp_path).classes == ("happy", "sad")
+    assert opened("folder", tmp_path, classes=("sad", "happy")).classes == ("sad", "happy")
+    assert read("folder", tmp_path, classes=("sad", "angry"))[1] == [
+        ("happy/deep/er/a", "unknown label"),
+        ("happy/x.y z", "unknown label"),
+    ]
+
+
+def test_gaps_and_doubles(tmp_path: Path) -> None:
+    for name in ("a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "7"):
+        pair(tmp_path, name)
+    (tmp_path / "a" / "1.jpg").unlink()
+    (tmp_path / "a" / "2.txt").unlink()
+    (tmp_path / "a" / "3.webp").write_bytes(jpeg(3))
+    (tmp_path / "a" / "4.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "a" / "5.txt").write_bytes(b" \n")
+    (tmp_path / "a" / "notes.md").write_text("no part of it")
+    (tmp_path / "a" / ".hidden.jpg").write_bytes(b"")
+    with open(os.fsencode(tmp_path / "a") + b"/\xff.jpg", "wb"):
+        pass
+    examples, rejected = read("folder", tmp_path)
+    assert [e.source_id for e in examples] == ["a/6"]
+    assert rejected == [
+        ("7", "not in a class folder"),
+        ("a/1", "missing image"),
+        ("a/2", "missing text"),
+        ("a/3", "several files of one name"),
+        ("a/4", "text is not in the stated encoding"),
+        ("a/5", "empty text"),
+        ("a/\\xff", "missing text"),
+    ]
+    data = opened("folder", tmp_path)
+    assert data.facts() == {"normalize": [], "other_files": 2}
+    assert len(read("folder", tmp_path, encoding="latin-1")[0]) == 2
+
+
+def test_other_layouts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be listed"):
+        opened("folder", tmp_path / "absent")
+    with pytest.raises(UserError, match="no class folders with pictures"):
+        opened("folder", tmp_path)
+    pair(tmp_path, "1")
+    with pytest.raises(UserError, match="no class folders with pictures"):
+        opened("folder", tmp_path)
+    pair(tmp_path, "a/1")
+    with pytest.raises(UserError, match="--text-column does not apply"):
+        opened("folder", tmp_path, text_column="x")
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    pair(tmp_path / "elsewhere", "1")
+    pair(tmp_path / "raw", "a/2")
+    (tmp_path / "raw" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "raw" / "a" / "round").symlink_to(tmp_path / "raw" / "a")
+    examples, rejected = read("folder", tmp_path / "raw")
+    assert [e.source_id for e in examples] == ["a/2", "b/1"]
+    assert rejected == []
+
+
+def test_names_that_are_no_unicode_are_packed_or_listed(tmp_path: Path) -> None:
+    pair(tmp_path / "raw", "a/2")
+    for name in (b"good", b"bad"):
+        stem = os.fsencode(tmp_path / "raw" / "a") + b"/\xff" + name
+        with open(stem + b".jpg", "wb") as picture, open(stem + b".txt", "wb") as text:
+            picture.write(jpeg(1) if name == b"good" else b"no picture")
+            text.write(b"a text")
+    out = tmp_path / "out"
+    arguments = ["pack", "folder", str(tmp_path / "raw"), str(out), "--ratios", "1:0:0", "--quiet"]
+    assert main(arguments) == 0
+    assert load_manifest(out).source["kept"] == 2
+    assert [item["source_id"] for item in rejected_lines(out)] == ["a/\\xffbad"]

@@ -1,0 +1,171 @@
+"""index: tars that others packed, read by our reader; info on any packed set."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset as wds
+from PIL import Image
+from raw import jpeg
+
+from mmsa.data import images
+from mmsa.data.manifest import load_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.labels import class_map
+from shards.__main__ import main
+
+
+def write_tar(path: Path, samples: list[dict[str, Any]]) -> None:
+    with wds.TarWriter(str(path), encoder=False) as writer:  # with a PAX header per member
+        for sample in samples:
+            writer.write({k: v.encode() if k != "__key__" and isinstance(v, str) else v
+                          for k, v in sample.items()})  # fmt: skip
+
+
+def foreign(number: int, **fields: Any) -> dict[str, Any]:
+    meta = json.dumps({"caption": f"caption {number}", "mood": ["glad", "sad"][number % 2]})
+    return {"__key__": f"part/{number:04d}", "jpeg": jpeg(number), "meta": "x", "json": meta} | (
+        fields
+    )
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    write_tar(directory / "train-a.tar", [foreign(number) for number in range(6)])
+    write_tar(directory / "validation.tar", [foreign(number) for number in range(6, 9)])
+    write_tar(directory / "test-x.tar", [foreign(number) for number in range(9, 11)])
+    return directory
+
+
+FIELDS = ["--text-field", "json:caption", "--label-field", "json:mood"]
+
+
+def run(directory: Path, *options: str) -> int:
+    return main(["index", str(directory), "--quiet", "--workers", "1", *options])
+
+
+def test_the_reader_reads_what_others_packed(
+    tars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in tars.glob("*.tar")}
+    assert run(tars, *FIELDS) == 0
+    assert {path.name: path.read_bytes() for path in tars.glob("*.tar")} == before
+    manifest = load_manifest(tars)
+    assert manifest.classes == ("glad", "sad")
+    assert {name: split.classes for name, split in manifest.splits.items()} == {
+        "train": {"glad": 3, "sad": 3},
+        "val": {"glad": 2, "sad": 1},
+        "test": {"glad": 1, "sad": 1},
+    }
+    reader = SplitReader(tars, manifest, "val", class_map(manifest.classes, ["sad", "glad"]))
+    found = [reader.read(0, row) for row in range(len(reader))]
+    assert [(one.key, one.text, one.label) for one in found] == [
+        ("part/0006", "caption 6", 1),
+        ("part/0007", "caption 7", 0),
+        ("part/0008", "caption 8", 1),
+    ]
+    assert found[0].image == jpeg(6)
+    assert main(["verify", str(tars), "--deep", "--quiet"]) == 0
+    (tars / "train-a.tar").write_bytes(before["train-a.tar"].replace(b"caption 3", b"caption 4"))
+    assert main(["verify", str(tars), "--quiet"]) == 1
+    assert "train-a.tar: sample 3 does not match its crc32" in capsys.readouterr().out
+
+
+def test_pictures_of_other_types_and_numbered_classes(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (1, 2, 3)).save(buffer, "PNG")
+    samples = [
+        {"__key__": f"k{number}", "cls": str(number % 2), "png": buffer.getvalue(), "txt": "a"}
+        for number in range(3)
+    ]
+    write_tar(tmp_path / "00000.tar", samples)
+    assert run(tmp_path, "--split", "train=*.tar", "--classes", "no,yes") == 0
+    manifest = load_manifest(tmp_path)
+    assert manifest.splits["train"].classes == {"no": 2, "yes": 1}
+    reader = SplitReader(tmp_path, manifest, "train", class_map(manifest.classes, None))
+    assert images.decode(reader.read(0, 2).image)[:, 0, 0].tolist() == [1, 2, 3]
+    assert run(tmp_path, "--split", "train=*.tar", "--classes", "no,yes") == 2  # there already
+    assert run(tmp_path, "--split", "train=*.tar", "--classes", "yes,no", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"json": "{}"}, "no text (json:caption)"),
+        ({"json": '{"caption": "a"}'}, "no class (json:mood); name it with --label-field"),
+        ({"json": "{"}, "sample 2 does not fit"),
+        ({"jpeg": b"hello"}, "is no JPEG, PNG, GIF, WebP or BMP"),
+        ({"__key__": "part/0000"}, "its key 'part/0000' is also in"),
+    ],
+)
+def test_the_first_sample_that_does_not_fit_is_named(
+    tars: Path, capsys: pytest.CaptureFixture[str], bad: dict[str, Any], message: str
+) -> None:
+    write_tar(tars / "train-b.tar", [foreign(20), foreign(21), foreign(22, **bad), foreign(23)])
+    assert run(tars, *FIELDS) == 2
+    error = capsys.readouterr().err
+    assert "train-b.tar: sample 2 does not fit" in error
+    assert message in error
+    assert not list(tars.glob("*.idx"))
+    assert not (tars / "manifest.json").exists()
+
+
+def test_tars_that_cannot_be_used(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*options: str) -> str:
+        assert run(tars, *FIELDS, *options) == 2
+        return capsys.readouterr().err
+
+    assert "has the class 'glad'; expected happy, sad" in refused("--classes", "happy,sad")
+    assert "test-x.tar is in no split" in refused("--split", "val=val*.tar")
+    assert "must be NAME=PATTERN" in refused("--split", "valid=*.tar")
+    (tars / "train-c.tar").write_bytes(b"no tar")
+    assert "train-c.tar is no readable, uncompressed tar" in refused()
+    with tarfile.open(tars / "train-c.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    assert "train-c.tar is no readable, uncompressed tar" in refused()
+    (tars / "train-c.tar").unlink()
+    write_tar(tars / "train-c.tar", [foreign(30, json='{"caption": "a", "mood": 1}')])
+    assert "are numbers: 1, glad, sad; say what they mean" in refused()
+    assert run(tars / "absent") == 2
+
+
+def test_info_as_json_and_page(
+    small_packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "info.html"
+    assert main(["info", str(small_packed), "--json", "--html", str(page)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["splits"]["train"]["classes"] == {"negative": 5, "neutral": 3, "positive": 8}
+    assert facts["distributions"]["picture width, pixels"]["quantiles"]["50"] == 40.0
+    lengths = facts["distributions"]["text length, characters"]
+    assert lengths["quantiles"]["0"] == 14.0  # "tweet number 1"
+    assert lengths["quantiles"]["100"] == 15.0
+    assert sum(lengths["histogram"]["counts"]) == 20
+    assert facts["duplicates"]["groups_in_several_splits"] >= 0
+    content = page.read_text(encoding="utf-8")
+    assert content.count("<svg") == len(facts["distributions"]) == 4
+    assert "<td>train</td><td>5</td><td>3</td><td>8</td><td>16</td>" in content
+    assert "<script" not in content
+
+
+def test_the_data_card(small_packed: Path) -> None:
+    import yaml
+
+    _, front, body = (small_packed / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert card["license"] == "other"
+    assert card["size_categories"] == ["n<1K"]
+    assert card["configs"][0]["data_files"] == [
+        {"split": "train", "path": "train-*.tar"},
+        {"split": "validation", "path": "val-*.tar"},
+        {"split": "test", "path": "test-*.tar"},
+    ]
+    assert "| train | 5 | 3 | 8 | 16 | 3 |" in body
+    assert "| dropped: labels conflict | 2 |" in body
+    assert "niu2016mvsa" in body
+    assert load_manifest(small_packed).digest in body

@@ -1,0 +1,221 @@
+"""A user's own table: formats, columns, classes, ids, encodings, damaged files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw import jpeg
+from reading import opened, read
+
+from mmsa.errors import UserError
+
+ROWS: list[dict[str, Any]] = [
+    {"text": 'he said "yes, no"', "image": "pictures/1.jpg", "label": "happy"},
+    {"text": '"unbalanced', "image": "pictures/2.jpg", "label": "sad"},
+    {"text": "caf\u00e9 \u2026", "image": "pictures/3.jpg", "label": "sad"},
+]
+
+
+def write(folder: Path, form: str, rows: list[dict[str, Any]] = ROWS) -> Path:
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number in range(1, 4):
+        (folder / "pictures" / f"{number}.jpg").write_bytes(jpeg(number))
+    path = folder / f"table.{form}"
+    names = list(rows[0])
+    if form == "csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+    elif form == "tsv":
+        lines = [names, *([str(row[name]) for name in names] for row in rows)]
+        path.write_text("".join("\t".join(line) + "\r\n" for line in lines), encoding="utf-8")
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n\n" for row in rows), encoding="utf-8")
+    elif form == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_reads_the_same(tmp_path: Path, form: str) -> None:
+    path = write(tmp_path, form)
+    examples, rejected = read("table", path)
+    assert rejected == []
+    assert [(e.key, e.source_id, e.text, e.label) for e in examples] == [
+        ("table-1", "1", 'he said "yes, no"', "happy"),
+        ("table-2", "2", '"unbalanced', "sad"),
+        ("table-3", "3", "caf\u00e9 \u2026", "sad"),
+    ]
+    assert [e.image_path for e in examples] == [
+        tmp_path / "pictures" / f"{number}.jpg" for number in (1, 2, 3)
+    ]
+    data = opened("table", path)
+    assert data.classes == ("happy", "sad")
+    assert (data.dataset, data.label_rule) == ("table", "given")
+
+
+def test_columns_by_option(tmp_path: Path) -> None:
+    rows = [
+        {"Body": "one", "Where": "pictures/1.jpg", "Mood": 1, "Text": "x", "No": "a/b.c"},
+        {"Body": "two", "Where": "pictures/2.jpg", "Mood": 0, "Text": "y", "No": "\u4e03"},
+    ]
+    path = write(tmp_path, "jsonl", rows)
+    options = {"image_column": "where", "label_column": "Mood", "id_column": "no"}
+    examples, rejected = read("table", path, text_column="Body", **options)
+    assert rejected == []
+    assert [(e.text, e.label, e.source_id) for e in examples] == [
+        ("one", "1", "a/b.c"),
+        ("two", "0", "\u4e03"),
+    ]
+    assert [e.key for e in examples] == ["table-a_b_c-c06205148f78", "table-_-1b0542878c67"]
+    assert [e.text for e in read("table", path, **options)[0]] == ["x", "y"]
+
+
+def test_columns_that_are_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path, "csv", [{"text": "a", "Tweet": "b", "picture": "c", "label": "d"}])
+    with pytest.raises(UserError, match="2 columns for the text: text, Tweet.*--text-column"):
+        opened("table", path)
+    with pytest.raises(UserError, match="no column 'body'. Its columns: text, Tweet, picture"):
+        opened("table", path, text_column="body")
+    assert len(read("table", path, text_column="tweet")[1]) == 0
+    path = write(tmp_path, "csv", [{"text": "a", "label": "d"}])
+    with pytest.raises(UserError, match=r"no column for the image.*image_path.*"):
+        opened("table", path)
+
+
+def test_classes_by_option(tmp_path: Path) -> None:
+    path = write(tmp_path, "csv")
+    data = opened("table", path, classes=("sad", "angry"))
+    assert data.classes == ("sad", "angry")
+    examples, rejected = read("table", path, classes=("sad", "angry"))
+    assert [e.source_id for e in examples] == ["2", "3"]
+    assert rejected == [("1", "unknown label")]
+    with pytest.raises(UserError, match="names a class twice"):
+        opened("table", path, classes=("a", "a"))
+    with pytest.raises(UserError, match="--labels text does not apply"):
+        opened("table", path, labels="text")
+
+
+def test_a_column_that_is_no_label(tmp_path: Path) -> None:
+    rows = [{"text": "x", "image": "pictures/1.jpg", "label": f"c{n}"} for n in range(1001)]
+    with pytest.raises(UserError, match="1,001 different values"):
+        opened("table", write(tmp_path, "csv", rows))
+    with pytest.raises(UserError, match="has no label in its column 'label'"):
+        opened("table", write(tmp_path, "csv", [{**ROWS[0], "label": " "}]))
+
+
+def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
+    path = write(tmp_path, "jsonl")
+    lines = [
+        "no json",
+        "[1, 2]",
+        json.dumps({"text": "a", "label": "sad"}),
+        json.dumps({"text": "a", "image": None, "label": "sad"}),
+        json.dumps({"image": "pictures/1.jpg", "label": "sad"}),
+        json.dumps({"text": "a", "image": "pictures/1.jpg"}),
+        json.dumps({"text": ["a"], "image": "pictures/1.jpg", "label": "sad"}),
+        json.dumps({"text": "\ud800", "image": "pictures/1.jpg", "label": "sad"}),
+        "[" * 100_000,
+    ]
+    with path.open("a") as file:
+        file.write("\n".join(lines))
+    examples, rejected = read("table", path)
+    assert len(examples) == 3
+    assert rejected == [
+        ("4", "row does not parse"),
+        ("5", "row does not parse"),
+        ("6", "missing image"),
+        ("7", "missing image"),
+        ("8", "empty text"),
+        ("9", "missing label"),
+        ("10", "row does not parse"),
+        ("11", "text is not in the stated encoding"),
+        ("12", "row does not parse"),
+    ]
+
+
+def test_ids(tmp_path: Path) -> None:
+    rows = [
+        {"ID": "a", **ROWS[0]},
+        {"ID": "b", **ROWS[1]},
+        {"ID": " a", **ROWS[0]},
+        {"ID": "b", **ROWS[2]},
+        {"ID": "", **ROWS[2]},
+    ]
+    examples, rejected = read("table", write(tmp_path, "csv", rows))
+    assert [e.key for e in examples] == ["table-a"]
+    assert rejected == [
+        ("b", "id twice"),
+        ("a", "id twice"),
+        ("b", "id twice"),
+        ("", "id does not parse"),
+    ]
+
+
+def test_encodings(tmp_path: Path) -> None:
+    path = write(tmp_path, "csv")
+    content = path.read_text("utf-8")
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes(content.encode(encoding))
+        assert [e.text for e in read("table", path)[0]][2] == "caf\u00e9 \u2026"
+    path.write_bytes(content.encode("gb18030"))
+    examples, rejected = read("table", path)
+    assert len(examples) == 2
+    assert rejected == [("3", "text is not in the stated encoding")]
+    assert read("table", path, encoding="gb18030")[0][2].text == "caf\u00e9 \u2026"
+
+
+def test_csv_fields_with_line_ends(tmp_path: Path) -> None:
+    path = write(tmp_path, "csv", [{**ROWS[0], "text": "one\r\ntwo"}, ROWS[1]])
+    assert [e.text for e in read("table", path)[0]] == ["one\r\ntwo", '"unbalanced']
+    with path.open("a") as file:
+        file.write("only,two\r\n\r\n")
+    assert read("table", path)[1] == [("3", "row does not parse")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", 'text,image,label\na,b,c\n"a,b,c\nd,e,f\n', "begins at line 3"),
+        ("t.csv", 'text,image,label\n"a"b,c,d\n', "is no CSV"),
+        ("t.csv", "", "has no header"),
+        ("t.tsv", "\n\n", "has no header"),
+        ("t.jsonl", "3\n", "holds no JSON object"),
+        ("t.parquet", "PAR1 no parquet", "cannot be read as Parquet"),
+        ("t.xlsx", "PK no workbook", "cannot be read as XLSX"),
+        ("t.txt", "text", r"expected a file named \*.csv"),
+    ],
+)
+def test_files_damaged_as_a_whole(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        opened("table", tmp_path / name)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        opened("table", tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        opened("table", tmp_path / "absent.csv")
+
+
+def test_texts_in_quotes_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, "tsv", [{**ROWS[0], "text": '"he said ""yes"""'}, ROWS[1]])
+    data = opened("table", path)
+    assert [item.text for item in data.items][0] == '"he said ""yes"""'  # type: ignore[union-attr]
+    assert data.facts() == {"normalize": [], "texts_in_quotes": 1}
+
+
+def test_a_parquet_file_whose_column_name_is_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path, "parquet")
+    path.write_bytes(path.read_bytes().replace(b"image", b"im\xffge"))
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        opened("table", path)
