@@ -155,7 +155,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
             logits = model(batch["input_ids"], batch["attention_mask"], batch["images"])  # (B, C)
             losses = per_sample_loss(
                 logits.float(),
-                batch["labels"],
+                batch["labels"] if batch["targets"] is None else batch["targets"],
                 loss=config.model.loss,
                 class_weights=run.class_weights,
                 label_smoothing=config.model.label_smoothing,

@@ -92,7 +92,7 @@ class Predictor:
 
     def _text(self, text: str, row: int) -> str:
         try:
-            return canonical_text(text)
+            return canonical_text(text, self.export.preprocessing.packed_normalize)
         except BadText as error:
             raise UserError(f"text {row}: {error}") from None
 

@@ -89,6 +89,8 @@ def codec_versions() -> dict[str, str]:
         "libwebp": features.version_module("webp") or "",
         "zlib": features.version_codec("zlib") or "",
         "torch": version("torch").partition("+")[0],
+        "imagehash": version("imagehash"),  # these two decide which pictures are twins
+        "scipy": version("scipy"),
     }
 
 

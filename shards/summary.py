@@ -17,15 +17,30 @@ def print_summary(manifest: Manifest, *, console: Console | None = None) -> None
     console = console or Console(highlight=False)
     console.print(Group(_counts(manifest), _splits(manifest)))
     protocol = manifest.protocol
-    warnings = manifest.source.get("groups", {}).get("warnings", [])
+    groups = manifest.source.get("groups", {})
     lines = [
-        *(f"warning: {warning}" for warning in warnings),
+        *(f"warning: {warning}" for warning in groups.get("warnings", [])),
+        *_duplicates(groups.get("duplicates")),
         f"labels    {manifest.label_rule}",
         f"protocol  {protocol.name}, {_in_words(protocol.settings)}, hash {protocol.hash[:12]}",
         f"packing   {_in_words(manifest.packing)}",
         f"digest    {manifest.digest[:12]}",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
+    """The duplicate groups in a line, the largest ones in another; the manifest lists more."""
+    if not found or not found["groups"]:
+        return []
+    largest = ", ".join(
+        f"{one['keys'][0]} and {one['samples'] - 1:,} more" for one in found["largest"][:3]
+    )
+    return [
+        f"twins     {found['samples_in_groups']:,} samples in {found['groups']:,} groups of "
+        f"duplicates; {found['conflicting_groups']:,} groups have conflicting labels",
+        f"          largest: {largest}; the manifest lists them under source.groups",
+    ]
 
 
 def print_distributions(facts: Mapping[str, Any], *, console: Console | None = None) -> None:

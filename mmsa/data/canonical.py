@@ -188,6 +188,6 @@ def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
 
     rows = pixels if pixels.flags.writeable else pixels.copy()
     # (1, 3, H, W) in channels-last memory: the fast path
-    planes = torch.from_numpy(rows).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(rows)[None].permute(0, 3, 1, 2)
     resized = interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

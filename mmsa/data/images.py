@@ -6,34 +6,35 @@ Normalisation is not done here but on the device, inside the image encoder.
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mmsa.data.pictures import decode_picture, upright
 from mmsa.data.plan import stream_key, uniforms
 from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 
 _JPEG_START = b"\xff\xd8\xff"
+_HEADERS = 1 << 16  # bytes at the start in which these marks would stand
+_NOT_PLAIN = (b"Exif\0", b"Adobe\0")  # an orientation perhaps; CMYK perhaps
 
 
 def decode(content: bytes) -> Tensor:
-    """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode."""
-    if content[:3] == _JPEG_START:
+    """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode.
+
+    Packed pictures are plain JPEGs and take the short way; tars packed by others may hold any type,
+    an orientation or CMYK, and are decoded as packing decodes raw pictures.
+    """
+    if content[:3] == _JPEG_START and not any(mark in content[:_HEADERS] for mark in _NOT_PLAIN):
         try:
             rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
         except ValueError as error:
             raise ValueError(str(error).splitlines()[0]) from None
-        return torch.from_numpy(rows).permute(2, 0, 1)
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+    else:
+        pixels, header = decode_picture(content)
+        rows = upright(pixels, header.orientation)
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).permute(2, 0, 1)
 
 
 def evaluation_view(picture: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -113,6 +113,11 @@ class Manifest(_Strict):
         """A copy that carries its own digest."""
         return self.model_copy(update={"digest": self.computed_digest()})
 
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether `key.json` holds the annotators' shares of each class as `soft_label`."""
+        return self.label_rule.rpartition("-")[2] == "soft"
+
     def split(self, name: str) -> SplitInfo:
         """The split `name`; `UserError` where this data set has none of that name."""
         if name not in self.splits:

@@ -50,6 +50,7 @@ class Preprocessing(_Strict):
     packed_short_side_px: int | None = Field(
         256, ge=1, description="of the JPEGs in the shards; null: original"
     )
+    packed_normalize: tuple[str, ...] = Field((), description="done to the shards' texts")
     packed_quality: int = Field(90, ge=1, le=100, description="JPEG quality in the shards")
     max_tokens: int | None = Field(None, ge=1, description="longer texts are cut; null: no text")
 

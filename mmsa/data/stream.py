@@ -33,9 +33,11 @@ from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.reader import RawSample, SplitReader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
+from mmsa.labels import ClassMap
 
 # {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T), "images" uint8 (B, 3, S, S),
-#  "labels" (B,), "weights" (B,) 1 or 0, "num_real": rows of weight 1, as a Python number}
+#  "labels" (B,), "targets" (B, C) or None, "weights" (B,) 1 or 0,
+#  "num_real": rows of weight 1, as a Python number}
 Batch = dict[str, Any]
 
 
@@ -211,9 +213,14 @@ class DecodeImages:
 
 @dataclass
 class Collate:
-    """Tokenize and stack. Without a tokenizer the batch has no token ids."""
+    """Tokenize and stack. Without a tokenizer the batch has no token ids.
+
+    With `soft_classes` the batch has `targets` (B, C): the annotators' shares in `soft_label` of
+    `key.json`, merged as the classes are and scaled to sum 1 over those that are kept.
+    """
 
     tokenizer: TextTokenizer | None
+    soft_classes: ClassMap | None = None
 
     def __call__(self, source: Iterable[Fetched]) -> Iterator[Batch]:
         for fetched in source:
@@ -223,15 +230,35 @@ class Collate:
                 input_ids, attention_mask = self.tokenizer([sample.text for sample in samples])
             weights = torch.zeros(len(samples))
             weights[:num_real] = 1.0
+            targets = None
+            if self.soft_classes is not None:
+                targets = torch.stack([self._target(sample) for sample in samples])
             yield {
                 "keys": [sample.key for sample in samples],
                 "input_ids": input_ids,
                 "attention_mask": attention_mask,
                 "images": fetched.images,
                 "labels": torch.tensor([sample.label for sample in samples]),
+                "targets": targets,
                 "weights": weights,
                 "num_real": num_real,
             }
+
+    def _target(self, sample: RawSample) -> Tensor:
+        assert self.soft_classes is not None
+        target = torch.zeros(len(self.soft_classes.names))
+        for name, share in sample.meta.get("soft_label", {}).items():
+            label = self.soft_classes.label_of(name)
+            if label is not None:
+                target[label] += share
+        if not target.sum() > 0:
+            raise ShardDamage(
+                f"{sample.key} in {sample.shard} has no soft_label, though the manifest says that "
+                "the labels are soft. Pack the data again",
+                shard=sample.shard,
+                key=sample.key,
+            )
+        return target / target.sum()
 
 
 @dataclass(frozen=True)
@@ -264,13 +291,16 @@ class Loader:
     num_workers: int
     augmentation: Augmentation | None = None
     pin_memory: bool = False
+    soft_classes: ClassMap | None = None
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         stages: list[Any] = [self.requests, ReadSamples(self.requests.reader)]
         if self.preprocessing.image is not None:
             stages.append(DecodeImages(self.preprocessing, self.augmentation))
-        pipeline = wds.DataPipeline(*stages, Collate(self.tokenizer), errors_as_items)
+        pipeline = wds.DataPipeline(
+            *stages, Collate(self.tokenizer, self.soft_classes), errors_as_items
+        )
         loader: DataLoader[Batch | Failure] = DataLoader(
             pipeline,
             batch_size=None,

@@ -178,9 +178,10 @@ def per_sample_loss(
 ) -> Tensor:
     """The loss of each sample, (B,) float32, weighted but not averaged.
 
-    `logits` (B, C), or (B, 1) with `loss` "binary_cross_entropy"; `labels` (B,) int64;
-    `class_weights` (C,) multiply the loss of their class. The caller divides by the number of real
-    samples of the global batch (docs/architecture.md), never by a sum of weights.
+    `logits` (B, C), or (B, 1) with `loss` "binary_cross_entropy"; `labels` (B,) int64, or soft
+    targets (B, C) that sum to 1; `class_weights` (C,) multiply the loss of their class. The caller
+    divides by the number of real samples of the global batch (docs/architecture.md), never by a sum
+    of weights.
 
     `label_smoothing` e moves e of the target evenly to all classes. With class weights,
     cross-entropy weights each class's share of a smoothed target by that class's weight
@@ -196,9 +197,10 @@ def per_sample_loss(
             label_smoothing=label_smoothing,
         )
     assert logits.shape[1] == 1, logits.shape
-    target = labels.float() * (1 - label_smoothing) + label_smoothing / 2
+    shares = functional.one_hot(labels, 2).float() if labels.ndim == 1 else labels  # (B, 2)
+    target = shares[:, 1] * (1 - label_smoothing) + label_smoothing / 2
     losses = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    return losses if class_weights is None else losses * class_weights[labels]
+    return losses if class_weights is None else losses * (shares @ class_weights)
 
 
 def probabilities(logits: Tensor) -> Tensor:

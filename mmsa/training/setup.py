@@ -27,7 +27,7 @@ from mmsa.export import (
     load_tokenizer_of,
     read_export,
 )
-from mmsa.labels import class_map
+from mmsa.labels import ClassMap, class_map
 from mmsa.models.fusion import fusion_class, fusion_problems
 from mmsa.models.model import SentimentModel, build_model
 from mmsa.models.weights import is_export
@@ -92,7 +92,15 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
     if config.train.max_steps is not None:
         num_steps = min(num_steps, config.train.max_steps)
     train_loader, validation_loader, num_validation_batches = _loaders(
-        config, train, validation, plan, world, (progress.step, num_steps), preprocessing, tokenizer
+        config,
+        train,
+        validation,
+        plan,
+        world,
+        (progress.step, num_steps),
+        preprocessing,
+        tokenizer,
+        classes if manifest.has_soft_labels else None,
     )
     return Run(
         config=config,
@@ -178,6 +186,7 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
         image_view=config.data.image_view,
         packed_mode=manifest.packing.get("image_mode", "short_side"),
         packed_short_side_px=packed_px,
+        packed_normalize=tuple(manifest.source.get("facts", {}).get("normalize", ())),
         packed_quality=int(manifest.packing["image_quality"]),
         max_tokens=max_tokens,
     )
@@ -192,6 +201,7 @@ def _loaders(
     steps: tuple[int, int],
     preprocessing: Preprocessing,
     tokenizer: TextTokenizer | None,
+    soft_classes: ClassMap | None,
 ) -> tuple[Loader, Loader, int]:
     train_requests = TrainRequests(
         reader=train,
@@ -213,7 +223,9 @@ def _loaders(
         )
     workers, pinned = config.data.num_workers, torch.cuda.is_available()
     return (
-        Loader(train_requests, preprocessing, tokenizer, workers, augmentation, pinned),
+        Loader(
+            train_requests, preprocessing, tokenizer, workers, augmentation, pinned, soft_classes
+        ),
         Loader(validation_requests, preprocessing, tokenizer, workers, None, pinned),
         len(validation_requests),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -175,3 +177,19 @@ def test_probabilities(logits: list[list[float]], expected: list[list[float]]) -
 def test_the_same_seed_gives_the_same_model() -> None:
     one, other = _model().state_dict(), _model().state_dict()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_soft_targets_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0, math.log(2.0)]])  # probabilities 1/4, 1/4, 1/2
+    half = torch.tensor([[0.5, 0.0, 0.5]])
+    losses = per_sample_loss(logits, half)
+    assert losses.tolist() == pytest.approx([0.5 * math.log(4) + 0.5 * math.log(2)])
+    weighted = per_sample_loss(logits, half, class_weights=torch.tensor([2.0, 1.0, 1.0]))
+    assert weighted.tolist() == pytest.approx([1.0 * math.log(4) + 0.5 * math.log(2)])
+    # A target that is sure of one class is the label of that class.
+    sure = per_sample_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]))
+    assert sure.tolist() == pytest.approx(per_sample_loss(logits, torch.tensor([1])).tolist())
+    one_logit = per_sample_loss(
+        torch.tensor([[math.log(3.0)]]), torch.tensor([[0.25, 0.75]]), loss="binary_cross_entropy"
+    )  # probability of the second class 3/4
+    assert one_logit.tolist() == pytest.approx([-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))])

@@ -32,6 +32,8 @@ def test_the_file_reads_back_what_was_written(tmp_path: Path) -> None:
             "interpolation": "bicubic",
         },
         "image_view": "whole",
+        "packed_mode": "short_side",
+        "packed_normalize": [],
         "packed_short_side_px": 256,
         "packed_quality": 90,
         "max_tokens": 32,
