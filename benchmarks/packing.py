@@ -106,9 +106,9 @@ def chunk_times(raw: Path, out: Path) -> list[tuple[float, float]]:
     """(wall, CPU) seconds of each of several chunks, made in this process by one thread."""
     import torch
 
-    from shards.chunks import CHUNK_EXAMPLES, ChunkTask, make_chunk
     from shards.example import Example
-    from shards.settings import ImageForm
+    from shards.packing.chunks import CHUNK_EXAMPLES, ChunkTask, make_chunk
+    from shards.packing.settings import ImageForm
     from shards.sources import get_source
 
     torch.set_num_threads(1)

@@ -115,14 +115,14 @@ def _run_verify(args: argparse.Namespace) -> int:
 
 
 def _run_info(args: argparse.Namespace) -> None:
-    from shards.info import run_info
+    from shards.reports.info import run_info
 
     run_info(args.out, as_json=args.json, html=args.html)
 
 
 def _run_index(args: argparse.Namespace) -> None:
     from shards.index import IndexSettings, index
-    from shards.summary import print_summary
+    from shards.reports.summary import print_summary
 
     manifest = index(
         args.directory,

@@ -30,11 +30,11 @@ from mmsa.data.manifest import (
 )
 from mmsa.data.reader import Fields, field_text, sample_of, tar_members
 from mmsa.errors import UserError
+from shards.packing.workers import Workers, default_workers
+from shards.packing.write import split_info
 from shards.progress import Progress
-from shards.protocols import protocol_hash
-from shards.splits import SPLITS
-from shards.workers import Workers, default_workers
-from shards.write import split_info
+from shards.splits.by_hash import SPLITS
+from shards.splits.protocols import protocol_hash
 
 _DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")

@@ -117,9 +117,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _run_pack(args: argparse.Namespace) -> None:
-    from shards.pack import pack
-    from shards.protocols import parse_ratios
-    from shards.settings import (
+    from shards.packing.pack import pack
+    from shards.packing.settings import (
         PackSettings,
         ShardSize,
         parse_image_form,
@@ -127,6 +126,7 @@ def _run_pack(args: argparse.Namespace) -> None:
         parse_size,
     )
     from shards.sources import SourceOptions
+    from shards.splits.protocols import parse_ratios
 
     settings = PackSettings(
         ratios=parse_ratios(args.ratios) if args.ratios else None,
@@ -164,7 +164,7 @@ def _run_pack(args: argparse.Namespace) -> None:
 
 
 def _run_merge(args: argparse.Namespace) -> None:
-    from shards.merge import merge
+    from shards.packing.merge import merge
 
     manifest, moved_to = merge(
         args.out,
@@ -181,7 +181,7 @@ def _tell(
     args: argparse.Namespace, path: Path, manifest: object | None, moved_to: Path | None
 ) -> None:
     from mmsa.data.manifest import Manifest
-    from shards.summary import print_summary
+    from shards.reports.summary import print_summary
 
     if moved_to:
         print(f"the older {path} was moved to {moved_to}")

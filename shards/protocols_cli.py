@@ -26,7 +26,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_protocols(args: argparse.Namespace) -> None:
     """Print every protocol: what it does, its source, and class counts where it is a fixed list."""
-    from shards.catalogue import catalogue
+    from shards.reports.catalogue import catalogue
 
     entries = catalogue()
     if args.json:
@@ -50,7 +50,7 @@ def _counts(split: str, counts: dict[str, int]) -> str:
 
 def run_leaks(args: argparse.Namespace) -> None:
     """Print how many val and test samples of OUT have a twin in train, or in train or val."""
-    from shards.leaks import leak_report, list_leaks
+    from shards.reports.leaks import leak_report, list_leaks
 
     if args.list:
         for leak in list_leaks(args.out):

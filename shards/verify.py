@@ -29,10 +29,10 @@ from mmsa.data.manifest import (
 )
 from mmsa.data.reader import Fields, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
-from shards.assemble import REJECTED_NAME
+from shards.packing.assemble import REJECTED_NAME
+from shards.packing.workers import Workers, default_workers
 from shards.progress import Progress
-from shards.protocols import protocol_hash
-from shards.workers import Workers, default_workers
+from shards.splits.protocols import protocol_hash
 
 _SHOWN = 20  # faults of one shard that are told singly
 

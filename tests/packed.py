@@ -1,6 +1,6 @@
 """Small packed sets with shards of any sizes, written by the project's own packing functions.
 
-`shards.pack` makes shards of nearly equal sizes; the order must also hold for uneven and empty
+`shards.packing.pack` makes shards of nearly equal sizes; the order must also hold for uneven and empty
 ones, so the sizes are chosen here and only the writing is the project's.
 """
 
@@ -18,7 +18,7 @@ from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, key_hash, writ
 from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 from mmsa.data.reader import SplitReader
 from mmsa.labels import LABEL_NAMES, class_map
-from shards.tars import PackedSample, write_shard
+from shards.packing.tars import PackedSample, write_shard
 
 SIZES = (7, 0, 12, 1, 5)  # 25 samples of the train split: uneven, one shard empty
 

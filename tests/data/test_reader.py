@@ -21,7 +21,7 @@ from mmsa.data.manifest import key_hash, load_manifest, read_index
 from mmsa.data.reader import RawSample, SplitReader, tar_members
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import class_map
-from shards.tars import PackedSample
+from shards.packing.tars import PackedSample
 
 EVERYWHERE = [(shard, n) for shard, size in enumerate(SIZES) for n in range(size)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmsa.errors import UserError
-from shards.aside import write_aside
+from shards.packing.aside import write_aside
 
 
 def test_nothing_stands_at_the_place_before_the_end(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.group_splits import Group, fold_groups, split_groups
-from shards.splits import SPLITS, split_by_hash, split_counts
+from shards.splits.by_group import Group, fold_groups, split_groups
+from shards.splits.by_hash import SPLITS, split_by_hash, split_counts
 
 RATIOS = {"train": 8, "val": 1, "test": 1}
 

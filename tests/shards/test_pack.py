@@ -16,9 +16,9 @@ from raw import digests, jpeg, raw_tree, rejected, write_labels, write_pair
 
 from mmsa.data.manifest import key_hash, load_manifest, read_index
 from shards.__main__ import main
-from shards.pack import pack
-from shards.protocols import parse_ratios
-from shards.settings import PackSettings
+from shards.packing.pack import pack
+from shards.packing.settings import PackSettings
+from shards.splits.protocols import parse_ratios
 
 
 def run(raw: Path, out: Path, *options: str) -> int:

@@ -14,8 +14,8 @@ from mmsa.data.canonical import canonical_image
 from mmsa.data.manifest import key_hash, load_manifest
 from mmsa.data.preprocessing import Preprocessing
 from shards.__main__ import main
-from shards.settings import parse_part, parse_size
-from shards.tars import PackedSample, write_shard
+from shards.packing.settings import parse_part, parse_size
+from shards.packing.tars import PackedSample, write_shard
 
 CHUNKS = 3  # of 128 examples: enough that workers and parts share something
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shards import published
-from shards.catalogue import catalogue
 from shards.label_rules import fuse
-from shards.protocols import protocol_hash
+from shards.reports.catalogue import catalogue
+from shards.splits import published
+from shards.splits.protocols import protocol_hash
 
 
 def test_clmlf_single_as_published() -> None:

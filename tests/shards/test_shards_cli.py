@@ -11,8 +11,8 @@ from raw import digests, raw_tree
 
 from mmsa.errors import UserError
 from shards.__main__ import main
-from shards.pack import pack
-from shards.settings import PackSettings
+from shards.packing.pack import pack
+from shards.packing.settings import PackSettings
 
 ROOT = Path(__file__).parents[2]
 

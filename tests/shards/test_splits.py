@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.splits import largest_remainder, packed_order, shard_sizes, split_by_hash, split_counts
+from shards.splits.by_hash import (
+    largest_remainder,
+    packed_order,
+    shard_sizes,
+    split_by_hash,
+    split_counts,
+)
 
 RATIOS = {"train": 8, "val": 1, "test": 1}
 

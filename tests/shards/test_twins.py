@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from shards.picture_twins import NEAR_BITS, PRINT_BYTES, picture_pairs, picture_print
-from shards.text_twins import MIN_CHARS, reduced_words, text_pairs
+from shards.twins.pictures import NEAR_BITS, PRINT_BYTES, picture_pairs, picture_print
+from shards.twins.texts import MIN_CHARS, reduced_words, text_pairs
 
 
 def joined(pairs: list[tuple[int, int]], count: int) -> set[frozenset[int]]:
@@ -163,7 +163,7 @@ def test_the_picture_search_finds_all_pairs(parts: list[tuple[int, set[int]]]) -
 
 
 def test_more_prints_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.picture_twins._TILE", 3)
+    monkeypatch.setattr("shards.twins.pictures._TILE", 3)
     base = [picture_print(picture(seed)) for seed in range(4)]
     prints = [*base, *(flipped(content, [7, 9]) for content in base)]
     assert sorted(picture_pairs(prints)) == [(0, 4), (1, 5), (2, 6), (3, 7)]

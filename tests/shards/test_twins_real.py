@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shards.picture_twins import picture_pairs, picture_print
-from shards.text_twins import text_pairs
+from shards.twins.pictures import picture_pairs, picture_print
+from shards.twins.texts import text_pairs
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from raw import jpeg, raw_tree
 
 from mmsa.data.manifest import load_manifest, write_manifest
 from shards.__main__ import main
-from shards.tars import PackedSample, write_shard
+from shards.packing.tars import PackedSample, write_shard
 
 
 def faults(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:

@@ -12,17 +12,17 @@ from typing import Any
 
 from mmsa.data.manifest import MANIFEST_NAME, Manifest, SplitInfo, write_manifest
 from mmsa.errors import UserError
-from shards.aside import put_in_place
-from shards.card import CARD_NAME, card_text
-from shards.chunks import Chunk
 from shards.example import Reason, Rejected
-from shards.groups import Candidate
-from shards.protocols import Assignment, assign
-from shards.settings import PackSettings
-from shards.splits import SPLITS
-from shards.workdir import Resumable
-from shards.workers import Workers
-from shards.write import Located, write_splits
+from shards.packing.aside import put_in_place
+from shards.packing.chunks import Chunk
+from shards.packing.settings import PackSettings
+from shards.packing.workdir import Resumable
+from shards.packing.workers import Workers
+from shards.packing.write import Located, write_splits
+from shards.reports.card import CARD_NAME, card_text
+from shards.splits.by_hash import SPLITS
+from shards.splits.protocols import Assignment, assign
+from shards.twins.groups import Candidate
 
 REJECTED_NAME = "rejected.jsonl"
 LEFT_OUT = "left out by the protocol"

@@ -25,8 +25,8 @@ from typing import Any
 
 from mmsa.data.canonical import BadPicture, canonical_picture
 from shards.example import Example, Reason, Reject, Rejected, picture_reason, read_file
-from shards.groups import picture_print
-from shards.settings import ImageForm
+from shards.packing.settings import ImageForm
+from shards.twins.groups import picture_print
 
 CHUNK_EXAMPLES = 128  # about 2.5 MB of pictures, a third of a second of one core
 

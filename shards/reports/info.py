@@ -15,7 +15,7 @@ import numpy as np
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.labels import class_map
-from shards.summary import print_distributions, print_summary
+from shards.reports.summary import print_distributions, print_summary
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 _BINS = 20
@@ -31,7 +31,7 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
         print_summary(manifest)
         print_distributions(facts)
     if html is not None:
-        from shards.info_page import page
+        from shards.reports.info_page import page
 
         html.write_text(page(facts), encoding="utf-8")
         if not as_json:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from mmsa.errors import UserError
-from shards.workdir import Resumable
+from shards.packing.workdir import Resumable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -78,7 +78,9 @@ class Workers:
         if self._pool is None:
             # Not fork: the parent may have threads. Not spawn: each would import everything anew.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["torch", "shards.chunks", "shards.tars"])
+            context.set_forkserver_preload(
+                ["torch", "shards.packing.chunks", "shards.packing.tars"]
+            )
             self._pool = ProcessPoolExecutor(
                 self.num_workers, mp_context=context, initializer=_begin_worker
             )

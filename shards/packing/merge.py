@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
-from shards.aside import put_in_place, refuse_existing
-from shards.assemble import Encodings, assemble
-from shards.chunks import Chunk, chunk_path, read_chunk
+from shards.packing.aside import put_in_place, refuse_existing
+from shards.packing.assemble import Encodings, assemble
+from shards.packing.chunks import Chunk, chunk_path, read_chunk
+from shards.packing.settings import PackSettings
+from shards.packing.workdir import workdir
+from shards.packing.workers import Workers, default_workers
 from shards.progress import Progress
-from shards.settings import PackSettings
-from shards.workdir import workdir
-from shards.workers import Workers, default_workers
 
 _PART_NAME = "part.json"
 _PART_DIRECTORY = re.compile(r"part-([0-9]+)-of-([0-9]+)")

@@ -10,12 +10,19 @@ from typing import Any
 
 from mmsa.data.manifest import ProtocolInfo
 from mmsa.errors import UserError
-from shards import published
-from shards.group_splits import fold_groups, split_groups
-from shards.groups import GROUP_RULE, Candidate, find_groups, group_facts, group_ids, picture_print
-from shards.leaks import twin_counts
-from shards.split_file import read_split_file
-from shards.splits import SPLITS, split_by_hash
+from shards.reports.leaks import twin_counts
+from shards.splits import published
+from shards.splits.by_group import fold_groups, split_groups
+from shards.splits.by_hash import SPLITS, split_by_hash
+from shards.splits.from_file import read_split_file
+from shards.twins.groups import (
+    GROUP_RULE,
+    Candidate,
+    find_groups,
+    group_facts,
+    group_ids,
+    picture_print,
+)
 
 __all__ = [
     "DEFAULT_PROTOCOL",

@@ -15,17 +15,24 @@ from typing import Any
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError, one_or_many
-from shards.aside import refuse_existing
-from shards.assemble import Encodings, assemble
-from shards.chunks import CHUNK_EXAMPLES, Chunk, ChunkTask, codec_versions, fingerprint, make_chunk
 from shards.example import Example, RawData, Rejected
-from shards.merge import finish_part, part_path
+from shards.packing.aside import refuse_existing
+from shards.packing.assemble import Encodings, assemble
+from shards.packing.chunks import (
+    CHUNK_EXAMPLES,
+    Chunk,
+    ChunkTask,
+    codec_versions,
+    fingerprint,
+    make_chunk,
+)
+from shards.packing.merge import finish_part, part_path
+from shards.packing.settings import PackSettings, canonical_json
+from shards.packing.workdir import workdir
+from shards.packing.workers import Workers, default_workers
 from shards.progress import Progress
-from shards.protocols import check_settings, parse_protocol
-from shards.settings import PackSettings, canonical_json
 from shards.sources import SourceOptions, get_source
-from shards.workdir import workdir
-from shards.workers import Workers, default_workers
+from shards.splits.protocols import check_settings, parse_protocol
 
 _SAMPLES_PER_WORKER = 500  # starting one takes as long as packing so many
 
@@ -59,8 +66,8 @@ def pack(
 
     `workers` processes share the work (None: one per core, for a small set one). With `resume` an
     interrupted packing is gone on with. `part` (I, N) does the I-th of N parts, for
-    `shards.merge.merge`. Raises `UserError` for wrong settings, a layout that is not the source's,
-    an `out` that exists (unless `overwrite`), and where no example is usable. Unusable examples
+    `shards.packing.merge`. Raises `UserError` for wrong settings, a layout that is not the
+    source's, an `out` that exists (unless `overwrite`), and where no example is usable. Unusable examples
     are counted in the manifest and listed in `rejected.jsonl`.
     """
     problems = settings.problems()

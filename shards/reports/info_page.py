@@ -20,7 +20,7 @@ _WIDTH, _HEIGHT, _FOOT = 640, 140, 18  # of a chart, pixels
 
 
 def page(facts: Mapping[str, Any]) -> str:
-    """The page of what `shards.info.describe` found."""
+    """The page of what `shards.reports.info.describe` found."""
     title = escape(str(facts["dataset"]))
     classes = facts["classes"]
     splits = [

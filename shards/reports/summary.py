@@ -44,7 +44,7 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def print_distributions(facts: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """Print the duplicates and the quantiles of `shards.info.describe`, to stdout."""
+    """Print the duplicates and the quantiles of `shards.reports.info.describe`, to stdout."""
     console = console or Console(highlight=False)
     found = facts["duplicates"]
     console.print(

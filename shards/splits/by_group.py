@@ -1,7 +1,7 @@
 """Splits and folds of duplicate groups: pure arithmetic, no group is ever divided.
 
 A group is a sequence of (key, label), sorted by key. Where every group is of one sample, the split
-is that of `shards.splits.split_by_hash`.
+is that of `shards.splits.by_hash.split_by_hash`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from shards.splits import SPLITS, split_counts
+from shards.splits.by_hash import SPLITS, split_counts
 
 Group = Sequence[tuple[str, str]]
 _HELD_OUT = ("test", "val")  # filled in this order

@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from shards.splits import SPLITS
+from shards.splits.by_hash import SPLITS
 
 DATASETS = ("mvsa-single", "mvsa-multiple")
 NUM_FOLDS = 10  # of Cheema et al.
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 @cache
 def rows(dataset: str) -> dict[str, Row]:
     """Id -> row of one of `DATASETS`."""
-    file = resources.files("shards") / "protocol_data" / f"{dataset}.csv.gz"
+    file = resources.files("shards.splits") / "protocol_data" / f"{dataset}.csv.gz"
     text = gzip.decompress(file.read_bytes()).decode("ascii")
     return {
         line["id"]: Row(

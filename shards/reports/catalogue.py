@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from shards import published
-from shards.protocols import PROTOCOLS, protocol_hash
+from shards.splits import published
+from shards.splits.protocols import PROTOCOLS, protocol_hash
 
 _CLMLF = (
     "Li et al., CLMLF: A Contrastive Learning and Multi-Layer Fusion Method for Multimodal "

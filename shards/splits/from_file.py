@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from shards.splits import SPLITS
+from shards.splits.by_hash import SPLITS
 
 _OTHER_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train"}
 

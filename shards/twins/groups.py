@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmsa.data.manifest import key_hash
-from shards.picture_twins import NEAR_BITS, picture_pairs, picture_print
-from shards.text_twins import MIN_CHARS, text_pairs
+from shards.twins.pictures import NEAR_BITS, picture_pairs, picture_print
+from shards.twins.texts import MIN_CHARS, text_pairs
 
 __all__ = ["Candidate", "find_groups", "group_facts", "group_ids", "picture_print"]
 

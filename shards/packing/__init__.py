@@ -1,0 +1,1 @@
+"""From examples to tars: chunks, workers, parts, and whole directories."""

@@ -1,0 +1,1 @@
+"""What is said of a packed set: tables, pages, the data card, leaks."""

@@ -1,0 +1,1 @@
+"""Samples that are duplicates of each other."""
