@@ -1,7 +1,7 @@
 """Small packed sets with shards of any sizes, written by the project's own packing functions.
 
-`shards.packing.pack` makes shards of nearly equal sizes; the order must also hold for uneven and empty
-ones, so the sizes are chosen here and only the writing is the project's.
+`shards.packing.pack` makes shards of nearly equal sizes; the order must also hold for uneven and
+empty ones, so the sizes are chosen here and only the writing is the project's.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def pack(
     `workers` processes share the work (None: one per core, for a small set one). With `resume` an
     interrupted packing is gone on with. `part` (I, N) does the I-th of N parts, for
     `shards.packing.merge`. Raises `UserError` for wrong settings, a layout that is not the
-    source's, an `out` that exists (unless `overwrite`), and where no example is usable. Unusable examples
-    are counted in the manifest and listed in `rejected.jsonl`.
+    source's, an `out` that exists (unless `overwrite`), and where no example is usable. Unusable
+    examples are counted in the manifest and listed in `rejected.jsonl`.
     """
     problems = settings.problems()
     if problems:
