@@ -10,7 +10,8 @@ from packed import PREPROCESSING
 
 from mmsa.data.plan import batch_plan
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import Augmentation, Batch, EvaluationRequests, Loader, TrainRequests
+from mmsa.data.requests import EvaluationRequests, TrainRequests
+from mmsa.data.stream import Augmentation, Batch, Loader
 from mmsa.data.text import TextTokenizer
 
 AUGMENTATION = Augmentation(seed=3, min_crop_scale=0.6, flip_probability=0.5)
