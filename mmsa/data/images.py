@@ -19,12 +19,16 @@ from mmsa.data.plan import stream_key, uniforms
 from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 
 _JPEG_START = b"\xff\xd8\xff"
+_MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may ask for 12 GiB
 
 
 def decode(content: bytes) -> Tensor:
     """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode."""
     if content[:3] == _JPEG_START:
         try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(content)
+            if height * width > _MOST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels, more than {_MOST_PIXELS}")
             rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
         except ValueError as error:
             raise ValueError(str(error).splitlines()[0]) from None
