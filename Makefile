@@ -36,6 +36,7 @@ format: install ## ruff format and the fixes that ruff is sure of
 
 bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.plan
 
 soak: install ## the long versions of the tests
 	$(BIN)/python -m pytest -m soak --timeout 3600

@@ -140,7 +140,7 @@ class SplitReader:
         try:
             key, by_field = _fields(content)
             text, meta = by_field["txt"].decode("utf-8"), json.loads(by_field["json"])
-        except (ValueError, RecursionError, tarfile.TarError) as error:
+        except (ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
             raise self._damage(shard, ordinal, str(error) or type(error).__name__) from None
         problem = self._contradiction(record, key, text, meta)
         if problem:
@@ -257,10 +257,25 @@ def tar_members(content: bytes) -> list[tuple[str, bytes]]:
     return members
 
 
+class _Bounded(BytesIO):
+    """Bytes that can be read so often and no more: a negative size in a header, which some
+    versions of `tarfile` believe, leads them in circles (CVE-2025-8194)."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._reads_left = 100 + 8 * (len(content) // _BLOCK)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ValueError("its headers lead in circles")
+        return super().read(size)
+
+
 def _tarfile_members(content: bytes) -> list[tuple[str, bytes]]:
     members = []
     # In this mode a damaged header is an error; the default takes some for the end.
-    with tarfile.open(fileobj=BytesIO(content), mode="r:") as tar:
+    with tarfile.open(fileobj=_Bounded(content), mode="r:") as tar:
         for member in tar:
             opened = tar.extractfile(member)
             if opened is not None:

@@ -68,9 +68,13 @@ class TrainRequests:
             shards, ordinals = order.slice(start, stop)
             # The samples are read soon after their lengths: keep what this step and the rest of
             # its window ask for again.
-            touched = max(len(np.unique(shards)), 2 * self.window_shards)
-            self.reader.open_indexes = max(self.reader.open_indexes, touched)
-            lengths = self._text_lengths(shards, ordinals) if self.bucket_by_length else None
+            touched = np.unique(shards)
+            self.reader.open_indexes = max(
+                self.reader.open_indexes, 2 * self.window_shards, len(touched)
+            )
+            lengths = None
+            if self.bucket_by_length:
+                lengths = self._text_lengths(touched, shards, ordinals)
             for positions in deal(lengths, len(shards), self.plan, self.rank):
                 # An empty micro-batch of a last incomplete step: one row of weight 0, because all
                 # ranks must run equally many forward passes.
@@ -86,9 +90,9 @@ class TrainRequests:
             window_shards=self.window_shards,
         )
 
-    def _text_lengths(self, shards: IntArray, ordinals: IntArray) -> IntArray:
+    def _text_lengths(self, touched: IntArray, shards: IntArray, ordinals: IntArray) -> IntArray:
         lengths = np.empty(len(shards), dtype=np.int64)
-        for shard in np.unique(shards):
+        for shard in touched:
             rows = shards == shard
             lengths[rows] = self.reader.records(int(shard))["text_length"][ordinals[rows]]
         return lengths
