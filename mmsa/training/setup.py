@@ -99,7 +99,8 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
     return Run(
         config=config,
         run_dir=run_dir,
-        manifest=manifest,
+        # Without its shards, which take 2 KiB each: the readers hold them as arrays.
+        manifest=manifest.model_copy(update={"splits": {}}),
         plan=plan,
         num_steps=num_steps,
         label_names=classes.names,
