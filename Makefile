@@ -37,6 +37,7 @@ format: install ## ruff format and the fixes that ruff is sure of
 bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.packing --images 600
+	$(BIN)/python -m benchmarks.plan
 
 soak: install ## the long versions of the tests
 	$(BIN)/python -m pytest -m soak --timeout 3600

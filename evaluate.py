@@ -55,7 +55,8 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
 
     from mmsa.data.manifest import load_manifest
     from mmsa.data.reader import SplitReader
-    from mmsa.data.stream import EvaluationRequests, Loader
+    from mmsa.data.requests import EvaluationRequests
+    from mmsa.data.stream import Loader
     from mmsa.errors import UserError
     from mmsa.evaluation import ledger, report
     from mmsa.evaluation.metrics import compute_metrics

@@ -147,6 +147,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
     _, start, stop = plan.locate(run.progress.step)
     step_loss = torch.zeros((), device=accelerator.device)
     grad_norm: Tensor | float = 0.0
+    consumed: list[str] = []
     for _ in range(plan.accumulation_steps):
         batch = to_device(next(run.train_batches), accelerator.device)
         # Rows of weight 0, or a single one, must not reach a BatchNorm in training mode.
@@ -171,6 +172,9 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
             run.optimizer.step()
             run.optimizer.zero_grad()
         step_loss += loss.detach()
+        consumed += batch["keys"][: batch["num_real"]]
+    if run.audit is not None:
+        run.audit.write(run.progress.step + 1, consumed)
     return step_loss, grad_norm
 
 

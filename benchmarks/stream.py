@@ -59,7 +59,8 @@ def run(shards: str) -> dict[str, float]:
     from mmsa.data.plan import batch_plan
     from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
     from mmsa.data.reader import SplitReader
-    from mmsa.data.stream import Augmentation, Collate, DecodeImages, ReadSamples, TrainRequests
+    from mmsa.data.requests import TrainRequests
+    from mmsa.data.stream import Augmentation, Collate, DecodeImages, ReadSamples
     from mmsa.data.text import word_tokenizer
     from mmsa.labels import class_map
 

@@ -33,6 +33,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, description="of order, augmentation, dropout and fresh weights")
     deterministic: bool = Field(False, description="deterministic CUDA algorithms; slower")
     log_every_steps: int = Field(10, ge=1)
+    audit: bool = Field(False, description="write the keys that each rank read, to prove it")
 
 
 class DataConfig(Section):

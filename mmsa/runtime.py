@@ -13,19 +13,20 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsa.config import LaunchConfig
-from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.errors import EXIT_USER_ERROR, ShardDamage, UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger("mmsa")
 
+_SETTLES_S = 0.5  # how long a failing rank looks after its word in status.json
 _FILES_OF_PEERS_S = 3.0  # how long a rank waits for the main rank's word before speaking itself
 
 
@@ -182,12 +183,49 @@ class Command:
     accelerator: Accelerator | None = None
     _started: float = field(default_factory=time.time)
 
-    def write_status(self, state: str, reason: str = "", exit_code: int | None = None) -> None:
+    def write_status(
+        self, state: str, reason: str = "", exit_code: int | None = None, **where: Any
+    ) -> None:
         """Write `status.json` aside and rename it; nothing where no run directory is known."""
         if self.status_file is None:
             return
         content = {"state": state, "reason": reason, "step": self.step, "exit_code": exit_code}
-        write_json_aside(self.status_file, content)
+        write_json_aside(self.status_file, content | where)
+
+    def write_failure(self, error: BaseException, message: str, told: str, code: int) -> None:
+        """Tell a failure on standard error, in `log.txt` and in `status.json`.
+
+        The first rank that fails says why: what its peers meet afterwards (a collective that broke
+        off) is its consequence, and does not take the place of its word.
+        """
+        prefix = "" if self.world.is_main_process else f"[rank {self.world.rank}] "
+        print(f"{prefix}{told}", file=sys.stderr, flush=True)
+        if self.status_file is None:
+            return
+        with (
+            suppress(OSError),
+            open(self.status_file.with_name("log.txt"), "a", encoding="utf-8") as log,
+        ):
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {prefix}{told}\n")
+        where = {}
+        if isinstance(error, ShardDamage):
+            where = {"rank": self.world.rank, "shard": error.shard, "key": error.key}
+        if self.world.world_size == 1 or not self._peer_failed():
+            self.write_status("failed", message, code, **where)
+        if not self.world.is_main_process:
+            # The main rank may just be writing that it runs; it waits for this rank soon after.
+            time.sleep(_SETTLES_S)
+            if not self._peer_failed():
+                self.write_status("failed", message, code, **where)
+
+    def _peer_failed(self) -> bool:
+        """Whether a rank of this launch has written its failure to `status.json`."""
+        try:
+            assert self.status_file is not None
+            told = json.loads(self.status_file.read_text())["state"] == "failed"
+            return bool(told and self.status_file.stat().st_mtime >= self._started - 1)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def main_rank_spoke(self) -> bool:
         """Whether the main rank has reported this failure; waits a little for it."""
@@ -195,12 +233,8 @@ class Command:
             return True
         deadline = time.time() + _FILES_OF_PEERS_S
         while time.time() < deadline:
-            try:
-                told = json.loads(self.status_file.read_text())["state"] == "failed"
-                if told and self.status_file.stat().st_mtime >= self._started - 1:
-                    return True
-            except (OSError, ValueError, KeyError):
-                pass
+            if self._peer_failed():
+                return True
             time.sleep(0.1)
         return False
 
@@ -220,19 +254,20 @@ def run_command(body: Callable[[Command], None]) -> int:
             command.accelerator.end_training()
         return 0
     except UserError as error:
+        failure: BaseException = error
         code, message = EXIT_USER_ERROR, str(error)
         told = f"error: {message}"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        failure = error
         code, message = 130, "interrupted"
         told = "interrupted; the same command goes on from the last checkpoint"
     except Exception as error:
+        failure = error
         code, message = 1, f"{type(error).__name__}: {error}"
         told = traceback.format_exc()
     alike = command.accelerator is None and code == EXIT_USER_ERROR
     if not (alike and not command.world.is_main_process and command.main_rank_spoke()):
-        prefix = "" if command.world.is_main_process else f"[rank {command.world.rank}] "
-        print(f"{prefix}{told}", file=sys.stderr, flush=True)
-        command.write_status("failed", message, code)
+        command.write_failure(failure, message, told, code)
     if command.world.world_size > 1:
         sys.stdout.flush()
         # An ordinary exit would wait for the process group's threads.

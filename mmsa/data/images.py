@@ -18,6 +18,7 @@ from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 _JPEG_START = b"\xff\xd8\xff"
 _HEADERS = 1 << 16  # bytes at the start in which these marks would stand
 _NOT_PLAIN = (b"Exif\0", b"Adobe\0")  # an orientation perhaps; CMYK perhaps
+_MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may ask for 12 GiB
 
 
 def decode(content: bytes) -> Tensor:
@@ -28,6 +29,9 @@ def decode(content: bytes) -> Tensor:
     """
     if content[:3] == _JPEG_START and not any(mark in content[:_HEADERS] for mark in _NOT_PLAIN):
         try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(content)
+            if height * width > _MOST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels, more than {_MOST_PIXELS}")
             rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
         except ValueError as error:
             raise ValueError(str(error).splitlines()[0]) from None

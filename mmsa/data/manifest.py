@@ -11,7 +11,7 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
@@ -43,6 +43,9 @@ INDEX_DTYPE = np.dtype(
 IndexArray = np.ndarray[Any, np.dtype[np.void]]
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,9 +55,9 @@ class ShardInfo(_Strict):
 
     tar: str
     tar_bytes: NonNegativeInt
-    tar_sha256: str
+    tar_sha256: Sha256
     index: str
-    index_sha256: str
+    index_sha256: Sha256
     num_samples: NonNegativeInt
     classes: dict[str, NonNegativeInt]
 

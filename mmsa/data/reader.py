@@ -11,7 +11,7 @@ import os
 import tarfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
+from mmsa.data.shard_table import ShardTable
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
 _BLOCK = 512  # bytes of a tar header; members are padded to a multiple
 _OPEN_TARS = 64  # file descriptors kept open per process
-_OPEN_INDEXES = 64  # index arrays kept per process: 64 shards of 1,000 samples are 2.5 MiB
+_OPEN_INDEXES = 32  # index arrays kept per process at least: 32 shards of 1,000 are 1.3 MB
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def sample_of(
         keys.add(f"{folder}{slash}{stem}")
         by_field[extension.lower()] = data
     names = [name for name, _ in members]
-    if len(keys) != 1:
+    if len(keys) != 1 or len(by_field) != len(members):
         raise ValueError(f"it holds the members {names}")
     meta = json.loads(by_field["json"]) if "json" in by_field else {}
     if not isinstance(meta, dict):
@@ -116,18 +117,20 @@ class SplitReader:
         info = manifest.split(split)
         self.directory = Path(directory)
         self.split = split
-        self.shards = info.shards
+        self.shards = ShardTable(info.shards, manifest.classes)
+        # Index arrays kept in memory: whoever reads a window sets it to the shards of two.
+        self.open_indexes = _OPEN_INDEXES
         self.num_classes = len(classes.names)
         self._fields = Fields.of(manifest.packing)
-        self._label_of = {name: classes.label_of(name) for name in manifest.classes}
+        self._packed_here = "fields" not in manifest.packing
+        self._classes = manifest.classes
         # Manifest class -> the model's label, -1 where samples of the class are left out.
-        labels = [self._label_of[name] for name in manifest.classes]
+        labels = [classes.label_of(name) for name in manifest.classes]
         self._labels = np.array([-1 if label is None else label for label in labels], dtype=int)
-        kept = {name for name, label in self._label_of.items() if label is not None}
-        self.sizes = np.array(
-            [sum(n for name, n in shard.classes.items() if name in kept) for shard in self.shards],
-            dtype=np.int64,
-        )  # (S,)
+        kept = {
+            name for name, label in zip(manifest.classes, labels, strict=True) if label is not None
+        }
+        self.sizes = self.shards.counts[:, self._labels >= 0].sum(axis=1)  # (S,)
         # What an order depends on besides seed, epoch and window.
         self.identity = f"{manifest.digest}/{split}/{','.join(sorted(kept))}"
         self._indexes: OrderedDict[int, IndexArray] = OrderedDict()
@@ -139,11 +142,8 @@ class SplitReader:
     def class_counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """(C,) samples of each of the model's classes, from the manifest alone."""
         counts = np.zeros(self.num_classes, dtype=np.int64)
-        for shard in self.shards:
-            for name, number in shard.classes.items():
-                label = self._label_of.get(name)
-                if label is not None:
-                    counts[label] += number
+        kept = self._labels >= 0
+        np.add.at(counts, self._labels[kept], self.shards.counts.sum(axis=0)[kept])
         return counts
 
     def records(self, shard: int) -> IndexArray:
@@ -172,44 +172,44 @@ class SplitReader:
                 shard=info.tar,
             )
         self._indexes[shard] = kept
-        while len(self._indexes) > _OPEN_INDEXES:
+        while len(self._indexes) > self.open_indexes:
             self._indexes.popitem(last=False)
         return kept
 
+    def places(self) -> Iterator[tuple[int, int]]:
+        """(shard, ordinal) of every sample, in the manifest's order."""
+        return ((shard, row) for shard, size in enumerate(self.sizes) for row in range(size))
+
     def all_records(self) -> tuple[np.ndarray[Any, Any], IndexArray]:
-        """((N, 2) shard and ordinal, (N,) records) of the whole split, in the manifest's order."""
+        """((N, 2) int32 shard and ordinal, (N,) records) of the whole split, in the manifest's
+        order: 48 bytes a sample."""
         tables = [self.records(shard) for shard in range(len(self.shards))]
         if not tables:
-            return np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=INDEX_DTYPE)
-        places = [
-            np.stack([np.full(len(table), shard), np.arange(len(table))], axis=1)
-            for shard, table in enumerate(tables)
-        ]
-        return np.concatenate(places), np.concatenate(tables)
+            return np.empty((0, 2), dtype=np.int32), np.empty(0, dtype=INDEX_DTYPE)
+        places = np.empty((len(self), 2), dtype=np.int32)
+        places[:, 0] = np.repeat(np.arange(len(tables)), self.sizes)
+        places[:, 1] = np.concatenate([np.arange(size) for size in self.sizes])
+        return places, np.concatenate(tables)
 
     def read(self, shard: int, ordinal: int) -> RawSample:
         """Read one sample; `ShardDamage` with shard and key where it is not what was packed."""
         record = self.records(shard)[ordinal]
-        info = self.shards[shard]
         content = self._pread(shard, int(record["offset"]), int(record["length"]))
         if len(content) < int(record["length"]):
             raise self._damage(shard, ordinal, "the tar ends before the sample does")
         if zlib.crc32(content) != int(record["crc32"]):
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
+        # What follows holds of whatever our own packing wrote; other programs write tars too.
         try:
             key, image, text, meta = sample_of(tar_members(content), self._fields)
-        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError too
-            raise self._damage(shard, ordinal, str(error)) from None
-        if key_hash(key) != int(record["key_hash"]):
-            raise ShardDamage(
-                f"{info.tar}: sample {ordinal} is '{key}', the index says another key. "
-                "Pack the data again",
-                shard=info.tar,
-                key=key,
-            )
+        except (ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
+            raise self._damage(shard, ordinal, str(error) or type(error).__name__) from None
+        problem = self._contradiction(record, key, text, meta)
+        if problem:
+            raise self._damage(shard, ordinal, problem, key)
         return RawSample(
             key=key,
-            shard=info.tar,
+            shard=self.shards.tar(shard),
             image=image,
             text=text,
             meta=meta,
@@ -217,16 +217,30 @@ class SplitReader:
             key_hash=int(record["key_hash"]),
         )
 
+    def _contradiction(self, record: Any, key: str, text: str, meta: Any) -> str:
+        """Where a sample's content is not what its index record says, in words; "" if it is."""
+        if key_hash(key) != int(record["key_hash"]):
+            return f"its key is '{key}', the index says another"
+        if len(text) != int(record["text_length"]):
+            return f"its text has {len(text)} characters, the index says {record['text_length']}"
+        if self._packed_here:  # tars of others may keep their labels elsewhere
+            label, named = meta.get("label"), self._classes[int(record["label"])]
+            if label is None:
+                return "its json names no label"
+            if label != named and label in self._classes:
+                return f"its json says {label}, the index says {named}"
+        return ""
+
     def _pread(self, shard: int, offset: int, length: int) -> bytes:
-        info = self.shards[shard]
+        tar = self.shards.tar(shard)
         if shard not in self._files:
             try:
-                self._files[shard] = os.open(self.directory / info.tar, os.O_RDONLY | os.O_CLOEXEC)
+                self._files[shard] = os.open(self.directory / tar, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ShardDamage(
-                    f"the shard {self.directory / info.tar} cannot be opened ({error.strerror}). "
+                    f"the shard {self.directory / tar} cannot be opened ({error.strerror}). "
                     "Restore it, or pack the data again",
-                    shard=info.tar,
+                    shard=tar,
                 ) from None
             while len(self._files) > _OPEN_TARS:
                 os.close(self._files.popitem(last=False)[1])
@@ -235,17 +249,17 @@ class SplitReader:
             return os.pread(self._files[shard], length, offset)
         except OSError as error:
             raise ShardDamage(
-                f"the shard {info.tar} cannot be read at byte {offset} ({error.strerror})",
-                shard=info.tar,
+                f"the shard {tar} cannot be read at byte {offset} ({error.strerror})",
+                shard=tar,
             ) from None
 
-    def _damage(self, shard: int, ordinal: int, what: str) -> ShardDamage:
-        info = self.shards[shard]
-        key = self._key_in_tar(shard, ordinal)
+    def _damage(self, shard: int, ordinal: int, what: str, key: str | None = None) -> ShardDamage:
+        tar = self.shards.tar(shard)
+        key = key or self._key_in_tar(shard, ordinal)
         return ShardDamage(
-            f"the shard {self.directory / info.tar} is damaged at sample {ordinal}"
+            f"the shard {self.directory / tar} is damaged at sample {ordinal}"
             f"{f' ({key})' if key else ''}: {what}. Restore it, or pack the data again",
-            shard=info.tar,
+            shard=tar,
             key=key,
         )
 
@@ -269,26 +283,51 @@ def tar_members(content: bytes) -> list[tuple[str, bytes]]:
     """(name, bytes) of the regular members in a piece of a tar, in their order.
 
     Reads plain ustar headers itself (POSIX.1-1988), which is ten times quicker than `tarfile`;
-    anything else (long names, PAX headers) goes to `tarfile`.
+    anything else (long names, PAX headers) goes to `tarfile`. Raises `ValueError` or
+    `tarfile.TarError` where it is no tar, and where its last member is cut.
     """
     members = []
     at = 0
     while at + _BLOCK <= len(content):
         header = content[at : at + _BLOCK]
-        if header[156:157] not in (b"0", b"\0") or header[345:346] != b"\0":
+        digits = header[124:136].rstrip(b" \0") or b"0"
+        plain = header[156:157] in (b"0", b"\0") and header[345:346] == b"\0"
+        if not plain or not digits.isdigit():  # a sign would lead us in circles
             return _tarfile_members(content)
-        size = int(header[124:136].rstrip(b" \0") or b"0", 8)
+        size = int(digits, 8)
         name = header[:100].split(b"\0", 1)[0].decode("utf-8")
-        members.append((name, content[at + _BLOCK : at + _BLOCK + size]))
-        at += _BLOCK + -(-size // _BLOCK) * _BLOCK
+        at += _BLOCK
+        if at + size > len(content):
+            raise ValueError(f"the member {name} is longer than its sample")
+        members.append((name, content[at : at + size]))
+        at += -(-size // _BLOCK) * _BLOCK
     return members
+
+
+class _Bounded(BytesIO):
+    """Bytes that can be read so often and no more: a negative size in a header, which some
+    versions of `tarfile` believe, leads them in circles (CVE-2025-8194)."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._reads_left = 100 + 8 * (len(content) // _BLOCK)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ValueError("its headers lead in circles")
+        return super().read(size)
 
 
 def _tarfile_members(content: bytes) -> list[tuple[str, bytes]]:
     members = []
-    with tarfile.open(fileobj=BytesIO(content)) as tar:
+    # In this mode a damaged header is an error; the default takes some for the end.
+    with tarfile.open(fileobj=_Bounded(content), mode="r:") as tar:
         for member in tar:
             opened = tar.extractfile(member)
             if opened is not None:
-                members.append((member.name, opened.read()))
+                data = opened.read()
+                if len(data) != member.size:
+                    raise ValueError(f"the member {member.name} is longer than its sample")
+                members.append((member.name, data))
     return members

@@ -2,36 +2,28 @@
 
     requests -> ReadSamples -> DecodeImages -> Collate -> errors_as_items
 
-A request says which samples make up one micro-batch; it is made by the arithmetic of plan.py, so
+A request (requests.py) says which samples make up one micro-batch, by the arithmetic of plan.py:
 nothing is split, shuffled or counted here. Stages are top-level picklable callables, because loader
 workers are started by forkserver. Legend: B batch, T tokens, S input side in pixels.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import webdataset as wds
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
 
 from mmsa.data import images
-from mmsa.data.plan import (
-    BatchPlan,
-    IntArray,
-    Order,
-    deal,
-    evaluation_batches,
-    evaluation_order,
-)
 from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.reader import RawSample, SplitReader
+from mmsa.data.requests import EvaluationRequests, Request, Share, TrainRequests
 from mmsa.data.text import TextTokenizer
+from mmsa.data.workers import Workers
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import ClassMap
 
@@ -41,16 +33,6 @@ from mmsa.labels import ClassMap
 Batch = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Request:
-    """The samples of one micro-batch of one rank. Rows past `num_real` have weight 0."""
-
-    epoch: int
-    shards: IntArray  # (B,)
-    ordinals: IntArray  # (B,)
-    num_real: int
-
-
 @dataclass
 class Fetched:
     """A request with what has been read for it so far."""
@@ -58,100 +40,6 @@ class Fetched:
     request: Request
     samples: list[RawSample]
     images: Tensor | None = None  # uint8 (B, 3, S, S)
-
-
-def _of_this_worker(requests: Iterable[Request]) -> Iterator[Request]:
-    """Every n-th request for worker n of n: a loader collects from its workers in turn, so the
-    order of the requests is the order of the batches."""
-    worker = get_worker_info()
-    for number, request in enumerate(requests):
-        if worker is None or number % worker.num_workers == worker.id:
-            yield request
-
-
-@dataclass
-class TrainRequests:
-    """The micro-batches of `rank` from optimizer step `start_step` up to `stop_step`."""
-
-    reader: SplitReader
-    plan: BatchPlan
-    rank: int
-    seed: int
-    window_shards: int
-    bucket_by_length: bool
-    start_step: int
-    stop_step: int
-
-    def __call__(self) -> Iterator[Request]:
-        return _of_this_worker(self._all())
-
-    def _all(self) -> Iterator[Request]:
-        order, order_epoch = None, -1
-        for step in range(self.start_step, self.stop_step):
-            epoch, start, stop = self.plan.locate(step)
-            if order is None or epoch != order_epoch:
-                order, order_epoch = self._order(epoch), epoch
-            shards, ordinals = order.slice(start, stop)
-            lengths = self._text_lengths(shards, ordinals) if self.bucket_by_length else None
-            for positions in deal(lengths, len(shards), self.plan, self.rank):
-                # An empty micro-batch of a last incomplete step: one row of weight 0, because all
-                # ranks must run equally many forward passes.
-                rows = positions if len(positions) else np.zeros(1, dtype=np.int64)
-                yield Request(epoch, shards[rows], ordinals[rows], len(positions))
-
-    def _order(self, epoch: int) -> Order:
-        return Order(
-            self.reader.sizes,
-            identity=self.reader.identity,
-            seed=self.seed,
-            epoch=epoch,
-            window_shards=self.window_shards,
-        )
-
-    def _text_lengths(self, shards: IntArray, ordinals: IntArray) -> IntArray:
-        lengths = np.empty(len(shards), dtype=np.int64)
-        for shard in np.unique(shards):
-            rows = shards == shard
-            lengths[rows] = self.reader.records(int(shard))["text_length"][ordinals[rows]]
-        return lengths
-
-
-@dataclass
-class EvaluationRequests:
-    """The evaluation batches of `rank`, the whole split once; again and again with `repeat`.
-
-    Every batch has `batch_size` rows; the last real one is filled up with rows of weight 0, and a
-    rank without a batch gets one of weight 0.
-    """
-
-    reader: SplitReader
-    batch_size: int
-    world_size: int
-    rank: int
-    repeat: bool = False
-
-    def __len__(self) -> int:
-        """Batches of one pass, the same on every rank."""
-        num_batches = -(-len(self.reader) // self.batch_size)
-        return -(-num_batches // self.world_size)
-
-    def __call__(self) -> Iterator[Request]:
-        return _of_this_worker(self._all())
-
-    def _all(self) -> Iterator[Request]:
-        places, records = self.reader.all_records()
-        places = places[evaluation_order(records["text_length"], records["key_hash"])]
-        while len(places):  # an empty split ends at once, instead of repeating nothing for ever
-            for start, stop in evaluation_batches(
-                len(places),
-                batch_size=self.batch_size,
-                world_size=self.world_size,
-                rank=self.rank,
-            ):
-                rows = np.minimum(np.arange(start, start + self.batch_size), max(stop - 1, 0))
-                yield Request(0, places[rows, 0], places[rows, 1], stop - start)
-            if not self.repeat:
-                return
 
 
 @dataclass
@@ -280,9 +168,9 @@ def errors_as_items(source: Iterable[Batch]) -> Iterator[Batch | Failure]:
 class Loader:
     """Batches from the stages, read by `num_workers` processes ahead of their use.
 
-    Workers start when the object is made: make it before the device is touched. torch's DataLoader
-    serves rather than `wds.WebLoader`, which starts its workers at the first batch only. It is
-    never passed to `Accelerator.prepare`, which would split the batches among ranks again.
+    Workers start when the object is made: make it before the device is touched. It is never passed
+    to `Accelerator.prepare`, which would split the batches among ranks again. `next` raises the
+    `UserError` of the stage that met it, and one where a worker was killed.
     """
 
     requests: TrainRequests | EvaluationRequests
@@ -292,26 +180,27 @@ class Loader:
     augmentation: Augmentation | None = None
     pin_memory: bool = False
     soft_classes: ClassMap | None = None
+    worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        stages: list[Any] = [self.requests, ReadSamples(self.requests.reader)]
+        if self.num_workers:
+            shares = range(self.num_workers)
+            workers = Workers([self._pipeline(number, self.num_workers) for number in shares])
+            self.worker_pids = workers.pids
+            self._iterator = workers
+        else:
+            self._iterator = iter(self._pipeline(0, 1))
+        if self.pin_memory:
+            self._iterator = pinned_ahead(self._iterator)
+
+    def _pipeline(self, worker: int, num_workers: int) -> wds.DataPipeline:
+        stages: list[Any] = [Share(self.requests, worker, num_workers)]
+        stages.append(ReadSamples(self.requests.reader))
         if self.preprocessing.image is not None:
             stages.append(DecodeImages(self.preprocessing, self.augmentation))
-        pipeline = wds.DataPipeline(
-            *stages, Collate(self.tokenizer, self.soft_classes), errors_as_items
-        )
-        loader: DataLoader[Batch | Failure] = DataLoader(
-            pipeline,
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            multiprocessing_context="forkserver" if self.num_workers else None,
-        )
-        if self.num_workers:
-            # Each worker is forked from a server that has done the slow imports once.
-            multiprocessing.set_forkserver_preload(["mmsa.data.stream"])
-        self._iterator = iter(loader)
+        stages.append(Collate(self.tokenizer, self.soft_classes))
+        return wds.DataPipeline(*stages, errors_as_items)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -321,3 +210,25 @@ class Loader:
         if isinstance(item, Failure):
             raise item.error
         return item
+
+
+def pinned_ahead(source: Iterator[Batch | Failure]) -> Iterator[Batch | Failure]:
+    """`source` with its tensors in pinned memory, one item ahead, by a thread.
+
+    The thread starts with the first item, so that making a loader does not touch the device.
+    """
+
+    def pinned() -> Batch | Failure | None:
+        item = next(source, None)
+        if not isinstance(item, dict):
+            return item
+        return {
+            name: value.pin_memory() if isinstance(value, Tensor) else value
+            for name, value in item.items()
+        }
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(pinned)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(pinned)
+            yield item

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmsa.config import Config
+from mmsa.data.audit_files import AuditWriter
 from mmsa.data.manifest import Manifest
 from mmsa.data.plan import BatchPlan
 from mmsa.data.preprocessing import Preprocessing
@@ -68,6 +69,7 @@ class Run:
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
+    audit: AuditWriter | None = field(init=False, default=None)
 
     def to_device(self, accelerator: Accelerator) -> None:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
@@ -85,6 +87,13 @@ class Run:
             )
         if accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+        if self.config.run.audit:
+            self.audit = AuditWriter(
+                self.run_dir,
+                start_step=self.progress.step,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+            )
         if self.config.model.class_weights == "balanced":
             self.class_weights = balanced_weights(self.class_counts).to(accelerator.device)
 
@@ -153,6 +162,8 @@ class Run:
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k; collective."""
+        if self.audit is not None:
+            self.audit.flush()
         statistics = averaged_statistics(self.bare_model, self.accelerator)
         checkpoints.save_checkpoint(
             self.run_dir,

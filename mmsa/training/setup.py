@@ -6,6 +6,7 @@ Pure checks and files alone, no collective and no device: every rank finds the s
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import Augmentation, EvaluationRequests, Loader, TrainRequests
+from mmsa.data.requests import EvaluationRequests, TrainRequests
+from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
 from mmsa.errors import UserError
 from mmsa.evaluation.metrics import metric_problem
@@ -105,7 +107,8 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
     return Run(
         config=config,
         run_dir=run_dir,
-        manifest=manifest,
+        # Without its shards, which take 2 KiB each: the readers hold them as arrays.
+        manifest=manifest.model_copy(update={"splits": {}}),
         plan=plan,
         num_steps=num_steps,
         label_names=classes.names,
@@ -154,8 +157,7 @@ def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
             raise UserError(
                 f"model.text_encoder.tokenizer={name!r}: expected words:N, as in words:8000"
             )
-        places, _ = train.all_records()
-        texts = (train.read(*place).text for place in places[:_WORDS_READ].tolist())
+        texts = (train.read(*place).text for place in islice(train.places(), _WORDS_READ))
         return word_tokenizer(texts, int(name[6:]), max_tokens)
     return load_tokenizer(name, max_tokens)
 

@@ -10,7 +10,8 @@ from packed import PREPROCESSING
 
 from mmsa.data.plan import batch_plan
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import Augmentation, Batch, EvaluationRequests, Loader, TrainRequests
+from mmsa.data.requests import EvaluationRequests, TrainRequests
+from mmsa.data.stream import Augmentation, Batch, Loader
 from mmsa.data.text import TextTokenizer
 
 AUGMENTATION = Augmentation(seed=3, min_crop_scale=0.6, flip_probability=0.5)
@@ -20,6 +21,7 @@ def requests(reader: SplitReader, **changes: Any) -> TrainRequests:
     """Two epochs by default of a global batch of 8 in micro-batches of 2, on one rank."""
     settings = {
         "world_size": 1,
+        "global_batch_size": 8,
         "micro_batch_size": 2,
         "drop_last": True,
         "rank": 0,
@@ -30,7 +32,7 @@ def requests(reader: SplitReader, **changes: Any) -> TrainRequests:
     }
     plan = batch_plan(
         len(reader),
-        global_batch_size=8,
+        global_batch_size=settings["global_batch_size"],
         micro_batch_size=settings["micro_batch_size"],
         world_size=settings["world_size"],
         drop_last=settings["drop_last"],

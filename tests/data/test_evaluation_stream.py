@@ -15,7 +15,7 @@ from streaming import assert_equal, batches_of, real_keys
 
 from mmsa.data.manifest import load_manifest, read_index
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import EvaluationRequests
+from mmsa.data.requests import EvaluationRequests
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage
 

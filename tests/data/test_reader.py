@@ -260,7 +260,7 @@ def test_records_that_contradict_the_tar(copied: Path) -> None:
     swapped = records.copy()
     swapped["key_hash"][[1, 2]] = records["key_hash"][[2, 1]]
     manifest = replace_records(copied, "train", 0, swapped)
-    with pytest.raises(ShardDamage, match="sample 1 is 'tiny-train-1'") as damage:
+    with pytest.raises(ShardDamage, match="its key is 'tiny-train-1'") as damage:
         open_split(copied, manifest).read(0, 1)
     assert damage.value.key == "tiny-train-1"
     for field, value in (("offset", (1 << 64) - 512), ("offset", 1 << 40), ("length", 1 << 31)):

@@ -16,7 +16,7 @@ from mmsa.data.manifest import load_manifest, read_index
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer
-from mmsa.errors import ShardDamage
+from mmsa.errors import ShardDamage, UserError
 
 
 def keys_by_step(
@@ -114,7 +114,7 @@ def test_text_alone_and_pictures_alone(reader: SplitReader, tokenizer: TextToken
 # The same whatever the workers, the world and the interruptions.
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 5])
 def test_workers_change_nothing(
     reader: SplitReader, tokenizer: TextTokenizer, workers: int
 ) -> None:
@@ -144,6 +144,52 @@ def test_the_world_changes_no_global_batch(
         micro_batch_size=micro_batch_size,
         bucket_by_length=bucket_by_length,
     )
+    assert found == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_world_and_accumulation_change_no_global_batch(
+    reader: SplitReader, tokenizer: TextTokenizer, world_size: int, accumulation: int
+) -> None:
+    if 24 % (world_size * accumulation):
+        with pytest.raises(UserError, match="does not divide"):
+            requests(reader, global_batch_size=24, world_size=world_size, micro_batch_size=7)
+        return
+    shared: dict[str, Any] = {"drop_last": False, "global_batch_size": 24}
+    expected = keys_by_step(reader, tokenizer, 4, micro_batch_size=24, **shared)
+    assert [len(keys) for keys in expected] == [24, 1, 24, 1]
+    micro = 24 // (world_size * accumulation)
+    found = keys_by_step(
+        reader, tokenizer, 4, world_size=world_size, micro_batch_size=micro, **shared
+    )
+    assert found == expected
+
+
+def test_several_interruptions_in_one_epoch_on_other_worlds_and_workers(
+    reader: SplitReader, tokenizer: TextTokenizer
+) -> None:
+    """What the parts read, joined, is what one uninterrupted run reads, step by step."""
+    expected = keys_by_step(reader, tokenizer, 14, global_batch_size=4, drop_last=False)
+    found = []
+    parts = ((0, 1, 1, 0), (1, 3, 2, 2), (3, 4, 4, 0), (4, 6, 1, 2), (6, 14, 2, 0))
+    for start, stop, world_size, workers in parts:
+        micro_steps = [
+            batches_of(
+                requests(
+                    reader,
+                    **{"global_batch_size": 4, "micro_batch_size": 1, "drop_last": False},
+                    **{"world_size": world_size, "rank": rank},
+                    **{"start_step": start, "stop_step": stop},
+                ),
+                tokenizer,
+                workers=workers if rank == 0 else 0,
+            )
+            for rank in range(world_size)
+        ]
+        for _ in range(start, stop):
+            turns = [next(rank) for rank in micro_steps for _ in range(4 // world_size)]
+            found.append(sorted(real_keys(turns)))
     assert found == expected
 
 

@@ -1,0 +1,252 @@
+"""Prove from a run's audit that it lost no sample and read none twice.
+
+    python -m mmsa.data.audit RUN [--shards DIR]
+
+The run was made with `run.audit=true`. Its files hold the keys that each rank consumed, as the
+loader workers read them from the tars. Here they are held against the index files, step by step
+(the step's slice of the order) and epoch by epoch (every sample of the split once), across
+interruptions and changes of the world. Ends with 0 where that holds, with 2 and the samples' names
+where it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from mmsa.config import Config, load_config
+from mmsa.data.audit_files import Part, parts_of, read_part
+from mmsa.data.manifest import key_hash, load_manifest
+from mmsa.data.plan import BatchPlan, KeyArray, Order
+from mmsa.data.reader import SplitReader
+from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.labels import class_map
+
+_SHOWN = 20  # problems told one by one
+Consumed = list[tuple[int, str]]  # (rank, key) of one step
+
+
+@dataclass
+class Findings:
+    """What an audit found. `problems` is empty where everything is proven."""
+
+    num_steps: int = 0
+    num_read: int = 0
+    launches: list[tuple[int, int]] = field(default_factory=list)  # (start step, world size)
+    problems: list[str] = field(default_factory=list)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check one run; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--shards", help="where the packed data lies now (default: as the run)")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_config(str(arguments.run / "config.yaml"))
+        expected = Expected(config, arguments.shards or str(config.data.shards))
+        findings = audit(arguments.run, expected)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    for start_step, world_size in findings.launches:
+        print(f"launch from step {start_step}: {world_size} rank(s)")
+    plan = expected.plan
+    print(f"{findings.num_read} samples read in {findings.num_steps} steps")
+    print(
+        f"an epoch: {plan.num_samples} samples in {plan.steps_per_epoch} steps, "
+        f"{plan.left_out_per_epoch} left out by data.drop_last"
+    )
+    if findings.problems:
+        for problem in findings.problems[:_SHOWN]:
+            print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {len(findings.problems)} problem(s) in all", file=sys.stderr)
+        return EXIT_USER_ERROR
+    print("nothing lost, nothing doubled: every step read its slice of the order")
+    return 0
+
+
+class Expected:
+    """What the shards say that a run must have read."""
+
+    def __init__(self, config: Config, shards: str) -> None:
+        manifest = load_manifest(shards)
+        classes = class_map(manifest.classes, config.data.classes)
+        self.reader = SplitReader(shards, manifest, "train", classes)
+        size = config.train.global_batch_size
+        self.plan = BatchPlan(len(self.reader), size, size, 1, config.data.drop_last)
+        self._config = config
+        self._orders: dict[int, Order] = {}
+
+    def order(self, epoch: int) -> Order:
+        if epoch not in self._orders:
+            self._orders = {
+                epoch: Order(
+                    self.reader.sizes,
+                    identity=self.reader.identity,
+                    seed=self._config.run.seed,
+                    epoch=epoch,
+                    window_shards=self._config.data.window_shards,
+                )
+            }
+        return self._orders[epoch]
+
+    def hashes(self, epoch: int, start: int, stop: int) -> tuple[KeyArray, list[tuple[int, int]]]:
+        """Key hashes (n,) and places of a slice of an epoch's order, from the index files."""
+        shards, rows = self.order(epoch).slice(start, stop)
+        places = list(zip(shards.tolist(), rows.tolist(), strict=True))
+        found = [self.reader.records(shard)["key_hash"][row] for shard, row in places]
+        return np.array(found, dtype=np.uint64), places
+
+    def name(self, place: tuple[int, int]) -> str:
+        """The key of a sample, or its place where it cannot be read any more."""
+        shard, row = place
+        try:
+            return self.reader.read(shard, row).key
+        except UserError:
+            return f"sample {row} of {self.reader.shards.tar(shard)}"
+
+
+def audit(run_dir: Path, expected: Expected) -> Findings:
+    """Hold a run's audit files against its shards. Raises `UserError` where there are none."""
+    parts = parts_of(run_dir)
+    if not parts:
+        raise UserError(
+            f"{run_dir} has no audit; it is written by a run that was begun with run.audit=true"
+        )
+    findings = Findings()
+    done: list[tuple[int, KeyArray]] = []  # steps of the epoch at hand and what they read
+    epoch_at_hand = 0
+    for step, consumed in _steps(run_dir, parts, findings):
+        findings.num_steps, findings.num_read = step, findings.num_read + len(consumed)
+        place = expected.plan.locate(step - 1)
+        if place[0] != epoch_at_hand:
+            _check_epoch(epoch_at_hand, done, expected, findings)
+            epoch_at_hand, done = place[0], []
+        hashes = np.array([key_hash(key) for _, key in consumed], dtype=np.uint64)
+        _check_step(step, place, consumed, hashes, expected, findings, done)
+        done.append((step, hashes))
+    _check_epoch(epoch_at_hand, done, expected, findings)
+    return findings
+
+
+def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tuple[int, Consumed]]:
+    """(step, what all ranks consumed in it), launch by launch; gaps become problems."""
+    launches = [
+        (key, list(ranks))
+        for key, ranks in groupby(parts, key=lambda part: (part.start_step, part.world_size))
+    ]
+    expected_step = 1
+    for number, ((start_step, world_size), ranks) in enumerate(launches):
+        findings.launches.append((start_step, world_size))
+        missing = sorted(set(range(world_size)) - {part.rank for part in ranks})
+        if missing:
+            findings.problems.append(
+                f"the launch from step {start_step} with {world_size} ranks has no audit of "
+                f"rank(s) {', '.join(map(str, missing))}"
+            )
+        last = number + 1 == len(launches)
+        stop_step = _steps_done(run_dir) if last else launches[number + 1][0][0]
+        if start_step + 1 != expected_step:
+            findings.problems.append(
+                f"the launch from step {start_step} follows on step {expected_step - 1}"
+            )
+        lines = [(part.rank, read_part(part.path(run_dir))) for part in ranks]
+        for step in range(start_step + 1, (stop_step or sys.maxsize) + 1):
+            turns = [(rank, next(part, None)) for rank, part in lines]
+            silent = [rank for rank, turn in turns if turn is None or turn[0] != step]
+            if silent and stop_step is None:
+                break  # a run that goes on, or was killed: these steps are in no checkpoint
+            if silent:
+                findings.problems.append(
+                    f"rank(s) {', '.join(map(str, silent))} of {world_size} have no line for step "
+                    f"{step}; the steps from there to {stop_step} are not proven"
+                )
+                break
+            yield step, [(rank, key) for rank, turn in turns if turn for key in turn[1]]
+        else:
+            beyond = [rank for rank, part in lines if next(part, None) is not None]
+            if beyond:
+                findings.problems.append(
+                    f"rank(s) {', '.join(map(str, beyond))} of the launch from step {start_step} "
+                    f"read on behind step {stop_step}, where it was to end"
+                )
+        if stop_step is not None:
+            expected_step = stop_step + 1
+
+
+def _steps_done(run_dir: Path) -> int | None:
+    """The number of steps of a finished run; None of any other."""
+    try:
+        status = json.loads((run_dir / "status.json").read_text())
+        return int(status["step"]) if status["state"] == "done" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_step(
+    step: int,
+    place: tuple[int, int, int],
+    consumed: Consumed,
+    hashes: KeyArray,
+    expected: Expected,
+    findings: Findings,
+    done: list[tuple[int, KeyArray]],
+) -> None:
+    """The step's keys are its slice of the order, each once. `done`: the epoch's steps before."""
+    wanted, places = expected.hashes(*place)
+    if np.array_equal(np.sort(hashes), np.sort(wanted)):
+        return
+    seen: dict[int, int] = {}
+    for (rank, key), number in zip(consumed, hashes.tolist(), strict=True):
+        if number in seen:
+            findings.problems.append(
+                f"step {step} read {key} twice: on rank {seen[number]} and on rank {rank}"
+            )
+        seen[number] = rank
+    for number, where in zip(wanted.tolist(), places, strict=True):
+        if number not in seen:
+            findings.problems.append(f"step {step} lost {expected.name(where)}")
+    for (rank, key), number in zip(consumed, hashes, strict=True):
+        if number not in wanted:
+            before = [past for past, others in done if number in others]
+            again = f"; step {before[0]} of this epoch had read it" if before else ""
+            findings.problems.append(
+                f"step {step} read {key} on rank {rank}, which is no sample of this step{again}"
+            )
+
+
+def _check_epoch(
+    epoch: int, done: list[tuple[int, KeyArray]], expected: Expected, findings: Findings
+) -> None:
+    """No sample twice in an epoch; in a whole one each once, but for those of `drop_last`.
+
+    Asks the index files alone, neither the plan's order nor the steps.
+    """
+    hashes = np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in done)])
+    doubled = len(hashes) - len(np.unique(hashes))
+    if doubled:
+        findings.problems.append(f"epoch {epoch} read {doubled} sample(s) more than once")
+    if len(done) < expected.plan.steps_per_epoch:
+        return  # it was not ended; where steps are missing, that is told
+    _, records = expected.reader.all_records()
+    lost = int((~np.isin(records["key_hash"], hashes)).sum())
+    allowed = expected.plan.left_out_per_epoch
+    if lost != allowed:
+        findings.problems.append(
+            f"epoch {epoch} did not read {lost} sample(s) of the split; {allowed} are left out by "
+            "data.drop_last"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The shards of one split as arrays: a hundred thousand of them in some ten MiB.
+
+The manifest's own objects take some 2 KiB a shard, and every loader worker gets a copy of what the
+reader holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmsa.data.manifest import ShardInfo
+
+_DIGEST_BYTES = 32  # sha256
+
+
+class _Names:
+    """Strings one behind the other, as UTF-8."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        encoded = [name.encode("utf-8") for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._bytes = b"".join(encoded)
+
+    def __getitem__(self, number: int) -> str:
+        start = int(self._ends[number - 1]) if number else 0
+        return self._bytes[start : int(self._ends[number])].decode("utf-8")
+
+
+class ShardTable:
+    """What the manifest says of S shards with C classes, by number."""
+
+    def __init__(self, shards: Sequence[ShardInfo], classes: Sequence[str]) -> None:
+        """`classes`: the manifest's; their order is that of the columns of `counts`."""
+        self._classes = tuple(classes)
+        self._tars = _Names([shard.tar for shard in shards])
+        self._indexes = _Names([shard.index for shard in shards])
+        self._tar_bytes = np.array([shard.tar_bytes for shard in shards], dtype=np.int64)
+        self._num_samples = np.array([shard.num_samples for shard in shards], dtype=np.int64)
+        self._digests = np.frombuffer(
+            b"".join(
+                bytes.fromhex(shard.tar_sha256) + bytes.fromhex(shard.index_sha256)
+                for shard in shards
+            ),
+            dtype=np.uint8,
+        ).reshape(len(shards), 2 * _DIGEST_BYTES)
+        # (S, C) samples of each class in each shard.
+        self.counts: np.ndarray[Any, np.dtype[np.int64]] = np.array(
+            [[shard.classes.get(name, 0) for name in self._classes] for shard in shards],
+            dtype=np.int64,
+        ).reshape(len(shards), len(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._tar_bytes)
+
+    def tar(self, number: int) -> str:
+        """The file name of a shard's tar."""
+        return self._tars[number]
+
+    def __getitem__(self, number: int) -> ShardInfo:
+        """The manifest's entry of a shard, made anew at each call and not checked again."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        digests = self._digests[number].tobytes()
+        counts = zip(self._classes, self.counts[number].tolist(), strict=True)
+        return ShardInfo.model_construct(
+            tar=self._tars[number],
+            tar_bytes=int(self._tar_bytes[number]),
+            tar_sha256=digests[:_DIGEST_BYTES].hex(),
+            index=self._indexes[number],
+            index_sha256=digests[_DIGEST_BYTES:].hex(),
+            num_samples=int(self._num_samples[number]),
+            classes=dict(counts),
+        )
+
+    def __iter__(self) -> Iterator[ShardInfo]:
+        return (self[number] for number in range(len(self)))

@@ -1,0 +1,220 @@
+"""Loader processes: batches made ahead of their use, handed over without names and without locks.
+
+Each worker has a socket pair of its own with the rank. The rank sends credits, one byte each; the
+worker answers each with one batch, whose bytes lie in an anonymous file (memfd) that travels as a
+descriptor. What follows from that, and why torch's DataLoader does not serve:
+
+- nothing has a name: after `kill -9` of a whole launch no semaphore and no segment is left in
+  /dev/shm, and its size, 64 MB in many containers, is no limit;
+- no lock is shared: a worker that is killed cannot take one with it. The rank reads the end of its
+  socket at once;
+- a worker whose rank is gone reads the end of the same socket, and ends;
+- at most `AHEAD` batches of a worker wait or are being made.
+
+Between the two ends travels pickle, as between the processes of any program; nothing of it comes
+from the data.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import struct
+import tempfile
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from mmsa.errors import UserError
+
+AHEAD = 2  # batches of one worker that wait for the rank or are being made
+_HEADER = struct.Struct("<QQ")  # bytes of the pickle, number of buffers
+_ALIGNMENT = 64  # bytes; a tensor begins at a multiple, as torch's own do
+_GRACE_S = 2.0  # how long the exit code of a dead worker may take to arrive
+
+Batch = dict[str, Any]
+
+
+class Workers:
+    """The batches of several pipelines, one process each, in turn: 0, 1, ..., 0, 1, ...
+
+    The processes start when the object is made, by forkserver. They end with the pipelines, when
+    the object is dropped, or with this process, however it ends.
+    """
+
+    def __init__(self, pipelines: Sequence[Iterable[Any]]) -> None:
+        """`pipelines`: picklable iterables of batches (dictionaries) or other picklable items."""
+        context = multiprocessing.get_context("forkserver")
+        # Each worker is forked from a server that has done the slow imports once.
+        context.set_forkserver_preload(["mmsa.data.stream"])
+        self._sockets: list[socket.socket] = []
+        self._processes = []
+        self._turn = 0
+        for number, pipeline in enumerate(pipelines):
+            ours, theirs = socket.socketpair()
+            process = context.Process(
+                target=_work, args=(theirs, pipeline), name=f"loader-{number}", daemon=True
+            )
+            process.start()
+            theirs.close()  # else its end would not be read when the worker dies
+            self._sockets.append(ours)
+            self._processes.append(process)
+            _give_credit(ours, AHEAD)
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid or 0 for process in self._processes]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """The next item. Raises `UserError` where its worker was killed."""
+        kind, item = self._receive()
+        if kind == "end":
+            raise StopIteration
+        if kind == "error":
+            raise RuntimeError(f"loader worker {self._turn} failed:\n{item}")
+        _give_credit(self._sockets[self._turn], 1)
+        self._turn = (self._turn + 1) % len(self._sockets)
+        return item
+
+    def _receive(self) -> tuple[str, Any]:
+        try:
+            message = _receive(self._sockets[self._turn])
+        except (EOFError, ConnectionError):
+            raise self._death() from None
+        return message
+
+    def _death(self) -> UserError:
+        process = self._processes[self._turn]
+        process.join(_GRACE_S)
+        code = process.exitcode
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else "ended early"
+        return UserError(
+            f"loader worker {self._turn} of {len(self._processes)} (process {process.pid}) {how}; "
+            "expected is that it lives as long as its rank. Most often the machine or the job ran "
+            "out of memory: use fewer data.num_workers, a smaller train.micro_batch_size, or ask "
+            "for more memory. The same command goes on from the last checkpoint"
+        )
+
+
+def _give_credit(to: socket.socket, number: int) -> None:
+    # A worker that is dead or at its end takes none; what it has sent before is read first.
+    with suppress(ConnectionError):
+        to.sendall(b"+" * number)
+
+
+def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
+    """The life of a worker: an item for each credit, then the end or an error."""
+    # Signals to a job's whole process group (Ctrl-C, a scheduler's warning) are the rank's affair.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    try:
+        items = iter(pipeline)
+        while connection.recv(1):
+            try:
+                message = ("item", next(items))
+            except StopIteration:
+                message = ("end", None)
+            except Exception:
+                message = ("error", traceback.format_exc())
+            _send(connection, message)
+            if message[0] != "item":
+                # Wait until it has been read: closing first could discard it.
+                while connection.recv(64):
+                    pass
+                return
+    except ConnectionError:
+        pass  # the rank is gone
+    except BaseException:  # an item that does not travel: the rank will say that we ended early
+        traceback.print_exc()
+    finally:
+        # The rank is gone or has all it wants; threads of libraries are not worth waiting for.
+        os._exit(0)
+
+
+def _send(connection: socket.socket, message: tuple[str, Any]) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    kind, item = message
+    content = pickle.dumps((kind, _as_arrays(item)), protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    sizes = array.array("Q", [view.nbytes for view in views]).tobytes()
+    with _anonymous_file() as file:
+        for part in (sizes, content, *views):
+            file.write(part)
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+        file.flush()
+        header = _HEADER.pack(len(content), len(views))
+        sent = socket.send_fds(connection, [header], [file.fileno()])
+        connection.sendall(header[sent:])
+
+
+def _receive(connection: socket.socket) -> tuple[str, Any]:
+    """Read one message. Raises `EOFError` where the other end is closed."""
+    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
+    while header and len(header) < _HEADER.size:
+        more = connection.recv(_HEADER.size - len(header))
+        if not more:
+            break
+        header += more
+    try:
+        if len(header) < _HEADER.size or not descriptors:
+            raise EOFError
+        # The mapping stays as long as a tensor over it does.
+        memory = memoryview(mmap.mmap(descriptors[0], 0))
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    content_size, num_buffers = _HEADER.unpack(header)
+    sizes = array.array("Q", memory[: 8 * num_buffers].tobytes())
+    parts, at = [], _aligned(8 * num_buffers)
+    for size in (content_size, *sizes):
+        parts.append(memory[at : at + size])
+        at = _aligned(at + size)
+    kind, item = pickle.loads(parts[0], buffers=parts[1:])
+    return kind, _as_tensors(item)
+
+
+def _aligned(place: int) -> int:
+    return -(-place // _ALIGNMENT) * _ALIGNMENT
+
+
+def _anonymous_file() -> Any:
+    if hasattr(os, "memfd_create"):  # Linux
+        return os.fdopen(os.memfd_create("mmsa-batch", os.MFD_CLOEXEC), "w+b")
+    return tempfile.TemporaryFile()  # has no name either
+
+
+class _Tensor:
+    """A tensor on its way as an array, whose bytes pickle leaves out of the stream."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.array = tensor.contiguous().numpy()
+
+
+def _as_arrays(item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return {
+        name: _Tensor(value) if isinstance(value, torch.Tensor) else value
+        for name, value in item.items()
+    }
+
+
+def _as_tensors(item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return {
+        name: torch.from_numpy(value.array) if isinstance(value, _Tensor) else value
+        for name, value in item.items()
+    }

@@ -1,0 +1,89 @@
+"""Damage met by one rank in the middle of a real launch of two: named, exit 2, nothing left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import TIMEOUT_S, start_launch, status
+from processes import shared_memory_names, tree
+from small_set import (
+    ENDS_WITHIN_S,
+    PICTURES,
+    WORLD,
+    loader_workers,
+    place_at,
+    small_set,
+    watched,
+)
+
+from mmsa.data.manifest import load_manifest, read_index
+
+STEP, RANK = 2, 1  # where the damage is met first
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing", "other index", "picture"])
+def test_damage_ends_a_launch_with_shard_and_key(tmp_path: Path, how: str) -> None:
+    shards = small_set(tmp_path / "shards")
+    shard, row = place_at(shards, step=STEP, rank=RANK)
+    info = load_manifest(shards).splits["train"].shards[shard]
+    key = f"tiny-train-{(0, 20, 24, 54)[shard] + row}"
+    offset = int(read_index(shards, info)[row]["offset"])
+    tar = shards / info.tar
+    if how == "truncated":
+        os.truncate(tar, offset + 600)
+    elif how == "flipped":
+        content = bytearray(tar.read_bytes())
+        content[offset + 600] ^= 1
+        tar.write_bytes(content)
+    elif how == "missing":
+        tar.unlink()
+    elif how == "other index":
+        shutil.copy(shards / "val-00000.idx", shards / info.index)
+    else:
+        number = int(key.rpartition("-")[2])
+        # Another digest gives another order, so the sample is where it is met, not at STEP.
+        shards = small_set(tmp_path / "undecodable", undecodable=[number])
+    run_dir = tmp_path / "run"
+    code, _, left = watched(*PICTURES, f"data.shards={shards}", f"run.dir={run_dir}")
+    assert left == []
+    assert code == 1  # the launcher's own
+    told = status(run_dir)
+    assert (told["state"], told["exit_code"], told["shard"]) == ("failed", 2, info.tar)
+    if how in ("flipped", "picture"):
+        assert told["key"] == key
+        assert key in told["reason"]
+    if how == "flipped":
+        assert (told["rank"], told["step"]) == (RANK, STEP)
+    assert info.tar in told["reason"] or info.index in told["reason"]
+    log = (run_dir / "log.txt").read_text()
+    assert f"world_size {WORLD}, backend gloo" in log
+    assert f"error: {told['reason']}" in log
+
+
+def test_a_killed_loader_worker_ends_a_launch(tmp_path: Path) -> None:
+    shards, run_dir = small_set(tmp_path / "shards"), tmp_path / "run"
+    settings = [*PICTURES, "train.epochs=100000", "train.checkpoint_every_steps=1000"]
+    launch = start_launch("train.py", *settings, f"data.shards={shards}", f"run.dir={run_dir}")
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (run_dir / "metrics.jsonl").exists():
+        assert launch.poll() is None, launch.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes = tree(launch.pid)
+    workers = loader_workers(processes)
+    assert len(workers) == 2 * WORLD  # training and validation
+    assert shared_memory_names(processes) == set()
+    os.kill(workers[0].pid, signal.SIGKILL)
+    _, stderr = launch.communicate(timeout=TIMEOUT_S)
+    assert psutil.wait_procs(processes, timeout=ENDS_WITHIN_S)[1] == []
+    assert launch.returncode == 1
+    told = status(run_dir)
+    assert (told["state"], told["exit_code"]) == ("failed", 2)
+    assert f"(process {workers[0].pid}) was killed by signal 9" in told["reason"]
+    assert told["reason"] in stderr
