@@ -41,12 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--precision", default="no", choices=("no", "bf16", "fp16"), help="no is float32 (default)"
     )
     parser.add_argument(
-        "--batch-size", type=int, help="samples per forward (default: eval.batch_size)"
+        "--batch-size", type=_at_least_one, help="samples per forward (default: eval.batch_size)"
     )
-    parser.add_argument("--num-workers", type=int, default=0, help="loader processes per rank")
+    parser.add_argument("--num-workers", type=_count, default=0, help="loader processes per rank")
     arguments = parser.parse_args(argv)
     runtime.prepare_process()
     return runtime.run_command(lambda command: evaluate(command, arguments))
+
+
+def _count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least {least}")
+    return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    return _count(text, least=1)
 
 
 def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
@@ -73,6 +83,8 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     reader = SplitReader(shards, manifest, arguments.split, export.class_map(manifest.classes))
     if not len(reader):
         raise UserError(f"the split '{arguments.split}' of {shards} has no samples to evaluate")
+    if manifest.digest != export.facts.get("shards_digest"):
+        runtime.logger.info("note: %s are not the shards that the model was trained on", shards)
     batch_size = arguments.batch_size or config.eval.batch_size
     # Sums depend on the number of threads; with a fixed one the results do not depend on the world.
     torch.set_num_threads(config.eval.cpu_threads)

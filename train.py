@@ -48,14 +48,17 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.overrides, checks=training_checks())
     run_dir = Path(str(config.run.dir))
     earlier = resume.earlier_config(run_dir)
-    if earlier is not None:
+    if earlier is None:
+        resume.check_run_dir(run_dir)
+    else:
         resume.check_same_run(run_dir, earlier, config)
         if resume.is_finished(run_dir):
-            print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
+            if command.world.is_main_process:
+                print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
             return
+    runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.status_file = run_dir / resume.STATUS_NAME
     runtime.check_launch(config.launch, command.world)
-    runtime.set_up_logging(command.world, run_dir / "log.txt")
 
     if config.run.deterministic:
         runtime.make_deterministic()

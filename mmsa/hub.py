@@ -34,13 +34,18 @@ def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT
     logging.disable_progress_bar()  # one bar per rank for what takes a second
     if Path(name).expanduser().is_dir():
         return _in_user_words(load, str(Path(name).expanduser()), local_files_only=True)
-    if name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_beside_files(name):
         raise UserError(f"{name} is no directory; give one that exists, or a Hugging Face name")
     try:
         return load(name, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError):
         _ask_hub(name, parts)
     return _in_user_words(load, name, local_files_only=False)
+
+
+def _is_beside_files(name: str) -> bool:
+    """Whether "runs/nope" means a path: the folder `runs` is there."""
+    return "/" in name and Path(name).parent.is_dir()
 
 
 def _in_user_words(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> Loaded:

@@ -46,19 +46,20 @@ class Predictor:
     @torch.inference_mode()
     def predict(
         self,
-        texts: Sequence[str],
-        pictures: Sequence[Picture],
+        texts: Sequence[str] | None = None,
+        pictures: Sequence[Picture] | None = None,
         *,
         batch_size: int = 64,
     ) -> Result:
         """Labels and probabilities of `texts` with `pictures`, N of each.
 
+        What the model does not read may be left out: pictures for one of texts alone.
+
         Raw input goes through the packing's own functions (short side, JPEG quality), so that the
         model sees what it saw in evaluation. Raises `UserError` naming the row of an empty text
         or a picture that does not open.
         """
-        if len(texts) != len(pictures):
-            raise UserError(f"{len(texts)} texts came with {len(pictures)} pictures; give one each")
+        texts, pictures = self._both(texts, pictures)
         rows = [
             self._logits(
                 texts[start : start + batch_size], pictures[start : start + batch_size], start
@@ -72,6 +73,25 @@ class Predictor:
             probabilities=probs,
             label_names=self.label_names,
         )
+
+    def _both(
+        self, texts: Sequence[str] | None, pictures: Sequence[Picture] | None
+    ) -> tuple[Sequence[str], Sequence[Picture]]:
+        """Both lists at equal length; a `UserError` where one is missing or is no list."""
+        reads_text = self._tokenizer is not None
+        reads_pictures = self.export.preprocessing.image is not None
+        for name, given, needed in (
+            ("texts", texts, reads_text),
+            ("pictures", pictures, reads_pictures),
+        ):
+            if needed and (given is None or isinstance(given, str | bytes)):
+                raise UserError(f"give {name} as a list, one for each row; found {given!r:.40}")
+        count = len(texts if reads_text else pictures)  # type: ignore[arg-type]
+        texts = [""] * count if texts is None else texts
+        pictures = [b""] * count if pictures is None else pictures
+        if len(texts) != len(pictures):
+            raise UserError(f"{len(texts)} texts came with {len(pictures)} pictures; give one each")
+        return texts, pictures
 
     def _logits(
         self, texts: Sequence[str], pictures: Sequence[Picture], first_row: int
@@ -91,6 +111,8 @@ class Predictor:
         return logits
 
     def _text(self, text: str, row: int) -> str:
+        if not isinstance(text, str):
+            raise UserError(f"text {row} is no string: {text!r:.40}")
         try:
             return canonical_text(text, self.export.preprocessing.packed_normalize)
         except BadText as error:
@@ -119,6 +141,8 @@ def load_predictor(export: str | os.PathLike[str], *, device: str | None = None)
 def _bytes_of(picture: Any) -> bytes:
     if isinstance(picture, bytes):
         return picture
+    if not isinstance(picture, Image.Image | str | os.PathLike):
+        raise BadPicture(f"no path, bytes or picture: {picture!r:.40}")
     if isinstance(picture, Image.Image):
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")  # lossless: packing encodes once, not twice

@@ -35,10 +35,10 @@ def decode(content: bytes) -> Tensor:
             rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
         except ValueError as error:
             raise ValueError(str(error).splitlines()[0]) from None
-    else:
-        pixels, header = decode_picture(content)
-        rows = upright(pixels, header.orientation)
-    return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).permute(2, 0, 1)
+        return torch.from_numpy(rows).permute(2, 0, 1)
+    pixels, header = decode_picture(content)
+    rows = upright(pixels, header.orientation)
+    return torch.from_numpy(rows.transpose(2, 0, 1).copy())
 
 
 def evaluation_view(picture: Tensor, preprocessing: Preprocessing) -> Tensor:

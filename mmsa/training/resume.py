@@ -12,6 +12,9 @@ from mmsa.errors import UserError
 CONFIG_NAME = "config.yaml"
 STATUS_NAME = "status.json"
 
+# What a start that failed early leaves: no reason to refuse the directory.
+_OF_A_FAILED_START = (STATUS_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit")
+
 # Settings that may differ between the parts of one run: where things are, how they are launched
 # and shown. The shards' place may change because their digest is compared; the micro-batch may,
 # because only the division of the same global batches depends on it.
@@ -46,6 +49,20 @@ def earlier_config(run_dir: Path) -> Config | None:
     """The configuration that an existing run directory was begun with; None where there is none."""
     path = run_dir / CONFIG_NAME
     return load_config(str(path)) if path.is_file() else None
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Raise `UserError` where a new run would be written among files that are not a run's."""
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file; give another run.dir")
+    foreign = [path.name for path in run_dir.iterdir() if path.name not in _OF_A_FAILED_START]
+    if foreign:
+        raise UserError(
+            f"{run_dir} holds files that are not of a run ({', '.join(sorted(foreign)[:3])}, ...); "
+            "give a new or an empty run.dir"
+        )
 
 
 def check_same_run(run_dir: Path, earlier: Config, config: Config) -> None:

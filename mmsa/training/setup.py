@@ -136,7 +136,11 @@ def _model_and_tokenizer(
 ) -> tuple[SentimentModel, TextTokenizer | None]:
     if checkpoint is not None:
         export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
-        return load_model(export), load_tokenizer_of(export)
+        model = load_model(export)
+        for encoder in (model.text_encoder, model.image_encoder):
+            if encoder is not None:
+                encoder.source = f"the checkpoint {checkpoint.name}"
+        return model, load_tokenizer_of(export)
     tokenizer = None
     if fusion_class(config.model.fusion.name).uses_text:
         tokenizer = _tokenizer(config, train)

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from mmsa.errors import UserError
 
+# What shows that a directory was made by packing or is a raw set, and may be moved aside.
+_OURS = ("manifest.json", "labelResultAll.txt")
+
 
 @dataclass
 class Aside:
@@ -54,6 +57,16 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         raise UserError(
             f"{target} exists already. Give another place, or --overwrite to move it aside first"
         )
+    ours = any((target / name).is_file() for name in _OURS)
+    if os.path.lexists(target) and not ours and not _is_empty(target):
+        raise UserError(
+            f"{target} is not moved aside, --overwrite or not: it holds neither shards "
+            f"({_OURS[0]}) nor a raw data set ({_OURS[1]}). Give another place"
+        )
+
+
+def _is_empty(target: Path) -> bool:
+    return target.is_dir() and not any(target.iterdir())
 
 
 def _fresh(target: Path, name: str, *, create: bool) -> Path:

@@ -55,6 +55,7 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
             "attention_mask",
             "images",
             "labels",
+            "targets",
             "weights",
             "num_real",
         ]

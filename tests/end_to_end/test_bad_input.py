@@ -171,3 +171,54 @@ def test_a_resume_in_another_precision(shards: Path, tmp_path: Path, capsys: Cap
     AcceleratorState._reset_state(reset_partial_state=True)  # a command is a process of its own
     message = refused(capsys, train_main, *settings, "train.mixed_precision=bf16")
     assert "begun with mixed precision no, this launch has bf16" in message
+
+
+def test_run_directories_that_cannot_be(shards: Path, tmp_path: Path, capsys: Capture) -> None:
+    settings = [*TINY, f"data.shards={shards}", "train.max_steps=1"]
+    (tmp_path / "file").write_text("mine")
+    message = refused(capsys, train_main, *settings, f"run.dir={tmp_path / 'file'}")
+    assert "is a file; give another run.dir" in message
+    assert (tmp_path / "file").read_text() == "mine"
+    message = refused(capsys, train_main, *settings, "run.dir=/proc/nowhere")
+    assert "cannot be a run directory" in message
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("mine")
+    message = refused(capsys, train_main, *settings, f"run.dir={tmp_path / 'papers'}")
+    assert "holds files that are not of a run (thesis.tex, ...)" in message
+    assert [path.name for path in (tmp_path / "papers").iterdir()] == ["thesis.tex"]
+
+
+def test_a_start_that_failed_leaves_its_directory_usable(shards: Path, tmp_path: Path) -> None:
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={tmp_path / 'run'}", "train.max_steps=1"]
+    assert train_main([*settings, "data.max_tokens=65"]) == 2
+    assert train_main(settings) == 0
+
+
+@pytest.mark.parametrize("option", ["--batch-size=0", "--batch-size=-3", "--num-workers=-1"])
+def test_numbers_that_cannot_be(option: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        evaluate_main(["anywhere", option])
+    assert ended.value.code == 2
+    assert "is no whole number of at least" in capsys.readouterr().err
+
+
+def test_what_a_predictor_is_given(shards: Path, tmp_path: Path) -> None:
+    import mmsa
+    from mmsa.errors import UserError
+
+    settings = [*TINY, f"data.shards={shards}", "train.max_steps=1", "model.fusion.name=text_only"]
+    assert train_main([*settings, f"run.dir={tmp_path / 'text'}"]) == 0
+    predictor = mmsa.load(tmp_path / "text", device="cpu")
+    assert (
+        predictor.predict(["what a day"]).labels == predictor.predict(["what a day"], None).labels
+    )
+    for texts, words in (
+        (None, "give texts as a list"),
+        ("what a day", "give texts as a list"),
+        ([3], "text 0 is no string"),
+        (["fine", "  "], "text 1: empty text"),
+    ):
+        with pytest.raises(UserError, match=words):
+            predictor.predict(texts)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="1 texts came with 2 pictures"):
+        predictor.predict(["a"], ["b", "c"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmsa.errors import UserError
-from shards.packing.aside import write_aside
+from shards.packing.aside import refuse_existing, write_aside
 
 
 def test_nothing_stands_at_the_place_before_the_end(tmp_path: Path) -> None:
@@ -59,3 +59,19 @@ def test_a_place_taken_meanwhile_is_not_written_over(tmp_path: Path) -> None:
         _write_while_another_does(target)
     assert [path.name for path in target.iterdir()] == ["theirs"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_overwrite_moves_nothing_that_is_not_ours(tmp_path: Path) -> None:
+    """A slip of the keyboard must not move somebody's papers, or the program's own package."""
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    (papers / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="holds neither shards"):
+        refuse_existing(papers, overwrite=True)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="holds neither shards"):
+        refuse_existing(tmp_path / "file", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    refuse_existing(tmp_path / "empty", overwrite=True)
+    (papers / "manifest.json").write_text("{}")
+    refuse_existing(papers, overwrite=True)
