@@ -13,7 +13,7 @@ from pathlib import Path
 from mmsa.errors import UserError
 
 # What shows that a directory was made by packing or is a raw set, and may be moved aside.
-_OURS = ("manifest.json", "labelResultAll.txt")
+_OURS = ("manifest.json", "labelResultAll.txt", "part.json")
 
 
 @dataclass

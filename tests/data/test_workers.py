@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -115,9 +114,20 @@ def test_workers_end_when_they_are_dropped() -> None:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_names_in_shared_memory_are_found() -> None:
     """What the next test relies on: a lock as torch's DataLoader makes them has such a name."""
-    lock = multiprocessing.get_context("forkserver").Lock()
-    assert any(name.startswith("sem.mp-") for name in shared_memory_names(tree(os.getpid())))
-    del lock
+    script = (
+        "import multiprocessing, sys\n"
+        "lock = multiprocessing.get_context('forkserver').Lock()\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+    names = shared_memory_names([psutil.Process(holder.pid)])
+    holder.communicate("")
+    assert any(name.startswith("sem.mp-") for name in names)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")

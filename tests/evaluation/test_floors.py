@@ -150,7 +150,7 @@ def write_shard(directory: Path, name: str, labels: list[int], seed: int) -> Sha
         tar_bytes=len(packed),
         tar_sha256=hashlib.sha256(packed).hexdigest(),
         index=f"{name}.idx",
-        index_sha256="",
+        index_sha256="0" * 64,
         num_samples=len(labels),
         classes={n: labels.count(i) for i, n in enumerate(LABEL_NAMES)},
     )
