@@ -93,7 +93,7 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         openings = ledger.record_opening(
             target.home,
             split=arguments.split,
-            weights_sha256=export.weights_sha256(),
+            weights_sha256=export.weights_sha256,
             shards_digest=manifest.digest,
         )
     requests = EvaluationRequests(reader, batch_size, command.world.world_size, command.world.rank)
@@ -150,7 +150,7 @@ def what_was_evaluated(export: Export, manifest: Manifest) -> dict[str, Any]:
         "label_names": list(export.label_names),
         "protocol": {"name": manifest.protocol.name, "hash": manifest.protocol.hash},
         "shards_digest": manifest.digest,
-        "weights_sha256": export.weights_sha256(),
+        "weights_sha256": export.weights_sha256,
         "step": export.facts.get("step"),
         "code_version": code_version(),
     }

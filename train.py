@@ -78,6 +78,7 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
 
 def run_steps(command: runtime.Command, config: Config, run: Run) -> None:
     """The loop over optimizer steps, from where the run stands to its end."""
+    from mmsa.evaluation.metrics import flat_metrics
     from mmsa.training.optim import lr_scale, set_learning_rates
     from mmsa.training.tracking import Tracker
 
@@ -113,7 +114,7 @@ def run_steps(command: runtime.Command, config: Config, run: Run) -> None:
                 command.write_status("running")
         if is_due(step, config.train.validate_every_steps, run):
             metrics = run.validate()
-            tracker.validation(step, step / run.plan.steps_per_epoch, metrics)
+            tracker.validation(step, step / run.plan.steps_per_epoch, flat_metrics(metrics))
             run.keep_if_best(metrics)
         if is_due(step, config.train.checkpoint_every_steps, run) or progress.stopped_early:
             run.save_checkpoint()

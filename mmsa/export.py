@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class Export:
             )
         return class_map(dataset_classes, list(self.label_names) if wanted is None else wanted)
 
+    @cached_property
     def weights_sha256(self) -> str:
         """The sha256 of the weights file, in hex."""
         with open(self.directory / WEIGHTS_NAME, "rb") as stream:

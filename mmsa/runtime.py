@@ -12,8 +12,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,10 +290,3 @@ def write_json_aside(path: Path, content: Any) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(aside, path)
-
-
-@contextmanager
-def main_process_only(accelerator: Accelerator) -> Iterator[bool]:
-    """For writes: True on the main rank; afterwards all ranks go on together."""
-    yield accelerator.is_main_process
-    accelerator.wait_for_everyone()

@@ -28,7 +28,7 @@ from mmsa.data.manifest import (
     key_hash,
     write_manifest,
 )
-from mmsa.data.reader import Fields, field_text, sample_of, tar_members
+from mmsa.data.members import Fields, field_text, sample_of, tar_members
 from mmsa.errors import UserError
 from shards.packing.workers import Workers, default_workers
 from shards.packing.write import split_info

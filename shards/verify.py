@@ -27,7 +27,7 @@ from mmsa.data.manifest import (
     manifest_text,
     read_index,
 )
-from mmsa.data.reader import Fields, sample_of, tar_members
+from mmsa.data.members import Fields, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
 from shards.packing.assemble import REJECTED_NAME
 from shards.packing.workers import Workers, default_workers

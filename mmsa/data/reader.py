@@ -6,25 +6,23 @@ executed or unpickled.
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
+from mmsa.data.members import Fields, sample_of, tar_members
 from mmsa.data.shard_table import ShardTable
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
-_BLOCK = 512  # bytes of a tar header; members are padded to a multiple
 _OPEN_TARS = 64  # file descriptors kept open per process
 _OPEN_INDEXES = 32  # index arrays kept per process at least: 32 shards of 1,000 are 1.3 MB
 
@@ -40,68 +38,6 @@ class RawSample:
     meta: dict[str, Any]
     label: int
     key_hash: int
-
-
-@dataclass(frozen=True)
-class Fields:
-    """How the members of a sample are called: extensions, the first that is there counts.
-
-    `json:caption` is the string `caption` inside the member `json`. Tars packed by others have
-    names of their own, which the manifest says (`packing.fields`).
-    """
-
-    image: tuple[str, ...] = ("jpg",)
-    text: tuple[str, ...] = ("txt",)
-
-    @classmethod
-    def of(cls, packing: Mapping[str, Any]) -> Fields:
-        """Those of a manifest's `packing`."""
-        fields = packing.get("fields", {})
-        return cls(
-            tuple(fields.get("image", cls.image)),
-            tuple(fields.get("text", cls.text)),
-        )
-
-
-def sample_of(
-    members: Sequence[tuple[str, bytes]], fields: Fields
-) -> tuple[str, bytes, str, dict[str, Any]]:
-    """(key, picture, text, the object in its `json` or nothing) of one sample's tar members.
-
-    The key is a member's name to the first dot behind the last slash, as in WebDataset. Raises
-    `ValueError` where the members are of several keys, and where picture or text are not there.
-    """
-    by_field: dict[str, bytes] = {}
-    keys = set()
-    for name, data in members:
-        folder, slash, base = name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        keys.add(f"{folder}{slash}{stem}")
-        by_field[extension.lower()] = data
-    names = [name for name, _ in members]
-    if len(keys) != 1 or len(by_field) != len(members):
-        raise ValueError(f"it holds the members {names}")
-    meta = json.loads(by_field["json"]) if "json" in by_field else {}
-    if not isinstance(meta, dict):
-        meta = {}
-    image = next((by_field[name] for name in fields.image if name in by_field), None)
-    text = next((t for name in fields.text if (t := field_text(name, by_field, meta))), None)
-    if image is None or text is None:
-        what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
-        raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
-    return keys.pop(), image, text, meta
-
-
-def field_text(name: str, by_field: Mapping[str, bytes], meta: Mapping[str, Any]) -> str | None:
-    """The text of the member `name`, or of `json:NAME` in `meta`; None where it is not there.
-
-    A number becomes its digits. Raises `UnicodeDecodeError` for a member that is not UTF-8.
-    """
-    member, colon, inner = name.partition(":")
-    if colon:
-        value = meta.get(inner)
-        return str(value) if isinstance(value, (str, int)) else None
-    return by_field[member].decode("utf-8") if member in by_field else None
 
 
 class SplitReader:
@@ -277,57 +213,3 @@ class SplitReader:
         # Absent where the constructor raised.
         for descriptor in self.__dict__.get("_files", {}).values():
             os.close(descriptor)
-
-
-def tar_members(content: bytes) -> list[tuple[str, bytes]]:
-    """(name, bytes) of the regular members in a piece of a tar, in their order.
-
-    Reads plain ustar headers itself (POSIX.1-1988), which is ten times quicker than `tarfile`;
-    anything else (long names, PAX headers) goes to `tarfile`. Raises `ValueError` or
-    `tarfile.TarError` where it is no tar, and where its last member is cut.
-    """
-    members = []
-    at = 0
-    while at + _BLOCK <= len(content):
-        header = content[at : at + _BLOCK]
-        digits = header[124:136].rstrip(b" \0") or b"0"
-        plain = header[156:157] in (b"0", b"\0") and header[345:346] == b"\0"
-        if not plain or not digits.isdigit():  # a sign would lead us in circles
-            return _tarfile_members(content)
-        size = int(digits, 8)
-        name = header[:100].split(b"\0", 1)[0].decode("utf-8")
-        at += _BLOCK
-        if at + size > len(content):
-            raise ValueError(f"the member {name} is longer than its sample")
-        members.append((name, content[at : at + size]))
-        at += -(-size // _BLOCK) * _BLOCK
-    return members
-
-
-class _Bounded(BytesIO):
-    """Bytes that can be read so often and no more: a negative size in a header, which some
-    versions of `tarfile` believe, leads them in circles (CVE-2025-8194)."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content)
-        self._reads_left = 100 + 8 * (len(content) // _BLOCK)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise ValueError("its headers lead in circles")
-        return super().read(size)
-
-
-def _tarfile_members(content: bytes) -> list[tuple[str, bytes]]:
-    members = []
-    # In this mode a damaged header is an error; the default takes some for the end.
-    with tarfile.open(fileobj=_Bounded(content), mode="r:") as tar:
-        for member in tar:
-            opened = tar.extractfile(member)
-            if opened is not None:
-                data = opened.read()
-                if len(data) != member.size:
-                    raise ValueError(f"the member {member.name} is longer than its sample")
-                members.append((member.name, data))
-    return members

@@ -22,7 +22,7 @@ from mmsa.data.plan import BatchPlan
 from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
-from mmsa.evaluation.metrics import compute_metrics, flat_metrics
+from mmsa.evaluation.metrics import compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
 from mmsa.export import write_export
 from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
@@ -123,7 +123,7 @@ class Run:
         if self.checkpoint is not None:
             logger.info("resumed from %s at step %d", self.checkpoint, self.progress.step)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, Any]:
         """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
         statistics = averaged_statistics(self.bare_model, self.accelerator)
         with with_statistics(self.bare_model, statistics):
@@ -136,12 +136,12 @@ class Run:
                 num_samples=self.num_validation_samples,
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
-        return flat_metrics(compute_metrics(predictions))
+        return compute_metrics(predictions)
 
-    def keep_if_best(self, metrics: dict[str, float]) -> None:
+    def keep_if_best(self, metrics: dict[str, Any]) -> None:
         """Export the model if it is the best so far; count towards early stopping."""
         select_by, patience = self.config.train.select_by, self.config.train.patience
-        value = -metrics["loss"] if select_by == "loss" else metrics[select_by]
+        value = selection_value(metrics, select_by)
         best = self.progress.best_value
         if best is None or value > best:
             self.progress.best_value, self.progress.best_step = value, self.progress.step

@@ -18,7 +18,8 @@ from packed import SIZES, open_split
 
 from mmsa.data.images import decode
 from mmsa.data.manifest import INDEX_DTYPE, load_manifest, read_index
-from mmsa.data.reader import RawSample, SplitReader, tar_members
+from mmsa.data.members import tar_members
+from mmsa.data.reader import RawSample, SplitReader
 from mmsa.errors import ShardDamage, UserError
 
 SHARD = 2  # twelve samples

@@ -18,7 +18,8 @@ from damage import flip, replace_records
 from packed import SIZES, open_split, packed_set, sample, seal, write_split
 
 from mmsa.data.manifest import key_hash, load_manifest, read_index
-from mmsa.data.reader import RawSample, SplitReader, tar_members
+from mmsa.data.members import tar_members
+from mmsa.data.reader import RawSample, SplitReader
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import class_map
 from shards.packing.tars import PackedSample
