@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
+    from mmsa import engine
     from mmsa.training import resume
     from mmsa.training.setup import prepare_run, training_checks
 
@@ -58,21 +59,22 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
             return
     runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.status_file = run_dir / resume.STATUS_NAME
-    runtime.check_launch(config.launch, command.world)
+    engine.check_launch(config.launch, command.world)
+    engine.check_device(config, command.world)
 
     if config.run.deterministic:
         runtime.make_deterministic()
 
     # Data, tokenizer, model; loader workers start here, before the device is touched.
     run = prepare_run(config, run_dir, command.world)
-    accelerator = runtime.make_accelerator(
-        config.train.mixed_precision, run.plan.accumulation_steps
+    accelerator = engine.make_accelerator(
+        config.train.mixed_precision, run.plan, clip_norm=config.optim.clip_norm
     )
     command.accelerator = accelerator
     run.to_device(accelerator)
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
-    run.log_facts(runtime.launch_facts(accelerator))
+    run.log_facts(engine.launch_facts(accelerator))
     run_steps(command, config, run)
 
 
@@ -143,6 +145,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
     """
     import torch
 
+    from mmsa import engine
     from mmsa.evaluation.predict import to_device
     from mmsa.models.model import per_sample_loss
     from mmsa.training.batchnorm import frozen_statistics
@@ -170,9 +173,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
             # are undone here, so that the step's gradient is that of the global batch's mean.
             accelerator.backward(loss * (plan.world_size * plan.accumulation_steps))
             if accelerator.sync_gradients:
-                grad_norm = accelerator.clip_grad_norm_(
-                    model.parameters(), config.optim.clip_norm or float("inf")
-                )
+                grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         step_loss += loss.detach()
