@@ -43,6 +43,7 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
     from mmsa import engine
     from mmsa.training import resume
+    from mmsa.training.lock import RunLock
     from mmsa.training.setup import prepare_run, training_checks
 
     # Settings. Everything that can be known beforehand is checked before the first collective.
@@ -52,11 +53,19 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     if earlier is None:
         resume.check_run_dir(run_dir)
     else:
-        resume.check_same_run(run_dir, earlier, config)
+        resume.check_same_run(
+            run_dir,
+            earlier,
+            config,
+            precision=engine.precision_of_launch(config.train.mixed_precision, command.world),
+            shards_digest=resume.digest_of(config),
+        )
         if resume.is_finished(run_dir):
             if command.world.is_main_process:
                 print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
             return
+    if command.world.is_main_process:
+        command.held = RunLock(run_dir)  # before anything is written there
     runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.status_file = run_dir / resume.STATUS_NAME
     engine.check_launch(config.launch, command.world)
