@@ -21,6 +21,10 @@ _OF_A_FAILED_START = (STATUS_NAME, "log.txt", "metrics.jsonl", "tensorboard", "a
 _FREE = (
     "run.dir",
     "run.log_every_steps",
+    "run.max_time",
+    "run.stop_signals",
+    "run.stop_timeout_s",
+    "run.collective_timeout_s",
     "data.shards",
     "data.num_workers",
     "eval",
@@ -29,6 +33,7 @@ _FREE = (
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",
+    "train.on_nonfinite",
     "model.text_encoder.weights",
     "model.image_encoder.weights",
 )

@@ -28,6 +28,7 @@ from mmsa.export import write_export
 from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
 from mmsa.training import checkpoint as checkpoints
 from mmsa.training.batchnorm import averaged_statistics, with_statistics
+from mmsa.training.guard import GradientGuard
 from mmsa.training.optim import build_optimizer
 from mmsa.training.resume import check_same_precision
 
@@ -42,6 +43,7 @@ class Progress:
     best_value: float | None = None  # as `selection_value`: more is better
     best_step: int | None = None
     validations_since_best: int = 0
+    validated_step: int = 0
     stopped_early: bool = False
 
 
@@ -68,6 +70,7 @@ class Run:
     accelerator: Accelerator = field(init=False)
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
+    guard: GradientGuard = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
 
@@ -75,6 +78,11 @@ class Run:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
         self.accelerator = accelerator
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        self.guard = GradientGuard(
+            optimizer,
+            self.bare_model,
+            keep_statistics=self.config.train.on_nonfinite == "skip",
+        )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
         if self.checkpoint is not None:
             state = checkpoints.read_state(self.checkpoint)
@@ -156,6 +164,7 @@ class Run:
             self.accelerator.wait_for_everyone()
         else:
             self.progress.validations_since_best += 1
+        self.progress.validated_step = self.progress.step
         self.progress.stopped_early = (
             patience is not None and self.progress.validations_since_best >= patience
         )
