@@ -64,6 +64,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     """The story: export, data, predictions of all ranks, report."""
     import torch
 
+    from mmsa import engine
     from mmsa.data.manifest import load_manifest
     from mmsa.data.reader import SplitReader
     from mmsa.data.requests import EvaluationRequests
@@ -102,7 +103,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         requests, export.preprocessing, load_tokenizer_of(export), arguments.num_workers
     )
     model = load_model(export)
-    accelerator = runtime.make_accelerator(arguments.precision)
+    accelerator = engine.make_accelerator(arguments.precision)
     command.accelerator = accelerator
 
     predictions, samples_per_rank = predict_split(
@@ -129,7 +130,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     report.write_run_facts(
         out,
         {
-            **runtime.launch_facts(accelerator),
+            **engine.launch_facts(accelerator),
             "host": socket.gethostname(),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - begin, 3),

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
+    from mmsa import engine
     from mmsa.training import resume
     from mmsa.training.setup import prepare_run, training_checks
 
@@ -70,23 +71,25 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
             give_up=command.give_up,
         )
     )
-    runtime.check_launch(config.launch, command.world)
+    engine.check_launch(config.launch, command.world)
+    engine.check_device(config, command.world)
 
     if config.run.deterministic:
         runtime.make_deterministic()
 
     # Data, tokenizer, model; loader workers start here, before the device is touched.
     run = prepare_run(config, run_dir, command.world)
-    accelerator = runtime.make_accelerator(
+    accelerator = engine.make_accelerator(
         config.train.mixed_precision,
-        run.plan.accumulation_steps,
-        collective_timeout_s=config.run.collective_timeout_s,
+        run.plan,
+        clip_norm=config.optim.clip_norm,
+        timeout_s=config.run.collective_timeout_s,
     )
     command.accelerator = accelerator
     run.to_device(accelerator)
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
-    run.log_facts(runtime.launch_facts(accelerator))
+    run.log_facts(engine.launch_facts(accelerator))
     run_steps(command, config, run, stop)
 
 
@@ -220,6 +223,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
     """
     import torch
 
+    from mmsa import engine
     from mmsa.evaluation.predict import to_device
     from mmsa.models.model import per_sample_loss
     from mmsa.training.batchnorm import frozen_statistics
@@ -249,9 +253,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
             # A loss that is not finite makes its gradient so, and with it that of every rank.
             accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
             if accelerator.sync_gradients:
-                grad_norm = accelerator.clip_grad_norm_(
-                    model.parameters(), config.optim.clip_norm or float("inf")
-                )
+                grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
                 nonfinite = run.guard.judge(
                     grad_norm, accelerator.device, scaled=accelerator.scaler is not None
                 )

@@ -41,7 +41,7 @@ class RunConfig(Section):
         ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"), description="save, then end"
     )
     stop_timeout_s: float = Field(20.0, gt=0, description="for the ranks to agree on a stop")
-    collective_timeout_s: float = Field(1800.0, gt=0, description="until a rank counts as hanging")
+    collective_timeout_s: int = Field(1800, ge=1, description="until a rank counts as hanging")
 
 
 class DataConfig(Section):
@@ -75,6 +75,7 @@ class TextEncoderConfig(Section):
     projection: int | None = Field(None, ge=1, description="width of a linear layer behind it")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="layers trained under train: last_n")
+    gradient_checkpointing: bool = Field(False, description="compute layers twice to save memory")
 
 
 class ImageEncoderConfig(Section):
@@ -89,6 +90,10 @@ class ImageEncoderConfig(Section):
     projection: int | None = Field(None, ge=1, description="width of a linear layer behind it")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="stages trained under train: last_n")
+    batch_norm: Literal["train", "frozen", "sync"] = Field(
+        "train", description="statistics: each rank's own, the pretrained ones, or all ranks' (GPU)"
+    )
+    gradient_checkpointing: bool = Field(False, description="compute stages twice to save memory")
 
 
 class FusionConfig(Section):
@@ -146,6 +151,7 @@ class TrainConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="null: as the launcher says"
     )
+    compile: bool = Field(False, description="torch.compile the encoders; not with zero3")
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

@@ -5,21 +5,15 @@ The only reader and writer of environment variables.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-import warnings
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mmsa.config import LaunchConfig
 from mmsa.errors import UserError
 from mmsa.launcher import end_with_launcher
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 logger = logging.getLogger("mmsa")
 
@@ -28,35 +22,93 @@ logger = logging.getLogger("mmsa")
 class World:
     """What the launcher said of this process, known before any process group is made."""
 
-    rank: int
-    world_size: int
-    local_rank: int
-    launched: bool
-    deepspeed: bool
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    launched: bool = False
+    deepspeed: bool = False
+    zero_stage: int = 2  # of a DeepSpeed launch; -1 where its file does not say
+    deepspeed_file: str | None = None
+    accumulation_steps: int | None = None  # as the engine's configuration says it, if it does
+    offload_optimizer: str = "none"
+    offload_param: str = "none"
+    mixed_precision: str = "no"
+    forced_cpu: bool = False
+    fsdp: bool = False
+    slurm_tasks: int = 1
+    stray_world_size: int = 1  # WORLD_SIZE where no RANK is set: a world that nobody joined
 
     @property
     def is_main_process(self) -> bool:
         return self.rank == 0
 
+    @property
+    def engine(self) -> str:
+        """The engine that the launch asks for: single, ddp, or zero0 to zero3."""
+        if self.deepspeed:
+            return f"zero{self.zero_stage}"
+        return "ddp" if self.launched else "single"
+
 
 def world_from_environment() -> World:
-    """Read what `accelerate launch` and torchrun set; nothing set is world size 1."""
+    """Read what `accelerate launch`, torchrun and SLURM set; nothing set is world size 1."""
+    launched = "RANK" in os.environ
+    spoken_of = _number("WORLD_SIZE") or 1
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     return World(
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        launched="RANK" in os.environ,
-        deepspeed=os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true",
+        rank=_number("RANK") or 0,
+        world_size=spoken_of if launched else 1,
+        local_rank=_number("LOCAL_RANK") or 0,
+        launched=launched,
+        deepspeed=_flag("ACCELERATE_USE_DEEPSPEED"),
+        zero_stage=_zero_stage(file),
+        deepspeed_file=None if file == "none" else file,
+        accumulation_steps=_number("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
+        offload_optimizer=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none"),
+        offload_param=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none"),
+        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        forced_cpu=_flag("ACCELERATE_USE_CPU"),
+        fsdp=_flag("ACCELERATE_USE_FSDP"),
+        slurm_tasks=(_number("SLURM_NTASKS") or 1) if "SLURM_PROCID" in os.environ else 1,
+        stray_world_size=1 if launched else spoken_of,
     )
 
 
 def launcher_grace_s() -> float:
     """Seconds that a launcher leaves its ranks between SIGTERM and SIGKILL.
 
-    `torch/distributed/launcher/api.py`: 30 but for this variable, which torch reads since 2.12.
+    30 but for this variable, which newer versions of torch read
+    (`torch/distributed/launcher/api.py`).
     """
-    text = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")
-    return float(text) if text.isdecimal() else 30.0
+    return float(_number("TORCH_ELASTIC_SHUTDOWN_TIMEOUT") or 30)
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _zero_stage(file: str) -> int:
+    if file == "none":
+        return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2
+    try:
+        return int(json.loads(Path(file).read_text())["zero_optimization"]["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1  # `check_launch` says what is wrong with it
+
+
+def leave_deepspeed_out() -> None:
+    """Make Accelerate connect the ranks of a DeepSpeed launch without DeepSpeed."""
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "false"
+
+
+def deepspeed_fields_were_read() -> None:
+    """Keep Accelerate from refusing an engine file beside fields that were compared already."""
+    os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
 
 
 def prepare_process() -> None:
@@ -67,92 +119,6 @@ def prepare_process() -> None:
     # Threads that spin while they wait take a busy machine's cores from each other: ten times
     # slower was measured with two threads on two cores that did other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def check_launch(expected: LaunchConfig, world: World) -> None:
-    """Raise `UserError` where the launch is not the one that the configuration expects."""
-    if expected.world_size != "any" and expected.world_size != world.world_size:
-        raise UserError(
-            f"launch.world_size={expected.world_size}, but this launch has {world.world_size} "
-            f"process(es); launch with: accelerate launch --num_processes {expected.world_size} ..."
-        )
-    if expected.engine == "ddp" and not world.launched:
-        raise UserError(
-            "launch.engine=ddp, but this process was started without a launcher; launch with: "
-            "accelerate launch --config_file accelerate_config.yaml --num_processes N ..."
-        )
-    if world.deepspeed or expected.engine.startswith("zero"):
-        raise UserError(
-            "this version trains with DDP alone; launch with an Accelerate configuration whose "
-            "distributed_type is MULTI_GPU, and launch.engine=any or ddp"
-        )
-
-
-def make_accelerator(
-    mixed_precision: str | None,
-    accumulation_steps: int = 1,
-    *,
-    collective_timeout_s: float = 1800.0,
-) -> Accelerator:
-    """The Accelerator on all GPUs of the launch, or on CPU processes where there is no GPU.
-
-    `mixed_precision` None takes the launcher's. A rank that lets a collective wait for longer than
-    `collective_timeout_s` is taken for hanging: its peers end. Raises `UserError` where the world
-    that came up is not the one that the launcher spoke of (two unconnected copies, say).
-    """
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-    # Its successor `forward_sync_buffers` is not in the older torch versions that we admit.
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-    world = world_from_environment()
-    on_cpu = not torch.cuda.is_available()
-    wanted = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if wanted == "fp16" and on_cpu:
-        raise UserError("mixed precision fp16 needs a GPU; on CPU use bf16 or no")
-    accelerator = Accelerator(
-        # Under a launcher without GPUs this gives a gloo world; without it, ranks that do not know
-        # of each other, silently.
-        cpu=on_cpu,
-        mixed_precision=mixed_precision,
-        gradient_accumulation_steps=accumulation_steps,
-        # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=collective_timeout_s)),
-        ],
-    )
-    if accelerator.num_processes != world.world_size:
-        raise UserError(
-            f"the launcher speaks of {world.world_size} processes, Accelerate came up with "
-            f"{accelerator.num_processes}; launch with: accelerate launch --config_file "
-            "accelerate_config.yaml --num_processes N ..."
-        )
-    return accelerator
-
-
-def engine_name(accelerator: Accelerator) -> str:
-    """The engine as it really is: single, ddp, or zero0 to zero3."""
-    kind = str(accelerator.distributed_type.value)
-    if kind == "DEEPSPEED":
-        return f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
-    return "ddp" if accelerator.use_distributed else "single"
-
-
-def launch_facts(accelerator: Accelerator) -> dict[str, Any]:
-    """Engine, world, backend, device and precision as they really are."""
-    import torch
-
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    on_gpu = accelerator.device.type == "cuda"
-    return {
-        "engine": engine_name(accelerator),
-        "world_size": accelerator.num_processes,
-        "backend": torch.distributed.get_backend() if distributed else "none",
-        "device": torch.cuda.get_device_name() if on_gpu else accelerator.device.type,
-        "mixed_precision": accelerator.mixed_precision,
-        "threads_per_process": torch.get_num_threads(),
-    }
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

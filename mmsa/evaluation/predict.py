@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
+from mmsa import engine
 from mmsa.data.stream import Batch
 from mmsa.errors import UserError
 from mmsa.evaluation.metrics import Predictions
@@ -26,7 +27,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-@torch.inference_mode()
+# Not inference mode: ZeRO-3 frees the weights that it fetched by changing them in place.
+@torch.no_grad()
 def predict_split(
     model: nn.Module,
     batches: Iterator[Batch],
@@ -58,7 +60,7 @@ def predict_split(
     with bar:
         for _ in range(num_batches):
             batch = to_device(next(batches), accelerator.device)
-            with accelerator.autocast():
+            with engine.autocast(accelerator):
                 output = model(batch["input_ids"], batch["attention_mask"], batch["images"])
             real = batch["num_real"]  # rows of weight 0 stand behind the real ones
             keys += batch["keys"][:real]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
@@ -39,6 +40,15 @@ class Encoder(nn.Module):
         self.source = "fresh (seeded)"
         self.unused: tuple[str, ...] = ()
         self._trained: list[nn.Module] = [body]
+        self._frozen_statistics = False
+
+    def freeze_statistics(self) -> None:
+        """Make BatchNorm layers normalise by the statistics they came with, in training too.
+
+        Their scale and shift are still trained (`model.image_encoder.batch_norm: frozen`).
+        """
+        self._frozen_statistics = True
+        self.train(self.training)
 
     def train_only(self, parts: Sequence[nn.Module]) -> None:
         """Train `parts` of the body and nothing else of it; the projection is always trained."""
@@ -54,6 +64,10 @@ class Encoder(nn.Module):
         self.body.eval()
         for part in self._trained:
             part.train(mode)
+        if self._frozen_statistics:
+            for module in self.body.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def _body_gradient(self) -> torch.set_grad_enabled:

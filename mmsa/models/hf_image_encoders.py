@@ -23,6 +23,7 @@ from mmsa.models.encoders import (
     hf_config_to_dict,
     trained_parts,
 )
+from mmsa.models.recompute import recompute_in_backward
 from mmsa.models.weights import (
     export_encoder_config,
     export_preprocessing,
@@ -76,6 +77,8 @@ def build_hf_image_encoder(
     )
     encoder.train_only(trained)
     _leave_out_unused(encoder)
+    if config.gradient_checkpointing:
+        recompute_in_backward(layers, section=IMAGE_SECTION)
     return encoder
 
 

@@ -19,6 +19,7 @@ from mmsa.errors import UserError
 from mmsa.hub import torchvision_state
 from mmsa.models.encoders import HF_PREFIX, IMAGE_SECTION, ImageEncoder, trained_parts
 from mmsa.models.hf_image_encoders import build_hf_image_encoder
+from mmsa.models.recompute import recompute_in_backward
 from mmsa.models.weights import (
     export_preprocessing,
     is_export,
@@ -97,8 +98,12 @@ def build_image_encoder(
     Raises `UserError` for weights that cannot be had or do not fit, and for wrong settings.
     """
     if config.name.startswith(HF_PREFIX):
-        return build_hf_image_encoder(config, preprocessing)
-    return _build_torchvision(config, preprocessing)
+        encoder = build_hf_image_encoder(config, preprocessing)
+    else:
+        encoder = _build_torchvision(config, preprocessing)
+    if config.batch_norm == "frozen":
+        encoder.freeze_statistics()
+    return encoder
 
 
 def _build_torchvision(
@@ -124,15 +129,18 @@ def _build_torchvision(
         body, body_width=body_width, projection=config.projection, preprocessing=brought
     )
     _load_torchvision(encoder, config, family, enum)
+    layers = family.layers(body)
     trained = trained_parts(
         config.train,
         config.last_n,
         body=body,
-        layers=family.layers(body),
+        layers=layers,
         above=family.above(body),
         section=IMAGE_SECTION,
     )
     encoder.train_only(trained)
+    if config.gradient_checkpointing:
+        recompute_in_backward(layers, section=IMAGE_SECTION)
     return encoder
 
 

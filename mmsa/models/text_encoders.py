@@ -20,6 +20,7 @@ from mmsa.models.encoders import (
     hf_config_to_dict,
     trained_parts,
 )
+from mmsa.models.recompute import recompute_in_backward
 from mmsa.models.weights import export_encoder_config, is_export
 
 _SECTION = "model.text_encoder"
@@ -83,6 +84,8 @@ def build_text_encoder(config: TextEncoderConfig, vocab_size: int | None = None)
         encoder.source = source
     encoder.train_only(_trained(config, body))
     _leave_out_unused(encoder)
+    if config.gradient_checkpointing:
+        recompute_in_backward(_layers(encoder.body)[0], section=_SECTION)
     return encoder
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from mmsa import engine
 from mmsa.config import Config
 from mmsa.data.audit_files import AuditWriter
 from mmsa.data.manifest import Manifest
@@ -29,6 +31,7 @@ from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
 from mmsa.training import checkpoint as checkpoints
 from mmsa.training.batchnorm import averaged_statistics, with_statistics
 from mmsa.training.guard import GradientGuard
+from mmsa.training.launch import adapt_to_launch, rehearse
 from mmsa.training.optim import build_optimizer
 from mmsa.training.resume import check_same_precision
 
@@ -77,6 +80,7 @@ class Run:
     def to_device(self, accelerator: Accelerator) -> None:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
         self.accelerator = accelerator
+        adapt_to_launch(self.bare_model, self.config)
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.guard = GradientGuard(
             optimizer,
@@ -84,9 +88,11 @@ class Run:
             keep_statistics=self.config.train.on_nonfinite == "skip",
         )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
+        if isinstance(self.model, DistributedDataParallel):
+            rehearse(self.model, self.bare_model)
         if self.checkpoint is not None:
             state = checkpoints.read_state(self.checkpoint)
-            check_same_precision(state, accelerator.mixed_precision)
+            check_same_precision(state, engine.precision(accelerator))
             checkpoints.restore(
                 self.checkpoint,
                 accelerator=accelerator,
@@ -184,7 +190,7 @@ class Run:
             state={
                 **vars(self.progress),
                 "world_size": self.accelerator.num_processes,
-                "mixed_precision": self.accelerator.mixed_precision,
+                "mixed_precision": engine.precision(self.accelerator),
                 "shards_digest": self.manifest.digest,
             },
         )
@@ -205,7 +211,7 @@ class Run:
                 "dataset": self.manifest.dataset,
                 "shards_digest": self.manifest.digest,
                 "protocol": self.manifest.protocol.model_dump(mode="json"),
-                "mixed_precision": self.accelerator.mixed_precision,
+                "mixed_precision": engine.precision(self.accelerator),
             },
         )
 

@@ -1,0 +1,70 @@
+"""Gradient checkpointing: layers whose activations are computed again in the backward pass.
+
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", by `torch.utils.checkpoint`.
+Memory falls to about one layer's activations; a step costs about one forward pass more. Results
+keep their bits: dropout draws the same numbers again, and a BatchNorm counts each micro-batch once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmsa.errors import UserError
+
+
+def recompute_in_backward(
+    layers: Sequence[nn.Module | Sequence[nn.Module]], *, section: str
+) -> None:
+    """Make each of `layers` forget its activations until the backward pass.
+
+    Names of tensors stay as they are. `section` ("model.text_encoder") is for the `UserError`
+    raised where an encoder has no layers that are known apart.
+    """
+    flat = [m for layer in layers for m in ([layer] if isinstance(layer, nn.Module) else layer)]
+    if not flat:
+        raise UserError(
+            f"{section}.gradient_checkpointing=true, but this encoder has no layers that can be "
+            "computed apart; set it to false"
+        )
+    for layer in flat:
+        layer.forward = _recomputed(layer, layer.forward)
+
+
+def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def recomputed(*inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*inputs, **named)
+        return checkpoint(
+            forward,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _statistics_left_alone(layer)),
+            **named,
+        )
+
+    return recomputed
+
+
+def _statistics_left_alone(layer: nn.Module) -> AbstractContextManager[None]:
+    """Inside, a BatchNorm in training mode normalises as ever and does not count the batch again."""
+
+    @contextmanager
+    def left_alone() -> Iterator[None]:
+        norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.training]
+        tracked = [norm.track_running_stats for norm in norms]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm, value in zip(norms, tracked, strict=True):
+                norm.track_running_stats = value
+
+    return left_alone()

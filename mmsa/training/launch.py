@@ -1,0 +1,47 @@
+"""What a model needs before and after the engine wraps it, so that every engine trains alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmsa.config import Config
+from mmsa.models.model import SentimentModel
+from mmsa.training.batchnorm import frozen_statistics
+
+_TOKENS = 4  # of the rehearsal: as few as every text encoder takes
+
+
+def adapt_to_launch(model: SentimentModel, config: Config) -> None:
+    """Synchronised BatchNorm and compilation, in place: the names of tensors stay as they are.
+
+    Before the optimizer is built and the engine wraps the model.
+    """
+    if config.model.image_encoder.batch_norm == "sync":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.train.compile:
+        for encoder in (model.text_encoder, model.image_encoder):
+            if encoder is not None:
+                # `Module.compile` compiles the call; torch.compile would rename every tensor.
+                encoder.compile()
+
+
+def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None:
+    """One forward and backward pass that leaves nothing behind but DDP's layout of buckets.
+
+    DDP lays its gradient buckets out anew after the first backward pass, in the order in which
+    gradients came. From four ranks on, the layout decides in which order numbers are summed; a
+    resumed run would take its first step with the first layout where the uninterrupted run has the
+    second. With the rehearsal every step of every start has the second one.
+    """
+    device = next(bare_model.parameters()).device
+    side = 32
+    if bare_model.image_encoder is not None:
+        side = bare_model.image_encoder.preprocessing.image_size_px
+    input_ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+    model.train()
+    with torch.random.fork_rng(), frozen_statistics(bare_model, True):
+        model(input_ids, torch.ones_like(input_ids), images).float().sum().backward()
+    model.zero_grad(set_to_none=True)
