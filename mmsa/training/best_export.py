@@ -49,10 +49,10 @@ def write_best(run_dir: Path, step: int, write_export: Callable[[Path], None]) -
 
 
 def settle_best(run_dir: Path, best_step: int | None, known_steps: Collection[int]) -> None:
-    """Make `RUN/best` the export of `best_step`, and remove what no checkpoint speaks of; main rank.
+    """Make `RUN/best` the export of `best_step`; remove the exports that no checkpoint speaks of.
 
-    Where a run begins or goes on: `best_step` is what its checkpoint believes (None: none yet),
-    `known_steps` are the best steps of all whole checkpoints.
+    On the main rank, where a run begins or goes on: `best_step` is what its checkpoint believes
+    (None: none yet), `known_steps` are the best steps of all whole checkpoints.
     """
     if best_step is None:
         (run_dir / LINK_NAME).unlink(missing_ok=True)

@@ -29,9 +29,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmsa.errors import UserError
+from mmsa.command import write_json_aside
+from mmsa.errors import AgreedError, UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, COMPLETE_NAME, STATE_NAME, is_whole
-from mmsa.runtime import write_json_aside
 from mmsa.training.batchnorm import running_statistics
 from mmsa.training.durable import WriteError, flush, together
 from mmsa.training.optimizer_state import gather_optimizer_state, load_optimizer_state
@@ -71,16 +71,13 @@ def save_checkpoint(
     try:
         together(accelerator, (lambda: _make_empty(aside)) if on_main else None)
         # One after the other: the main rank never holds weights and optimizer state at once.
-        weights = gather_weights(model, optimizer, accelerator)
-        together(accelerator, lambda: _write_model(aside, accelerator, model, weights, write_export))
-        del weights
-        slots = gather_optimizer_state(model, optimizer, accelerator)
-        together(accelerator, lambda: _write_optimizer(aside, slots, content))
+        _save_model(aside, accelerator, model, optimizer, write_export)
+        _save_optimizer(aside, accelerator, model, optimizer, content)
         together(accelerator, (lambda: _complete(aside, final)) if on_main else None)
     except WriteError as error:
         if on_main:
             shutil.rmtree(aside, ignore_errors=True)
-        raise UserError(
+        raise AgreedError(
             f"the checkpoint of step {step} could not be written: {error}. "
             f"Make room in {run_dir} and repeat the command"
         ) from None
@@ -97,27 +94,41 @@ def _make_empty(aside: Path) -> None:
     aside.mkdir(parents=True)
 
 
-def _write_model(
+def _save_model(
     aside: Path,
     accelerator: Accelerator,
     model: nn.Module,
-    weights: Mapping[str, Tensor] | None,
+    optimizer: Any,
     write_export: Callable[[Path, Mapping[str, Tensor]], None],
 ) -> None:
-    own = {name: buffer.cpu() for name, buffer in running_statistics(model).items()}
-    own_file = aside / _statistics_name(accelerator.process_index)
-    save_file(own, str(own_file))
-    flush(own_file)
-    if weights is not None:
-        write_export(aside / CHECKPOINT_EXPORT_NAME, weights)
+    weights = gather_weights(model, optimizer, accelerator)
+
+    def write() -> None:
+        own = {name: buffer.cpu() for name, buffer in running_statistics(model).items()}
+        own_file = aside / _statistics_name(accelerator.process_index)
+        save_file(own, str(own_file))
+        flush(own_file)
+        if weights is not None:
+            write_export(aside / CHECKPOINT_EXPORT_NAME, weights)
+
+    together(accelerator, write)
 
 
-def _write_optimizer(
-    aside: Path, slots: Mapping[str, Tensor] | None, content: Mapping[str, Any]
+def _save_optimizer(
+    aside: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    content: Mapping[str, Any],
 ) -> None:
-    if slots is not None:
-        save_file(dict(slots), str(aside / OPTIMIZER_NAME))
-        (aside / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
+    slots = gather_optimizer_state(model, optimizer, accelerator)
+
+    def write() -> None:
+        if slots is not None:
+            save_file(slots, str(aside / OPTIMIZER_NAME))
+            (aside / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
+
+    together(accelerator, write)
 
 
 def _complete(aside: Path, final: Path) -> None:

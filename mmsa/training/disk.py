@@ -32,9 +32,7 @@ class DiskNeed:
     @property
     def missing_bytes(self) -> int:
         """What is still to be written."""
-        whole = (
-            self.num_checkpoints * self.checkpoint_bytes + self.num_exports * self.export_bytes
-        )
+        whole = self.num_checkpoints * self.checkpoint_bytes + self.num_exports * self.export_bytes
         return max(0, whole - self.present_bytes)
 
     def in_words(self) -> str:

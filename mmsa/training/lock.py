@@ -53,6 +53,12 @@ class RunLock:
             except OSError:
                 pass  # a full disk: the lock holds, it only does not say whose it is
 
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
         if self._file >= 0:
             os.close(self._file)

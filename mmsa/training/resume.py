@@ -26,6 +26,10 @@ _OF_A_FAILED_START = (STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tenso
 _FREE = (
     "run.dir",
     "run.log_every_steps",
+    "run.max_time",
+    "run.stop_signals",
+    "run.stop_timeout_s",
+    "run.collective_timeout_s",
     "data.shards",
     "data.num_workers",
     "eval",
@@ -34,6 +38,7 @@ _FREE = (
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",
+    "train.on_nonfinite",
     "model.text_encoder.weights",
     "model.image_encoder.weights",
 )
@@ -84,8 +89,9 @@ def check_same_run(
     if checkpoint is not None:
         changed += _differences_of(checkpoint, config, precision, shards_digest)
     if changed:
+        listed = "; ".join(dict.fromkeys(changed))
         raise UserError(
-            f"{run_dir} holds a run with another configuration ({'; '.join(dict.fromkeys(changed))}). "
+            f"{run_dir} holds a run with another configuration ({listed}). "
             "Give another run.dir, or the earlier settings to go on with it"
         )
 
@@ -100,11 +106,11 @@ def _differences_of(
         # The run's configuration was edited, or this version knows more settings. The export's
         # has the architecture written out, so the model's section is left to the weights.
         written = load_config(str(checkpoint / CHECKPOINT_EXPORT_NAME / CONFIG_NAME))
-        changed += [
-            line for line in differences(written, config) if not line.startswith("model.")
-        ]
+        changed += [line for line in differences(written, config) if not line.startswith("model.")]
     if shards_digest is not None and state["shards_digest"] != shards_digest:
-        changed.append(f"digest of the shards: {state['shards_digest'][:12]} -> {shards_digest[:12]}")
+        changed.append(
+            f"digest of the shards: {state['shards_digest'][:12]} -> {shards_digest[:12]}"
+        )
     if state["mixed_precision"] != precision:
         changed.append(f"mixed precision of the launch: {state['mixed_precision']} -> {precision}")
     return changed
@@ -127,13 +133,13 @@ def config_sha256(config: Config) -> str:
 def continuation_in_words(
     state: dict[str, Any], *, engine: str, world_size: int, batchnorm: bool
 ) -> list[str]:
-    """What going on from a checkpoint with `state` on this launch means, where it is another one."""
+    """What going on from a checkpoint with `state` means on this launch, where it is another."""
     words = []
     if state["engine"] != engine:
         words.append(
-            f"the checkpoint was written under {state['engine']}, this launch is {engine}: weights, "
-            "optimizer state, step and position in the data are carried over; sums are made in "
-            "another order from here on, so numbers agree within rounding"
+            f"the checkpoint was written under {state['engine']}, this launch is {engine}: "
+            "weights, optimizer state, step and position in the data are carried over; sums are "
+            "made in another order from here on, so numbers agree within rounding"
         )
     if state["world_size"] != world_size:
         words.append(

@@ -24,9 +24,9 @@ from mmsa.data.plan import BatchPlan
 from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
+from mmsa.errors import AgreedError
 from mmsa.evaluation.metrics import compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
-from mmsa.errors import UserError
 from mmsa.export import code_commit, code_version, write_export
 from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
 from mmsa.training import best_export
@@ -34,6 +34,7 @@ from mmsa.training import checkpoint as checkpoints
 from mmsa.training.batchnorm import averaged_statistics, running_statistics, with_statistics
 from mmsa.training.disk import DiskNeed
 from mmsa.training.durable import WriteError, together
+from mmsa.training.guard import GradientGuard
 from mmsa.training.launch import adapt_to_launch, rehearse
 from mmsa.training.optim import build_optimizer
 from mmsa.training.partitions import gather_weights
@@ -50,6 +51,7 @@ class Progress:
     best_value: float | None = None  # as `selection_value`: more is better
     best_step: int | None = None
     validations_since_best: int = 0
+    validated_step: int = 0
     stopped_early: bool = False
 
 
@@ -77,6 +79,7 @@ class Run:
     accelerator: Accelerator = field(init=False)
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
+    guard: GradientGuard = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
 
@@ -85,6 +88,11 @@ class Run:
         self.accelerator = accelerator
         adapt_to_launch(self.bare_model, self.config)
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        self.guard = GradientGuard(
+            optimizer,
+            self.bare_model,
+            keep_statistics=self.config.train.on_nonfinite == "skip",
+        )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
         if isinstance(self.model, DistributedDataParallel):
             rehearse(self.model, self.bare_model)
@@ -168,6 +176,7 @@ class Run:
             self._write_best()
         else:
             self.progress.validations_since_best += 1
+        self.progress.validated_step = self.progress.step
         self.progress.stopped_early = (
             patience is not None and self.progress.validations_since_best >= patience
         )
@@ -187,7 +196,7 @@ class Run:
         try:
             together(self.accelerator, write)
         except WriteError as error:
-            raise UserError(
+            raise AgreedError(
                 f"the export of step {self.progress.step} could not be written: {error}. "
                 f"Make room in {self.run_dir} and repeat the command"
             ) from None

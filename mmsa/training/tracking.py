@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Tracker:
         self._num_steps = num_steps
         self._samples_per_step = samples_per_step
         self._last = (time.perf_counter(), start_step)
+        self.latest: dict[str, Any] = {"num_steps": num_steps}  # for status.json
         if not enabled:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -61,12 +62,19 @@ class Tracker:
             self._bar.update(1)
 
     def train(
-        self, step: int, *, loss: float, rates: Mapping[str, float], grad_norm: float
+        self,
+        step: int,
+        *,
+        loss: float,
+        rates: Mapping[str, float],
+        grad_norm: float,
+        ended: float | None = None,
     ) -> None:
-        """Training measures of step `step`; `loss` is the mean over the global batch."""
+        """Training measures of step `step`; `loss` is the mean over the global batch, `ended` the
+        `time.perf_counter()` of its end, if that is not now."""
         if not self._enabled:
             return
-        now, (then, last_step) = time.perf_counter(), self._last
+        now, (then, last_step) = ended or time.perf_counter(), self._last
         self._last = (now, step)
         samples_per_s = (step - last_step) * self._samples_per_step / max(now - then, 1e-9)
         measures = {
@@ -76,6 +84,7 @@ class Tracker:
             **{f"lr_{part}": rate for part, rate in rates.items()},
         }
         self._write({"kind": "train", "step": step, **measures})
+        self.latest |= {"samples_per_s": round(samples_per_s, 1), "loss": loss}
         for name, value in measures.items():
             self._board.add_scalar(f"train/{name}", value, step)
         if self._bar.disable:
@@ -85,11 +94,29 @@ class Tracker:
         else:
             self._bar.set_postfix(loss=f"{loss:.4f}")
 
+    def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> None:
+        """A step whose loss or gradient was not finite: the weights were left as they were."""
+        if not self._enabled:
+            return
+        # JSON has no word for them.
+        measures = {"loss": str(loss), "grad_norm": str(grad_norm)}
+        self._write({"kind": "skipped", "step": step, **measures, "keys": list(keys)})
+        self.latest["skipped_steps"] = self.latest.get("skipped_steps", 0) + 1
+        with tqdm.external_write_mode(file=sys.stdout):
+            logger.warning(
+                "step %d was left out: loss %s, gradient norm %s; its samples: %s",
+                *(step, loss, grad_norm, " ".join(keys)),
+            )
+
     def validation(self, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Validation measures after step `step`."""
         if not self._enabled:
             return
         self._write({"kind": "validation", "step": step, "epoch": round(epoch, 4), **metrics})
+        self.latest["validation"] = {
+            "step": step,
+            **{name: value for name, value in metrics.items() if "/" not in name},
+        }
         for name, value in metrics.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"validation/{name}", value, step)
