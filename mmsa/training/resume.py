@@ -29,6 +29,9 @@ _FREE = (
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",
+    "train.compile",
+    "model.text_encoder.gradient_checkpointing",
+    "model.image_encoder.gradient_checkpointing",
     "model.text_encoder.weights",
     "model.image_encoder.weights",
 )

@@ -80,7 +80,7 @@ class Run:
         adapt_to_launch(self.bare_model, self.config)
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
-        if isinstance(self.model, DistributedDataParallel):
+        if isinstance(self.model, DistributedDataParallel) and not self.config.train.compile:
             rehearse(self.model, self.bare_model)
         if self.checkpoint is not None:
             state = checkpoints.read_state(self.checkpoint)
