@@ -99,6 +99,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     run.log_facts(engine.launch_facts(accelerator))
+    if config.launch.world_size == "any":
+        engine.warn_if_lonely(command.world)
     run_steps(command, config, run, stop)
 
 

@@ -94,7 +94,7 @@ class Run:
             keep_statistics=self.config.train.on_nonfinite == "skip",
         )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
-        if isinstance(self.model, DistributedDataParallel):
+        if isinstance(self.model, DistributedDataParallel) and not self.config.train.compile:
             rehearse(self.model, self.bare_model)
         if self.checkpoint is not None:
             checkpoints.restore(
