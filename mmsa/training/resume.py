@@ -38,13 +38,10 @@ _FREE = (
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",
-<<<<<<< HEAD
     "train.on_nonfinite",
-=======
     "train.compile",
     "model.text_encoder.gradient_checkpointing",
     "model.image_encoder.gradient_checkpointing",
->>>>>>> s2issue5
     "model.text_encoder.weights",
     "model.image_encoder.weights",
 )
@@ -153,7 +150,7 @@ def continuation_in_words(
             f"{world_size}: the same global batches are read on; dropout draws differ, because "
             "they are seeded for each rank"
         )
-        if batchnorm:
+        if batchnorm and state["world_size"] > 1:
             words.append(
                 f"each rank starts from the mean of the {state['world_size']} ranks' BatchNorm "
                 "statistics; each rank's own are not continued"
