@@ -115,7 +115,11 @@ def _differences_of(
             f"digest of the shards: {state['shards_digest'][:12]} -> {shards_digest[:12]}"
         )
     if state["mixed_precision"] != precision:
-        changed.append(f"mixed precision of the launch: {state['mixed_precision']} -> {precision}")
+        before = state["mixed_precision"]
+        changed.append(
+            f"mixed precision of the launch: {before} -> {precision} (set train.mixed_precision="
+            f"{before})"
+        )
     return changed
 
 

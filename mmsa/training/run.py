@@ -28,7 +28,7 @@ from mmsa.errors import AgreedError
 from mmsa.evaluation.metrics import compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
 from mmsa.export import code_commit, code_version, write_export
-from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
+from mmsa.models.model import ParameterCount, SentimentModel, count_parameters, parameter_groups
 from mmsa.training import best_export
 from mmsa.training import checkpoint as checkpoints
 from mmsa.training.batchnorm import averaged_statistics, running_statistics, with_statistics
@@ -77,6 +77,7 @@ class Run:
     checkpoint: Path | None
     disk_need: DiskNeed
     accelerator: Accelerator = field(init=False)
+    parameter_counts: dict[str, ParameterCount] = field(init=False)
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
     guard: GradientGuard = field(init=False)
@@ -86,6 +87,7 @@ class Run:
     def to_device(self, accelerator: Accelerator) -> None:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
         self.accelerator = accelerator
+        self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         adapt_to_launch(self.bare_model, self.config)
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.guard = GradientGuard(
@@ -135,7 +137,7 @@ class Run:
                 logger.info("weights of the %s encoder: %s", name, encoder.source)
                 if encoder.unused:
                     logger.info("not trained, because unused: %s", ", ".join(encoder.unused))
-        for part, (trained, frozen) in count_parameters(self.bare_model).items():
+        for part, (trained, frozen) in self.parameter_counts.items():
             logger.info(
                 "parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}"
             )

@@ -170,7 +170,7 @@ def test_a_resume_in_another_precision(shards: Path, tmp_path: Path, capsys: Cap
     capsys.readouterr()
     AcceleratorState._reset_state(reset_partial_state=True)  # a command is a process of its own
     message = refused(capsys, train_main, *settings, "train.mixed_precision=bf16")
-    assert "begun with mixed precision no, this launch has bf16" in message
+    assert "(mixed precision of the launch: no -> bf16 (set train.mixed_precision=no))" in message
 
 
 def test_run_directories_that_cannot_be(shards: Path, tmp_path: Path, capsys: Capture) -> None:

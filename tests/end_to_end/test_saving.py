@@ -20,18 +20,22 @@ from train import main as train_main
 SHORT = [*TINY, "train.max_steps=5", "train.validate_every_steps=100", "train.keep_checkpoints=1"]
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
-def test_saving_at_every_step_changes_no_bit(engine: str, shards: Path, tmp_path: Path) -> None:
-    settings = [*SHORT, f"data.shards={shards}"]
-    often = train(tmp_path / "often", engine, 2, *settings, "train.checkpoint_every_steps=1")
-    once = train(tmp_path / "once", engine, 2, *settings, "train.checkpoint_every_steps=100")
-    written = [run / "checkpoints" / "step-00000005" for run in (often, once)]
+@pytest.mark.parametrize(("engine", "world_size"), [("single", 1), ("zero2", 2), ("zero3", 2)])
+def test_saving_at_every_step_changes_no_bit(
+    engine: str, world_size: int, shards: Path, tmp_path: Path
+) -> None:
+    written = []
+    for name, every in (("often", 1), ("once", 100)):
+        settings = [*SHORT, f"data.shards={shards}", f"train.checkpoint_every_steps={every}"]
+        if engine == "single":
+            assert train_main([*settings, f"run.dir={tmp_path / name}"]) == 0
+        else:
+            train(tmp_path / name, engine, world_size, *settings)
+        written.append(tmp_path / name / "checkpoints" / "step-00000005")
     names = sorted(str(path.relative_to(written[0])) for path in written[0].rglob("*.safetensors"))
     assert names == [
-        "export/model.safetensors",
-        "optimizer.safetensors",
-        "statistics-00000.safetensors",
-        "statistics-00001.safetensors",
+        *["export/model.safetensors", "optimizer.safetensors"],
+        *[f"statistics-{rank:05d}.safetensors" for rank in range(world_size)],
     ]
     for name in names:
         assert (written[0] / name).read_bytes() == (written[1] / name).read_bytes(), name

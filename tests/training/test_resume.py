@@ -102,7 +102,7 @@ def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
         check_same_run(tmp_path, first, new, precision="bf16", shards_digest="b" * 64)
     assert (
         "(optim.head_lr: 0.001 -> 0.5; run.seed: 0 -> 1; digest of the shards: aaaaaaaaaaaa -> "
-        "bbbbbbbbbbbb; mixed precision of the launch: no -> bf16)"
+        "bbbbbbbbbbbb; mixed precision of the launch: no -> bf16 (set train.mixed_precision=no))"
     ) in str(refused.value)
     check_same_run(tmp_path, first, first, precision="no", shards_digest=None)
 
