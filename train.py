@@ -62,7 +62,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
             return
     runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.report_to(run_dir / resume.STATUS_NAME, goes_on=earlier is not None)
-    stop = command.resources.enter_context(
+    command.stop = stop = command.resources.enter_context(
         StopRequest(
             config.run.stop_signals,
             max_time_s=config.run.max_time,

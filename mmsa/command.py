@@ -28,7 +28,7 @@ from mmsa.errors import (
     UserError,
 )
 from mmsa.runtime import World, world_from_environment
-from mmsa.training.preemption import StoppedInStartUp
+from mmsa.training.preemption import StoppedInStartUp, StopRequest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,6 +49,7 @@ class Command:
     accelerator: Accelerator | None = None
     exit_code: int = 0  # of an ending without an error
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
+    stop: StopRequest | None = None
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
     _started: float = field(default_factory=time.time)
 
@@ -152,7 +153,11 @@ def run_command(body: Callable[[Command], None]) -> int:
 def _run(command: Command, body: Callable[[Command], None]) -> int:
     alike = False
     try:
-        body(command)
+        try:
+            body(command)
+        finally:
+            if command.stop is not None:
+                command.stop.no_more()
         _part(command.accelerator)
         return command.exit_code
     except UserError as error:

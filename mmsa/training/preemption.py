@@ -89,7 +89,7 @@ class StopRequest:
         signal.set_wakeup_fd(self._earlier_wakeup)
         for number, handler in self._earlier:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._paused = True
+        self.no_more()
         os.close(self._write_end)  # the thread reads the end of it, and ends
 
     def begin_loop(self, save_s: float | None) -> None:
@@ -100,6 +100,10 @@ class StopRequest:
         self._in_loop = True
         self._save_s = save_s
         self._last_sign = time.monotonic()
+
+    def no_more(self) -> None:
+        """The command is ending: signals are heard as before and change nothing any more."""
+        self._in_loop = self._paused = True
 
     def heard(self) -> list[str]:
         """Called at each step's end, which the peers had a part in: the reasons to stop so far."""
