@@ -155,7 +155,7 @@ def make_accelerator(
     else:
         runtime.leave_deepspeed_out()
     group: dict[str, Any] = {"timeout": timedelta(seconds=timeout_s)}
-    if on_cpu:
+    if on_cpu and world.launched:
         # Without it Accelerate reports one process on every rank of a DeepSpeed launch.
         group["backend"] = "gloo"
     accelerator = Accelerator(

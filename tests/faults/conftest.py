@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "end_to_end"))
 
-from shards.__main__ import main as shards_main  # noqa: E402
+from shards.__main__ import main as shards_main
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -102,10 +103,8 @@ class Launch:
         members = [one for one in self._seen.values() if one.is_running()]
         for act in (psutil.Process.suspend, psutil.Process.kill):
             for member in members:
-                try:
+                with suppress(psutil.NoSuchProcess):
                     act(member)
-                except psutil.NoSuchProcess:
-                    pass
         psutil.wait_procs(members, timeout=ENDS_WITHIN_S)
         self.process.wait()
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from harness import metric_lines, status
 from launches import Launch, assert_preempted, checkpoint_steps, launcher
 from safetensors.torch import load_file
