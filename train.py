@@ -46,6 +46,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
     from mmsa import engine
     from mmsa.training import resume
+    from mmsa.training.lock import RunLock
     from mmsa.training.setup import prepare_run, training_checks
 
     # Settings. Everything that can be known beforehand is checked before the first collective.
@@ -55,11 +56,19 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     if earlier is None:
         resume.check_run_dir(run_dir)
     else:
-        resume.check_same_run(run_dir, earlier, config)
+        resume.check_same_run(
+            run_dir,
+            earlier,
+            config,
+            precision=engine.precision_of_launch(config.train.mixed_precision, command.world),
+            shards_digest=resume.digest_of(config),
+        )
         if resume.is_finished(run_dir):
             if command.world.is_main_process:
                 print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
             return
+    if command.world.is_main_process:
+        command.resources.enter_context(RunLock(run_dir))  # before anything is written there
     runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.report_to(run_dir / resume.STATUS_NAME, goes_on=earlier is not None)
     command.stop = stop = command.resources.enter_context(
@@ -90,6 +99,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     run.log_facts(engine.launch_facts(accelerator))
+    if config.launch.world_size == "any":
+        engine.warn_if_lonely(command.world)
     run_steps(command, config, run, stop)
 
 

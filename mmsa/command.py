@@ -5,6 +5,7 @@ Every ending is in `status.json`, which scripts read: a launcher turns every exi
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -247,8 +248,21 @@ def read_status(status_file: Path) -> dict[str, Any]:
 
 
 def write_json_aside(path: Path, content: Any) -> None:
-    """Write JSON to a neighbour of `path` and rename it: a reader sees the old or the new."""
+    """Write JSON to a neighbour of `path` and rename it: a reader sees the old or the new.
+
+    On a full disk an existing file is overwritten in place, in the room that it has already: how a
+    run ended must be told even there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.is_file():
+            raise
+        with path.open("r+b") as file:
+            file.write(text.encode("utf-8"))
+            file.truncate()

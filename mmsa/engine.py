@@ -151,7 +151,7 @@ def make_accelerator(
     plugin = None
     if with_deepspeed:
         assert plan is not None
-        plugin = _deepspeed_plugin(world, precision, plan, clip_norm)
+        plugin = _deepspeed_plugin(world, precision, plan, clip_norm, on_cpu)
     else:
         runtime.leave_deepspeed_out()
     group: dict[str, Any] = {"timeout": timedelta(seconds=timeout_s)}
@@ -189,10 +189,10 @@ def make_accelerator(
 
 
 def _deepspeed_plugin(
-    world: World, precision: str, plan: BatchPlan, clip_norm: float | None
+    world: World, precision: str, plan: BatchPlan, clip_norm: float | None, on_cpu: bool
 ) -> Any:
     settings = deepspeed_settings(world, precision=precision, plan=plan, clip_norm=clip_norm)
-    runtime.deepspeed_fields_were_read()
+    runtime.prepare_deepspeed(on_cpu=on_cpu)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     from accelerate.utils import DeepSpeedPlugin

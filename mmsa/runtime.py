@@ -107,9 +107,12 @@ def leave_deepspeed_out() -> None:
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "false"
 
 
-def deepspeed_fields_were_read() -> None:
-    """Keep Accelerate from refusing an engine file beside fields that were compared already."""
+def prepare_deepspeed(*, on_cpu: bool) -> None:
+    """Settings that DeepSpeed and Accelerate read of it when they are imported."""
+    # Accelerate would refuse an engine file beside fields that were compared with it already.
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks, and says so on each rank
 
 
 def prepare_process() -> None:

@@ -58,13 +58,16 @@ def _statistics_left_alone(layer: nn.Module) -> AbstractContextManager[None]:
     @contextmanager
     def left_alone() -> Iterator[None]:
         norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.training]
-        tracked = [norm.track_running_stats for norm in norms]
+        momenta = [norm.momentum for norm in norms]
         for norm in norms:
-            norm.track_running_stats = False
+            # Without statistics to write to, the pass would save other tensors than the first did.
+            norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm, value in zip(norms, tracked, strict=True):
-                norm.track_running_stats = value
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.sub_(1)
 
     return left_alone()
