@@ -106,6 +106,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
 
 def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> None:
     """The loop over optimizer steps, from where the run stands to its end or to a stop."""
+    from mmsa.training.checkpoint import last_save_s
     from mmsa.training.exchange import Exchange, StepReport
     from mmsa.training.optim import lr_scale, set_learning_rates
     from mmsa.training.tracking import Tracker
@@ -124,7 +125,10 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
     if accelerator.is_main_process:
         command.write_status("running", **tracker.latest)
     run.model.train()
-    stop.begin_loop(None)
+    stop.begin_loop(
+        save_s=last_save_s(run.run_dir),
+        grace_s=runtime.launcher_grace_s() if command.world.launched else None,
+    )
     if owes_validation(config, run):
         validate(run, tracker, stop)
     while progress.step < run.num_steps and not progress.stopped_early and not stopped:

@@ -92,11 +92,19 @@ class StopRequest:
         self.no_more()
         os.close(self._write_end)  # the thread reads the end of it, and ends
 
-    def begin_loop(self, save_s: float | None) -> None:
+    def begin_loop(self, *, save_s: float | None, grace_s: float | None) -> None:
         """From here on a signal is a request that the ranks agree on; before, it ends the start-up.
 
-        `save_s`: how long the last save of this run took, if that is known.
+        `save_s`: how long the last save of this run took, if that is known; `grace_s`: how long the
+        launcher, if there is one, lets its ranks live after it was asked to end.
         """
+        if save_s is not None and grace_s is not None and save_s > grace_s:
+            logger.warning(
+                "the last save of this run took %.0f s, and the launcher kills its ranks %.0f s "
+                "after a SIGTERM: a checkpoint would not be finished. Start it with "
+                "PET_SHUTDOWN_TIMEOUT=%.0f (docs/fault-tolerance.md)",
+                *(save_s, grace_s, 2 * save_s + 10),
+            )
         self._in_loop = True
         self._save_s = save_s
         self._last_sign = time.monotonic()
