@@ -69,17 +69,9 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
             return
     if command.world.is_main_process:
         command.resources.enter_context(RunLock(run_dir))  # before anything is written there
-    runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.report_to(run_dir / resume.STATUS_NAME, goes_on=earlier is not None)
-    command.stop = stop = command.resources.enter_context(
-        StopRequest(
-            config.run.stop_signals,
-            max_time_s=config.run.max_time,
-            timeout_s=config.run.stop_timeout_s,
-            world_size=command.world.world_size,
-            give_up=command.give_up,
-        )
-    )
+    stop = command.hear_stops(config.run)
+    runtime.set_up_logging(command.world, run_dir / "log.txt")
     engine.check_launch(config.launch, command.world)
     engine.check_device(config, command.world)
 

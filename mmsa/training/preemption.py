@@ -47,8 +47,10 @@ class StopRequest:
         max_time_s: float | None,
         timeout_s: float,
         world_size: int,
+        age_s: float,
         give_up: Callable[[str], None],
     ) -> None:
+        """`age_s`: how long this launch has been running, of its `max_time_s`."""
         self.reasons = (*signals, MAX_TIME)  # alike on all ranks
         self._heard: set[str] = set()
         self._heard_at = 0.0
@@ -58,7 +60,8 @@ class StopRequest:
         self._alone = world_size == 1
         self._in_loop = False
         self._paused = False
-        self._started = self._last_sign = time.monotonic()
+        self._last_sign = time.monotonic()
+        self._started = self._last_sign - age_s
         self._longest_s = 0.0
         self._save_s: float | None = None
         self._earlier: list[tuple[int, Any]] = []
