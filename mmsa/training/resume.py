@@ -150,7 +150,7 @@ def continuation_in_words(
             f"{world_size}: the same global batches are read on; dropout draws differ, because "
             "they are seeded for each rank"
         )
-        if batchnorm:
+        if batchnorm and state["world_size"] > 1:
             words.append(
                 f"each rank starts from the mean of the {state['world_size']} ranks' BatchNorm "
                 "statistics; each rank's own are not continued"

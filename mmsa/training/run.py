@@ -145,10 +145,15 @@ class Run:
                 checkpoints.read_state(self.checkpoint),
                 engine=launch["engine"],
                 world_size=launch["world_size"],
-                batchnorm=bool(running_statistics(self.bare_model)),
+                batchnorm=self._counts_statistics(),
             ):
                 logger.info("%s", words)
         logger.info("disk: %s", self.disk_need.in_words())
+
+    def _counts_statistics(self) -> bool:
+        """Whether training changes BatchNorm statistics, each rank its own."""
+        frozen = self.config.model.image_encoder.batch_norm == "frozen"
+        return bool(running_statistics(self.bare_model)) and not frozen
 
     def validate(self) -> dict[str, Any]:
         """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
