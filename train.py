@@ -261,9 +261,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
             accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
             if accelerator.sync_gradients:
                 grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
-                nonfinite = run.guard.judge(
-                    grad_norm, accelerator.device, scaled=accelerator.scaler is not None
-                )
+                nonfinite = run.guard.judge(grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         step_loss += loss.detach()
