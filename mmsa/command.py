@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmsa.config import RunConfig
 from mmsa.errors import (
     EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
@@ -29,7 +30,7 @@ from mmsa.errors import (
     UserError,
 )
 from mmsa.runtime import World, world_from_environment
-from mmsa.training.preemption import StoppedInStartUp
+from mmsa.training.preemption import StoppedInStartUp, StopRequest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,6 +51,7 @@ class Command:
     accelerator: Accelerator | None = None
     exit_code: int = 0  # of an ending without an error
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
+    stop: StopRequest | None = None
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
     _started: float = field(default_factory=time.time)
 
@@ -63,6 +65,20 @@ class Command:
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
         }
+
+    def hear_stops(self, config: RunConfig) -> StopRequest:
+        """Hear the configuration's signals and its time limit until the command has ended."""
+        self.stop = self.resources.enter_context(
+            StopRequest(
+                config.stop_signals,
+                max_time_s=config.max_time,
+                timeout_s=config.stop_timeout_s,
+                world_size=self.world.world_size,
+                age_s=time.time() - self._started,
+                give_up=self.give_up,
+            )
+        )
+        return self.stop
 
     def write_status(
         self, state: str, reason: str = "", exit_code: int | None = None, **where: Any
@@ -153,7 +169,11 @@ def run_command(body: Callable[[Command], None]) -> int:
 def _run(command: Command, body: Callable[[Command], None]) -> int:
     alike = False
     try:
-        body(command)
+        try:
+            body(command)
+        finally:
+            if command.stop is not None:
+                command.stop.no_more()
         _part(command.accelerator)
         return command.exit_code
     except UserError as error:

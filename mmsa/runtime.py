@@ -77,10 +77,11 @@ def world_from_environment() -> World:
 def launcher_grace_s() -> float:
     """Seconds that a launcher leaves its ranks between SIGTERM and SIGKILL.
 
-    30 but for this variable, which newer versions of torch read
-    (`torch/distributed/launcher/api.py`).
+    30, but for these variables, which newer versions of torch read (`torch/distributed/run.py`,
+    `torch/distributed/launcher/api.py`).
     """
-    return float(_number("TORCH_ELASTIC_SHUTDOWN_TIMEOUT") or 30)
+    set_to = _number("PET_SHUTDOWN_TIMEOUT") or _number("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    return float(set_to or 30)
 
 
 def _flag(name: str) -> bool:

@@ -93,6 +93,7 @@ class Run:
         self.guard = GradientGuard(
             optimizer,
             self.bare_model,
+            accelerator,
             keep_statistics=self.config.train.on_nonfinite == "skip",
         )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
