@@ -36,7 +36,7 @@ def refused(capsys: Capture, command: Callable[[list[str]], int], *arguments: st
         ),
         ("train.global_batch_size=4000", "fewer than one global batch of 4000"),
         ("launch.world_size=2", "launch.world_size=2, but this launch has 1 process(es)"),
-        ("launch.engine=zero2", "this version trains with DDP alone"),
+        ("launch.engine=zero2", "this launch is one process without a launcher"),
         ("train.mixed_precision=fp16", "fp16 needs a GPU"),
         ("data.max_tokens=65", "reads 64 tokens at most"),
         ("data.classes=[good, bad]", "the class 'good', which the shards do not have"),
