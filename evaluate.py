@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsa import runtime
+from mmsa.command import Command, run_command
 
 if TYPE_CHECKING:
     from mmsa.data.manifest import Manifest
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-workers", type=_count, default=0, help="loader processes per rank")
     arguments = parser.parse_args(argv)
     runtime.prepare_process()
-    return runtime.run_command(lambda command: evaluate(command, arguments))
+    return run_command(lambda command: evaluate(command, arguments))
 
 
 def _count(text: str, least: int = 0) -> int:
@@ -59,7 +60,7 @@ def _at_least_one(text: str) -> int:
     return _count(text, least=1)
 
 
-def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
+def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     """The story: export, data, predictions of all ranks, report."""
     import torch
 

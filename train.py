@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsa import runtime
+from mmsa.command import Command, leave, run_command
 from mmsa.config import Config, load_config
-from mmsa.errors import UserError
+from mmsa.errors import EXIT_PREEMPTED, AgreedError
+from mmsa.training.preemption import StopRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmsa.training.exchange import StepReport
     from mmsa.training.run import Run
+    from mmsa.training.tracking import Tracker
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the arguments say; returns the exit code (0, or 2 for a user's error)."""
+    """Train as the arguments say; returns the exit code (mmsa/command.py)."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     arguments = parser.parse_args(argv)
     runtime.prepare_process()
-    return runtime.run_command(lambda command: train(command, arguments))
+    return run_command(lambda command: train(command, arguments))
 
 
-def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
+def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
     from mmsa import engine
     from mmsa.training import resume
+    from mmsa.training.lock import RunLock
     from mmsa.training.setup import prepare_run, training_checks
 
     # Settings. Everything that can be known beforehand is checked before the first collective.
@@ -52,13 +56,22 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     if earlier is None:
         resume.check_run_dir(run_dir)
     else:
-        resume.check_same_run(run_dir, earlier, config)
+        resume.check_same_run(
+            run_dir,
+            earlier,
+            config,
+            precision=engine.precision_of_launch(config.train.mixed_precision, command.world),
+            shards_digest=resume.digest_of(config),
+        )
         if resume.is_finished(run_dir):
             if command.world.is_main_process:
                 print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
             return
+    if command.world.is_main_process:
+        command.resources.enter_context(RunLock(run_dir))  # before anything is written there
+    command.report_to(run_dir / resume.STATUS_NAME, goes_on=earlier is not None)
+    stop = command.hear_stops(config.run)
     runtime.set_up_logging(command.world, run_dir / "log.txt")
-    command.status_file = run_dir / resume.STATUS_NAME
     engine.check_launch(config.launch, command.world)
     engine.check_device(config, command.world)
 
@@ -68,7 +81,10 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     # Data, tokenizer, model; loader workers start here, before the device is touched.
     run = prepare_run(config, run_dir, command.world)
     accelerator = engine.make_accelerator(
-        config.train.mixed_precision, run.plan, clip_norm=config.optim.clip_norm
+        config.train.mixed_precision,
+        run.plan,
+        clip_norm=config.optim.clip_norm,
+        timeout_s=config.run.collective_timeout_s,
     )
     command.accelerator = accelerator
     run.to_device(accelerator)
@@ -77,12 +93,13 @@ def train(command: runtime.Command, arguments: argparse.Namespace) -> None:
     run.log_facts(engine.launch_facts(accelerator))
     if config.launch.world_size == "any":
         engine.warn_if_lonely(command.world)
-    run_steps(command, config, run)
+    run_steps(command, config, run, stop)
 
 
-def run_steps(command: runtime.Command, config: Config, run: Run) -> None:
-    """The loop over optimizer steps, from where the run stands to its end."""
-    from mmsa.evaluation.metrics import flat_metrics
+def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> None:
+    """The loop over optimizer steps, from where the run stands to its end or to a stop."""
+    from mmsa.training.checkpoint import last_save_s
+    from mmsa.training.exchange import Exchange, StepReport
     from mmsa.training.optim import lr_scale, set_learning_rates
     from mmsa.training.tracking import Tracker
 
@@ -94,56 +111,122 @@ def run_steps(command: runtime.Command, config: Config, run: Run) -> None:
         enabled=accelerator.is_main_process,
         samples_per_step=run.plan.global_batch_size,
     )
+    exchange = Exchange(accelerator, stop.reasons)
+    stopped: list[str] = []
+    command.step = progress.step
     if accelerator.is_main_process:
-        command.step = progress.step
-        command.write_status("running")
+        command.write_status("running", **tracker.latest)
     run.model.train()
-    while progress.step < run.num_steps and not progress.stopped_early:
+    stop.begin_loop(
+        save_s=last_save_s(run.run_dir),
+        grace_s=runtime.launcher_grace_s() if command.world.launched else None,
+    )
+    if owes_validation(config, run):
+        validate(run, tracker, stop)
+    while progress.step < run.num_steps and not progress.stopped_early and not stopped:
         scale = lr_scale(progress.step, run.num_steps, config.optim)
         rates = set_learning_rates(run.optimizer, scale)
         runtime.seed_step(config.run.seed, progress.step, accelerator.process_index)
-        step_loss, grad_norm = train_step(config, run)
+        loss, grad_norm, nonfinite, keys = train_step(config, run)
         progress.step += 1
         command.step = step = progress.step
         tracker.advance()
-        if step % config.run.log_every_steps == 0 or step == run.num_steps:
-            mean_loss = float(accelerator.reduce(step_loss, reduction="sum"))
-            if not math.isfinite(mean_loss):
-                raise UserError(
-                    f"the loss is {mean_loss} at step {step}; lower the learning rates "
-                    "(optim.*_lr) or optim.clip_norm, and start with another run.dir"
-                )
-            tracker.train(step, loss=mean_loss, rates=rates, grad_norm=float(grad_norm))
-            if accelerator.is_main_process:
-                command.write_status("running")
-        if is_due(step, config.train.validate_every_steps, run):
-            metrics = run.validate()
-            tracker.validation(step, step / run.plan.steps_per_epoch, flat_metrics(metrics))
-            run.keep_if_best(metrics)
-        if is_due(step, config.train.checkpoint_every_steps, run) or progress.stopped_early:
+        # The ranks tell each other how the step went, and read it one step later.
+        report = StepReport(step, keys, rates)
+        exchange.post(
+            report, loss=loss, grad_norm=grad_norm, nonfinite=nonfinite, stop=stop.heard()
+        )
+        validation_due = is_due(step, config.train.validate_every_steps, run)
+        checkpoint_due = is_due(step, config.train.checkpoint_every_steps, run)
+        for report in exchange.collect(everything=validation_due or checkpoint_due):
+            note(report, command, config, run, tracker)
+            stopped = stopped or report.stop
+        if stopped:
+            break
+        if validation_due:
+            validate(run, tracker, stop)
+        if checkpoint_due or progress.stopped_early:
+            with stop.paused(saving=True):
+                run.save_checkpoint()
+    if stopped:
+        with stop.paused(saving=True):
             run.save_checkpoint()
+    end(command, config, run, tracker, stopped)
+
+
+def note(report: StepReport, command: Command, config: Config, run: Run, tracker: Tracker) -> None:
+    """Log a step's measures, where they are due; raise or log where they are not finite.
+
+    All ranks hold the same report. What was not finite has not reached the weights.
+    """
+    from accelerate.utils import gather_object
+
+    step = report.step
+    if report.nonfinite:
+        keys = sorted(gather_object(report.keys))
+        tracker.skipped(step, loss=report.loss, grad_norm=report.grad_norm, keys=keys)
+        if config.train.on_nonfinite == "stop":
+            raise AgreedError(
+                f"step {step} has loss {report.loss} and gradient norm {report.grad_norm}; the "
+                f"weights are as before it, and the last checkpoint is good. Its samples: "
+                f"{' '.join(keys)}. Lower optim.*_lr or optim.clip_norm in a new run.dir, look at "
+                "these samples, or leave such steps out with train.on_nonfinite=skip"
+            )
+    elif step % config.run.log_every_steps == 0 or step == run.num_steps:
+        tracker.train(
+            step,
+            loss=report.loss,
+            rates=report.rates,
+            grad_norm=report.grad_norm,
+            ended=report.ended,
+        )
+        if run.accelerator.is_main_process:
+            command.write_status("running", **tracker.latest)
+
+
+def validate(run: Run, tracker: Tracker, stop: StopRequest) -> None:
+    """Validate, and keep the model if it is the best so far."""
+    from mmsa.evaluation.metrics import flat_metrics
+
+    step = run.progress.step
+    with stop.paused():
+        metrics = run.validate()
+        tracker.validation(step, step / run.plan.steps_per_epoch, flat_metrics(metrics))
+        run.keep_if_best(metrics)
+
+
+def end(command: Command, config: Config, run: Run, tracker: Tracker, stopped: list[str]) -> None:
+    """Say how the loop ended: `done`, or `preempted` by what is in `stopped`."""
+    progress, reason = run.progress, ""
     tracker.close()
-    reason = ""
-    if progress.stopped_early:
-        reason = f"no better {config.train.select_by} in {config.train.patience} validations"
-    if accelerator.is_main_process:
-        command.write_status("done", reason, 0)
-    runtime.logger.info(
-        "done after step %d%s; best %s %.4f at step %s: %s",
-        progress.step,
-        f" ({reason})" if reason else "",
-        config.train.select_by,
-        abs(progress.best_value or 0.0),
-        progress.best_step,
-        run.run_dir / "best",
-    )
+    if stopped:
+        reason = f"{' and '.join(stopped)} after step {progress.step}"
+        runtime.logger.info(
+            "stopped by %s: its checkpoint is written, the same command goes on from there", reason
+        )
+        command.exit_code = EXIT_PREEMPTED
+    else:
+        if progress.stopped_early:
+            reason = f"no better {config.train.select_by} in {config.train.patience} validations"
+        runtime.logger.info(
+            "done after step %d%s; best %s %.4f at step %s: %s",
+            progress.step,
+            f" ({reason})" if reason else "",
+            config.train.select_by,
+            abs(progress.best_value or 0.0),
+            progress.best_step,
+            run.run_dir / "best",
+        )
+    if run.accelerator.is_main_process:
+        state = "preempted" if stopped else "done"
+        command.write_status(state, reason, command.exit_code, **tracker.latest)
 
 
-def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
+def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor, list[str]]:
     """One optimizer step over this rank's share of a global batch.
 
-    Returns this rank's part of the mean loss (scalar; the ranks' parts add up) and the norm of the
-    whole gradient before clipping.
+    Returns this rank's part of the mean loss (scalar; the ranks' parts add up), the norm of the
+    whole gradient before clipping, whether either is not finite (scalar), and the samples' keys.
     """
     import torch
 
@@ -155,7 +238,8 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
     accelerator, plan, model = run.accelerator, run.plan, run.model
     _, start, stop = plan.locate(run.progress.step)
     step_loss = torch.zeros((), device=accelerator.device)
-    grad_norm: Tensor | float = 0.0
+    scale = plan.world_size * plan.accumulation_steps
+    run.guard.begin_step()
     consumed: list[str] = []
     for _ in range(plan.accumulation_steps):
         batch = to_device(next(run.train_batches), accelerator.device)
@@ -173,16 +257,25 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float]:
             loss = (losses * batch["weights"]).sum() / (stop - start)
             # The ranks' gradients are averaged and Accelerate divides by the accumulation; both
             # are undone here, so that the step's gradient is that of the global batch's mean.
-            accelerator.backward(loss * (plan.world_size * plan.accumulation_steps))
+            # A loss that is not finite makes its gradient so, and with it that of every rank.
+            accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
             if accelerator.sync_gradients:
                 grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
+                nonfinite = run.guard.judge(grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         step_loss += loss.detach()
         consumed += batch["keys"][: batch["num_real"]]
     if run.audit is not None:
         run.audit.write(run.progress.step + 1, consumed)
-    return step_loss, grad_norm
+    return step_loss, grad_norm, nonfinite | ~step_loss.isfinite(), consumed
+
+
+def owes_validation(config: Config, run: Run) -> bool:
+    """Whether the run was stopped between a step and the validation that was due after it."""
+    step = run.progress.step
+    due = is_due(step, config.train.validate_every_steps, run)
+    return due and run.progress.validated_step < step
 
 
 def is_due(step: int, every: int | None, run: Run) -> bool:
@@ -191,4 +284,4 @@ def is_due(step: int, every: int | None, run: Run) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

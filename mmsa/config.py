@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from mmsa.durations import seconds_of
 from mmsa.errors import UserError, one_or_many
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns problems in words.
 Check = Callable[[dict[str, Any]], list[str]]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -34,6 +36,12 @@ class RunConfig(Section):
     deterministic: bool = Field(False, description="deterministic CUDA algorithms; slower")
     log_every_steps: int = Field(10, ge=1)
     audit: bool = Field(False, description="write the keys that each rank read, to prove it")
+    max_time: Duration | None = Field(None, description="of this launch: seconds or HH:MM:SS")
+    stop_signals: tuple[Literal["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"], ...] = Field(
+        ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"), description="save, then end"
+    )
+    stop_timeout_s: float = Field(20.0, gt=0, description="for the ranks to agree on a stop")
+    collective_timeout_s: int = Field(1800, ge=1, description="until a rank counts as hanging")
 
 
 class DataConfig(Section):
@@ -137,6 +145,9 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1, description="the newest k stay")
     select_by: str = Field("weighted_f1", description="validation metric of the best export")
     patience: int | None = Field(None, ge=1, description="validations without a better one")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a loss or gradient that is not finite: end, or leave the step out"
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="null: as the launcher says"
     )

@@ -8,10 +8,16 @@ exception is a mistake of ours and keeps its traceback.
 from __future__ import annotations
 
 EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: repeat the command. Not 0: `train && evaluate`
+EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
 
 
 class UserError(Exception):
     """Something that the user can mend: a wrong setting, a missing file, an impossible launch."""
+
+
+class AgreedError(UserError):
+    """A `UserError` that all ranks raise together, inside the loop: told once, by the main rank."""
 
 
 class ShardDamage(UserError):

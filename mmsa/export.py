@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,24 @@ CHECKPOINT_EXPORT_NAME = "export"  # inside a checkpoint
 STATE_NAME = "state.json"  # of a checkpoint: what is no function of the step
 COMPLETE_NAME = "COMPLETE"  # of a checkpoint: each file with its size, written last
 EXPORT_VERSION = 1
+
+
+def code_commit() -> str | None:
+    """The commit of the checkout that this program runs from; None where it is installed."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return asked.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def code_version() -> str:
@@ -85,6 +104,7 @@ class Export:
 def write_export(
     directory: Path,
     model: SentimentModel,
+    weights: Mapping[str, Tensor],
     *,
     statistics: Mapping[str, Tensor],
     config: Config,
@@ -93,17 +113,18 @@ def write_export(
     tokenizer: TextTokenizer | None,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write an export of the bare `model` into the new `directory`.
+    """Write an export of the bare `model` with `weights` into the new `directory`.
 
-    `statistics` replace the BatchNorm running statistics of the same names (the mean over the
-    ranks); the live model is not touched.
+    `weights` are all tensors of its state dict, whole, in CPU memory: an engine may have cut the
+    model's own. `statistics` replace the BatchNorm running statistics of the same names (the mean
+    over the ranks); the live model is not touched.
     """
     from safetensors.torch import save_file
 
     from mmsa.models.model import self_contained
 
     directory.mkdir(parents=True)
-    state = {**model.state_dict(), **statistics}
+    state = {**weights, **statistics}
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
         str(directory / WEIGHTS_NAME),

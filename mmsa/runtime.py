@@ -1,4 +1,4 @@
-"""The process and its world: launch facts, the Accelerator, seeds, logging, endings, `status.json`.
+"""The process and its world: launch facts, the Accelerator, seeds, logging.
 
 The only reader and writer of environment variables.
 """
@@ -9,23 +9,13 @@ import json
 import logging
 import os
 import sys
-import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mmsa.errors import EXIT_USER_ERROR, ShardDamage, UserError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from mmsa.errors import UserError
+from mmsa.launcher import end_with_launcher
 
 logger = logging.getLogger("mmsa")
-
-_SETTLES_S = 0.5  # how long a failing rank looks after its word in status.json
-_FILES_OF_PEERS_S = 3.0  # how long a rank waits for the main rank's word before speaking itself
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,16 @@ def world_from_environment() -> World:
     )
 
 
+def launcher_grace_s() -> float:
+    """Seconds that a launcher leaves its ranks between SIGTERM and SIGKILL.
+
+    30, but for these variables, which newer versions of torch read (`torch/distributed/run.py`,
+    `torch/distributed/launcher/api.py`).
+    """
+    set_to = _number("PET_SHUTDOWN_TIMEOUT") or _number("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    return float(set_to or 30)
+
+
 def _flag(name: str) -> bool:
     return os.environ.get(name, "false").lower() in ("true", "1", "yes", "on", "y", "t")
 
@@ -117,6 +117,7 @@ def prepare_deepspeed(*, on_cpu: bool) -> None:
 
 def prepare_process() -> None:
     """Settings that must stand before libraries start threads."""
+    end_with_launcher()
     # Loader workers are started beside a parent that has tokenized: Rust threads do not survive.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait take a busy machine's cores from each other: ten times
@@ -142,6 +143,14 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that may be on a full disk: its lines stand on the screen as well."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def set_up_logging(world: World, log_file: Path | None) -> None:
     """The main rank logs to standard output and `log_file`; the others warnings alone."""
     logger.handlers.clear()
@@ -154,7 +163,7 @@ def set_up_logging(world: World, log_file: Path | None) -> None:
     if log_file is not None and world.is_main_process:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = logging.FileHandler(log_file, encoding="utf-8")
+            to_file = _LogFile(log_file, encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"{log_file.parent} cannot be a run directory ({error.strerror}); give another "
@@ -162,113 +171,3 @@ def set_up_logging(world: World, log_file: Path | None) -> None:
             ) from None
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(to_file)
-
-
-@dataclass
-class Command:
-    """One command of a launch: where its status goes, and how it ends."""
-
-    world: World
-    status_file: Path | None = None  # set as soon as the run directory is known
-    step: int = 0
-    accelerator: Accelerator | None = None
-    _started: float = field(default_factory=time.time)
-
-    def write_status(
-        self, state: str, reason: str = "", exit_code: int | None = None, **where: Any
-    ) -> None:
-        """Write `status.json` aside and rename it; nothing where no run directory is known."""
-        if self.status_file is None:
-            return
-        content = {"state": state, "reason": reason, "step": self.step, "exit_code": exit_code}
-        write_json_aside(self.status_file, content | where)
-
-    def write_failure(self, error: BaseException, message: str, told: str, code: int) -> None:
-        """Tell a failure on standard error, in `log.txt` and in `status.json`.
-
-        The first rank that fails says why: what its peers meet afterwards (a collective that broke
-        off) is its consequence, and does not take the place of its word.
-        """
-        prefix = "" if self.world.is_main_process else f"[rank {self.world.rank}] "
-        print(f"{prefix}{told}", file=sys.stderr, flush=True)
-        if self.status_file is None:
-            return
-        with (
-            suppress(OSError),
-            open(self.status_file.with_name("log.txt"), "a", encoding="utf-8") as log,
-        ):
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {prefix}{told}\n")
-        where = {}
-        if isinstance(error, ShardDamage):
-            where = {"rank": self.world.rank, "shard": error.shard, "key": error.key}
-        if self.world.world_size == 1 or not self._peer_failed():
-            self.write_status("failed", message, code, **where)
-        if not self.world.is_main_process:
-            # The main rank may just be writing that it runs; it waits for this rank soon after.
-            time.sleep(_SETTLES_S)
-            if not self._peer_failed():
-                self.write_status("failed", message, code, **where)
-
-    def _peer_failed(self) -> bool:
-        """Whether a rank of this launch has written its failure to `status.json`."""
-        try:
-            assert self.status_file is not None
-            told = json.loads(self.status_file.read_text())["state"] == "failed"
-            return bool(told and self.status_file.stat().st_mtime >= self._started - 1)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    def main_rank_spoke(self) -> bool:
-        """Whether the main rank has reported this failure; waits a little for it."""
-        if self.status_file is None:
-            return True
-        deadline = time.time() + _FILES_OF_PEERS_S
-        while time.time() < deadline:
-            if self._peer_failed():
-                return True
-            time.sleep(0.1)
-        return False
-
-
-def run_command(body: Callable[[Command], None]) -> int:
-    """Run `body` and return the exit code: 0, 2 after a `UserError`, 1 after a mistake of ours.
-
-    What every rank finds alike before the process group exists is told by the main rank once; what
-    one rank meets later it tells itself. Every ending is in `status.json`. Under a launcher a
-    failing rank leaves at once, without waiting for peers that may be inside a collective.
-    """
-    command = Command(world_from_environment())
-    try:
-        body(command)
-        if command.accelerator is not None:
-            command.accelerator.wait_for_everyone()
-            command.accelerator.end_training()
-        return 0
-    except UserError as error:
-        failure: BaseException = error
-        code, message = EXIT_USER_ERROR, str(error)
-        told = f"error: {message}"
-    except KeyboardInterrupt as error:
-        failure = error
-        code, message = 130, "interrupted"
-        told = "interrupted; the same command goes on from the last checkpoint, if there is one"
-    except Exception as error:
-        failure = error
-        code, message = 1, f"{type(error).__name__}: {error}"
-        told = traceback.format_exc()
-    alike = command.accelerator is None and code == EXIT_USER_ERROR
-    if not (alike and not command.world.is_main_process and command.main_rank_spoke()):
-        command.write_failure(failure, message, told, code)
-    if command.world.world_size > 1:
-        sys.stdout.flush()
-        # An ordinary exit would wait for the process group's threads.
-        os._exit(code)
-    return code
-
-
-def write_json_aside(path: Path, content: Any) -> None:
-    """Write JSON to a neighbour of `path` and rename it: a reader sees the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)

@@ -18,6 +18,7 @@ from the data.
 from __future__ import annotations
 
 import array
+import atexit
 import mmap
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ import socket
 import struct
 import tempfile
 import traceback
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -68,6 +70,8 @@ class Workers:
             self._sockets.append(ours)
             self._processes.append(process)
             _give_credit(ours, AHEAD)
+        # At its end this process waits for them, after a SIGTERM that they do not hear.
+        atexit.register(_hang_up, weakref.ref(self))
 
     @property
     def pids(self) -> list[int]:
@@ -107,6 +111,13 @@ class Workers:
         )
 
 
+def _hang_up(workers: weakref.ref[Workers]) -> None:
+    living = workers()
+    if living is not None:
+        for connection in living._sockets:
+            connection.close()
+
+
 def _give_credit(to: socket.socket, number: int) -> None:
     # A worker that is dead or at its end takes none; what it has sent before is read first.
     with suppress(ConnectionError):
@@ -115,8 +126,9 @@ def _give_credit(to: socket.socket, number: int) -> None:
 
 def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
     """The life of a worker: an item for each credit, then the end or an error."""
-    # Signals to a job's whole process group (Ctrl-C, a scheduler's warning) are the rank's affair.
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    # Signals to a job's whole process group (Ctrl-C, a scheduler's warning, a launcher that ends
+    # its ranks) are the rank's affair: it may save, and needs no further batch when it is gone.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:

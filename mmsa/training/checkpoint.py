@@ -1,39 +1,47 @@
-"""Checkpoints: whole or absent.
+"""Checkpoints: whole or absent, and the same whatever engine and world size wrote them.
 
     RUN/checkpoints/step-00000120/
         export/                  an export of this step, usable by itself
-        optimizer.pt             the optimizer's state
+        optimizer.safetensors    the optimizer's state by parameter names
         statistics-00000.safetensors   each rank's own BatchNorm running statistics
         state.json               the step, what is no function of it, and what must match
         COMPLETE                 each file with its size; written last
 
 A checkpoint is written to `.step-N.tmp`, every file flushed to disk, and renamed when all ranks say
-that they succeeded. Saving changes nothing in the live model.
+that they succeeded. Saving changes nothing in the live model. Nothing in it is executed when it is
+read: no pickle. See docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from mmsa.errors import UserError
+from mmsa.command import write_json_aside
+from mmsa.errors import AgreedError, UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, COMPLETE_NAME, STATE_NAME, is_whole
 from mmsa.training.batchnorm import running_statistics
+from mmsa.training.durable import WriteError, flush, together
+from mmsa.training.optimizer_state import gather_optimizer_state, load_optimizer_state
+from mmsa.training.partitions import gather_weights
 
-OPTIMIZER_NAME = "optimizer.pt"
+logger = logging.getLogger("mmsa")
 
-# A full disk is an OSError in Python, a RuntimeError in torch, and safetensors has its own.
-_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+OPTIMIZER_NAME = "optimizer.safetensors"
+LAST_SAVE_NAME = "last_save.json"
+CHECKPOINT_FORMAT = {"format": "mmsa-checkpoint", "version": 1}
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
@@ -46,46 +54,81 @@ def save_checkpoint(
     *,
     accelerator: Accelerator,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    write_export: Callable[[Path], None],
+    optimizer: Any,
+    write_export: Callable[[Path, Mapping[str, Tensor]], None],
     state: Mapping[str, Any],
 ) -> Path:
     """Write the checkpoint of `step`; all ranks call it together. Returns its directory.
 
-    `model` is the bare model, `write_export(directory)` is called on the main rank. Raises
+    `model` is the bare model; `write_export(directory, weights)` is called on the main rank. Raises
     `UserError` on every rank where any rank failed to write; what was there before stays.
     """
+    started = time.perf_counter()
     final = checkpoint_path(run_dir, step)
     aside = final.with_name(f".{final.name}.tmp")
     on_main = accelerator.is_main_process
+    content = {**CHECKPOINT_FORMAT, **state, "loss_scale": _loss_scale(accelerator)}
+    try:
+        together(accelerator, (lambda: _make_empty(aside)) if on_main else None)
+        # One after the other: the main rank never holds weights and optimizer state at once.
+        _save_model(aside, accelerator, model, optimizer, write_export)
+        _save_optimizer(aside, accelerator, model, optimizer, content)
+        together(accelerator, (lambda: _complete(aside, final)) if on_main else None)
+    except WriteError as error:
+        if on_main:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise AgreedError(
+            f"the checkpoint of step {step} could not be written: {error}. "
+            f"Make room in {run_dir} and repeat the command"
+        ) from None
+    if on_main:
+        with suppress(OSError):
+            save_s = round(time.perf_counter() - started, 3)
+            write_json_aside(final.with_name(LAST_SAVE_NAME), {"step": step, "save_s": save_s})
+    return final
 
-    def make_empty() -> None:
-        if aside.exists():
-            shutil.rmtree(aside)
-        aside.mkdir(parents=True)
+
+def _make_empty(aside: Path) -> None:
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+
+
+def _save_model(
+    aside: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    write_export: Callable[[Path, Mapping[str, Tensor]], None],
+) -> None:
+    weights = gather_weights(model, optimizer, accelerator)
 
     def write() -> None:
         own = {name: buffer.cpu() for name, buffer in running_statistics(model).items()}
         own_file = aside / _statistics_name(accelerator.process_index)
         save_file(own, str(own_file))
-        if on_main:
-            write_export(aside / CHECKPOINT_EXPORT_NAME)
-            torch.save(optimizer.state_dict(), aside / OPTIMIZER_NAME)
-            (aside / STATE_NAME).write_text(json.dumps(dict(state), indent=1) + "\n")
-        _flush(own_file)
+        flush(own_file)
+        if weights is not None:
+            write_export(aside / CHECKPOINT_EXPORT_NAME, weights)
 
-    try:
-        _together(accelerator, make_empty if on_main else None)
-        _together(accelerator, write)
-        _together(accelerator, (lambda: _complete(aside, final)) if on_main else None)
-    except _WriteError as error:
-        if on_main:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise UserError(
-            f"the checkpoint of step {step} could not be written: {error}. "
-            f"Make room in {run_dir} and repeat the command"
-        ) from None
-    return final
+    together(accelerator, write)
+
+
+def _save_optimizer(
+    aside: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    content: Mapping[str, Any],
+) -> None:
+    slots = gather_optimizer_state(model, optimizer, accelerator)
+
+    def write() -> None:
+        if slots is not None:
+            save_file(slots, str(aside / OPTIMIZER_NAME))
+            (aside / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
+
+    together(accelerator, write)
 
 
 def _complete(aside: Path, final: Path) -> None:
@@ -93,43 +136,56 @@ def _complete(aside: Path, final: Path) -> None:
     paths = sorted(aside.rglob("*"))
     sizes = {str(path.relative_to(aside)): path.stat().st_size for path in paths if path.is_file()}
     for path in paths:
-        _flush(path)
+        flush(path)
     (aside / COMPLETE_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
-    _flush(aside / COMPLETE_NAME)
-    _flush(aside)
+    flush(aside / COMPLETE_NAME)
+    flush(aside)
     shutil.rmtree(final, ignore_errors=True)  # a torn one: a whole one is resumed from, not redone
     os.replace(aside, final)
-    _flush(final.parent)
+    flush(final.parent)
+
+
+def whole_checkpoints(run_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, the newest first."""
+    candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
+    return [path for path in candidates if is_whole(path)]
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run; None where it has none."""
-    candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
-    return next((path for path in candidates if is_whole(path)), None)
+    return next(iter(whole_checkpoints(run_dir)), None)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The content of `state.json`."""
+    """The content of `state.json`; `UserError` where another version of the format is found."""
     state: dict[str, Any] = json.loads((checkpoint / STATE_NAME).read_text())
+    found = {key: state.get(key) for key in CHECKPOINT_FORMAT}
+    if found != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{checkpoint} has format {found['format']} {found['version']}; this program reads "
+            f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Go on with the version "
+            f"of mmsa that wrote it ({state.get('code_version', 'an early one')}), or give another "
+            "run.dir"
+        )
     return state
 
 
 def restore(
     checkpoint: Path, *, accelerator: Accelerator, model: nn.Module, optimizer: Any
 ) -> None:
-    """Load optimizer state and this rank's own BatchNorm statistics; weights come by the export.
+    """Load optimizer state, loss scale and this rank's own BatchNorm statistics; no collective.
 
-    At another world size the ranks start from the averaged statistics, which the export holds.
+    The weights come by the export, which is loaded before the engine wraps the model. At another
+    world size the ranks start from the averaged statistics, which the export holds.
     """
-    loaded = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(loaded)
-    own = checkpoint / _statistics_name(accelerator.process_index)
-    same_world = read_state(checkpoint)["world_size"] == accelerator.num_processes
-    if same_world:
-        live = running_statistics(model)
-        values = load_file(str(own))
+    state = read_state(checkpoint)
+    load_optimizer_state(checkpoint / OPTIMIZER_NAME, model, optimizer)
+    if accelerator.scaler is not None and state["loss_scale"] is not None:
+        accelerator.scaler.load_state_dict(state["loss_scale"])
+    if state["world_size"] == accelerator.num_processes:
+        values = load_file(str(checkpoint / _statistics_name(accelerator.process_index)))
         with torch.no_grad():
-            for name, buffer in live.items():
+            for name, buffer in running_statistics(model).items():
                 buffer.copy_(values[name])
 
 
@@ -139,77 +195,27 @@ def keep_newest(run_dir: Path, count: int) -> None:
     A damaged one does not count, so that it never displaces the one to resume from.
     """
     folder = run_dir / "checkpoints"
-    newest_first = sorted(folder.glob("step-*"), reverse=True)
-    kept = [path for path in newest_first if is_whole(path)][:count]
-    for old in newest_first:
+    kept = whole_checkpoints(run_dir)[:count]
+    for old in folder.glob("step-*"):
         if len(kept) == count and old.name < kept[-1].name:
             shutil.rmtree(old)
     for torn in folder.glob(".step-*.tmp"):
         shutil.rmtree(torn)
 
 
-def replace_best(run_dir: Path, step: int, write_export: Callable[[Path], None]) -> Path:
-    """Write an export of `step`, point `RUN/best` at it, and remove the one before.
-
-    The link is replaced by a rename, so that `best` is a whole export at any moment. Main rank
-    only. Raises `UserError` where it cannot be written.
-    """
-    folder = run_dir / "exports"
-    aside = folder / f".step-{step:08d}.tmp"
-    final = folder / f"step-{step:08d}"
-    repeated = 1
-    while final.exists():  # `best` may point at it: a resumed run has come to this step again
-        repeated += 1
-        final = folder / f"step-{step:08d}-{repeated}"
+def last_save_s(run_dir: Path) -> float | None:
+    """How many seconds the last save of this run took, all ranks; None where none is known."""
     try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        write_export(aside)
-        for path in (*aside.rglob("*"), aside):
-            _flush(path)
-        os.replace(aside, final)
-        _flush(folder)
-        link = run_dir / ".best.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(final.relative_to(run_dir), target_is_directory=True)
-        os.replace(link, run_dir / "best")
-        _flush(run_dir)
-        for old in folder.iterdir():
-            if old != final:
-                shutil.rmtree(old)
-    except _WRITE_ERRORS as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise UserError(
-            f"the export of step {step} could not be written: {error}. Make room in {run_dir} "
-            "and repeat the command"
-        ) from None
-    return final
+        content = json.loads((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
+        return float(content["save_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _loss_scale(accelerator: Accelerator) -> dict[str, Any] | None:
+    """The state of fp16's loss scale; None in another precision."""
+    return None if accelerator.scaler is None else dict(accelerator.scaler.state_dict())
 
 
 def _statistics_name(rank: int) -> str:
     return f"statistics-{rank:05d}.safetensors"
-
-
-class _WriteError(Exception):
-    """This or another rank failed to write; the same on all ranks."""
-
-
-def _together(accelerator: Accelerator, act: Callable[[], None] | None) -> None:
-    """Run `act`, if this rank has one; raise on every rank where any rank failed."""
-    problem = ""
-    try:
-        if act is not None:
-            act()
-    except _WRITE_ERRORS as error:
-        problem = str(error) or type(error).__name__
-    failed = torch.tensor(float(bool(problem)), device=accelerator.device)
-    if float(accelerator.reduce(failed, reduction="sum")) > 0:
-        raise _WriteError(problem or "another rank failed to write")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

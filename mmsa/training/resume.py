@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from mmsa.config import Config, load_config
+from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
+from mmsa.export import CHECKPOINT_EXPORT_NAME
+from mmsa.training.checkpoint import newest_checkpoint, read_state
+from mmsa.training.lock import LOCK_NAME
 
 CONFIG_NAME = "config.yaml"
 STATUS_NAME = "status.json"
 
 # What a start that failed early leaves: no reason to refuse the directory.
-_OF_A_FAILED_START = (STATUS_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit")
+_OF_A_FAILED_START = (STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit")
 
 # Settings that may differ between the parts of one run: where things are, how they are launched
 # and shown. The shards' place may change because their digest is compared; the micro-batch may,
@@ -21,6 +26,10 @@ _OF_A_FAILED_START = (STATUS_NAME, "log.txt", "metrics.jsonl", "tensorboard", "a
 _FREE = (
     "run.dir",
     "run.log_every_steps",
+    "run.max_time",
+    "run.stop_signals",
+    "run.stop_timeout_s",
+    "run.collective_timeout_s",
     "data.shards",
     "data.num_workers",
     "eval",
@@ -29,6 +38,7 @@ _FREE = (
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",
+    "train.on_nonfinite",
     "train.compile",
     "model.text_encoder.gradient_checkpointing",
     "model.image_encoder.gradient_checkpointing",
@@ -43,8 +53,7 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+        if before.get(key) != after.get(key) and not _is_free(key)
     ]
 
 
@@ -68,33 +77,85 @@ def check_run_dir(run_dir: Path) -> None:
         )
 
 
-def check_same_run(run_dir: Path, earlier: Config, config: Config) -> None:
-    """Raise `UserError` where `config` would continue the run as another one."""
+def check_same_run(
+    run_dir: Path, earlier: Config, config: Config, *, precision: str, shards_digest: str | None
+) -> None:
+    """Raise `UserError` where `config` would continue the run as another one.
+
+    Compared with the run's configuration and, where it has one, with its newest checkpoint: all
+    differences stand in one list. `precision` is what this launch computes in; `shards_digest` is
+    None where the shards cannot be read, which is told elsewhere. Files alone: every rank finds
+    the same before the process group is made.
+    """
     changed = differences(earlier, config)
+    checkpoint = newest_checkpoint(run_dir)
+    if checkpoint is not None:
+        changed += _differences_of(checkpoint, config, precision, shards_digest)
     if changed:
+        listed = "; ".join(dict.fromkeys(changed))
         raise UserError(
-            f"{run_dir} holds a run with another configuration ({'; '.join(changed)}). "
+            f"{run_dir} holds a run with another configuration ({listed}). "
             "Give another run.dir, or the earlier settings to go on with it"
         )
 
 
-def check_same_data(state: dict[str, Any], shards_digest: str) -> None:
-    """Raise `UserError` where the checkpoint with `state` was trained on other shards."""
-    if state["shards_digest"] != shards_digest:
-        raise UserError(
-            f"the checkpoint was trained on shards with digest {state['shards_digest'][:12]}, "
-            f"data.shards has {shards_digest[:12]}. Give the same shards, or another run.dir"
+def _differences_of(
+    checkpoint: Path, config: Config, precision: str, shards_digest: str | None
+) -> list[str]:
+    """What differs between the launch and a checkpoint."""
+    state = read_state(checkpoint)
+    changed = []
+    if state["config_sha256"] != config_sha256(config):
+        # The run's configuration was edited, or this version knows more settings. The export's
+        # has the architecture written out, so the model's section is left to the weights.
+        written = load_config(str(checkpoint / CHECKPOINT_EXPORT_NAME / CONFIG_NAME))
+        changed += [line for line in differences(written, config) if not line.startswith("model.")]
+    if shards_digest is not None and state["shards_digest"] != shards_digest:
+        changed.append(
+            f"digest of the shards: {state['shards_digest'][:12]} -> {shards_digest[:12]}"
         )
+    if state["mixed_precision"] != precision:
+        changed.append(f"mixed precision of the launch: {state['mixed_precision']} -> {precision}")
+    return changed
 
 
-def check_same_precision(state: dict[str, Any], mixed_precision: str) -> None:
-    """Raise `UserError` where the launch computes in another precision than the checkpoint's."""
-    if state["mixed_precision"] != mixed_precision:
-        raise UserError(
-            f"the run was begun with mixed precision {state['mixed_precision']}, this launch has "
-            f"{mixed_precision}. Set train.mixed_precision={state['mixed_precision']}, or give "
-            "another run.dir"
+def digest_of(config: Config) -> str | None:
+    """The digest of `data.shards`; None where they cannot be read, which is told where they are."""
+    try:
+        return load_manifest(str(config.data.shards)).digest
+    except UserError:
+        return None
+
+
+def config_sha256(config: Config) -> str:
+    """The sha256 of the settings that make a run what it is: all but the free ones."""
+    fixed = {key: value for key, value in _comparable(config).items() if not _is_free(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def continuation_in_words(
+    state: dict[str, Any], *, engine: str, world_size: int, batchnorm: bool
+) -> list[str]:
+    """What going on from a checkpoint with `state` means on this launch, where it is another."""
+    words = []
+    if state["engine"] != engine:
+        words.append(
+            f"the checkpoint was written under {state['engine']}, this launch is {engine}: "
+            "weights, optimizer state, step and position in the data are carried over; sums are "
+            "made in another order from here on, so numbers agree within rounding"
         )
+    if state["world_size"] != world_size:
+        words.append(
+            f"the checkpoint was written by {state['world_size']} process(es), this launch has "
+            f"{world_size}: the same global batches are read on; dropout draws differ, because "
+            "they are seeded for each rank"
+        )
+        if batchnorm and state["world_size"] > 1:
+            words.append(
+                f"each rank starts from the mean of the {state['world_size']} ranks' BatchNorm "
+                "statistics; each rank's own are not continued"
+            )
+    return words
 
 
 def is_finished(run_dir: Path) -> bool:
@@ -103,6 +164,10 @@ def is_finished(run_dir: Path) -> bool:
         return bool(json.loads((run_dir / STATUS_NAME).read_text())["state"] == "done")
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE)
 
 
 def _comparable(config: Config) -> dict[str, Any]:

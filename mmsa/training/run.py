@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,21 @@ from mmsa.data.plan import BatchPlan
 from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
+from mmsa.errors import AgreedError
 from mmsa.evaluation.metrics import compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
-from mmsa.export import write_export
+from mmsa.export import code_commit, code_version, write_export
 from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
+from mmsa.training import best_export
 from mmsa.training import checkpoint as checkpoints
-from mmsa.training.batchnorm import averaged_statistics, with_statistics
+from mmsa.training.batchnorm import averaged_statistics, running_statistics, with_statistics
+from mmsa.training.disk import DiskNeed
+from mmsa.training.durable import WriteError, together
+from mmsa.training.guard import GradientGuard
 from mmsa.training.launch import adapt_to_launch, rehearse
 from mmsa.training.optim import build_optimizer
-from mmsa.training.resume import check_same_precision
+from mmsa.training.partitions import gather_weights
+from mmsa.training.resume import config_sha256, continuation_in_words
 
 logger = logging.getLogger("mmsa")
 
@@ -45,6 +51,7 @@ class Progress:
     best_value: float | None = None  # as `selection_value`: more is better
     best_step: int | None = None
     validations_since_best: int = 0
+    validated_step: int = 0
     stopped_early: bool = False
 
 
@@ -68,9 +75,11 @@ class Run:
     class_counts: list[int]
     progress: Progress
     checkpoint: Path | None
+    disk_need: DiskNeed
     accelerator: Accelerator = field(init=False)
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
+    guard: GradientGuard = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
 
@@ -79,12 +88,16 @@ class Run:
         self.accelerator = accelerator
         adapt_to_launch(self.bare_model, self.config)
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        self.guard = GradientGuard(
+            optimizer,
+            self.bare_model,
+            accelerator,
+            keep_statistics=self.config.train.on_nonfinite == "skip",
+        )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
         if isinstance(self.model, DistributedDataParallel) and not self.config.train.compile:
             rehearse(self.model, self.bare_model)
         if self.checkpoint is not None:
-            state = checkpoints.read_state(self.checkpoint)
-            check_same_precision(state, engine.precision(accelerator))
             checkpoints.restore(
                 self.checkpoint,
                 accelerator=accelerator,
@@ -93,6 +106,7 @@ class Run:
             )
         if accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+            best_export.settle_best(self.run_dir, self.progress.best_step, self._best_steps())
         if self.config.run.audit:
             self.audit = AuditWriter(
                 self.run_dir,
@@ -128,6 +142,19 @@ class Run:
             )
         if self.checkpoint is not None:
             logger.info("resumed from %s at step %d", self.checkpoint, self.progress.step)
+            for words in continuation_in_words(
+                checkpoints.read_state(self.checkpoint),
+                engine=launch["engine"],
+                world_size=launch["world_size"],
+                batchnorm=self._counts_statistics(),
+            ):
+                logger.info("%s", words)
+        logger.info("disk: %s", self.disk_need.in_words())
+
+    def _counts_statistics(self) -> bool:
+        """Whether training changes BatchNorm statistics, each rank its own."""
+        frozen = self.config.model.image_encoder.batch_norm == "frozen"
+        return bool(running_statistics(self.bare_model)) and not frozen
 
     def validate(self) -> dict[str, Any]:
         """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
@@ -152,19 +179,33 @@ class Run:
         if best is None or value > best:
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.progress.validations_since_best = 0
-            statistics = averaged_statistics(self.bare_model, self.accelerator)
-            if self.accelerator.is_main_process:
-                checkpoints.replace_best(
-                    self.run_dir,
-                    self.progress.step,
-                    lambda directory: self._write_export(directory, statistics),
-                )
-            self.accelerator.wait_for_everyone()
+            self._write_best()
         else:
             self.progress.validations_since_best += 1
+        self.progress.validated_step = self.progress.step
         self.progress.stopped_early = (
             patience is not None and self.progress.validations_since_best >= patience
         )
+
+    def _write_best(self) -> None:
+        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        weights = gather_weights(self.bare_model, self.optimizer, self.accelerator)
+
+        def write() -> None:
+            if weights is not None:
+                best_export.write_best(
+                    self.run_dir,
+                    self.progress.step,
+                    lambda directory: self._write_export(directory, weights, statistics),
+                )
+
+        try:
+            together(self.accelerator, write)
+        except WriteError as error:
+            raise AgreedError(
+                f"the export of step {self.progress.step} could not be written: {error}. "
+                f"Make room in {self.run_dir} and repeat the command"
+            ) from None
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k; collective."""
@@ -177,21 +218,38 @@ class Run:
             accelerator=self.accelerator,
             model=self.bare_model,
             optimizer=self.optimizer,
-            write_export=lambda directory: self._write_export(directory, statistics),
+            write_export=lambda directory, weights: self._write_export(
+                directory, weights, statistics
+            ),
             state={
                 **vars(self.progress),
+                "epoch": self.progress.step // self.plan.steps_per_epoch,
+                "engine": engine.engine_name(self.accelerator),
                 "world_size": self.accelerator.num_processes,
                 "mixed_precision": engine.precision(self.accelerator),
                 "shards_digest": self.manifest.digest,
+                "config_sha256": config_sha256(self.config),
+                "code_version": code_version(),
+                "code_commit": code_commit(),
             },
         )
         if self.accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+            best_export.keep_exports(self.run_dir, self._best_steps())
 
-    def _write_export(self, directory: Path, statistics: dict[str, Tensor]) -> None:
+    def _best_steps(self) -> set[int]:
+        """The best steps that this run or one of its checkpoints speaks of."""
+        states = map(checkpoints.read_state, checkpoints.whole_checkpoints(self.run_dir))
+        steps = {self.progress.best_step, *(state["best_step"] for state in states)}
+        return {step for step in steps if step is not None}
+
+    def _write_export(
+        self, directory: Path, weights: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+    ) -> None:
         write_export(
             directory,
             self.bare_model,
+            weights,
             statistics=statistics,
             config=self.config,
             label_names=self.label_names,

@@ -6,6 +6,7 @@ Pure checks and files alone, no collective and no device: every rank finds the s
 from __future__ import annotations
 
 import logging
+import math
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from mmsa.models.model import SentimentModel, build_model
 from mmsa.models.weights import is_export
 from mmsa.runtime import World
 from mmsa.training import checkpoint as checkpoints
-from mmsa.training.resume import check_same_data
+from mmsa.training.best_export import export_path
+from mmsa.training.disk import check_room, disk_need
 from mmsa.training.run import Progress, Run
 
 logger = logging.getLogger("mmsa")
@@ -87,12 +89,23 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
     checkpoint = checkpoints.newest_checkpoint(run_dir)
     progress = Progress()
     if checkpoint is not None:
-        progress = _progress_of(checkpoint, manifest)
+        progress = _progress_of(checkpoint, run_dir)
     model, tokenizer = _model_and_tokenizer(config, checkpoint, train, len(classes.names))
     preprocessing = _preprocessing(config, model, manifest)
     num_steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps is not None:
         num_steps = min(num_steps, config.train.max_steps)
+    need = disk_need(
+        run_dir,
+        model,
+        world_size=world.world_size,
+        keep_checkpoints=config.train.keep_checkpoints,
+        saves_to_come=_times(config.train.checkpoint_every_steps, plan, progress.step, num_steps),
+        validations_to_come=_times(
+            config.train.validate_every_steps, plan, progress.step, num_steps
+        ),
+    )
+    check_room(need, run_dir)
     train_loader, validation_loader, num_validation_batches = _loaders(
         config,
         train,
@@ -122,13 +135,23 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
         class_counts=train.class_counts().tolist(),
         progress=progress,
         checkpoint=checkpoint,
+        disk_need=need,
     )
 
 
-def _progress_of(checkpoint: Path, manifest: Manifest) -> Progress:
+def _times(every_steps: int | None, plan: BatchPlan, step: int, num_steps: int) -> int:
+    """How often a thing is done after `step` that is due every so many steps and at the end."""
+    return math.ceil((num_steps - step) / (every_steps or plan.steps_per_epoch))
+
+
+def _progress_of(checkpoint: Path, run_dir: Path) -> Progress:
     state = checkpoints.read_state(checkpoint)
-    check_same_data(state, manifest.digest)
-    return Progress(**{name: state[name] for name in vars(Progress())})
+    progress = Progress(**{name: state[name] for name in vars(Progress())})
+    best = progress.best_step
+    if best is not None and not export_path(run_dir, best).is_dir():
+        logger.warning("%s is gone: the next validation has the best", export_path(run_dir, best))
+        progress.best_value = progress.best_step = None
+    return progress
 
 
 def _model_and_tokenizer(

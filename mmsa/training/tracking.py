@@ -11,11 +11,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from mmsa.errors import UserError
 
 logger = logging.getLogger("mmsa")
 
@@ -39,13 +42,15 @@ class Tracker:
         self._num_steps = num_steps
         self._samples_per_step = samples_per_step
         self._last = (time.perf_counter(), start_step)
+        self.latest: dict[str, Any] = {"num_steps": num_steps}  # for status.json
         if not enabled:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = run_dir / METRICS_NAME
-        cut_back(self._file, start_step)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+        with self._writing():
+            cut_back(self._file, start_step)
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(
             total=num_steps,
             initial=start_step,
@@ -61,12 +66,19 @@ class Tracker:
             self._bar.update(1)
 
     def train(
-        self, step: int, *, loss: float, rates: Mapping[str, float], grad_norm: float
+        self,
+        step: int,
+        *,
+        loss: float,
+        rates: Mapping[str, float],
+        grad_norm: float,
+        ended: float | None = None,
     ) -> None:
-        """Training measures of step `step`; `loss` is the mean over the global batch."""
+        """Training measures of step `step`; `loss` is the mean over the global batch, `ended` the
+        `time.perf_counter()` of its end, if that is not now."""
         if not self._enabled:
             return
-        now, (then, last_step) = time.perf_counter(), self._last
+        now, (then, last_step) = ended or time.perf_counter(), self._last
         self._last = (now, step)
         samples_per_s = (step - last_step) * self._samples_per_step / max(now - then, 1e-9)
         measures = {
@@ -76,8 +88,8 @@ class Tracker:
             **{f"lr_{part}": rate for part, rate in rates.items()},
         }
         self._write({"kind": "train", "step": step, **measures})
-        for name, value in measures.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        self.latest |= {"samples_per_s": round(samples_per_s, 1), "loss": loss}
+        self._show({f"train/{name}": value for name, value in measures.items()}, step)
         if self._bar.disable:
             logger.info(
                 "step %d/%d  loss %.4f  %.1f samples/s", step, self._num_steps, loss, samples_per_s
@@ -85,14 +97,31 @@ class Tracker:
         else:
             self._bar.set_postfix(loss=f"{loss:.4f}")
 
+    def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> None:
+        """A step whose loss or gradient was not finite: the weights were left as they were."""
+        if not self._enabled:
+            return
+        # JSON has no word for them.
+        measures = {"loss": str(loss), "grad_norm": str(grad_norm)}
+        self._write({"kind": "skipped", "step": step, **measures, "keys": list(keys)})
+        self.latest["skipped_steps"] = self.latest.get("skipped_steps", 0) + 1
+        with tqdm.external_write_mode(file=sys.stdout):
+            logger.warning(
+                "step %d was left out: loss %s, gradient norm %s; its samples: %s",
+                *(step, loss, grad_norm, " ".join(keys)),
+            )
+
     def validation(self, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Validation measures after step `step`."""
         if not self._enabled:
             return
         self._write({"kind": "validation", "step": step, "epoch": round(epoch, 4), **metrics})
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"validation/{name}", value, step)
+        self.latest["validation"] = {
+            "step": step,
+            **{name: value for name, value in metrics.items() if "/" not in name},
+        }
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        self._show({f"validation/{name}": value for name, value in numbers.items()}, step)
         with tqdm.external_write_mode(file=sys.stdout):
             logger.info(
                 "validation after step %d (epoch %.2f)  loss %.4f  accuracy %.4f  macro F1 %.4f  "
@@ -109,11 +138,28 @@ class Tracker:
     def close(self) -> None:
         if self._enabled:
             self._bar.close()
-            self._board.close()
+            with self._writing():
+                self._board.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        with open(self._file, "a", encoding="utf-8") as stream:
+        with self._writing(), open(self._file, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+    def _show(self, measures: Mapping[str, float], step: int) -> None:
+        """Give measures to TensorBoard, whose thread tells at the next call what it met."""
+        with self._writing():
+            for name, value in measures.items():
+                self._board.add_scalar(name, value, step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the measures of the run cannot be written to {self._file.parent} "
+                f"({error.strerror or error}). Make room and repeat the command"
+            ) from None
 
 
 def cut_back(file: Path, step: int) -> None:

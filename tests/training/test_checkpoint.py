@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from saving import content_of, export_of, files_of_at_most, names, raise_os_error, trained
+from saving import content_of, files_of_at_most, names, raise_os_error, trained, write_weights
 from torch import nn
 
 from mmsa.errors import UserError
@@ -18,6 +18,7 @@ from mmsa.training.checkpoint import (
     checkpoint_path,
     is_whole,
     keep_newest,
+    last_save_s,
     newest_checkpoint,
     read_state,
     restore,
@@ -32,7 +33,7 @@ def save(
     *,
     model: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    write_export: Callable[[Path], None] | None = None,
+    write_export: Callable[..., None] = write_weights,
 ) -> Path:
     fresh_model, fresh_optimizer = trained()
     model = model or fresh_model
@@ -42,8 +43,8 @@ def save(
         accelerator=accelerator,
         model=model,
         optimizer=optimizer or fresh_optimizer,
-        write_export=write_export or export_of(model),
-        state={"step": step, "best_value": 0.5, "world_size": 1, "shards_digest": "d"},
+        write_export=write_export,
+        state={"step": step, "best_value": 0.5, "world_size": 1, "best_step": 1},
     )
 
 
@@ -61,19 +62,22 @@ def test_a_checkpoint_lists_its_files_with_their_sizes(
     assert sorted(files) == [
         "export/model.safetensors",
         "export/tokenizer/words.txt",
-        "optimizer.pt",
+        "optimizer.safetensors",
         "state.json",
         "statistics-00000.safetensors",
     ]
     assert listed == {name: len(content) for name, content in files.items()}
     assert is_whole(path)
     assert read_state(path) == {
+        "format": "mmsa-checkpoint",
+        "version": 1,
         "step": 120,
         "best_value": 0.5,
         "world_size": 1,
-        "shards_digest": "d",
+        "best_step": 1,
+        "loss_scale": None,
     }
-    assert names(tmp_path / "checkpoints") == ["step-00000120"]
+    assert names(tmp_path / "checkpoints") == ["last_save.json", "step-00000120"]
 
 
 def test_saving_leaves_the_live_model_as_it_is(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -152,7 +156,7 @@ def empty(path: Path) -> None:
     "name",
     [
         "COMPLETE",
-        "optimizer.pt",
+        "optimizer.safetensors",
         "state.json",
         "statistics-00000.safetensors",
         "export/model.safetensors",
@@ -193,9 +197,9 @@ def test_the_newest_stay(tmp_path: Path, accelerator: Accelerator) -> None:
     left.mkdir()
     (left / "state.json").write_text("{}")
     keep_newest(tmp_path, 2)
-    assert names(tmp_path / "checkpoints") == ["step-00000011", "step-00000100"]
+    assert names(tmp_path / "checkpoints") == ["last_save.json", "step-00000011", "step-00000100"]
     keep_newest(tmp_path, 5)
-    assert names(tmp_path / "checkpoints") == ["step-00000011", "step-00000100"]
+    assert names(tmp_path / "checkpoints") == ["last_save.json", "step-00000011", "step-00000100"]
     keep_newest(tmp_path, 1)
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 100)
 
@@ -205,12 +209,12 @@ def test_a_torn_checkpoint_never_displaces_a_whole_one(
 ) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step, accelerator)
-    (checkpoint_path(tmp_path, 4) / "optimizer.pt").unlink()
+    (checkpoint_path(tmp_path, 4) / "optimizer.safetensors").unlink()
     keep_newest(tmp_path, 1)
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 3)
     save(tmp_path, 4, accelerator)  # the resumed run comes to its step again
     keep_newest(tmp_path, 1)
-    assert names(tmp_path / "checkpoints") == ["step-00000004"]
+    assert names(tmp_path / "checkpoints") == ["last_save.json", "step-00000004"]
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 4)
 
 
@@ -229,22 +233,26 @@ def test_an_export_that_cannot_be_written_leaves_what_was(
     assert f"Make room in {tmp_path} and repeat the command" in str(refused.value)
     assert newest_checkpoint(tmp_path) == earlier
     assert content_of(earlier) == before
-    assert names(tmp_path / "checkpoints") == ["step-00000001"]  # room again for other files
+    assert names(tmp_path / "checkpoints") == [
+        "last_save.json",
+        "step-00000001",
+    ]  # room again for other files
 
 
-@pytest.mark.parametrize("num_bytes", [0, 100, 600, 1500, 3000])
-def test_a_disk_that_fills_up_at_any_file(
-    tmp_path: Path, accelerator: Accelerator, num_bytes: int
-) -> None:
-    # Files here are of 4 to 5,000 bytes: COMPLETE, statistics, weights, the optimizer's state; each
+def test_a_disk_that_fills_up_at_any_file(tmp_path: Path, accelerator: Accelerator) -> None:
+    # At each file's last byte: COMPLETE, statistics, weights, state, the optimizer's state; each
     # library reports a failing write in its own way.
     earlier = save(tmp_path, 1, accelerator)
     model, optimizer = trained()
     before = content_of(earlier)
-    with pytest.raises(UserError, match="step 2 could not be written"), files_of_at_most(num_bytes):
-        save(tmp_path, 2, accelerator, model=model, optimizer=optimizer)
-    assert content_of(earlier) == before
-    assert newest_checkpoint(tmp_path) == earlier
+    sizes = sorted({len(content) for content in before.values()})
+    assert len(sizes) == 6
+    for size in sizes:
+        refused = pytest.raises(UserError, match="step 2 could not be written")
+        with refused, files_of_at_most(size - 1):
+            save(tmp_path, 2, accelerator, model=model, optimizer=optimizer)
+        assert content_of(earlier) == before
+        assert newest_checkpoint(tmp_path) == earlier
     assert is_whole(save(tmp_path, 2, accelerator, model=model, optimizer=optimizer))
 
 
@@ -252,3 +260,50 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path, accelerator: Accelera
     (tmp_path / "checkpoints").write_text("a file where a folder is expected")
     with pytest.raises(UserError, match="step 2 could not be written"):
         save(tmp_path, 2, accelerator)
+
+
+# What may not be read.
+
+
+def test_a_checkpoint_of_another_format_is_refused(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    path = save(tmp_path, 1, accelerator)
+    (path / "state.json").write_text(json.dumps({"step": 1, "code_version": "0.0.9"}))
+    with pytest.raises(UserError) as refused:
+        read_state(path)
+    assert "has format None None; this program reads mmsa-checkpoint 1" in str(refused.value)
+    assert "Go on with the version of mmsa that wrote it (0.0.9)" in str(refused.value)
+
+
+def test_nothing_in_it_is_a_pickle(tmp_path: Path, accelerator: Accelerator) -> None:
+    files = content_of(save(tmp_path, 1, accelerator))
+    for name, content in files.items():
+        if name.endswith(".safetensors"):
+            length = int.from_bytes(content[:8], "little")
+            assert json.loads(content[8 : 8 + length])  # a JSON header, then numbers
+        else:
+            content.decode("utf-8")
+
+
+def test_the_loss_scale_of_fp16_comes_back(tmp_path: Path, accelerator: Accelerator) -> None:
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_interval=7)
+    accelerator.scaler.scale(torch.ones(()))  # its scale is made at first use
+    path = save(tmp_path, 1, accelerator)
+    assert read_state(path)["loss_scale"]["scale"] == 512.0
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    model, optimizer = trained()
+    restore(path, accelerator=accelerator, model=model, optimizer=optimizer)
+    assert accelerator.scaler.get_scale() == 512.0
+    assert accelerator.scaler.get_growth_interval() == 7
+
+
+def test_the_time_of_the_last_save_is_kept(tmp_path: Path, accelerator: Accelerator) -> None:
+    assert last_save_s(tmp_path) is None
+    save(tmp_path, 1, accelerator)
+    told = json.loads((tmp_path / "checkpoints" / "last_save.json").read_text())
+    assert told["step"] == 1
+    assert last_save_s(tmp_path) == told["save_s"]
+    assert told["save_s"] > 0
+    (tmp_path / "checkpoints" / "last_save.json").write_text("{")
+    assert last_save_s(tmp_path) is None

@@ -1,0 +1,283 @@
+"""One command of a launch on this rank: its status, and how it ends.
+
+Every ending is in `status.json`, which scripts read: a launcher turns every exit code into 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsa.config import RunConfig
+from mmsa.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    AgreedError,
+    ShardDamage,
+    UserError,
+)
+from mmsa.runtime import World, world_from_environment
+from mmsa.training.preemption import StoppedInStartUp, StopRequest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger("mmsa")
+
+_SETTLES_S = 0.5  # how long a failing rank looks after its word in status.json
+_FILES_OF_PEERS_S = 3.0  # how long a rank waits for the main rank's word before speaking itself
+
+
+@dataclass
+class Command:
+    """One command of a launch: where its status goes, and how it ends."""
+
+    world: World
+    status_file: Path | None = None  # set as soon as the run directory is known
+    step: int = 0
+    accelerator: Accelerator | None = None
+    exit_code: int = 0  # of an ending without an error
+    facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
+    stop: StopRequest | None = None
+    resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
+    _started: float = field(default_factory=time.time)
+
+    def report_to(self, status_file: Path, *, goes_on: bool) -> None:
+        """Report to this file from here on; `goes_on`: the run was begun by an earlier launch."""
+        earlier = read_status(status_file).get("restarts") if goes_on else None
+        self.status_file = status_file
+        self.facts |= {
+            "restarts": 0 if not goes_on else 1 + (earlier if isinstance(earlier, int) else 0),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
+        }
+
+    def hear_stops(self, config: RunConfig) -> StopRequest:
+        """Hear the configuration's signals and its time limit until the command has ended."""
+        self.stop = self.resources.enter_context(
+            StopRequest(
+                config.stop_signals,
+                max_time_s=config.max_time,
+                timeout_s=config.stop_timeout_s,
+                world_size=self.world.world_size,
+                age_s=time.time() - self._started,
+                give_up=self.give_up,
+            )
+        )
+        return self.stop
+
+    def write_status(
+        self, state: str, reason: str = "", exit_code: int | None = None, **where: Any
+    ) -> None:
+        """Write `status.json` aside and rename it; nothing where no run directory is known.
+
+        Host and process are the main rank's, also where another rank writes.
+        """
+        if self.status_file is None:
+            return
+        content = {"state": state, "reason": reason, "step": self.step, "exit_code": exit_code}
+        if not self.world.is_main_process:
+            of_main = read_status(self.status_file)
+            self.facts = {key: of_main.get(key, value) for key, value in self.facts.items()}
+        write_json_aside(self.status_file, content | self.facts | where)
+
+    def write_failure(self, error: BaseException, message: str, told: str, code: int) -> None:
+        """Tell a failure on standard error, in `log.txt` and in `status.json`.
+
+        The first rank that fails says why: what its peers meet afterwards (a collective that broke
+        off) is its consequence, and does not take the place of its word.
+        """
+        prefix = "" if self.world.is_main_process else f"[rank {self.world.rank}] "
+        print(f"{prefix}{told}", file=sys.stderr, flush=True)
+        if self.status_file is None:
+            return
+        with (
+            suppress(OSError),
+            open(self.status_file.with_name("log.txt"), "a", encoding="utf-8") as log,
+        ):
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {prefix}{told}\n")
+        where = {}
+        if isinstance(error, ShardDamage):
+            where = {"rank": self.world.rank, "shard": error.shard, "key": error.key}
+        if self.world.world_size == 1 or not self._peer_failed():
+            self.write_status("failed", message, code, **where)
+        if not self.world.is_main_process:
+            # The main rank may just be writing that it runs; it waits for this rank soon after.
+            time.sleep(_SETTLES_S)
+            if not self._peer_failed():
+                self.write_status("failed", message, code, **where)
+
+    def give_up(self, message: str) -> None:
+        """End this process at once, from any thread: the main one does not move."""
+        self.write_failure(UserError(message), message, f"error: {message}", 1)
+        os._exit(1)
+
+    def _peer_failed(self) -> bool:
+        """Whether a rank of this launch has written its failure to `status.json`."""
+        assert self.status_file is not None
+        try:
+            told = read_status(self.status_file).get("state") == "failed"
+            return told and self.status_file.stat().st_mtime >= self._started - 1
+        except OSError:
+            return False
+
+    def main_rank_spoke(self) -> bool:
+        """Whether the main rank has reported this failure; waits a little for it."""
+        if self.status_file is None:
+            return True
+        deadline = time.time() + _FILES_OF_PEERS_S
+        while time.time() < deadline:
+            if self._peer_failed():
+                return True
+            time.sleep(0.1)
+        return False
+
+
+def run_command(body: Callable[[Command], None]) -> int:
+    """Run `body` and return the exit code: 0, 2 after a `UserError`, 1 after a mistake of ours, 75
+    after a preemption, 130 after Ctrl-C where that is none.
+
+    What every rank finds alike is told by the main rank once; what one rank meets it tells itself.
+    Under a launcher a rank leaves at once, without waiting for the process group's threads: gloo's
+    sometimes abort the process in its last moment, and a failing rank's peers may be inside a
+    collective.
+    """
+    command = Command(world_from_environment())
+    with command.resources:
+        code = _run(command, body)
+        if command.world.world_size > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _run(command: Command, body: Callable[[Command], None]) -> int:
+    alike = False
+    try:
+        try:
+            body(command)
+        finally:
+            if command.stop is not None:
+                command.stop.no_more()
+        _part(command.accelerator)
+        return command.exit_code
+    except UserError as error:
+        failure: BaseException = error
+        code, message = EXIT_USER_ERROR, str(error)
+        told = f"error: {message}"
+        alike = command.accelerator is None or isinstance(error, AgreedError)
+    except StoppedInStartUp as error:
+        return _stopped_in_start_up(command, str(error))
+    except KeyboardInterrupt as error:
+        failure = error
+        code, message = EXIT_INTERRUPTED, "interrupted"
+        told, alike = message, True
+    except Exception as error:
+        failure = error
+        code = 1
+        lost = lost_contact(error) if command.world.world_size > 1 else None
+        message = lost or f"{type(error).__name__}: {error}"
+        told = f"error: {lost}" if lost else traceback.format_exc()
+    if not (alike and not command.world.is_main_process and command.main_rank_spoke()):
+        command.write_failure(failure, message, told, code)
+    return code
+
+
+def _part(accelerator: Accelerator | None) -> None:
+    """Leave the process group, when everything has been written: a peer that is gone by now
+    changes nothing any more."""
+    if accelerator is not None:
+        with suppress(RuntimeError):
+            accelerator.wait_for_everyone()
+            accelerator.end_training()
+
+
+def _stopped_in_start_up(command: Command, name: str) -> int:
+    """End after a signal that came before the first step."""
+    if name == "SIGTERM" and command.world.world_size > 1:
+        # The launcher's, because another rank ended? Then it is no preemption.
+        code, message = (
+            1,
+            (
+                "SIGTERM came during the start-up, from a scheduler, or from the launcher because "
+                "another rank ended; nothing is lost: repeat the command"
+            ),
+        )
+        command.write_failure(StoppedInStartUp(name), message, f"error: {message}", code)
+        return code
+    reason = f"{name} during the start-up; the same command goes on"
+    if command.world.is_main_process:
+        logger.info("stopped by %s", reason)
+        command.write_status("preempted", reason, EXIT_PREEMPTED)
+    return EXIT_PREEMPTED
+
+
+def lost_contact(error: Exception) -> str | None:
+    """In words, a collective that broke off because of another rank; None for any other error."""
+    import torch
+
+    text = str(error)
+    of_torch = isinstance(error, torch.distributed.DistError)
+    if not of_torch and not (isinstance(error, RuntimeError) and "gloo" in text.lower()):
+        return None
+    if "timed out" in text.lower() or "timeout" in text.lower():
+        what = "another rank did not answer within run.collective_timeout_s: it hangs, or is slow"
+    else:
+        what = "lost contact to another rank: it died, or its machine is gone"
+    first_line = text.strip().splitlines()[0][:200]
+    return (
+        f"{what}. Look for its own words, for a process that ran out of memory, and at the other "
+        f"machines; the same command goes on from the last checkpoint ({first_line})"
+    )
+
+
+def leave(code: int) -> None:
+    """End the process with `code`; signals to stop that come now change nothing any more."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def read_status(status_file: Path) -> dict[str, Any]:
+    """The content of a `status.json`; empty where there is none that can be read."""
+    try:
+        content = json.loads(status_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json_aside(path: Path, content: Any) -> None:
+    """Write JSON to a neighbour of `path` and rename it: a reader sees the old or the new.
+
+    On a full disk an existing file is overwritten in place, in the room that it has already: how a
+    run ended must be told even there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.is_file():
+            raise
+        with path.open("r+b") as file:
+            file.write(text.encode("utf-8"))
+            file.truncate()

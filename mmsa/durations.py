@@ -1,0 +1,21 @@
+"""Lengths of time as people and schedulers write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# As SLURM's --time has them, but for its bare minutes: [days-][hours:]minutes:seconds.
+_CLOCK = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
+
+
+def seconds_of(value: Any) -> Any:
+    """Seconds of `90`, `1:30`, `01:00:00` or `1-12:00:00`; any other value as it is.
+
+    YAML reads `1:30:00` without quotes as a number of base 60 already: 5400.
+    """
+    found = _CLOCK.match(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -1,0 +1,56 @@
+"""The launcher above this process: whether there is one, and that no rank outlives it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+# How `accelerate launch`, torchrun and deepspeed appear in a command line.
+_PROGRAMS = {"accelerate", "accelerate-launch", "torchrun", "deepspeed"}
+_MODULES = ("accelerate.commands.", "torch.distributed.run", "deepspeed.launcher.")
+_PATHS = ("accelerate/commands/", "torch/distributed/run.py", "deepspeed/launcher/")
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def is_launcher(command_line: list[str]) -> bool:
+    """Whether a command line is a launcher's: as a program, a script of Python or a module."""
+    words = iter(command_line)
+    program = Path(next(words, "")).name
+    if not program.startswith("python"):
+        return program in _PROGRAMS
+    for word in words:
+        if word == "-m":
+            return next(words, "").startswith(_MODULES)
+        if word in ("-X", "-W"):
+            next(words, "")
+        elif not word.startswith("-"):
+            return Path(word).name in _PROGRAMS or any(part in word for part in _PATHS)
+    return False
+
+
+def end_with_launcher() -> bool:
+    """Let the kernel send SIGTERM to this process when its launcher ends, however it ends.
+
+    Without it `kill -9` of a launcher, or SIGUSR1, which it does not handle, leaves its ranks
+    running. A process that a shell started is left alone: it may outlive the shell (nohup).
+    Returns whether it was set; Linux only.
+    """
+    parent = os.getppid()
+    if sys.platform != "linux" or not is_launcher(_command_line(parent)):
+        return False
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+        return False
+    if os.getppid() != parent:  # it ended in between: the kernel will not tell
+        os.kill(os.getpid(), signal.SIGTERM)
+    return True
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return [word.decode(errors="replace") for word in raw.split(b"\0") if word]

@@ -1,0 +1,134 @@
+"""Where an engine keeps what belongs to a parameter.
+
+DDP and a single process hold each parameter and its optimizer state whole. ZeRO lays the parameters
+of a group end to end, cuts them into one flat partition per rank, and keeps the optimizer's state
+for partitions alone; ZeRO-3 cuts each parameter by itself. All that knows DeepSpeed's layout is
+here, so that everything else speaks of parameters by their names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The stretch of a flattened parameter that lies in this rank's partition."""
+
+    partition: Tensor  # flat; the key of the optimizer's state
+    offset: int  # of the stretch in the partition
+    start: int  # of the stretch in the flattened parameter
+    numel: int
+
+    def within(self, flat: Tensor) -> Tensor:
+        """The stretch in `flat`, a tensor laid out as the partition: a view."""
+        return flat.narrow(0, self.offset, self.numel)
+
+
+def base_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """torch's own optimizer, under Accelerate's wrapper and DeepSpeed's."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
+
+
+def zero_optimizer(optimizer: Any) -> Any | None:
+    """DeepSpeed's optimizer of ZeRO 1 to 3; None where no partitions are made."""
+    layer = optimizer
+    while layer is not None:
+        if hasattr(layer, "single_partition_of_fp32_groups"):  # ZeRO 1 and 2
+            return layer
+        if hasattr(layer, "fp32_partitioned_groups_flat"):  # ZeRO 3
+            return layer
+        layer = getattr(layer, "optimizer", None)
+    return None
+
+
+def partitions_of(zero: Any) -> list[Tensor]:
+    """This rank's partitions, flat, of all parameter groups."""
+    if hasattr(zero, "fp32_partitioned_groups_flat"):
+        return list(zero.fp32_partitioned_groups_flat)
+    return list(zero.single_partition_of_fp32_groups)
+
+
+def fragment_of(parameter: Any, zero: Any) -> Fragment | None:
+    """The fragment of a trained parameter on this rank; None where another rank has all of it."""
+    if hasattr(parameter, "ds_id"):
+        group, offset, padded = zero.grad_position[zero.get_param_id(parameter)]
+        start = torch.distributed.get_rank(parameter.ds_process_group) * padded
+        numel = min(padded, parameter.ds_numel - start)
+        partition = zero.fp32_partitioned_groups_flat[group]
+        return Fragment(partition, offset, start, numel) if numel > 0 else None
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    return Fragment(
+        partition=zero.single_partition_of_fp32_groups[mapping.param_group_index],
+        offset=mapping.hp_fragment_address.start,
+        start=mapping.lp_fragment_address.start,
+        numel=mapping.lp_fragment_address.numel,
+    )
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """The parameter's shape; ZeRO-3 leaves an empty tensor in its place."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def gather(
+    shape: torch.Size, start: int, values: Tensor | None, accelerator: Accelerator
+) -> Tensor | None:
+    """Put a flattened float32 tensor together from the ranks' stretches; all ranks call it.
+
+    `values` is this rank's stretch, which begins at `start`, or None. Returns the whole tensor in
+    CPU memory on the main rank, None on the others. Bit for bit: the stretches are added as
+    integers, because the sum of 0.0 and -0.0 as floats loses the sign.
+    """
+    bits = torch.zeros(shape.numel(), dtype=torch.int32, device=accelerator.device)
+    if values is not None:
+        bits.narrow(0, start, values.numel()).copy_(values.detach().view(torch.int32))
+    torch.distributed.reduce(bits, dst=0)
+    return bits.view(torch.float32).reshape(shape).cpu() if accelerator.is_main_process else None
+
+
+def gather_weights(
+    model: nn.Module, optimizer: Any, accelerator: Accelerator
+) -> dict[str, Tensor] | None:
+    """All weights and buffers of the bare `model` by their state-dict names; all ranks call it.
+
+    Returns float32 weights in CPU memory on the main rank, None on the others. Weights that were
+    in CPU memory before are not copied: write them before the next step. Beyond the result no
+    more memory is taken than for the largest parameter.
+    """
+    zero = zero_optimizer(optimizer)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    gathered = {}
+    for name, value in model.state_dict().items():
+        parameter = parameters.get(name)
+        # ZeRO-3 alone cuts the weights: ZeRO 1 and 2 keep them whole on every rank, in float32.
+        if parameter is not None and hasattr(parameter, "ds_id"):
+            value = _gather_parameter(parameter, zero, accelerator)
+        if accelerator.is_main_process:
+            gathered[name] = value.detach().cpu().contiguous()
+    return gathered if accelerator.is_main_process else None
+
+
+def _gather_parameter(parameter: Any, zero: Any, accelerator: Accelerator) -> Tensor | None:
+    shape = whole_shape(parameter)
+    if parameter.requires_grad:
+        fragment = fragment_of(parameter, zero)
+        if fragment is None:
+            return gather(shape, 0, None, accelerator)
+        return gather(shape, fragment.start, fragment.within(fragment.partition), accelerator)
+    # A frozen parameter is in no partition of the optimizer's.
+    padded = parameter.ds_tensor.numel()
+    start = torch.distributed.get_rank(parameter.ds_process_group) * padded
+    numel = max(0, min(padded, shape.numel() - start))
+    values = parameter.ds_tensor.flatten()[:numel] if numel else None
+    return gather(shape, start, values, accelerator)

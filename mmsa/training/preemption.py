@@ -1,0 +1,182 @@
+"""The request to stop: a signal, or the end of the time that a launch was given.
+
+Each rank hears for itself; the ranks agree at a step's end (`exchange.py`), save together and end.
+
+A Python signal handler runs between two bytecodes of the main thread, which may sit in a collective
+whose peer is dead. So a thread of its own reads the signals' numbers from the wakeup descriptor of
+the `signal` module, and looks at the clock: where a request was heard and the main thread comes to
+no further step, the rank ends without saving. The SIGTERM that a launcher sends to the ranks that
+are left when one has died is never taken for a preemption.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+logger = logging.getLogger("mmsa")
+
+MAX_TIME = "run.max_time"
+_MAY_BE_IGNORED = ("SIGINT", "SIGHUP")  # by nohup, and in a shell's background
+_UNMEASURED_SAVE_S = 30.0  # taken for the first save of a run, at most a tenth of `max_time_s`
+_SAVE_MARGIN = 1.5  # a save may take this much longer than the one before
+
+
+class StoppedInStartUp(KeyboardInterrupt):
+    """A signal to stop before the first step: nothing to save. The argument is its name."""
+
+
+class StopRequest:
+    """What this rank has heard. A context: inside, the signals are heard, afterwards as before.
+
+    `give_up(message)` is called on a thread of its own, and must end the process.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[str],
+        *,
+        max_time_s: float | None,
+        timeout_s: float,
+        world_size: int,
+        age_s: float,
+        give_up: Callable[[str], None],
+    ) -> None:
+        """`age_s`: how long this launch has been running, of its `max_time_s`."""
+        self.reasons = (*signals, MAX_TIME)  # alike on all ranks
+        self._heard: set[str] = set()
+        self._heard_at = 0.0
+        self._timeout_s = timeout_s
+        self._max_time_s = max_time_s
+        self._give_up = give_up
+        self._alone = world_size == 1
+        self._in_loop = False
+        self._paused = False
+        self._last_sign = time.monotonic()
+        self._started = self._last_sign - age_s
+        self._longest_s = 0.0
+        self._save_s: float | None = None
+        self._earlier: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # a notebook's thread: signals are not ours to take
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        self._earlier_wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        for name in self.reasons[:-1]:
+            number = signal.Signals[name]
+            if name in _MAY_BE_IGNORED and signal.getsignal(number) == signal.SIG_IGN:
+                continue
+            self._earlier.append((number, signal.signal(number, self._in_main_thread)))
+            signal.siginterrupt(number, False)  # libraries' calls go on where they were
+        threading.Thread(target=self._listen, name="stop-request", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._earlier and threading.current_thread() is not threading.main_thread():
+            return
+        signal.set_wakeup_fd(self._earlier_wakeup)
+        for number, handler in self._earlier:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.no_more()
+        os.close(self._write_end)  # the thread reads the end of it, and ends
+
+    def begin_loop(self, *, save_s: float | None, grace_s: float | None) -> None:
+        """From here on a signal is a request that the ranks agree on; before, it ends the start-up.
+
+        `save_s`: how long the last save of this run took, if that is known; `grace_s`: how long the
+        launcher, if there is one, lets its ranks live after it was asked to end.
+        """
+        if save_s is not None and grace_s is not None and save_s > grace_s:
+            logger.warning(
+                "the last save of this run took %.0f s, and the launcher kills its ranks %.0f s "
+                "after a SIGTERM: a checkpoint would not be finished. Start it with "
+                "PET_SHUTDOWN_TIMEOUT=%.0f (docs/fault-tolerance.md)",
+                *(save_s, grace_s, 2 * save_s + 10),
+            )
+        self._in_loop = True
+        self._save_s = save_s
+        self._last_sign = time.monotonic()
+
+    def no_more(self) -> None:
+        """The command is ending: signals are heard as before and change nothing any more."""
+        self._in_loop = self._paused = True
+
+    def heard(self) -> list[str]:
+        """Called at each step's end, which the peers had a part in: the reasons to stop so far."""
+        now = time.monotonic()
+        self._longest_s = max(self._longest_s, now - self._last_sign)
+        self._last_sign = now
+        if self._max_time_s is not None and now + self._reserve_s() >= self._end:
+            self._heard.add(MAX_TIME)
+        return [reason for reason in self.reasons if reason in self._heard]
+
+    @property
+    def _end(self) -> float:
+        return self._started + (self._max_time_s or 0.0)
+
+    def _reserve_s(self) -> float:
+        """What a stop takes from here: the next step's end, where it is agreed on, and a save."""
+        save_s = self._save_s
+        if save_s is None:
+            save_s = min(_UNMEASURED_SAVE_S, 0.1 * (self._max_time_s or 0.0))
+        return self._longest_s + _SAVE_MARGIN * save_s
+
+    @contextmanager
+    def paused(self, *, saving: bool = False) -> Iterator[None]:
+        """Inside, no step is expected: a validation or a save, whose time is measured."""
+        self._paused, begun = True, time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused, self._last_sign = False, time.monotonic()
+            if saving:
+                self._save_s = self._last_sign - begun
+
+    def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
+        if not self._in_loop:
+            raise StoppedInStartUp(signal.Signals(number).name)
+
+    def _listen(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._read_end], [], [], self._patience_s())
+            if ready:
+                numbers = os.read(self._read_end, 64)
+                if not numbers:
+                    os.close(self._read_end)
+                    return
+                names = {signal.Signals(number).name for number in numbers} & set(self.reasons)
+                if names and not self._heard:
+                    self._heard_at = time.monotonic()
+                self._heard |= names
+            elif self._patience_s() == 0.0:
+                who = " and ".join(sorted(self._heard))
+                self._give_up(
+                    f"{who} came, and the other ranks have not answered for {self._timeout_s:g} s "
+                    "(run.stop_timeout_s): one of them, or its machine, is gone. Nothing was "
+                    "saved; the same command goes on from the last checkpoint"
+                )
+                return
+
+    def _patience_s(self) -> float | None:
+        """Seconds until this rank ends by itself; None while there is no reason to."""
+        if self._alone or not self._heard:
+            return None
+        if self._paused:
+            return self._timeout_s
+        waited = time.monotonic() - max(self._heard_at, self._last_sign)
+        return max(0.0, self._timeout_s - waited)

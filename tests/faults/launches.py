@@ -1,0 +1,126 @@
+"""A real training launch that is watched: where it stands, its processes, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+from harness import ROOT, TIMEOUT_S, TINY, status
+from processes import tree
+
+from mmsa.export import is_whole
+
+ENDS_WITHIN_S = 60.0  # for what must come; nothing here is fast because of it
+CONFIG_FILES = {"ddp": "accelerate_config.yaml"} | {
+    engine: f"launch/accelerate/{engine}.yaml" for engine in ("zero1", "zero2", "zero3")
+}
+
+
+def launcher(engine: str = "ddp", processes: int = 2) -> list[str]:
+    return [
+        *[sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"],
+        *["--config_file", CONFIG_FILES[engine], "--num_processes", str(processes)],
+        *["--main_process_port", "0"],
+    ]
+
+
+class Launch:
+    """One launch on a run directory, begun when the object is made."""
+
+    def __init__(self, run_dir: Path, *settings: str, by: list[str], **environment: str) -> None:
+        self.run_dir = run_dir
+        self.log = run_dir / "log.txt"
+        self._log_begins = self.log.stat().st_size if self.log.exists() else 0
+        self._output: IO[str] = open(run_dir.with_name(f"{run_dir.name}.out"), "w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [*by, "train.py", *TINY, f"run.dir={run_dir}", *settings],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._seen: dict[int, psutil.Process] = {}
+
+    def output(self) -> str:
+        return Path(self._output.name).read_text()
+
+    def own_log(self) -> str:
+        """What this launch has written to `log.txt`."""
+        if not self.log.exists():
+            return ""
+        return self.log.read_bytes()[self._log_begins :].decode()
+
+    def steps(self) -> list[int]:
+        """The steps that this launch has logged."""
+        return [int(step) for step in re.findall(r" step (\d+)/\d+ ", self.own_log())]
+
+    def look(self) -> None:
+        """Remember the processes that live now."""
+        self._seen |= {process.pid: process for process in tree(self.process.pid)}
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not true():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.01)
+        self.look()
+
+    def wait_for_steps(self, number: int = 3) -> None:
+        """Wait until this launch has logged so many steps."""
+        self.wait_until(lambda: len(self.steps()) >= number)
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that train, in the order in which they were started."""
+        children = psutil.Process(self.process.pid).children()
+        found = [one for one in children if "train.py" in one.cmdline()]
+        return sorted(found or [psutil.Process(self.process.pid)], key=lambda one: one.pid)
+
+    def wait(self) -> int:
+        """Wait for the end of the launch and of all its processes; returns the exit code."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.output()
+            self.look()
+            time.sleep(0.05)
+        _, left = psutil.wait_procs(list(self._seen.values()), timeout=ENDS_WITHIN_S)
+        assert left == [], f"left behind: {left}\n{self.output()}"
+        return int(self.process.returncode)
+
+    def kill(self) -> None:
+        """kill -9 of every process at once, as a power cut would."""
+        self.look()
+        members = [one for one in self._seen.values() if one.is_running()]
+        for act in (psutil.Process.suspend, psutil.Process.kill):
+            for member in members:
+                with suppress(psutil.NoSuchProcess):
+                    act(member)
+        psutil.wait_procs(members, timeout=ENDS_WITHIN_S)
+        self.process.wait()
+
+
+def checkpoint_steps(run_dir: Path) -> list[int]:
+    """The steps of the whole checkpoints, oldest first."""
+    folder = run_dir / "checkpoints"
+    return sorted(int(path.name[5:]) for path in folder.glob("step-*") if is_whole(path))
+
+
+def assert_preempted(launch: Launch, *reasons: str) -> int:
+    """The run says that it was preempted, by any of `reasons`, and has saved; returns the step."""
+    told = status(launch.run_dir)
+    assert (told["state"], told["exit_code"]) == ("preempted", 75), launch.output()
+    assert told["reason"].startswith(reasons), told
+    assert checkpoint_steps(launch.run_dir)[-1] == told["step"]
+    assert launch.output().count(f"stopped by {told['reason']}") == 1
+    step: int = told["step"]
+    return step

@@ -1,0 +1,163 @@
+"""A step whose gradient is not finite never reaches the weights, on any engine.
+
+The pretrained weights have one token whose embedding is infinite: a step whose samples hold it has
+no finite loss, and no other step has.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from harness import TINY, metric_lines, status
+from launches import Launch, checkpoint_steps, launcher
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mmsa.config import OptimConfig
+from mmsa.data.manifest import load_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.data.text import load_tokenizer
+from mmsa.labels import class_map
+from mmsa.training.guard import GradientGuard
+from mmsa.training.optim import build_optimizer
+from train import main as train_main
+
+EMBEDDING = "text_encoder.body.embeddings.word_embeddings.weight"
+STEPS = 10  # one epoch
+
+
+def texts(shards: Path, split: str) -> dict[str, str]:
+    manifest = load_manifest(shards)
+    reader = SplitReader(str(shards), manifest, split, class_map(manifest.classes, None))
+    samples = [reader.read(*place) for place in reader.places()]
+    return {sample.key: sample.text for sample in samples}
+
+
+@pytest.fixture(scope="module")
+def poisoned(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """An export, the token whose embedding is infinite in it, and the one sample that holds it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "source"
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
+    assert train_main(settings) == 0
+    export = run_dir.with_name("poisoned")
+    shutil.copytree(run_dir / "best", export)
+    tokenizer = load_tokenizer(str(export / "tokenizer"), 32)
+    holders: dict[int, set[str]] = {}
+    for split in ("train", "val"):
+        for key, text in texts(shards, split).items():
+            ids, mask = tokenizer([text])
+            for token in ids[0][mask[0].bool()].tolist():
+                holders.setdefault(token, set()).add(key)
+    rare = {token: keys for token, keys in holders.items() if len(keys) == 1}
+    in_training = set(texts(shards, "train"))
+    token, keys = next((t, k) for t, k in sorted(rare.items()) if k <= in_training)
+    weights = load_file(export / "model.safetensors")
+    weights[EMBEDDING][token, 0] = float("inf")
+    save_file(weights, export / "model.safetensors")
+    return export, token, keys.pop()
+
+
+def settings_of(shards: Path, export: Path) -> list[str]:
+    return [
+        *[f"data.shards={shards}", f"model.text_encoder.weights={export}"],
+        *["model.text_encoder.config=null", "run.audit=true", "data.drop_last=false"],
+        *[
+            f"train.max_steps={STEPS}",
+            "train.checkpoint_every_steps=1",
+            "train.keep_checkpoints=99",
+        ],
+    ]
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_such_a_step_is_left_out_on_every_engine(
+    poisoned: tuple[Path, int, str], shards: Path, tmp_path: Path, engine: str
+) -> None:
+    export, token, key = poisoned
+    settings = [*settings_of(shards, export), "train.on_nonfinite=skip", f"launch.engine={engine}"]
+    launch = Launch(tmp_path / "run", *settings, "launch.world_size=2", by=launcher(engine))
+    assert launch.wait() == 0, launch.output()
+    (skipped,) = metric_lines(launch.run_dir, "skipped")
+    step = skipped["step"]
+    assert key in skipped["keys"]
+    assert len(skipped["keys"]) == len(set(skipped["keys"])) == 16  # the global batch
+    assert f"step {step} was left out: loss nan" in launch.own_log()
+    steps = [line["step"] for line in metric_lines(launch.run_dir, "train")]
+    assert steps == [other for other in range(1, STEPS + 2) if other not in (step, STEPS + 1)]
+    folder = launch.run_dir / "checkpoints"
+    assert 1 < step < STEPS
+    before, after, next_one, last = (
+        load_file(folder / f"step-{number:08d}" / "export" / "model.safetensors")
+        for number in (step - 1, step, step + 1, STEPS)
+    )
+    assert any((tensor != after[name]).any() for name, tensor in next_one.items())
+    for name, tensor in after.items():
+        assert tensor.numpy().tobytes() == before[name].numpy().tobytes(), name
+    last[EMBEDDING][token] = 0.0
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+def test_a_run_stops_with_step_and_keys_and_its_last_checkpoint_is_good(
+    poisoned: tuple[Path, int, str], shards: Path, tmp_path: Path
+) -> None:
+    export, token, key = poisoned
+    launch = Launch(tmp_path / "run", *settings_of(shards, export), by=launcher())
+    assert launch.wait() == 1
+    told = status(launch.run_dir)
+    (skipped,) = metric_lines(launch.run_dir, "skipped")
+    step = skipped["step"]
+    assert (told["state"], told["exit_code"]) == ("failed", 2)
+    assert told["reason"].startswith(f"step {step} has loss nan and gradient norm ")
+    assert key in skipped["keys"]
+    assert " ".join(skipped["keys"]) in told["reason"]
+    assert launch.output().count("error: step") == 1  # two ranks
+    assert checkpoint_steps(launch.run_dir)[-1] == step - 1
+    folder = launch.run_dir / "checkpoints" / f"step-{step - 1:08d}"
+    weights = load_file(folder / "export" / "model.safetensors")
+    weights[EMBEDDING][token] = 0.0
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_learning_rate_beyond_all_bounds_ends_the_run(shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "optim.text_lr=1e30"]
+    assert train_main(settings) == 2
+    told = status(run_dir)
+    assert told["state"] == "failed"
+    assert told["reason"].startswith("step 2 has loss nan")  # step 1 moved them with finite ones
+    assert [line["step"] for line in metric_lines(run_dir, "train")] == [1]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_the_optimizer_leaves_everything_as_it_is(name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    named = list(model.named_parameters())
+    optimizer = build_optimizer({"head": named}, OptimConfig(name=name))  # type: ignore[arg-type]
+    guard = GradientGuard(optimizer, model, Accelerator(cpu=True), keep_statistics=True)
+
+    def step(value: float) -> bool:
+        guard.begin_step()
+        model(torch.tensor([[1.0, 2.0, 3.0], [value, 5.0, 6.0]])).sum().backward()
+        for _, parameter in named:
+            parameter.grad = torch.full_like(parameter, value)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        told = bool(guard.judge(norm))
+        optimizer.step()
+        return told
+
+    def everything() -> list[bytes]:
+        state = [value for parameter in optimizer.state.values() for value in parameter.values()]
+        tensors = [*model.state_dict().values(), *state]
+        return [tensor.detach().numpy().tobytes() for tensor in tensors]
+
+    assert step(4.0) is False
+    before = everything()
+    for value in (float("nan"), float("inf"), -float("inf")):
+        assert step(value) is True
+        assert everything() == before
+    assert step(4.0) is False
+    assert everything() != before
