@@ -43,6 +43,7 @@ class DataConfig(Section):
     )
     window_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
     num_workers: int = Field(2, ge=0, description="loader processes per rank")
+    timeout_s: float = Field(300, ge=0, description="for a batch of a loader process; 0: no limit")
     max_tokens: int = Field(128, ge=4, description="longer texts are cut, special tokens kept")
     image_view: Literal["crop", "whole"] = Field(
         "crop", description="crop: a square out of the picture; whole: all of it, squeezed square"

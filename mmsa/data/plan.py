@@ -15,7 +15,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from mmsa.errors import UserError
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 KeyArray = np.ndarray[Any, np.dtype[np.uint64]]
+
+Inside: TypeAlias = slice  # under this name, because `Order` has a method of the other
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -109,7 +111,7 @@ class Order:
             ordinals.append(window.ordinals[inside])
         return np.concatenate(shards), np.concatenate(ordinals)
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Inside]]:
         """What positions `start` to `stop` are made of: (window number, slice inside it)."""
         assert 0 <= start <= stop <= len(self), (start, stop, len(self))
         number = int(np.searchsorted(self._window_starts, start, side="right")) - 1

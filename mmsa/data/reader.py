@@ -20,6 +20,7 @@ import numpy as np
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
 from mmsa.data.members import Fields, sample_of, tar_members
 from mmsa.data.shard_table import ShardTable
+from mmsa.data.whereabouts import note
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
@@ -89,6 +90,7 @@ class SplitReader:
             self._indexes.move_to_end(shard)
             return self._indexes[shard]
         info = self.shards[shard]
+        note(info.index)
         records = read_index(self.directory, info)
         if len(records) and int(records["label"].max()) >= len(self._labels):
             raise ShardDamage(
@@ -173,6 +175,7 @@ class SplitReader:
 
     def _pread(self, shard: int, offset: int, length: int) -> bytes:
         tar = self.shards.tar(shard)
+        note(tar)
         if shard not in self._files:
             try:
                 self._files[shard] = os.open(self.directory / tar, os.O_RDONLY | os.O_CLOEXEC)

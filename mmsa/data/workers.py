@@ -9,7 +9,9 @@ descriptor. What follows from that, and why torch's DataLoader does not serve:
 - no lock is shared: a worker that is killed cannot take one with it. The rank reads the end of its
   socket at once;
 - a worker whose rank is gone reads the end of the same socket, and ends;
-- at most `AHEAD` batches of a worker wait or are being made.
+- at most `AHEAD` batches of a worker wait or are being made;
+- a worker that hangs, in a dead file system mostly, is given up after a time, and ended. What it
+  was reading stands on a board in memory that both share (whereabouts.py).
 
 Between the two ends travels pickle, as between the processes of any program; nothing of it comes
 from the data.
@@ -18,14 +20,15 @@ from the data.
 from __future__ import annotations
 
 import array
+import math
 import mmap
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
-import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -33,11 +36,14 @@ from typing import Any
 
 import torch
 
-from mmsa.errors import UserError
+from mmsa.data.whereabouts import Board, anonymous_file, board_file, note_on
+from mmsa.errors import ShardDamage, UserError
 
 AHEAD = 2  # batches of one worker that wait for the rank or are being made
 _HEADER = struct.Struct("<QQ")  # bytes of the pickle, number of buffers
 _ALIGNMENT = 64  # bytes; a tensor begins at a multiple, as torch's own do
+DEFAULT_TIMEOUT_S = 300.0  # below the 600 s after which NCCL gives up a collective
+_SLICE_S = 1.0
 _GRACE_S = 2.0  # how long the exit code of a dead worker may take to arrive
 
 Batch = dict[str, Any]
@@ -50,13 +56,26 @@ class Workers:
     the object is dropped, or with this process, however it ends.
     """
 
-    def __init__(self, pipelines: Sequence[Iterable[Any]]) -> None:
-        """`pipelines`: picklable iterables of batches (dictionaries) or other picklable items."""
+    def __init__(
+        self,
+        pipelines: Sequence[Iterable[Any]],
+        *,
+        rank: int = 0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """`pipelines`: picklable iterables of batches (dictionaries) or other picklable items.
+
+        A batch that takes longer than `timeout_s` is an error; 0 waits for ever. `rank` is for
+        the message alone.
+        """
         context = multiprocessing.get_context("forkserver")
         # Each worker is forked from a server that has done the slow imports once.
         context.set_forkserver_preload(["mmsa.data.stream"])
         self._sockets: list[socket.socket] = []
         self._processes = []
+        self._boards: list[Board] = []
+        self._rank = rank
+        self.timeout_s = timeout_s
         self._turn = 0
         for number, pipeline in enumerate(pipelines):
             ours, theirs = socket.socketpair()
@@ -67,6 +86,10 @@ class Workers:
             theirs.close()  # else its end would not be read when the worker dies
             self._sockets.append(ours)
             self._processes.append(process)
+            with board_file() as file:
+                self._boards.append(Board(file.fileno()))
+                with suppress(ConnectionError):  # it died already, which is told at the first batch
+                    socket.send_fds(ours, [b"b"], [file.fileno()])
             _give_credit(ours, AHEAD)
 
     @property
@@ -77,7 +100,7 @@ class Workers:
         return self
 
     def __next__(self) -> Any:
-        """The next item. Raises `UserError` where its worker was killed."""
+        """The next item. Raises `UserError` where its worker was killed or hangs."""
         kind, item = self._receive()
         if kind == "end":
             raise StopIteration
@@ -88,11 +111,37 @@ class Workers:
         return item
 
     def _receive(self) -> tuple[str, Any]:
+        connection = self._sockets[self._turn]
+        if not self._arrives(connection):
+            raise self._silence()
         try:
-            message = _receive(self._sockets[self._turn])
+            return _receive(connection)
         except (EOFError, ConnectionError):
             raise self._death() from None
-        return message
+
+    def _arrives(self, connection: socket.socket) -> bool:
+        """Wait for a message, or for the end of the socket."""
+        if not self.timeout_s:
+            return True
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        # In slices: of a pause of the whole job (SLURM's suspend stops every process) one counts.
+        num_slices = math.ceil(self.timeout_s / _SLICE_S)
+        slice_ms = 1000 * self.timeout_s / num_slices
+        return any(poll.poll(slice_ms) for _ in range(num_slices))
+
+    def _silence(self) -> UserError:
+        """The error of a worker that hangs; it is ended, because it may never read that we are."""
+        process, shard = self._processes[self._turn], self._boards[self._turn].read()
+        process.kill()
+        message = (
+            f"rank {self._rank} got no batch from loader worker {self._turn} of "
+            f"{len(self._processes)} (process {process.pid}) in {self.timeout_s:g} s; it was at "
+            f"{shard or 'no shard yet'}. Most often the file system that holds the shards does "
+            "not answer. Where it is only slow, give it more time with data.timeout_s. The same "
+            "command goes on from the last checkpoint"
+        )
+        return ShardDamage(message, shard=shard) if shard else UserError(message)
 
     def _death(self) -> UserError:
         process = self._processes[self._turn]
@@ -120,6 +169,10 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        for descriptor in descriptors:  # none where the rank is gone
+            note_on(Board(descriptor))
+            os.close(descriptor)
         items = iter(pipeline)
         while connection.recv(1):
             try:
@@ -149,7 +202,7 @@ def _send(connection: socket.socket, message: tuple[str, Any]) -> None:
     content = pickle.dumps((kind, _as_arrays(item)), protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
     sizes = array.array("Q", [view.nbytes for view in views]).tobytes()
-    with _anonymous_file() as file:
+    with anonymous_file("mmsa-batch") as file:
         for part in (sizes, content, *views):
             file.write(part)
             file.write(bytes(-file.tell() % _ALIGNMENT))
@@ -187,12 +240,6 @@ def _receive(connection: socket.socket) -> tuple[str, Any]:
 
 def _aligned(place: int) -> int:
     return -(-place // _ALIGNMENT) * _ALIGNMENT
-
-
-def _anonymous_file() -> Any:
-    if hasattr(os, "memfd_create"):  # Linux
-        return os.fdopen(os.memfd_create("mmsa-batch", os.MFD_CLOEXEC), "w+b")
-    return tempfile.TemporaryFile()  # has no name either
 
 
 class _Tensor:

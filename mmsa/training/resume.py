@@ -23,6 +23,7 @@ _FREE = (
     "run.log_every_steps",
     "data.shards",
     "data.num_workers",
+    "data.timeout_s",
     "eval",
     "launch",
     "train.micro_batch_size",
