@@ -1,8 +1,10 @@
 """Loader processes: batches made ahead of their use, handed over without names and without locks.
 
 Each worker has a socket pair of its own with the rank. The rank sends credits, one byte each; the
-worker answers each with one batch, whose bytes lie in an anonymous file (memfd) that travels as a
-descriptor. What follows from that, and why torch's DataLoader does not serve:
+worker answers each with one batch, whose bytes it writes to an anonymous file (memfd) that travels
+as a descriptor. The rank copies them out before it sends the next credit, so a worker writes to
+`AHEAD` files in turn for as long as it lives: fresh pages would cost several times the copying
+(docs/benchmarks.md). What follows from that, and why torch's DataLoader does not serve:
 
 - nothing has a name: after `kill -9` of a whole launch no semaphore and no segment is left in
   /dev/shm, and its size, 64 MB in many containers, is no limit;
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import array
 import math
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -32,15 +33,17 @@ import struct
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmsa.data.whereabouts import Board, anonymous_file, board_file, note_on
 from mmsa.errors import ShardDamage, UserError
 
 AHEAD = 2  # batches of one worker that wait for the rank or are being made
-_HEADER = struct.Struct("<QQ")  # bytes of the pickle, number of buffers
+_HEADER = struct.Struct("<QQQ")  # bytes of the message, of the pickle in it; number of buffers
 _ALIGNMENT = 64  # bytes; a tensor begins at a multiple, as torch's own do
 DEFAULT_TIMEOUT_S = 300.0  # below the 600 s after which NCCL gives up a collective
 _SLICE_S = 1.0
@@ -173,6 +176,8 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
         for descriptor in descriptors:  # none where the rank is gone
             note_on(Board(descriptor))
             os.close(descriptor)
+        # The rank has copied a file when it sends the credit for the batch after the next.
+        files = cycle([anonymous_file("mmsa-batch") for _ in range(AHEAD)])
         items = iter(pipeline)
         while connection.recv(1):
             try:
@@ -181,7 +186,7 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
                 message = ("end", None)
             except Exception:
                 message = ("error", traceback.format_exc())
-            _send(connection, message)
+            _send(connection, message, next(files))
             if message[0] != "item":
                 # Wait until it has been read: closing first could discard it.
                 while connection.recv(64):
@@ -196,20 +201,21 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
         os._exit(0)
 
 
-def _send(connection: socket.socket, message: tuple[str, Any]) -> None:
+def _send(connection: socket.socket, message: tuple[str, Any], file: Any) -> None:
+    """Write a message to the start of `file` and hand it over."""
     buffers: list[pickle.PickleBuffer] = []
     kind, item = message
     content = pickle.dumps((kind, _as_arrays(item)), protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
     sizes = array.array("Q", [view.nbytes for view in views]).tobytes()
-    with anonymous_file("mmsa-batch") as file:
-        for part in (sizes, content, *views):
-            file.write(part)
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-        file.flush()
-        header = _HEADER.pack(len(content), len(views))
-        sent = socket.send_fds(connection, [header], [file.fileno()])
-        connection.sendall(header[sent:])
+    file.seek(0)
+    for part in (sizes, content, *views):
+        file.write(part)
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+    file.flush()
+    header = _HEADER.pack(file.tell(), len(content), len(views))
+    sent = socket.send_fds(connection, [header], [file.fileno()])
+    connection.sendall(header[sent:])
 
 
 def _receive(connection: socket.socket) -> tuple[str, Any]:
@@ -223,12 +229,11 @@ def _receive(connection: socket.socket) -> tuple[str, Any]:
     try:
         if len(header) < _HEADER.size or not descriptors:
             raise EOFError
-        # The mapping stays as long as a tensor over it does.
-        memory = memoryview(mmap.mmap(descriptors[0], 0))
+        num_bytes, content_size, num_buffers = _HEADER.unpack(header)
+        memory = _copied(descriptors[0], num_bytes)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    content_size, num_buffers = _HEADER.unpack(header)
     sizes = array.array("Q", memory[: 8 * num_buffers].tobytes())
     parts, at = [], _aligned(8 * num_buffers)
     for size in (content_size, *sizes):
@@ -236,6 +241,18 @@ def _receive(connection: socket.socket) -> tuple[str, Any]:
         at = _aligned(at + size)
     kind, item = pickle.loads(parts[0], buffers=parts[1:])
     return kind, _as_tensors(item)
+
+
+def _copied(descriptor: int, num_bytes: int) -> memoryview:
+    """The first bytes of a file in memory of our own, which stays as long as a tensor over it."""
+    # Not a bytearray, which would be cleared first.
+    memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    view = memory.data[start : start + num_bytes]
+    done = 0
+    while done < num_bytes:  # one call, but for batches of 2 GiB
+        done += os.preadv(descriptor, [view[done:]], done)
+    return view
 
 
 def _aligned(place: int) -> int:

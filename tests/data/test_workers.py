@@ -72,8 +72,10 @@ def test_nothing_stays_open_behind_a_batch(tmp_path: Path) -> None:
     for _ in range(50):
         next(workers)
     assert len(os.listdir("/proc/self/fd")) == before
-    mapped = Path("/proc/self/maps").read_text().count("memfd:mmsa-batch")
-    assert mapped <= 2  # a batch's memory goes with its last tensor
+    assert "memfd:mmsa-batch" not in Path("/proc/self/maps").read_text()
+    (worker,) = [psutil.Process(pid) for pid in workers.pids]
+    links = [os.readlink(link) for link in Path(f"/proc/{worker.pid}/fd").iterdir()]
+    assert sum("memfd:mmsa-batch" in link for link in links) == AHEAD
 
 
 def test_a_mistake_of_ours_arrives_with_its_traceback() -> None:
