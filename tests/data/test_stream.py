@@ -13,7 +13,7 @@ from packed import PREPROCESSING, open_split
 from streaming import AUGMENTATION, assert_equal, batches_of, real_keys, requests
 
 from mmsa.data.manifest import load_manifest, read_index
-from mmsa.data.reader import SplitReader
+from mmsa.data.reader import RawSample, SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
@@ -232,6 +232,62 @@ def test_a_resumed_run_reads_nothing_of_the_past(
     assert_equal(rest, expected)
     with pytest.raises(ShardDamage):
         list(batches_of(requests(reader, stop_step=1), tokenizer))
+
+
+class CountedReads(SplitReader):
+    """A reader that notes what it is asked to read."""
+
+    def __init__(self, reader: SplitReader) -> None:
+        self.__dict__.update(reader.__getstate__())
+        self.asked: list[tuple[int, int]] = []
+
+    def read(self, shard: int, ordinal: int) -> RawSample:
+        self.asked.append((shard, ordinal))
+        return super().read(shard, ordinal)
+
+
+@pytest.mark.parametrize("bucket_by_length", [True, False])
+def test_what_is_read_before_the_first_batch_does_not_depend_on_the_step(
+    reader: SplitReader, tokenizer: TextTokenizer, bucket_by_length: bool
+) -> None:
+    for step in range(6):
+        counted = CountedReads(reader)
+        source = requests(counted, start_step=step, bucket_by_length=bucket_by_length)
+        first = next(batches_of(source, tokenizer))
+        assert [reader.read(*place).key for place in counted.asked] == first["keys"]
+        assert len(first["keys"]) == 2
+        # Of index files, those of the windows that the step touches: two of two shards at most.
+        assert len(counted._indexes) <= 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_step_is_dealt_by_the_lengths_of_the_texts_that_are_read(
+    reader: SplitReader, tokenizer: TextTokenizer, world_size: int
+) -> None:
+    """Two epochs over shards of 7, 0, 12, 1 and 5 samples in windows of two: every boundary."""
+    lengths = {
+        one.key: len(one.text)
+        for one in (reader.read(*place) for place in reader.all_records()[0].tolist())
+    }
+    ranks = [
+        list(
+            batches_of(
+                requests(reader, world_size=world_size, rank=rank, global_batch_size=12), tokenizer
+            )
+        )
+        for rank in range(world_size)
+    ]
+    num_turns = 6 // world_size
+    assert [len(batches) for batches in ranks] == [4 * num_turns] * world_size
+    for step in range(4):
+        turns = [
+            [lengths[key] for batches in ranks for key in batches[step * num_turns + turn]["keys"]]
+            for turn in range(num_turns)
+        ]
+        # Whoever reads it, a later turn of the step has no text shorter than an earlier one.
+        everything = [length for turn in turns for length in turn]
+        assert len(set(everything)) > 3
+        assert everything == sorted(everything)
 
 
 # The last incomplete step.
