@@ -98,7 +98,11 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         )
     requests = EvaluationRequests(reader, batch_size, command.world.world_size, command.world.rank)
     batches = Loader(
-        requests, export.preprocessing, load_tokenizer_of(export), arguments.num_workers
+        requests,
+        export.preprocessing,
+        load_tokenizer_of(export),
+        arguments.num_workers,
+        timeout_s=config.data.timeout_s,
     )
     model = load_model(export)
     accelerator = runtime.make_accelerator(arguments.precision)
