@@ -5,30 +5,29 @@
 
 The target is a run directory, an export, or RUN/checkpoints/step-N. Any number of processes gives
 the same metrics.json, byte for byte. The files go to RUN/reports/SPLIT-CHECKPOINT/, or --out.
+What stands in a report: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mmsa import runtime
-
-if TYPE_CHECKING:
-    from mmsa.data.manifest import Manifest
-    from mmsa.export import Export
 
 _SPLITS = ("train", "val", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the arguments say; returns the exit code (0, or 2 for a user's error)."""
+    arguments = _parser().parse_args(argv)
+    runtime.prepare_process()
+    return runtime.run_command(lambda command: evaluate(command, arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,16 +36,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", help="packed data (default: that of training)")
     parser.add_argument("--split", default="test", choices=_SPLITS)
     parser.add_argument("--out", type=Path, help="directory of the report's files")
-    parser.add_argument(
+    more = parser.add_argument_group("what to find out")
+    more.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit the temperature on --split val and store it in the export",
+    )
+    more.add_argument("--no-floors", action="store_true", help="leave out majority and TF-IDF")
+    more.add_argument(
+        "--predictions", default="jsonl", choices=("jsonl", "parquet"), help="form of that file"
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument(
         "--precision", default="no", choices=("no", "bf16", "fp16"), help="no is float32 (default)"
     )
-    parser.add_argument(
+    work.add_argument(
         "--batch-size", type=_at_least_one, help="samples per forward (default: eval.batch_size)"
     )
-    parser.add_argument("--num-workers", type=_count, default=0, help="loader processes per rank")
-    arguments = parser.parse_args(argv)
-    runtime.prepare_process()
-    return runtime.run_command(lambda command: evaluate(command, arguments))
+    work.add_argument(
+        "--num-workers", type=_count, help="loader processes per rank (default: data.num_workers)"
+    )
+    return parser
 
 
 def _count(text: str, least: int = 0) -> int:
@@ -60,100 +70,45 @@ def _at_least_one(text: str) -> int:
 
 
 def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
-    """The story: export, data, predictions of all ranks, report."""
-    import torch
-
-    from mmsa.data.manifest import load_manifest
-    from mmsa.data.reader import SplitReader
-    from mmsa.data.requests import EvaluationRequests
-    from mmsa.data.stream import Loader
+    """The story: export and data, predictions of all ranks, report of the main rank."""
     from mmsa.errors import UserError
-    from mmsa.evaluation import ledger, report
-    from mmsa.evaluation.metrics import compute_metrics
-    from mmsa.evaluation.predict import predict_split
-    from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
+    from mmsa.evaluation.calibration import FITTED_ON
+    from mmsa.evaluation.measure import Measurement, Options
+    from mmsa.evaluation.predictions_file import check_format
+    from mmsa.evaluation.subject import open_subject
 
-    started, begin = datetime.now(UTC), time.perf_counter()
     runtime.set_up_logging(command.world, None)
-    target = resolve_export(arguments.target, arguments.checkpoint)
-    export = read_export(target.directory)
-    config = export.config
-    shards = arguments.shards or str(config.data.shards)
-    manifest = load_manifest(shards)
-    reader = SplitReader(shards, manifest, arguments.split, export.class_map(manifest.classes))
-    if not len(reader):
-        raise UserError(f"the split '{arguments.split}' of {shards} has no samples to evaluate")
-    if manifest.digest != export.facts.get("shards_digest"):
-        runtime.logger.info("note: %s are not the shards that the model was trained on", shards)
-    batch_size = arguments.batch_size or config.eval.batch_size
-    # Sums depend on the number of threads; with a fixed one the results do not depend on the world.
-    torch.set_num_threads(config.eval.cpu_threads)
-    openings = 0
-    if command.world.is_main_process:  # before the loader, which reads ahead
-        openings = ledger.record_opening(
-            target.home,
-            split=arguments.split,
-            weights_sha256=export.weights_sha256,
-            shards_digest=manifest.digest,
+    check_format(arguments.predictions)
+    if arguments.calibrate and arguments.split != FITTED_ON:
+        raise UserError(
+            f"--calibrate fits a temperature on validation, never on '{arguments.split}'; add "
+            f"--split {FITTED_ON}"
         )
-    requests = EvaluationRequests(reader, batch_size, command.world.world_size, command.world.rank)
-    batches = Loader(
-        requests, export.preprocessing, load_tokenizer_of(export), arguments.num_workers
+    subject = open_subject(
+        arguments.target,
+        checkpoint=arguments.checkpoint,
+        shards=arguments.shards,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
     )
-    model = load_model(export)
+    if subject.manifest.digest != subject.export.facts.get("shards_digest"):
+        runtime.logger.info(
+            "note: %s are not the shards that the model was trained on", subject.shards
+        )
+    options = Options(
+        precision=arguments.precision,
+        num_workers=arguments.num_workers,
+        file_format=arguments.predictions,
+        floors=not arguments.no_floors,
+        calibrate=arguments.calibrate,
+    )
+    measurement = Measurement(subject, command.world, options)
     accelerator = runtime.make_accelerator(arguments.precision)
     command.accelerator = accelerator
-
-    predictions, samples_per_rank = predict_split(
-        model.to(accelerator.device),
-        batches,
-        len(requests),
-        accelerator=accelerator,
-        label_names=export.label_names,
-        num_samples=len(reader),
-        progress=True,
-    )
-    if not accelerator.is_main_process:
-        return
-    print(report.classification_report_text(predictions))
-    out = arguments.out or target.home / "reports" / f"{arguments.split}-{target.name}"
-    identity = {
-        "split": arguments.split,
-        "batch_size": batch_size,
-        "precision": arguments.precision,
-        "device_type": accelerator.device.type,
-        **what_was_evaluated(export, manifest),
-    }
-    report.write_report(out, predictions, compute_metrics(predictions), identity)
-    report.write_run_facts(
-        out,
-        {
-            **runtime.launch_facts(accelerator),
-            "host": socket.gethostname(),
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - begin, 3),
-            "samples_per_rank": samples_per_rank,
-            "test_split_openings": openings,
-        },
-    )
-    if arguments.split == "test":
-        print(f"the test split has been opened {openings} time(s) by {target.home}")
-    print(f"report in {out}")
-
-
-def what_was_evaluated(export: Export, manifest: Manifest) -> dict[str, Any]:
-    """Names of data, weights and code for `metrics.json`: nothing of the world, host or time."""
-    from mmsa.export import code_version
-
-    return {
-        "dataset": manifest.dataset,
-        "label_names": list(export.label_names),
-        "protocol": {"name": manifest.protocol.name, "hash": manifest.protocol.hash},
-        "shards_digest": manifest.digest,
-        "weights_sha256": export.weights_sha256,
-        "step": export.facts.get("step"),
-        "code_version": code_version(),
-    }
+    predictions, samples_per_rank = measurement.predict(accelerator)
+    if accelerator.is_main_process:
+        out = arguments.out or subject.report_directory()
+        measurement.write_report(accelerator, predictions, samples_per_rank, out)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ RESAMPLES = 10_000
 AREA_RESAMPLES = 2_000
 SEED = 0
 _CHUNK_BYTES = 32 << 20  # of counts for a matrix product
+_COUNTED_AT_ONCE = 1 << 15  # groups: few calls for small splits, counters in a cache for large
 _CACHED_BYTES = 2 << 20  # of counts that are sorted and added up, which is quicker in a cache
 
 
@@ -45,10 +46,18 @@ class Bootstrap:
         rows = max(1, chunk_bytes // (8 * self.num_groups))
         for start in range(0, resamples, rows):
             chunk = np.empty((min(rows, resamples - start), self.num_groups))
-            for row in chunk:
-                drawn = random.integers(0, self.num_groups, self.num_groups, dtype=np.uint32)
-                row[:] = np.bincount(drawn, minlength=self.num_groups)
+            step = max(1, _COUNTED_AT_ONCE // self.num_groups)
+            for first in range(0, len(chunk), step):
+                chunk[first : first + step] = self._count(random, len(chunk[first : first + step]))
             yield chunk
+
+    def _count(self, random: np.random.Generator, rows: int) -> NDArray[np.int64]:
+        """Draws of `rows` resamples, counted: (rows, G)."""
+        shape = (rows, self.num_groups)
+        drawn = random.integers(0, self.num_groups, shape, dtype=np.uint32)
+        places = drawn + np.arange(rows)[:, None] * self.num_groups
+        counted = np.bincount(places.reshape(-1), minlength=rows * self.num_groups)
+        return counted.reshape(shape)
 
     def sums(self, values: Floats) -> Floats:
         """The sums (R, K) over each resample of `values` (N, K), what each sample adds."""

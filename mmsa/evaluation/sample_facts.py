@@ -19,6 +19,7 @@ class SampleFacts:
 
     key: str
     place: tuple[int, int]  # shard and ordinal, to read its picture again
+    key_hash: int
     text: str
     group: int
     text_label: str | None
@@ -41,6 +42,7 @@ def read_facts(reader: SplitReader) -> list[SampleFacts]:
             SampleFacts(
                 key=sample.key,
                 place=(place[0], place[1]),
+                key_hash=sample.key_hash,
                 text=sample.text,
                 group=group,
                 text_label=_name(sample, "text_label"),

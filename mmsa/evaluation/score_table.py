@@ -68,7 +68,9 @@ def _score(value: NDArray[np.float64], resampled: NDArray[np.float64] | None) ->
 def as_json(table: Mapping[str, Score]) -> dict[str, Any]:
     """name -> {value, low, high}; the last two only where there are intervals."""
     return {
-        name: {key: part for key, part in asdict(score).items() if key == "value" or part is not None}
+        name: {
+            key: part for key, part in asdict(score).items() if key == "value" or part is not None
+        }
         for name, score in table.items()
     }
 

@@ -56,7 +56,8 @@ def seen_before(
         records = _records(directory, manifest, others)
     except UserError as error:
         return SeenBefore(None, str(error))
-    looked = "groups" in manifest.source or bool((records["group"] != records["key_hash"]).any())
+    alone = (records["group"] == records["key_hash"]).all() and (groups == key_hashes).all()
+    looked = "groups" in manifest.source or not alone
     leaked = np.isin(key_hashes, records["key_hash"])
     if looked:
         leaked |= np.isin(groups, records["group"])

@@ -65,7 +65,9 @@ def draw(num_groups: int, random: np.random.Generator) -> tuple[Predictions, np.
     """Samples of an unbalanced problem in groups of one to three that share label and logits."""
     labels = random.choice(3, num_groups, p=[0.3, 0.15, 0.55])
     logits = random.normal(size=(num_groups, 3)) + 1.2 * np.eye(3)[labels]
-    groups = np.repeat(np.arange(num_groups), random.choice([1, 2, 3], num_groups, p=[0.8, 0.1, 0.1]))
+    groups = np.repeat(
+        np.arange(num_groups), random.choice([1, 2, 3], num_groups, p=[0.8, 0.1, 0.1])
+    )
     keys = [f"{i:08d}" for i in range(len(groups))]
     rows = logits[groups] + 0.1 * random.normal(size=(len(groups), 3))
     return Predictions(keys, labels[groups], rows, ("a", "b", "c")), groups
@@ -84,7 +86,9 @@ def test_intervals_cover_the_truth() -> None:
 def check_coverage(simulations: int, least: float, most: float, *, resamples: int) -> None:
     random = np.random.default_rng(2024)
     population, _ = draw(400_000, random)
-    truth = {name: score.value for name, score in score_table(population, None, areas=False).items()}
+    truth = {
+        name: score.value for name, score in score_table(population, None, areas=False).items()
+    }
     hits = dict.fromkeys(COVERED, 0)
     for _ in range(simulations):
         predictions, groups = draw(500, random)
