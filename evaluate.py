@@ -3,9 +3,12 @@
     python evaluate.py runs/first --split test
     accelerate launch --config_file accelerate_config.yaml --num_processes 4 evaluate.py runs/first
 
+    python evaluate.py runs/a runs/b --compare
+    python evaluate.py runs/fold-* --folds
+
 The target is a run directory, an export, or RUN/checkpoints/step-N. Any number of processes gives
 the same metrics.json, byte for byte. The files go to RUN/reports/SPLIT-CHECKPOINT/, or --out.
-What stands in a report: docs/evaluation.md.
+What stands in a report, and how to read it: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -31,12 +34,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target", type=Path, help="run directory, export or checkpoint")
+    parser.add_argument(
+        "targets",
+        type=Path,
+        nargs="+",
+        metavar="target",
+        help="run directory, export or checkpoint; under --compare and --folds also a report",
+    )
     parser.add_argument("--checkpoint", default="best", help="of a run: best, last or a step")
     parser.add_argument("--shards", help="packed data (default: that of training)")
     parser.add_argument("--split", default="test", choices=_SPLITS)
     parser.add_argument("--out", type=Path, help="directory of the report's files")
     more = parser.add_argument_group("what to find out")
+    several = more.add_mutually_exclusive_group()
+    several.add_argument(
+        "--compare", action="store_true", help="paired tests of several targets on the same samples"
+    )
+    several.add_argument(
+        "--folds", action="store_true", help="the runs of all folds of a protocol, as one result"
+    )
+    more.add_argument(
+        "--metric",
+        default="weighted_f1",
+        help="of --compare: sorts its table (default: %(default)s)",
+    )
+    more.add_argument(
+        "--again", action="store_true", help="evaluate also where the same report is there already"
+    )
     more.add_argument(
         "--calibrate",
         action="store_true",
@@ -70,31 +94,26 @@ def _at_least_one(text: str) -> int:
 
 
 def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
-    """The story: export and data, predictions of all ranks, report of the main rank."""
-    from mmsa.errors import UserError
-    from mmsa.evaluation.calibration import FITTED_ON
+    """The story: what is asked for, the reports that are missing, and what several say together."""
+    from mmsa.evaluation import several
     from mmsa.evaluation.measure import Measurement, Options
-    from mmsa.evaluation.predictions_file import check_format
-    from mmsa.evaluation.subject import open_subject
+    from mmsa.evaluation.targets import asked_for
 
     runtime.set_up_logging(command.world, None)
-    check_format(arguments.predictions)
-    if arguments.calibrate and arguments.split != FITTED_ON:
-        raise UserError(
-            f"--calibrate fits a temperature on validation, never on '{arguments.split}'; add "
-            f"--split {FITTED_ON}"
-        )
-    subject = open_subject(
-        arguments.target,
+    check_arguments(arguments)
+    together = arguments.compare or arguments.folds
+    asked = asked_for(
+        arguments.targets,
+        precision=arguments.precision,
+        device_type=runtime.device_type(),
+        again=arguments.again or not together,
         checkpoint=arguments.checkpoint,
         shards=arguments.shards,
         split=arguments.split,
         batch_size=arguments.batch_size,
     )
-    if subject.manifest.digest != subject.export.facts.get("shards_digest"):
-        runtime.logger.info(
-            "note: %s are not the shards that the model was trained on", subject.shards
-        )
+    if together:
+        several.check(asked, folds=arguments.folds)
     options = Options(
         precision=arguments.precision,
         num_workers=arguments.num_workers,
@@ -102,13 +121,41 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         floors=not arguments.no_floors,
         calibrate=arguments.calibrate,
     )
-    measurement = Measurement(subject, command.world, options)
-    accelerator = runtime.make_accelerator(arguments.precision)
-    command.accelerator = accelerator
-    predictions, samples_per_rank = measurement.predict(accelerator)
-    if accelerator.is_main_process:
-        out = arguments.out or subject.report_directory()
-        measurement.write_report(accelerator, predictions, samples_per_rank, out)
+    for one in asked:
+        if one.subject is None:
+            runtime.logger.info("%s: its report is there already, %s", one.name, one.report)
+            continue
+        runtime.logger.info("evaluating %s", one.name)
+        measurement = Measurement(one.subject, command.world, options)
+        accelerator = runtime.make_accelerator(arguments.precision)
+        command.accelerator = accelerator
+        predictions, samples_per_rank = measurement.predict(accelerator)
+        if accelerator.is_main_process:
+            out = one.report if together else arguments.out or one.report
+            measurement.write_report(accelerator, predictions, samples_per_rank, out)
+    if together and command.world.is_main_process:
+        several.write(asked, arguments.metric, folds=arguments.folds, out=arguments.out)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for arguments that do not go together, before anything is opened."""
+    from mmsa.errors import UserError
+    from mmsa.evaluation.calibration import FITTED_ON
+    from mmsa.evaluation.predictions_file import check_format
+
+    check_format(arguments.predictions)
+    if arguments.calibrate and arguments.split != FITTED_ON:
+        raise UserError(
+            f"--calibrate fits a temperature on validation, never on '{arguments.split}'; add "
+            f"--split {FITTED_ON}"
+        )
+    together = arguments.compare or arguments.folds
+    if len(arguments.targets) > 1 and not together:
+        raise UserError(
+            f"{len(arguments.targets)} targets were given; add --compare or --folds, or give one"
+        )
+    if len(arguments.targets) < 2 and together:
+        raise UserError("--compare and --folds need several targets; one was given")
 
 
 if __name__ == "__main__":
