@@ -113,7 +113,7 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
     )
     if together:
-        several.check(asked, folds=arguments.folds)
+        several.check(asked, arguments.metric, folds=arguments.folds)
     options = Options(
         precision=arguments.precision,
         num_workers=arguments.num_workers,

@@ -7,7 +7,8 @@ and a resample draws seeds as well as duplicate groups. R resamples, N samples.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -21,8 +22,8 @@ from mmsa.evaluation.bootstrap import Bootstrap, interval, two_sided_p
 from mmsa.evaluation.metrics import probabilities
 from mmsa.evaluation.paired_tests import holm, mcnemar, spread
 from mmsa.evaluation.reported import Reported
-from mmsa.evaluation.score_table import bootstrap_facts, score_table
-from mmsa.evaluation.scores import SMALLER_IS_BETTER, scores_of_sums, summands
+from mmsa.evaluation.score_table import AREAS, bootstrap_facts, score_table
+from mmsa.evaluation.scores import OVERALL, SMALLER_IS_BETTER, scores_of_sums, summands
 
 Floats = NDArray[np.float64]
 Resampled = dict[str, Floats]  # flat name of a score -> (R,)
@@ -47,12 +48,10 @@ def compare(reports: Sequence[Reported], metric: str) -> dict[str, Any]:
     `over_seeds`. `pairs`: every two of them, first the better: McNemar's test (of single runs) and
     for each score the difference with interval, p-value and Holm's correction over the pairs.
 
-    Raises `UserError` for a metric that there is none of. The caller has checked that the reports
-    are comparable.
+    The caller has checked that the reports are comparable and that there is such a metric.
     """
     bootstrap = Bootstrap.of(reports[0].groups)
     contenders = _contenders(reports, bootstrap)
-    check_metric(metric, contenders[0].values)
     sign = 1 if metric.partition("/")[0] in SMALLER_IS_BETTER else -1
     contenders.sort(key=lambda one: (sign * (one.values[metric] or 0.0), one.name))
     identity = reports[0].identity
@@ -67,9 +66,10 @@ def compare(reports: Sequence[Reported], metric: str) -> dict[str, Any]:
     }
 
 
-def check_metric(metric: str, known: Iterable[str]) -> None:
-    """Raise `UserError` where `metric` is no score, with the nearest."""
-    names = list(known)
+def check_metric(metric: str, label_names: Sequence[str]) -> None:
+    """Raise `UserError` where `metric` is no score of these classes, with the nearest."""
+    of_classes = ("precision", "recall", "f1", *AREAS)
+    names = [*OVERALL, *AREAS, *(f"{name}/{label}" for name in of_classes for label in label_names)]
     if metric not in names:
         near = difflib.get_close_matches(metric, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
@@ -78,9 +78,15 @@ def check_metric(metric: str, known: Iterable[str]) -> None:
 
 def _contenders(reports: Sequence[Reported], bootstrap: Bootstrap) -> list[Contender]:
     by_configuration: dict[Any, list[int]] = {}
+    times: Counter[Any] = Counter()
     for i, report in enumerate(reports):
-        # A report that says nothing of its configuration stands for itself.
-        by_configuration.setdefault(report.identity.get("configuration") or i, []).append(i)
+        # A report that says nothing of its configuration stands for itself; a second one with the
+        # same seed (another checkpoint of the run) is no repetition, but another contender.
+        configuration = report.identity.get("configuration") or i
+        times[configuration, report.seed] += 1
+        by_configuration.setdefault((configuration, times[configuration, report.seed]), []).append(
+            i
+        )
     values = [
         {name: score.value for name, score in score_table(one.predictions, None).items()}
         for one in reports

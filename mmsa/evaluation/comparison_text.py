@@ -21,8 +21,10 @@ def comparison_text(found: Mapping[str, Any]) -> str:
     ]
     seeds = [_over_seeds(one, metric) for one in found["contenders"] if len(one["runs"]) > 1]
     lines += ["", *seeds] if seeds else []
-    lines += ["", *[in_words(pair, metric) for pair in found["pairs"]]]
     facts = found["bootstrap"]
+    if not found["pairs"]:
+        return "\n".join(lines) + "\n"
+    lines += ["", *[in_words(pair, metric) for pair in found["pairs"]]]
     lines += [
         "",
         f"Differences: paired bootstrap, {facts['resamples']:,} resamples of "
@@ -34,7 +36,7 @@ def comparison_text(found: Mapping[str, Any]) -> str:
 
 def _rows(found: Mapping[str, Any]) -> list[list[str]]:
     metric, best = found["metric"], found["contenders"][0]["name"]
-    rows = [["model", title_of(metric), "behind the first", "p", "McNemar p", "accuracy", ""]]
+    rows = [["model", title_of(metric), "lead of the first", "p", "McNemar p", "accuracy", ""]]
     for place, one in enumerate(found["contenders"]):
         scores = one["scores"]
         row = [one["name"], with_interval(scores[metric])]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsa.evaluation import report
-from mmsa.evaluation.comparison import compare
+from mmsa.evaluation.comparison import check_metric, compare
 from mmsa.evaluation.comparison_text import comparison_text
 from mmsa.evaluation.folds import check_folds, fold_findings, folds_text, pooled
 from mmsa.evaluation.reported import check_comparable, read_report
@@ -16,13 +16,14 @@ COMPARISON_NAME = "comparison"
 FOLDS_NAME = "folds"
 
 
-def check(asked: Sequence[Asked], *, folds: bool) -> None:
+def check(asked: Sequence[Asked], metric: str, *, folds: bool) -> None:
     """Raise `UserError` where the targets do not belong together, before any is evaluated."""
     identities = [(one.name, one.identity) for one in asked]
     if folds:
         check_folds(identities)
     else:
         check_comparable(identities)
+        check_metric(metric, asked[0].identity["label_names"])
 
 
 def write(asked: Sequence[Asked], metric: str, *, folds: bool, out: Path | None) -> None:
