@@ -25,7 +25,7 @@ _SPLITS = ("train", "val", "test")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the arguments say; returns the exit code (0, or 2 for a user's error)."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     runtime.prepare_process()
     return runtime.run_command(lambda command: evaluate(command, arguments))
 
@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     more.add_argument(
         "--again", action="store_true", help="evaluate also where the same report is there already"
+    )
+    more.add_argument(
+        "--modality-audit",
+        action="store_true",
+        help="also with texts or pictures masked and shuffled: what does each add?",
     )
     more.add_argument(
         "--calibrate",
@@ -97,6 +102,7 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     """The story: what is asked for, the reports that are missing, and what several say together."""
     from mmsa.evaluation import several
     from mmsa.evaluation.measure import Measurement, Options
+    from mmsa.evaluation.modality_audit import check_modalities
     from mmsa.evaluation.targets import asked_for
 
     runtime.set_up_logging(command.world, None)
@@ -106,7 +112,7 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         arguments.targets,
         precision=arguments.precision,
         device_type=runtime.device_type(),
-        again=arguments.again or not together,
+        again=arguments.again or arguments.modality_audit or not together,
         checkpoint=arguments.checkpoint,
         shards=arguments.shards,
         split=arguments.split,
@@ -114,6 +120,9 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
     )
     if together:
         several.check(asked, arguments.metric, folds=arguments.folds)
+    for one in asked:
+        if arguments.modality_audit and one.subject is not None:
+            check_modalities(one.subject)
     options = Options(
         precision=arguments.precision,
         num_workers=arguments.num_workers,
@@ -130,9 +139,10 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         accelerator = runtime.make_accelerator(arguments.precision)
         command.accelerator = accelerator
         predictions, samples_per_rank = measurement.predict(accelerator)
+        changed = measurement.predict_changed(accelerator) if arguments.modality_audit else None
         if accelerator.is_main_process:
             out = one.report if together else arguments.out or one.report
-            measurement.write_report(accelerator, predictions, samples_per_rank, out)
+            measurement.write_report(accelerator, predictions, samples_per_rank, out, changed)
     if together and command.world.is_main_process:
         several.write(asked, arguments.metric, folds=arguments.folds, out=arguments.out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,11 @@ from mmsa.data.stream import Loader
 from mmsa.errors import UserError
 from mmsa.evaluation import calibration as calibrations
 from mmsa.evaluation import ledger, report
+from mmsa.evaluation.changed_inputs import Change, ChangedReader
 from mmsa.evaluation.findings import Floors, findings, floors_of
 from mmsa.evaluation.floors import read_texts
 from mmsa.evaluation.metrics import Predictions, rounded
+from mmsa.evaluation.modality_audit import AUDIT_NAME, audit, audit_text
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.predictions_file import rows_of
 from mmsa.evaluation.sample_facts import SampleFacts, check_keys, groups_of, read_facts
@@ -100,6 +103,24 @@ class Measurement:
             progress=progress,
         )
 
+    def predict_changed(self, accelerator: Accelerator) -> dict[Change, Predictions]:
+        """Predictions of the same samples under every change of the modality audit; collective."""
+        subject = self.subject
+        image = subject.export.preprocessing.image
+        assert image is not None, "check_modalities comes first"
+        found = {}
+        for change in Change:
+            reader = ChangedReader(
+                subject.shards,
+                subject.manifest,
+                subject.split,
+                subject.export.class_map(subject.manifest.classes),
+                change=change,
+                mean=image.mean,
+            )
+            found[change], _ = self.predict(accelerator, reader, str(change))
+        return found
+
     def facts(self, predictions: Predictions) -> list[SampleFacts]:
         """The facts of the evaluated samples, in the order of the predictions."""
         facts = read_facts(self.subject.reader)
@@ -155,8 +176,12 @@ class Measurement:
         predictions: Predictions,
         samples_per_rank: list[int],
         out: Path,
+        changed: Mapping[Change, Predictions] | None = None,
     ) -> dict[str, Any]:
-        """Main rank: print the report and write its files into `out`; returns `metrics.json`."""
+        """Main rank: print the report and write its files into `out`; returns `metrics.json`.
+
+        With `changed`, as `predict_changed` gives it, also the modality audit.
+        """
         facts = self.facts(predictions)
         print(report.classification_report_text(predictions))
         sys.stdout.flush()  # the report is there to be read while the intervals are computed
@@ -170,6 +195,10 @@ class Measurement:
         )
         print(report.summary_text(found))
         identity = self.identity(accelerator, predictions)
+        further: dict[str, Any] = {}
+        if changed is not None:
+            further[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
+            print(audit_text(further[AUDIT_NAME]))
         temperature = 1.0 if calibration is None else calibration.temperature
         report.write_report(
             out,
@@ -178,6 +207,7 @@ class Measurement:
             identity,
             list(rows_of(predictions, facts, temperature)),
             file_format=self.options.file_format,
+            further=further,
         )
         self._write_run_facts(out, accelerator, samples_per_rank)
         home = self.subject.target.home

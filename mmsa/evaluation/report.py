@@ -48,15 +48,15 @@ def write_report(
     rows: Sequence[dict[str, Any]],
     *,
     file_format: str = "jsonl",
-    further: Mapping[str, bytes] | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the files that say what was measured into `directory`, which is made if missing.
 
     `found` is what `findings` returned, `rows` those of the predictions file. `identity` says of
     what: `split` (required), and whatever else names the data, weights, precision and code; it must
     not depend on the world, the host or the time, which belong into `write_run_facts`. `further`
-    are files that others made. `metrics.json` is renamed last, so where it is new the others are.
-    Raises `UserError` where the directory cannot be written.
+    are files beside them, JSON or bytes. `metrics.json` is renamed last, so where it is new the
+    others are. Raises `UserError` where the directory cannot be written.
     """
     sealed = {**found, "identity": dict(sorted(identity.items()))}
     name = FORMATS[file_format]
@@ -66,7 +66,7 @@ def write_report(
             REPORT_NAME: _report_text(predictions, found, identity).encode("utf-8"),
             name: file_content(rows, file_format),
             PICTURE_NAME: _picture(predictions, found, str(identity["split"])),
-            **(further or {}),
+            **_contents(further or {}),
             METRICS_NAME: _json_text(sealed).encode("utf-8"),
         },
     )
@@ -76,13 +76,14 @@ def write_report(
 
 def write_files(directory: str | os.PathLike[str], files: Mapping[str, Any]) -> None:
     """Write JSON (of a mapping) or bytes under each name; raises as `write_report` does."""
-    _write_all(
-        Path(directory),
-        {
-            name: content if isinstance(content, bytes) else _json_text(content).encode("utf-8")
-            for name, content in files.items()
-        },
-    )
+    _write_all(Path(directory), _contents(files))
+
+
+def _contents(files: Mapping[str, Any]) -> dict[str, bytes]:
+    return {
+        name: content if isinstance(content, bytes) else _json_text(content).encode("utf-8")
+        for name, content in files.items()
+    }
 
 
 def write_run_facts(directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:

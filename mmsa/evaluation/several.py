@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def write(asked: Sequence[Asked], metric: str, *, folds: bool, out: Path | None)
         check_comparable(identities)
         found = compare(reports, metric)
         text, name = comparison_text(found), COMPARISON_NAME
-    place = out or asked[0].beside / f"{name}-{split}"
+    common = os.path.commonpath([one.beside.resolve() for one in asked])
+    place = out or Path(common) / f"{name}-{split}"
     report.write_files(place, {f"{name}.txt": text.encode("utf-8"), f"{name}.json": found})
     print(f"\n{text}\n{name} in {place}")
