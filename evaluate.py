@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     more.add_argument(
         "--predictions", default="jsonl", choices=("jsonl", "parquet"), help="form of that file"
     )
+    more.add_argument("--no-page", action="store_true", help="write no report.html")
+    more.add_argument(
+        "--private", action="store_true", help="no texts and no pictures in report.html"
+    )
     work = parser.add_argument_group("work")
     work.add_argument(
         "--precision", default="no", choices=("no", "bf16", "fp16"), help="no is float32 (default)"
@@ -129,6 +133,8 @@ def evaluate(command: runtime.Command, arguments: argparse.Namespace) -> None:
         file_format=arguments.predictions,
         floors=not arguments.no_floors,
         calibrate=arguments.calibrate,
+        page=not arguments.no_page,
+        private=arguments.private,
     )
     for one in asked:
         if one.subject is None:

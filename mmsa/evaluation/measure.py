@@ -27,6 +27,8 @@ from mmsa.evaluation.findings import Floors, findings, floors_of
 from mmsa.evaluation.floors import read_texts
 from mmsa.evaluation.metrics import Predictions, rounded
 from mmsa.evaluation.modality_audit import AUDIT_NAME, audit, audit_text
+from mmsa.evaluation.page.gallery import cards
+from mmsa.evaluation.page.render import PAGE_NAME, read_training, render
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.predictions_file import rows_of
 from mmsa.evaluation.sample_facts import SampleFacts, check_keys, groups_of, read_facts
@@ -45,6 +47,8 @@ class Options:
     file_format: str = "jsonl"
     floors: bool = True
     calibrate: bool = False
+    page: bool = True
+    private: bool = False
 
 
 class Measurement:
@@ -200,6 +204,10 @@ class Measurement:
             further[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
             print(audit_text(further[AUDIT_NAME]))
         temperature = 1.0 if calibration is None else calibration.temperature
+        if self.options.page:
+            further[PAGE_NAME] = self._page(
+                predictions, facts, found, identity, temperature, further.get(AUDIT_NAME)
+            )
         report.write_report(
             out,
             predictions,
@@ -215,6 +223,29 @@ class Measurement:
             print(f"the test split has been opened {self.openings} time(s) by {home}")
         print(f"report in {out}")
         return dict(rounded({**found, "identity": identity}))
+
+    def _page(
+        self,
+        predictions: Predictions,
+        facts: list[SampleFacts],
+        found: dict[str, Any],
+        identity: dict[str, Any],
+        temperature: float,
+        audited: dict[str, Any] | None,
+    ) -> bytes:
+        private, home = self.options.private, self.subject.target.home
+        reader = self.subject.reader
+        return render(
+            predictions,
+            found,
+            identity,
+            cards=cards(predictions, facts, reader, temperature=temperature, private=private),
+            training=read_training(home),
+            audit=audited,
+            openings=self.openings,
+            title=f"{self.subject.name}: {self.subject.split} split",
+            private=private,
+        )
 
     def _seen(self, facts: list[SampleFacts]) -> SeenBefore:
         subject = self.subject
