@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmsa.errors import UserError
 from mmsa.evaluation.areas import area_scores, rankings
@@ -22,11 +21,14 @@ from mmsa.evaluation.bootstrap import Bootstrap, interval, two_sided_p
 from mmsa.evaluation.metrics import probabilities
 from mmsa.evaluation.paired_tests import holm, mcnemar, spread
 from mmsa.evaluation.reported import Reported
-from mmsa.evaluation.score_table import AREAS, bootstrap_facts, score_table
-from mmsa.evaluation.scores import OVERALL, SMALLER_IS_BETTER, scores_of_sums, summands
-
-Floats = NDArray[np.float64]
-Resampled = dict[str, Floats]  # flat name of a score -> (R,)
+from mmsa.evaluation.score_table import (
+    AREAS,
+    Resampled,
+    bootstrap_facts,
+    resampled_scores,
+    score_table,
+)
+from mmsa.evaluation.scores import OVERALL, SMALLER_IS_BETTER, summands
 
 SIGNIFICANT = 0.05
 
@@ -115,12 +117,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _resampled(reports: Sequence[Reported], bootstrap: Bootstrap) -> list[Resampled]:
     """Each report's scores on the same resamples."""
-    tables = [summands(one.predictions).values for one in reports]
-    width, names = tables[0].shape[1], reports[0].predictions.label_names
-    sums = bootstrap.sums(np.concatenate(tables, axis=1))
-    found = [
-        scores_of_sums(sums[:, i * width : (i + 1) * width], names) for i in range(len(reports))
-    ]
+    names = reports[0].predictions.label_names
+    found = resampled_scores([summands(one.predictions) for one in reports], bootstrap)
     ranked = [
         rankings(probabilities(one.predictions.logits), one.predictions.labels) for one in reports
     ]

@@ -6,19 +6,23 @@ a dictionary out, the same at any world size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from mmsa.evaluation import floors
 from mmsa.evaluation.bootstrap import Bootstrap, interval, two_sided_p
 from mmsa.evaluation.calibration import Calibration, reliability
 from mmsa.evaluation.metrics import Predictions, compute_metrics
 from mmsa.evaluation.sample_facts import SampleFacts, groups_of
-from mmsa.evaluation.score_table import as_json, bootstrap_facts, score_table
-from mmsa.evaluation.scores import OVERALL, SMALLER_IS_BETTER, scores_of_sums, summands
+from mmsa.evaluation.score_table import (
+    Resampled,
+    as_json,
+    bootstrap_facts,
+    resampled_scores,
+    score_table,
+)
+from mmsa.evaluation.scores import OVERALL, summands
 from mmsa.evaluation.seen_before import SeenBefore
 from mmsa.evaluation.slices import part, slice_scores
 
@@ -63,11 +67,18 @@ def findings(
     """The content of `metrics.json` but for the identity; floats are not rounded yet."""
     bootstrap = Bootstrap.of(groups_of(facts))
     found = compute_metrics(predictions)
-    found["scores"] = as_json(score_table(predictions, bootstrap))
+    # All on the same resamples, which are drawn once.
+    temperature = 1.0 if calibration is None else calibration.temperature
+    tables = [summands(predictions), summands(predictions, temperature=temperature)]
+    tables += [] if floor is None else [summands(floor.tfidf)]
+    drawn = resampled_scores(tables, bootstrap)
+    found["scores"] = as_json(score_table(predictions, bootstrap, resampled=drawn[0]))
     found["bootstrap"] = bootstrap_facts(bootstrap)
     found["leaks"] = _leaks(predictions, bootstrap, seen)
-    found["floors"] = None if floor is None else _floors(predictions, bootstrap, floor)
-    found["calibration"] = _calibration(predictions, bootstrap, calibration)
+    found["floors"] = None
+    if floor is not None:
+        found["floors"] = _floors(found["scores"], floor, drawn[0], drawn[2])
+    found["calibration"] = _calibration(predictions, bootstrap, calibration, drawn[1])
     found["slices"] = slice_scores(predictions, facts)
     return found
 
@@ -86,42 +97,41 @@ def _leaks(predictions: Predictions, bootstrap: Bootstrap, seen: SeenBefore) -> 
     return found
 
 
-def _floors(predictions: Predictions, bootstrap: Bootstrap, floor: Floors) -> dict[str, Any]:
-    """The floors' scores, and by how much the model is better than TF-IDF, on the same samples."""
-    found: dict[str, Any] = {
-        "majority": {"scores": as_json(score_table(floor.majority, None))},
-        "tfidf": {"scores": as_json(score_table(floor.tfidf, None)), "c": floor.c},
-    }
-    names = predictions.label_names
-    model, tfidf = (summands(which).values for which in (predictions, floor.tfidf))
-    width = model.shape[1]
-    sums = bootstrap.sums(np.concatenate([model, tfidf], axis=1))
-    ours, theirs = (scores_of_sums(part, names) for part in (sums[:, :width], sums[:, width:]))
-    points = [scores_of_sums(values.sum(axis=0, keepdims=True), names) for values in (model, tfidf)]
+def _floors(
+    scores: Mapping[str, Any], floor: Floors, ours: Resampled, theirs: Resampled
+) -> dict[str, Any]:
+    """The floors' scores, and by how much the model is better than TF-IDF, on the same samples.
+
+    `scores` are the model's; `ours` and `theirs` the model's and TF-IDF's on the same resamples.
+    """
+    majority, tfidf = (as_json(score_table(one, None)) for one in (floor.majority, floor.tfidf))
     lead = {}
     for name in LEAD:
         differences = ours[name] - theirs[name]
         low, high = interval(differences) or (None, None)
-        value = float(points[0][name][0] - points[1][name][0])
+        value = scores[name]["value"] - tfidf[name]["value"]
         lead[name] = {"value": value, "low": low, "high": high, "p": two_sided_p(differences)}
-    found["lead_over_tfidf"] = lead
-    return found
+    return {
+        "majority": {"scores": majority},
+        "tfidf": {"scores": tfidf, "c": floor.c},
+        "lead_over_tfidf": lead,
+    }
 
 
 def _calibration(
-    predictions: Predictions, bootstrap: Bootstrap, calibration: Calibration | None
+    predictions: Predictions,
+    bootstrap: Bootstrap,
+    calibration: Calibration | None,
+    drawn: Resampled,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"temperature": None, "bins": reliability(predictions)}
     if calibration is not None:
         temperature = calibration.temperature
-        table = score_table(predictions, bootstrap, areas=False, temperature=temperature)
+        table = score_table(
+            predictions, bootstrap, areas=False, temperature=temperature, resampled=drawn
+        )
         found["temperature"] = temperature
         found["fitted_on"] = calibration.fitted_on
         found["scores"] = as_json({name: table[name] for name in PROPER})
         found["bins_with_temperature"] = reliability(predictions, temperature)
     return found
-
-
-def better(name: str, difference: float) -> bool:
-    """Whether a difference of the score `name` is in favour of the first."""
-    return difference < 0 if name.partition("/")[0] in SMALLER_IS_BETTER else difference > 0

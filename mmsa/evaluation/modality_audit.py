@@ -14,8 +14,13 @@ from mmsa.evaluation.changed_inputs import Change
 from mmsa.evaluation.metrics import Predictions
 from mmsa.evaluation.paired_tests import holm
 from mmsa.evaluation.sample_facts import SampleFacts, groups_of
-from mmsa.evaluation.score_table import as_json, bootstrap_facts, score_table
-from mmsa.evaluation.scores import OVERALL, scores_of_sums, summands
+from mmsa.evaluation.score_table import (
+    as_json,
+    bootstrap_facts,
+    resampled_scores,
+    score_table,
+)
+from mmsa.evaluation.scores import OVERALL, Summands, scores_of_sums, summands
 from mmsa.evaluation.slices import slice_masks
 from mmsa.evaluation.subject import Subject
 from mmsa.evaluation.summary import columns, title_of, with_interval
@@ -82,13 +87,10 @@ def _costs(
 ) -> dict[Change, dict[str, Any]]:
     """Change -> score -> cost with interval and p-value, over the samples in `mask`."""
     rows = slice(None) if mask is None else mask
-    tables = [summands(one).values[rows] for one in (whole, *changed.values())]
-    width, names = tables[0].shape[1], whole.label_names
-    sums = bootstrap.sums(np.concatenate(tables, axis=1))
-    resampled = [
-        scores_of_sums(sums[:, i * width : (i + 1) * width], names) for i in range(len(tables))
-    ]
-    points = [scores_of_sums(table.sum(axis=0, keepdims=True), names) for table in tables]
+    names = whole.label_names
+    tables = [Summands(summands(one).values[rows], names) for one in (whole, *changed.values())]
+    resampled = resampled_scores(tables, bootstrap)
+    points = [scores_of_sums(table.values.sum(axis=0, keepdims=True), names) for table in tables]
     found: dict[Change, dict[str, Any]] = {change: {} for change in changed}
     for score in LOST:
         p_values = []

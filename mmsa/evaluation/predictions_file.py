@@ -29,11 +29,12 @@ def rows_of(
     """
     names = predictions.label_names
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    predicted = predictions.predicted
     for row, one in enumerate(facts):
         yield {
             "key": one.key,
             "label": names[predictions.labels[row]],
-            "predicted": names[predictions.predicted[row]],
+            "predicted": names[predicted[row]],
             "probabilities": dict(zip(names, rounded(probs[row].tolist()), strict=True)),
             "logits": [float(str(logit)) for logit in predictions.logits[row]],
             "text_label": one.text_label,

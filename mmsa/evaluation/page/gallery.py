@@ -29,12 +29,13 @@ def chosen(predictions: Predictions, temperature: float = 1.0) -> list[tuple[int
     """
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
     confidence = probs.max(axis=1)
-    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    predicted = predictions.predicted
+    wrong = np.flatnonzero(predicted != predictions.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     turn: dict[tuple[int, int], int] = {}
     turns = []
     for row in wrong.tolist():
-        pair = (int(predictions.labels[row]), int(predictions.predicted[row]))
+        pair = (int(predictions.labels[row]), int(predicted[row]))
         turns.append(turn.setdefault(pair, 0))
         turn[pair] += 1
     errors = wrong[np.argsort(turns, kind="stable")][:MAX_ERRORS]
@@ -55,7 +56,7 @@ def cards(
     private: bool,
 ) -> list[dict[str, Any]]:
     """What the page knows of each shown sample; `private` leaves text and picture out."""
-    names = predictions.label_names
+    names, predicted = predictions.label_names, predictions.predicted
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
     found = []
     for row, kind in chosen(predictions, temperature):
@@ -64,7 +65,7 @@ def cards(
             "kind": kind,
             "key": one.key,
             "true": names[predictions.labels[row]],
-            "predicted": names[predictions.predicted[row]],
+            "predicted": names[predicted[row]],
             "probabilities": [float(f"{value:.4f}") for value in rounded(probs[row].tolist())],
             "text_label": one.text_label,
             "image_label": one.image_label,
