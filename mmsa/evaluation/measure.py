@@ -198,6 +198,11 @@ class Measurement:
             floor=self.floors(facts, predictions),
         )
         print(report.summary_text(found))
+        if self.subject.split == calibrations.FITTED_ON:
+            print(
+                "note: the best export, its temperature and C of TF-IDF were chosen on this split; "
+                "its figures are too good\n"
+            )
         identity = self.identity(accelerator, predictions)
         further: dict[str, Any] = {}
         if changed is not None:
