@@ -5,13 +5,11 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import need
 from packed import open_split, sample, seal, write_split
 
 from mmsa.data.reader import SplitReader
@@ -130,11 +128,8 @@ def test_training_lines_that_are_cut_are_passed_over(tmp_path: Path) -> None:
     assert read_training(tmp_path) == [{"kind": "train", "step": 1}]
 
 
-def dom(page: Path, fragment: str = "") -> str:
+def dom(browser: str, page: Path, fragment: str = "") -> str:
     """The page's document after its script has run, as headless Chromium writes it."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    need("browser", browser is not None)
-    assert browser
     done = subprocess.run(
         [
             *[browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
@@ -148,18 +143,18 @@ def dom(page: Path, fragment: str = "") -> str:
     return done.stdout.decode("utf-8")
 
 
-def test_a_browser_shows_the_samples_and_filters_them(tmp_path: Path) -> None:
+def test_a_browser_shows_the_samples_and_filters_them(browser: str, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_bytes(make_page(tmp_path))
-    shown = dom(page)
+    shown = dom(browser, page)
     assert "20 of 20 shown" in shown
     assert shown.count('class="card"') == 20
     assert html.escape(NASTY, quote=False) in shown  # as text
     assert "<title>a &lt;run&gt;</title>" in shown  # the script in the text did not run
     assert shown.count('<img src="data:image/jpeg;base64,') == 20
     # Labels go round with the numbers, so every third sample is of one class.
-    assert "0 of 0 shown" in dom(page, "#true=neutral")
-    assert "20 of 20 shown" in dom(page, "#true=negative&predicted=neutral")
-    uncertain = dom(page, "#kind=uncertain&predicted=positive")
+    assert "0 of 0 shown" in dom(browser, page, "#true=neutral")
+    assert "20 of 20 shown" in dom(browser, page, "#true=negative&predicted=neutral")
+    uncertain = dom(browser, page, "#kind=uncertain&predicted=positive")
     assert "20 of 20 shown" in uncertain
     assert "positive, predicted" in uncertain
