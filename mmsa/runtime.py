@@ -118,6 +118,13 @@ def make_accelerator(mixed_precision: str | None, accumulation_steps: int = 1) -
     return accelerator
 
 
+def device_type() -> str:
+    """cuda or cpu: what `make_accelerator` will compute on, known before it is made."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def engine_name(accelerator: Accelerator) -> str:
     """The engine as it really is: single, ddp, or zero0 to zero3."""
     kind = str(accelerator.distributed_type.value)

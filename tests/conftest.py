@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def shared_data() -> Path:
     """The real data; tests that take it are skipped where it is not there."""
     need("shared", (SHARED_DATA / "mvsa-single" / "labelResultAll.txt").is_file())
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """A Chromium that runs without a screen; tests that take it are skipped where there is none."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    need("browser", found is not None)
+    return str(found)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from mmsa.data.plan import BatchPlan
 from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
-from mmsa.evaluation.metrics import compute_metrics, selection_value
+from mmsa.evaluation.calibration import Calibration, fit
+from mmsa.evaluation.metrics import Predictions, compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
 from mmsa.export import write_export
 from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
@@ -70,6 +71,7 @@ class Run:
     optimizer: Any = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
+    validated: Predictions | None = field(init=False, default=None)  # of the last validation
 
     def to_device(self, accelerator: Accelerator) -> None:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
@@ -127,7 +129,7 @@ class Run:
         """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
         statistics = averaged_statistics(self.bare_model, self.accelerator)
         with with_statistics(self.bare_model, statistics):
-            predictions, _ = predict_split(
+            self.validated, _ = predict_split(
                 self.bare_model,
                 self.validation_batches,
                 self.num_validation_batches,
@@ -136,7 +138,7 @@ class Run:
                 num_samples=self.num_validation_samples,
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
-        return compute_metrics(predictions)
+        return compute_metrics(self.validated)
 
     def keep_if_best(self, metrics: dict[str, Any]) -> None:
         """Export the model if it is the best so far; count towards early stopping."""
@@ -151,7 +153,9 @@ class Run:
                 checkpoints.replace_best(
                     self.run_dir,
                     self.progress.step,
-                    lambda directory: self._write_export(directory, statistics),
+                    lambda directory: self._write_export(
+                        directory, statistics, self._calibration()
+                    ),
                 )
             self.accelerator.wait_for_everyone()
         else:
@@ -182,7 +186,17 @@ class Run:
         if self.accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
 
-    def _write_export(self, directory: Path, statistics: dict[str, Tensor]) -> None:
+    def _calibration(self) -> Calibration:
+        """The temperature for the model as it was just validated."""
+        assert self.validated is not None
+        return fit(self.validated, split="val", shards_digest=self.manifest.digest)
+
+    def _write_export(
+        self,
+        directory: Path,
+        statistics: dict[str, Tensor],
+        calibration: Calibration | None = None,
+    ) -> None:
         write_export(
             directory,
             self.bare_model,
@@ -198,6 +212,7 @@ class Run:
                 "protocol": self.manifest.protocol.model_dump(mode="json"),
                 "mixed_precision": self.accelerator.mixed_precision,
             },
+            calibration=calibration,
         )
 
 
