@@ -16,7 +16,7 @@ import pytest
 from harness import ROOT, TINY, launched, metric_lines, status
 from safetensors.torch import load_file
 
-from mmsa.errors import EXIT_USER_ERROR
+from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from train import main as train_main
 
 # float32, no dropout, frozen statistics. Adam divides by a gradient's size: an eps of 1e-4 keeps
