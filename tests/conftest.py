@@ -54,6 +54,14 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """A Chromium that runs without a screen; tests that take it are skipped where there is none."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    need("browser", found is not None)
+    return str(found)
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate_state() -> Iterator[None]:
     """Accelerate keeps its state for the process; `main([...])` runs several times in one here."""

@@ -32,6 +32,7 @@ _FREE = (
     "run.collective_timeout_s",
     "data.shards",
     "data.num_workers",
+    "data.timeout_s",
     "eval",
     "launch",
     "train.micro_batch_size",

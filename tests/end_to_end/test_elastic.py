@@ -12,23 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import TINY, launched, metric_lines, status
+from harness import launched, metric_lines, status
 from safetensors.torch import load_file
+from test_engines import SAME_EVERYWHERE, launch_file
 
 from train import main as train_main
 
 LAST_STEP = 12
 EXACT = [
-    *TINY,
-    *["model.fusion.dropout=0.0", "model.image_encoder.batch_norm=frozen", "optim.eps=1e-4"],
-    "model.text_encoder.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, "
-    "num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64, "
-    "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
-    *[f"train.max_steps={LAST_STEP}", "train.epochs=3", "train.checkpoint_every_steps=3"],
+    *[*SAME_EVERYWHERE, f"train.max_steps={LAST_STEP}", "train.checkpoint_every_steps=3"],
     *["train.keep_checkpoints=20", "train.validate_every_steps=100", "run.audit=true"],
 ]
-FILES = {engine: f"launch/accelerate/{engine}.yaml" for engine in ("zero1", "zero2", "zero3")}
-FILES["ddp"] = "launch/accelerate/ddp_cpu.yaml"
 TOLERANCE = {"ddp": 1e-5, "zero1": 1e-5, "zero2": 1e-5, "zero3": 1e-3}
 
 
@@ -77,7 +71,7 @@ def test_a_run_goes_on_at_other_world_sizes_and_under_another_engine(
         settings = [*EXACT, f"data.shards={shards}", f"run.dir={run_dir}"]
         settings += [f"launch.engine={engine}", f"launch.world_size={worlds[1]}"]
         settings += ["train.micro_batch_size=2"] if worlds[1] == 4 else []
-        ended = launched("train.py", *settings, processes=worlds[1], config=FILES[engine])
+        ended = launched("train.py", *settings, processes=worlds[1], config=file)
         assert ended.returncode == 0, ended.stderr
         log = (run_dir / "log.txt").read_text()
         assert f"engine {engine}, world_size {worlds[1]}, " in log
@@ -87,6 +81,7 @@ def test_a_run_goes_on_at_other_world_sizes_and_under_another_engine(
         np.testing.assert_allclose(losses(run_dir), losses(whole), rtol=TOLERANCE[engine])
         return run_dir
 
+    file = launch_file(engine, tmp_path)
     two = go_on(whole, 3, (1, 2))
     go_on(two, 6, (2, 1))
     four = go_on(two, 6, (2, 4))

@@ -41,7 +41,7 @@ def test_a_run_leaves_what_it_promises(finished: Path, shards: Path) -> None:
     assert (finished / "best").is_symlink()
     assert not (finished / "best").readlink().is_absolute()
     assert sorted(p.name for p in (finished / "best").iterdir()) == [
-        *["config.yaml", "export.json", "labels.json"],
+        *["calibration.json", "config.yaml", "export.json", "labels.json"],
         *["model.safetensors", "preprocessing.json", "tokenizer"],
     ]
     assert list((finished / "tensorboard").iterdir())
