@@ -108,6 +108,7 @@ def check(
     return victims
 
 
+@pytest.mark.timeout(900)  # up to four launches
 @pytest.mark.parametrize(("world", "kills"), [(2, 2), (4, 1)])
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
 def test_a_killed_run_cannot_be_told_from_one_that_was_not(
