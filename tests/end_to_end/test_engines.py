@@ -79,11 +79,11 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ddp", 4, 2),
         ("zero0", 2, 4),
         ("zero1", 2, 4),
-        ("zero1", 4, 4),
+        pytest.param("zero1", 4, 4, marks=pytest.mark.soak),  # test_elastic.py goes there
         ("zero2", 2, 4),
-        ("zero2", 4, 4),
+        pytest.param("zero2", 4, 4, marks=pytest.mark.soak),  # test_elastic.py goes there
         ("zero3", 2, 4),
-        ("zero3", 4, 4),
+        pytest.param("zero3", 4, 4, marks=pytest.mark.soak),  # test_elastic.py goes there
     ],
 )
 def test_losses_and_weights_do_not_depend_on_engine_and_world(
