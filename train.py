@@ -22,6 +22,8 @@ from mmsa.config import Config, load_config
 from mmsa.errors import EXIT_PREEMPTED, AgreedError
 from mmsa.training.preemption import StopRequest
 
+MOST_SKIPPED_IN_A_ROW = 50  # such steps: the run is lost, and would only spend its time
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -91,6 +93,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     run.log_facts(engine.launch_facts(accelerator))
+    command.tell_what_was_lost(run.progress.step)
     if config.launch.world_size == "any":
         engine.warn_if_lonely(command.world)
     run_steps(command, config, run, stop)
@@ -164,14 +167,9 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
     step = report.step
     if report.nonfinite:
         keys = sorted(gather_object(report.keys))
-        tracker.skipped(step, loss=report.loss, grad_norm=report.grad_norm, keys=keys)
-        if config.train.on_nonfinite == "stop":
-            raise AgreedError(
-                f"step {step} has loss {report.loss} and gradient norm {report.grad_norm}; the "
-                f"weights are as before it, and the last checkpoint is good. Its samples: "
-                f"{' '.join(keys)}. Lower optim.*_lr or optim.clip_norm in a new run.dir, look at "
-                "these samples, or leave such steps out with train.on_nonfinite=skip"
-            )
+        in_a_row = tracker.skipped(step, loss=report.loss, grad_norm=report.grad_norm, keys=keys)
+        if config.train.on_nonfinite == "stop" or in_a_row == MOST_SKIPPED_IN_A_ROW:
+            raise AgreedError(nonfinite_in_words(report, keys, in_a_row, run.newest_checkpoint()))
     elif step % config.run.log_every_steps == 0 or step == run.num_steps:
         tracker.train(
             step,
@@ -182,6 +180,19 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
         )
         if run.accelerator.is_main_process:
             command.write_status("running", **tracker.latest)
+
+
+def nonfinite_in_words(report: StepReport, keys: list[str], in_a_row: int, newest: str) -> str:
+    """What was met at a step, on which samples, and what to do."""
+    from mmsa.training.tracking import few
+
+    rows = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
+    return (
+        f"step {report.step} has loss {report.loss} and gradient norm {report.grad_norm}{rows}; "
+        f"it has not changed the weights. Newest checkpoint: {newest}. Its samples: {few(keys)}. "
+        "The same command would most likely meet it again: leave such steps out with "
+        "train.on_nonfinite=skip, or begin a new run.dir with lower optim.*_lr or optim.clip_norm"
+    )
 
 
 def validate(run: Run, tracker: Tracker, stop: StopRequest) -> None:

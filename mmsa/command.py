@@ -54,10 +54,13 @@ class Command:
     stop: StopRequest | None = None
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
     _started: float = field(default_factory=time.time)
+    _reached: int = 0  # the step that the launch before came to
 
     def report_to(self, status_file: Path, *, goes_on: bool) -> None:
         """Report to this file from here on; `goes_on`: the run was begun by an earlier launch."""
-        earlier = read_status(status_file).get("restarts") if goes_on else None
+        before = read_status(status_file) if goes_on else {}
+        earlier, reached = before.get("restarts"), before.get("step")
+        self._reached = reached if isinstance(reached, int) else 0
         self.status_file = status_file
         self.facts |= {
             "restarts": 0 if not goes_on else 1 + (earlier if isinstance(earlier, int) else 0),
@@ -65,6 +68,14 @@ class Command:
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
         }
+
+    def tell_what_was_lost(self, step: int) -> None:
+        """Log how many steps the launch before had made beyond `step`, where this one begins."""
+        if self._reached > step:
+            logger.info(
+                "the launch before had come to step %d: %d step(s) are made again",
+                *(self._reached, self._reached - step),
+            )
 
     def hear_stops(self, config: RunConfig) -> StopRequest:
         """Hear the configuration's signals and its time limit until the command has ended."""

@@ -44,9 +44,9 @@ def check_launch(expected: LaunchConfig, world: World) -> None:
         file_precision(world)  # reads the engine file
     if world.deepspeed and world.forced_cpu:
         raise UserError(
-            "this launch asks for DeepSpeed and for the CPU (use_cpu: true, --cpu or "
-            "ACCELERATE_USE_CPU); Accelerate would make plain DDP of it, silently. Take the CPU "
-            "flag out: without a GPU the same launch runs on CPU processes"
+            "this launch asks for DeepSpeed and for the CPU (ACCELERATE_USE_CPU); Accelerate would "
+            "make plain DDP of it, silently. Take the CPU flag out: without a GPU the same launch "
+            "runs on CPU processes"
         )
     if world.deepspeed and not world.launched:
         raise UserError(
@@ -55,9 +55,11 @@ def check_launch(expected: LaunchConfig, world: World) -> None:
             "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
         )
     if expected.world_size != "any" and expected.world_size != world.world_size:
+        cpu_flag = "take --cpu or use_cpu: true out, and " if world.forced_cpu else ""
         raise UserError(
             f"launch.world_size={expected.world_size}, but this launch has {world.world_size} "
-            f"process(es); launch with: accelerate launch --num_processes {expected.world_size} ..."
+            f"process(es); {cpu_flag}launch with: accelerate launch --config_file "
+            f"accelerate_config.yaml --num_processes {expected.world_size} ..."
         )
     if expected.engine not in ("any", world.engine):
         file = "ddp" if expected.engine == "ddp" else expected.engine
@@ -77,6 +79,8 @@ def lonely_reason(world: World, num_gpus: int) -> str:
     """Why a world of one process looks like a mistake; empty where it does not."""
     if world.world_size > 1:
         return ""
+    if world.forced_cpu and not world.launched:
+        return "--cpu (or use_cpu: true) makes Accelerate start one, whatever --num_processes says"
     if world.slurm_tasks > 1:
         return f"SLURM started {world.slurm_tasks} tasks (SLURM_NTASKS)"
     if world.stray_world_size > 1:

@@ -213,6 +213,11 @@ class Run:
                 f"Make room in {self.run_dir} and repeat the command"
             ) from None
 
+    def newest_checkpoint(self) -> str:
+        """The newest whole checkpoint in words: its name, or that there is none."""
+        newest = checkpoints.newest_checkpoint(self.run_dir)
+        return "none yet" if newest is None else newest.name
+
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k; collective."""
         if self.audit is not None:

@@ -43,6 +43,7 @@ class Tracker:
         self._samples_per_step = samples_per_step
         self._last = (time.perf_counter(), start_step)
         self.latest: dict[str, Any] = {"num_steps": num_steps}  # for status.json
+        self._in_a_row, self._last_skipped = 0, -1
         if not enabled:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -97,19 +98,25 @@ class Tracker:
         else:
             self._bar.set_postfix(loss=f"{loss:.4f}")
 
-    def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> None:
-        """A step whose loss or gradient was not finite: the weights were left as they were."""
+    def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> int:
+        """A step whose loss or gradient was not finite: the weights were left as they were.
+
+        Returns how many such steps there were in a row, on every rank.
+        """
+        self._in_a_row = self._in_a_row + 1 if step == self._last_skipped + 1 else 1
+        self._last_skipped = step
         if not self._enabled:
-            return
+            return self._in_a_row
         # JSON has no word for them.
         measures = {"loss": str(loss), "grad_norm": str(grad_norm)}
         self._write({"kind": "skipped", "step": step, **measures, "keys": list(keys)})
         self.latest["skipped_steps"] = self.latest.get("skipped_steps", 0) + 1
         with tqdm.external_write_mode(file=sys.stdout):
             logger.warning(
-                "step %d was left out: loss %s, gradient norm %s; its samples: %s",
-                *(step, loss, grad_norm, " ".join(keys)),
+                "step %d has not changed the weights: loss %s, gradient norm %s; its samples: %s",
+                *(step, loss, grad_norm, few(keys)),
             )
+        return self._in_a_row
 
     def validation(self, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Validation measures after step `step`."""
@@ -177,3 +184,9 @@ def cut_back(file: Path, step: int) -> None:
     aside = file.with_name(f".{file.name}.tmp")
     aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(aside, file)
+
+
+def few(keys: Sequence[str]) -> str:
+    """Some of a step's keys for people; `metrics.jsonl` has them all."""
+    more = f" and {len(keys) - 5} more ({METRICS_NAME})" if len(keys) > 5 else ""
+    return " ".join(keys[:5]) + more

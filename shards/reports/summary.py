@@ -50,7 +50,7 @@ def next_steps(directory: Path) -> str:
     quoted = shlex.quote(str(directory))
     return (
         f"next: python -m shards info {quoted}\n"
-        "then: accelerate launch --config_file accelerate_config.yaml train.py "
+        "then: accelerate launch --config_file accelerate_config.yaml --num_processes N train.py "
         f"--config launch/runs/full_finetune.yaml {shlex.quote(f'data.shards={directory}')} "
         "run.dir=runs/first"
     )
@@ -77,9 +77,10 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
     table.add_column("mean", justify="right")
     for name, one in distributions.items():
         table.add_row(
-            name, *(f"{value:g}" for value in one["quantiles"].values()), f"{one['mean']:g}"
+            name, *(f"{value:.4g}" for value in one["quantiles"].values()), f"{one['mean']:.4g}"
         )
-    console.print(table)
+    # A terminal may wrap a line; figures that were cut off would be lost.
+    console.print(table, width=max(console.width, 120))
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

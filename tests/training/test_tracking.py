@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmsa.training.tracking import METRICS_NAME, Tracker, cut_back
+from mmsa.training.tracking import METRICS_NAME, Tracker, cut_back, few
 
 VALIDATION = {"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.7, "weighted_f1": 0.74}
 
@@ -113,3 +113,23 @@ def test_a_torn_last_line_is_removed(tmp_path: Path, torn: bytes) -> None:
 def test_nothing_to_cut_is_no_error(tmp_path: Path) -> None:
     cut_back(tmp_path / METRICS_NAME, 3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_skipped_steps_are_counted_while_they_follow_each_other(tmp_path: Path) -> None:
+    nan = {"loss": float("nan"), "grad_norm": float("inf"), "keys": list("gfedcba")}
+    for enabled in (True, False):
+        one = tracker(tmp_path, enabled=enabled)
+        assert [one.skipped(step, **nan) for step in (2, 3, 4, 6, 7)] == [1, 2, 3, 1, 2]
+        one.close()
+    assert lines(tmp_path)[0] == {
+        "kind": "skipped",
+        "step": 2,
+        "loss": "nan",
+        "grad_norm": "inf",
+        "keys": list("gfedcba"),
+    }
+
+
+def test_a_step_of_many_samples_is_told_in_a_line() -> None:
+    assert few(["a", "b"]) == "a b"
+    assert few(list("abcdefg")) == "a b c d e and 2 more (metrics.jsonl)"
