@@ -85,7 +85,7 @@ def file_precision(world: World) -> str | None:
             return name
     autocast = settings.get("torch_autocast") or {}
     if autocast.get("enabled") is True:
-        return "fp16" if "float16" == str(autocast.get("dtype")).split(".")[-1] else "bf16"
+        return "fp16" if str(autocast.get("dtype")).split(".")[-1] == "float16" else "bf16"
     return None
 
 

@@ -154,10 +154,13 @@ def make_accelerator(
         plugin = _deepspeed_plugin(world, precision, plan, clip_norm, on_cpu)
     else:
         runtime.leave_deepspeed_out()
-    group: dict[str, Any] = {"timeout": timedelta(seconds=timeout_s)}
-    if on_cpu and world.launched:
-        # Without it Accelerate reports one process on every rank of a DeepSpeed launch.
-        group["backend"] = "gloo"
+    # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    if world.launched:
+        # Without gloo's name Accelerate reports one process on every rank of a DeepSpeed launch.
+        backend = "gloo" if on_cpu else None
+        timeout = timedelta(seconds=timeout_s)
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
     accelerator = Accelerator(
         # Under a launcher without GPUs this gives a gloo world; without it, ranks that do not know
         # of each other, silently. With DeepSpeed it would be the other way round.
@@ -167,11 +170,7 @@ def make_accelerator(
         mixed_precision="no" if with_deepspeed else precision,
         gradient_accumulation_steps=1 if plan is None else plan.accumulation_steps,
         deepspeed_plugin=plugin,
-        kwargs_handlers=[
-            # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(**group),
-        ],
+        kwargs_handlers=handlers,
     )
     if accelerator.num_processes != world.world_size:
         raise UserError(

@@ -53,7 +53,7 @@ def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
 
 
 def _statistics_left_alone(layer: nn.Module) -> AbstractContextManager[None]:
-    """Inside, a BatchNorm in training mode normalises as ever and does not count the batch again."""
+    """Inside, a BatchNorm in training mode does not count the batch a second time."""
 
     @contextmanager
     def left_alone() -> Iterator[None]:

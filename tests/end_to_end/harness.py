@@ -14,6 +14,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 180
+DEFAULT_LAUNCH = "accelerate_config.yaml"
 
 # The smallest model that still has every part: BERT, BatchNorm, dropout, both encoders.
 TINY = [
@@ -42,10 +43,14 @@ TINY = [
 
 
 def launched(
-    script: str, *arguments: str, processes: int = 2, **environment: str
+    script: str,
+    *arguments: str,
+    processes: int = 2,
+    config: str = DEFAULT_LAUNCH,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script under `accelerate launch` with the project's own configuration file."""
-    process = start_launch(script, *arguments, processes=processes, **environment)
+    """Run a script under `accelerate launch` with one of the project's own configuration files."""
+    process = start_launch(script, *arguments, processes=processes, config=config, **environment)
     try:
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -55,13 +60,17 @@ def launched(
 
 
 def start_launch(
-    script: str, *arguments: str, processes: int = 2, **environment: str
+    script: str,
+    *arguments: str,
+    processes: int = 2,
+    config: str = DEFAULT_LAUNCH,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Start it and return; the launcher leads a process group of its own."""
     return subprocess.Popen(
         [
             *[sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"],
-            *["--config_file", "accelerate_config.yaml", "--num_processes", str(processes)],
+            *["--config_file", config, "--num_processes", str(processes)],
             *["--main_process_port", "0", script, *arguments],
         ],
         cwd=ROOT,

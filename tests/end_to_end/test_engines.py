@@ -1,0 +1,206 @@
+"""The same training under every engine, on real processes connected by gloo.
+
+Each launch first shows engine, world size and precision as they really are: mistaken launches come
+up as something else, in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import ROOT, TINY, launched, metric_lines, status
+from safetensors.torch import load_file
+
+from mmsa.errors import EXIT_USER_ERROR
+from train import main as train_main
+
+# float32, no dropout, frozen statistics. Adam divides by a gradient's size: an eps of 1e-4 keeps
+# gradients that are zero but for rounding (a key's bias in attention) from becoming full steps.
+SAME_EVERYWHERE = [
+    *[*TINY, "train.max_steps=6", "optim.eps=1e-4", "model.fusion.dropout=0.0"],
+    "model.text_encoder.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, "
+    "num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64, "
+    "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
+    "model.image_encoder.batch_norm=frozen",
+]
+
+
+def launch_file(engine: str, directory: Path) -> str:
+    """The launch file of an engine; ZeRO-3's so small a model would not be cut at all."""
+    if engine not in ("zero0", "zero3"):
+        return f"launch/accelerate/{engine}.yaml"
+    stage = 3 if engine == "zero3" else 0
+    content = json.loads((ROOT / "launch/deepspeed/zero3.json").read_text())
+    content["zero_optimization"] = {"stage": stage}
+    if stage == 3:
+        content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    settings = directory / f"{engine}.json"
+    settings.write_text(json.dumps(content))
+    launch = (ROOT / "launch/accelerate/zero3.yaml").read_text()
+    file = directory / f"{engine}.yaml"
+    file.write_text(launch.replace("launch/deepspeed/zero3.json", str(settings)))
+    return str(file)
+
+
+def train(run_dir: Path, engine: str, world_size: int, *settings: str) -> Path:
+    """Train under an engine and assert that it was this engine, with all its ranks."""
+    ended = launched(
+        "train.py",
+        *[*settings, f"run.dir={run_dir}", f"launch.world_size={world_size}"],
+        # zero0 is DDP by other means: for comparisons, not a choice of `launch.engine`.
+        *([] if engine == "zero0" else [f"launch.engine={engine}"]),
+        processes=world_size,
+        config=launch_file(engine, run_dir.parent),
+    )
+    assert ended.returncode == 0, ended.stderr
+    log = (run_dir / "log.txt").read_text()
+    assert f"launch: engine {engine}, world_size {world_size}, backend gloo, device cpu" in log
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, which all others must equal."""
+    run_dir = tmp_path_factory.mktemp("engines") / "alone"
+    settings = [*SAME_EVERYWHERE, "train.micro_batch_size=16", f"data.shards={shards}"]
+    assert train_main([*settings, f"run.dir={run_dir}"]) == 0
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("engine", "world_size", "micro_batch_size"),
+    [
+        ("ddp", 2, 8),
+        ("ddp", 4, 2),
+        ("zero0", 2, 4),
+        ("zero1", 2, 4),
+        ("zero1", 4, 4),
+        ("zero2", 2, 4),
+        ("zero2", 4, 4),
+        ("zero3", 2, 4),
+        ("zero3", 4, 4),
+    ],
+)
+def test_losses_and_weights_do_not_depend_on_engine_and_world(
+    alone: Path, shards: Path, tmp_path: Path, engine: str, world_size: int, micro_batch_size: int
+) -> None:
+    settings = [*SAME_EVERYWHERE, f"data.shards={shards}"]
+    settings += [f"train.micro_batch_size={micro_batch_size}"]
+    run_dir = train(tmp_path / "run", engine, world_size, *settings)
+    accumulation = 16 // micro_batch_size // world_size
+    assert f"accumulation {accumulation} x world {world_size}" in (run_dir / "log.txt").read_text()
+    tolerance = 1e-3 if engine == "zero3" else 1e-5
+    losses = [[line["loss"] for line in metric_lines(run, "train")] for run in (alone, run_dir)]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    weights = [load_file(run / "best" / "model.safetensors") for run in (alone, run_dir)]
+    assert weights[1].keys() == weights[0].keys()
+    for name, expected in weights[0].items():
+        np.testing.assert_allclose(
+            *[weights[1][name].numpy(), expected.numpy()],
+            rtol=tolerance,
+            atol=tolerance * 1e-2,
+            err_msg=name,
+        )
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
+def test_bf16_with_batch_norm_and_recomputed_layers(
+    shards: Path, tmp_path: Path, engine: str
+) -> None:
+    """BatchNorm in training mode, dropout, gradient checkpointing, bf16: finite, and as DDP's."""
+    settings = [*TINY, f"data.shards={shards}", "train.max_steps=4", "train.mixed_precision=bf16"]
+    settings += ["model.text_encoder.gradient_checkpointing=true"]
+    settings += ["model.image_encoder.gradient_checkpointing=true"]
+    run_dir = train(tmp_path / "run", engine, 2, *settings)
+    assert "mixed_precision bf16" in (run_dir / "log.txt").read_text()
+    losses = [line["loss"] for line in metric_lines(run_dir, "train")]
+    assert len(losses) == 4
+    # The first loss has seen no update: it is the same but for bf16's rounding (8 bits, 2^-8).
+    single = tmp_path / "single"
+    assert train_main([*settings, f"run.dir={single}", "train.max_steps=1"]) == 0
+    expected = metric_lines(single, "train")[0]["loss"]
+    assert losses[0] == pytest.approx(expected, rel=0.1)  # dropout draws differ by rank
+    assert np.isfinite(losses).all()
+    exported = load_file(run_dir / "best" / "model.safetensors")
+    assert all(
+        str(tensor.dtype) in ("torch.float32", "torch.int64") for tensor in exported.values()
+    )
+    means = [value for name, value in exported.items() if name.endswith("running_mean")]
+    assert len(means) == 6
+    assert all(float(mean.abs().sum()) > 0 for mean in means)
+
+
+def test_evaluation_has_the_same_bytes_under_every_engine(alone: Path, tmp_path: Path) -> None:
+    bytes_of = set()
+    for engine in ("ddp", "zero3"):
+        out = tmp_path / engine
+        ended = launched(
+            *["evaluate.py", str(alone), "--split", "val", "--out", str(out)],
+            config=launch_file(engine, tmp_path),
+        )
+        assert ended.returncode == 0, ended.stderr
+        facts = json.loads((out / "evaluation_run.json").read_text())
+        assert facts["world_size"] == 2
+        assert min(facts["samples_per_rank"]) > 0
+        bytes_of.add((out / "metrics.json").read_bytes())
+    assert len(bytes_of) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "settings", "told"),
+    [
+        # Accelerate starts ONE process of these two, in silence.
+        (["--cpu", "--num_processes", "2"], {}, ["launch.world_size=2"], "this launch has 1"),
+        (
+            ["--config_file", "launch/accelerate/ddp.yaml", "--num_processes", "2"],
+            {},
+            ["launch.engine=zero2"],
+            "this launch is ddp with 2 process(es)",
+        ),
+        # Plain DDP would come up, in silence.
+        (
+            ["--config_file", "launch/accelerate/zero2.yaml", "--num_processes", "2"],
+            {"ACCELERATE_USE_CPU": "true"},
+            [],
+            "Take the CPU flag out",
+        ),
+        (
+            ["--config_file", "launch/accelerate/zero2.yaml", "--num_processes", "2"],
+            {},
+            ["train.mixed_precision=fp16"],
+            "fp16 is not run under DeepSpeed",
+        ),
+    ],
+)
+def test_mistaken_launches_end_with_a_sentence(
+    shards: Path,
+    tmp_path: Path,
+    options: list[str],
+    environment: dict[str, str],
+    settings: list[str],
+    told: str,
+) -> None:
+    import os
+
+    run_dir = tmp_path / "run"
+    command = [*[sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"], *options]
+    command += ["--main_process_port", "0", "train.py", *TINY, f"data.shards={shards}"]
+    ended = subprocess.run(
+        [*[part for part in command if part != "train.mixed_precision=no"], f"run.dir={run_dir}"]
+        + settings,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode != 0
+    assert told in ended.stderr
+    assert status(run_dir)["exit_code"] == EXIT_USER_ERROR
+    assert told in status(run_dir)["reason"]
