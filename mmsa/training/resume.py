@@ -38,13 +38,10 @@ _FREE = (
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",
-<<<<<<< HEAD
     "train.on_nonfinite",
-=======
     "train.compile",
     "model.text_encoder.gradient_checkpointing",
     "model.image_encoder.gradient_checkpointing",
->>>>>>> s2issue5
     "model.text_encoder.weights",
     "model.image_encoder.weights",
 )
