@@ -1,7 +1,4 @@
-"""What tests need from the machine, and what they leave behind.
-
-`MMSA_REQUIRE=shared,...` turns the skip for want of a thing into a failure: CI sets it.
-"""
+"""What every test has: real data where it is there, and a fresh Accelerate."""
 
 from __future__ import annotations
 
@@ -10,21 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import need
 
 # Before torch is loaded: two threads per process on two busy cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"  # the real data, beside the checkout
-
-
-def need(name: str, present: bool) -> None:
-    """Skip the test where `name` is missing; fail it where MMSA_REQUIRE names it."""
-    if present:
-        return
-    if name in os.environ.get("MMSA_REQUIRE", "").split(","):
-        pytest.fail(f"MMSA_REQUIRE names '{name}', which this machine does not have")
-    pytest.skip(f"this machine does not have: {name}")
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,8 @@ class Cluster:
         """Write the configuration, start all daemons, wait until every node is idle."""
         for name in ("munge", "state", "log", "spool", "dev"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
+        for path in (self.directory, self.directory / "munge"):
+            path.chmod(0o755)  # munged refuses a socket that others cannot reach
         self._write_configuration()
         key = self.directory / "munge" / "key"
         key.touch(mode=0o600)
