@@ -1,9 +1,9 @@
 """`python -m launch prefetch CONFIG`: weights and tokenizers, before a job needs them.
 
-On a login node, which has a network: builds the encoders of a configuration once, so that every
-file that a run asks for lies in the cache, then looks for them again without the network, as the
-jobs do (HF_HUB_OFFLINE=1). The cache is that of the site (`cache` in launch/site.yaml) or --cache;
-without either it is the user's own (HF_HOME, TORCH_HOME), which nodes must see under the same path.
+On a login node, which has a network: builds the encoders of a configuration as a run does, so that
+every file that a run asks for lies in the cache; jobs have HF_HUB_OFFLINE=1 and look there alone.
+The cache is that of the site (`cache` in launch/site.yaml) or --cache; without either it is the
+user's own (HF_HOME, TORCH_HOME), which nodes must see under the same path.
 """
 
 from __future__ import annotations

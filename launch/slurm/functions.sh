@@ -71,10 +71,12 @@ requeue() {
         RUNNING* | *TimeLimit) ;;
         *) say "SLURM has ended this job: it is not requeued by itself"; exit 75 ;;
     esac
+    trap 'exit 75' USR1 TERM # SLURM ends a script whose job it requeues
     if ! scontrol requeue "$SLURM_JOB_ID"; then
         say "SLURM does not requeue this job; submit it again: it goes on from its last checkpoint"
         exit 75
     fi
-    sleep 120 # SLURM ends this script in a moment
+    sleep 120 &
+    wait $!
     exit 75
 }

@@ -1,0 +1,54 @@
+"""What becomes of a job when a start of it has ended: a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launch.job import verdict
+
+DONE = {"state": "done", "step": 40, "exit_code": 0}
+RUNNING = {"state": "running", "step": 12}
+PREEMPTED = {"state": "preempted", "step": 12, "reason": "SIGUSR1 after step 12", "exit_code": 75}
+FAILED = {"state": "failed", "step": 12, "reason": "lost contact\nto a rank", "exit_code": 1}
+WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_code": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "before", "heard", "restarts", "code", "words"),
+    [
+        (DONE, {}, "", 0, 0, "done"),
+        (DONE, DONE, "USR1", 200, 0, "done"),  # finished by an earlier start
+        (PREEMPTED, {}, "USR1", 0, 75, "stopped at step 12; this job starts again (restart 1 of 9"),
+        (PREEMPTED, RUNNING, "", 8, 75, "(restart 9 of 9)"),  # the ranks heard it, the script not
+        (PREEMPTED, {}, "USR1", 9, 1, "not started again after 9 restarts (MAX_RESTARTS=9)"),
+        # Stopped before it reached its run directory: what the file says is of the start before.
+        (FAILED, FAILED, "USR1", 5, 75, "stopped by SIGUSR1 during its start-up"),
+        ({}, {}, "TERM", 0, 75, "stopped by SIGTERM during its start-up"),
+        # What its user has to mend comes back at each start.
+        (WRONG, {}, "", 0, 2, "failed, and would fail again: train.epochs is wrong"),
+        (WRONG, FAILED, "USR1", 0, 2, "failed, and would fail again"),
+        # Any other failure: a few times, and as often as it comes further.
+        (FAILED, {}, "", 0, 75, "failed at step 12 (lost contact); this job starts again"),
+        (FAILED, {"step": 12}, "", 1, 75, "(restart 2 of 2)"),
+        (FAILED, {"step": 12}, "", 2, 1, "not started again after 2 restarts (MAX_RETRIES=2)"),
+        (FAILED, {"step": 11}, "", 2, 75, "(restart 3 of 9)"),
+        (FAILED, {"step": 11}, "", 9, 1, "(MAX_RESTARTS=9)"),
+        # No word at all.
+        (RUNNING, {"step": 12}, "", 2, 1, "ended without a word after step 12"),
+        ({}, {}, "", 0, 75, "ended before it could say anything in status.json"),
+        (WRONG, WRONG, "", 2, 1, "ended before it could say anything in status.json"),
+    ],
+)
+def test_verdict(
+    status: dict[str, Any],
+    before: dict[str, Any],
+    heard: str,
+    restarts: int,
+    code: int,
+    words: str,
+) -> None:
+    found = verdict(status, before, heard=heard, restarts=restarts, max_restarts=9, max_retries=2)
+    assert found[0] == code
+    assert words in found[1]

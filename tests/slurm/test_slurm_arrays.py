@@ -1,0 +1,87 @@
+"""Arrays of jobs: packing by parts, runs of several seeds; and jobs that fail by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from harness import status
+from slurm_jobs import (
+    ONE_NODE,
+    PACKING,
+    Job,
+    assert_ended,
+    jobs_of,
+    processes_of,
+    submit,
+    write_config,
+)
+
+from launch.__main__ import main as launch_main
+from mmsa.config import load_config
+
+
+def test_packed_by_an_array(cluster: Cluster, raw: Path, packed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    work = ["--cpus-per-task", "1", "--time", "10"]
+    submit("pack", "--parts", "3", *work, "--", "mvsa-single", str(raw), str(out), *PACKING)
+    folder = tmp_path / "shards.slurm"
+    parts, merge = jobs_of(folder)
+    Job(cluster, merge, tmp_path).wait_for_state("COMPLETED")
+    names = sorted(path.name for path in packed.glob("*.tar"))
+    assert names == sorted(path.name for path in out.glob("*.tar"))
+    assert [(out / name).read_bytes() for name in names] == [
+        (packed / name).read_bytes() for name in names
+    ]
+    assert len(list(folder.glob(f"pack-{parts}_[123].log"))) == 3
+    assert list(tmp_path.glob("shards.part-*")) == []
+    assert processes_of(merge) == []
+
+
+def test_seeds_by_an_array(
+    cluster: Cluster, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "runs"
+    config = write_config(
+        tmp_path / "run.yaml", f"data.shards={packed}", f"run.dir={base}", "train.max_steps=2"
+    )
+    submit("seeds", "--seeds", "7,3", *ONE_NODE, "--", str(config))
+    assert f"train 2 runs below {base}, each on 1 node(s) x 1 GPU(s)" in capsys.readouterr().out
+    (array,) = jobs_of(base / "slurm")
+    for task, seed in enumerate((7, 3), start=1):
+        run_dir = base / f"seed-{seed}"
+        job = Job(cluster, f"{array}_{task}", run_dir)
+        job.wait_for_state("COMPLETED")
+        assert status(run_dir)["state"] == "done"
+        assert load_config(str(run_dir / "config.yaml")).run.seed == seed
+        assert launch_main(["status", str(run_dir)]) == 0
+        said = capsys.readouterr().out
+        assert "state       done\nstep        2 of 2\n" in said
+        assert f"log         {base}/slurm/seeds-{array}_{task}.log" in said
+        assert "launch: engine ddp, world_size 1" in Path(said.split()[-1]).read_text()
+
+
+def test_a_fault_of_its_own_is_not_requeued_for_ever(
+    cluster: Cluster, packed: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "run.yaml", f"data.shards={packed}", "train.max_steps=2")
+    # Nothing that starts: tried again as often as the site allows, under the same number.
+    site = tmp_path / "site.yaml"
+    site.write_text("container: 'false'\nmax_retries: 1\n")
+    never = tmp_path / "never"
+    submit("train", "--site", str(site), *ONE_NODE, "--", str(config), f"run.dir={never}")
+    # Something that its user has to mend: not once more.
+    wrong = tmp_path / "wrong"
+    settings = [f"run.dir={wrong}", "model.image_encoder.batch_norm=sync"]
+    submit("train", *ONE_NODE, "--", str(config), *settings)
+    for run_dir, restarts, words in (
+        (never, 1, "not started again after 1 restarts (MAX_RETRIES=1)"),
+        (wrong, 0, "failed, and would fail again: model.image_encoder.batch_norm=sync needs GPUs"),
+    ):
+        job = Job(cluster, jobs_of(run_dir / "slurm")[0], run_dir)
+        job.wait_for_state("FAILED")
+        assert job.restarts() == restarts
+        assert words in job.log()
+        assert_ended(processes_of(job.number))
+    assert (status(wrong)["state"], status(wrong)["exit_code"]) == ("failed", 2)
