@@ -8,7 +8,6 @@ job end RUN ...                       says how a start has ended; the exit code 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -33,11 +32,9 @@ def add_parser(commands: Any) -> None:
     tasks.add_parser("begin", help="the run directory, noting the job").set_defaults(run=_begin)
     end = tasks.add_parser("end", help="how a start has ended, and what to do")
     end.add_argument("run_dir", type=Path)
-    end.add_argument("--last-word", default="", help="status.json before this start")
     end.add_argument("--heard", default="", help="the signal that the script was sent")
-    end.add_argument("--restarts", type=int, default=0)
     end.add_argument("--max-restarts", type=int, default=100)
-    end.add_argument("--max-retries", type=int, default=3)
+    end.add_argument("--max-retries", type=int, default=5)
     end.set_defaults(run=_end)
 
 
@@ -59,6 +56,8 @@ def _where(arguments: argparse.Namespace) -> None:
 
 
 def _begin(arguments: argparse.Namespace) -> None:
+    from mmsa.command import read_status
+
     run_dir = _run_dir(arguments.rest)
     job = os.environ["SLURM_JOB_ID"]
     run_jobs.note_job(
@@ -68,6 +67,8 @@ def _begin(arguments: argparse.Namespace) -> None:
         log=queue.facts(job).get("StdOut", ""),
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
+        checkpoint=run_jobs.newest_checkpoint(run_dir),
+        status=read_status(run_dir / "status.json"),
     )
     print(run_dir)
 
@@ -75,24 +76,20 @@ def _begin(arguments: argparse.Namespace) -> None:
 def _end(arguments: argparse.Namespace) -> int:
     from mmsa.command import read_status
 
+    run_dir: Path = arguments.run_dir
+    starts = run_jobs.starts_of(run_jobs.folder_of(run_dir), os.environ["SLURM_JOB_ID"])
+    checkpoint = run_jobs.newest_checkpoint(run_dir)
     code, words = verdict(
-        read_status(arguments.run_dir / "status.json"),
-        _parsed(arguments.last_word),
+        read_status(run_dir / "status.json"),
+        starts[-1]["status"] if starts else {},
         heard=arguments.heard,
-        restarts=arguments.restarts,
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        in_vain=sum(start["checkpoint"] >= checkpoint for start in starts),
         max_restarts=arguments.max_restarts,
         max_retries=arguments.max_retries,
     )
-    print(f"{arguments.run_dir}: {words}", file=sys.stdout if code == 0 else sys.stderr)
+    print(f"{run_dir}: {words}", file=sys.stdout if code == 0 else sys.stderr)
     return code
-
-
-def _parsed(text: str) -> Status:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def verdict(
@@ -101,34 +98,37 @@ def verdict(
     *,
     heard: str,
     restarts: int,
+    in_vain: int,
     max_restarts: int,
     max_retries: int,
 ) -> tuple[int, str]:
     """(exit code, words) for a start that ended with `status`, which was `before` when it began.
 
     0: done. `EXIT_PREEMPTED`: start the same job again. Anything else: do not. `restarts` is how
-    often SLURM has started this job again so far, `heard` the signal that the script was sent, if
-    any. A fault that the user has to mend comes back at each start, so it is not tried again; one
-    that came further than the start before it is new, and counts as a restart and no retry.
+    often SLURM has started this job again so far, `in_vain` how many starts in a row, this one
+    among them, have brought no new checkpoint; `heard` the signal that the script was sent, if
+    any. What the user has to mend comes back at each start, so it is not tried again.
     """
     if status.get("state") == "done":
         return 0, "done"
     spoke = status != before  # else what it says is of an earlier start
-    step, reason = status.get("step", 0), str(status.get("reason", "")).splitlines()[:1]
+    step, reason = status.get("step", 0), "".join(str(status.get("reason", "")).splitlines()[:1])
     failed = spoke and status.get("state") == "failed"
     if failed and status.get("exit_code") == EXIT_USER_ERROR:
-        return EXIT_USER_ERROR, f"failed, and would fail again: {''.join(reason)}"
-    if heard or (spoke and status.get("state") == "preempted"):
-        what = f"stopped at step {step}" if spoke else f"stopped by SIG{heard} during its start-up"
-        limit, name = max_restarts, "MAX_RESTARTS"
+        return EXIT_USER_ERROR, f"failed, and would fail again: {reason}"
+    if spoke and status.get("state") == "preempted":
+        what = f"stopped at step {step}"
+    elif heard:
+        what = f"stopped by SIG{heard} before it could save"
+    elif failed:
+        what = f"failed at step {step} ({reason})"
+    elif spoke:
+        what = f"ended without a word after step {step}: killed, or its memory ran out"
     else:
-        further = spoke and step > before.get("step", 0)
-        limit, name = (max_restarts, "MAX_RESTARTS") if further else (max_retries, "MAX_RETRIES")
-        what = f"failed at step {step} ({''.join(reason)})"
-        if not spoke:
-            what = "ended before it could say anything in status.json; the log above says why"
-        elif not failed:
-            what = f"ended without a word after step {step}: killed, or its memory ran out"
-    if restarts >= limit:
-        return 1, f"{what}; not started again after {restarts} restarts ({name}={limit})"
-    return EXIT_PREEMPTED, f"{what}; this job starts again (restart {restarts + 1} of {limit})"
+        what = "ended before it could say anything in status.json; the log above says why"
+    if restarts >= max_restarts:
+        return 1, f"{what}; not started again after {restarts} restarts (MAX_RESTARTS)"
+    if in_vain > max_retries:
+        vain = f"{in_vain} starts in a row brought no checkpoint (MAX_RETRIES={max_retries})"
+        return 1, f"{what}; not started again: {vain}"
+    return EXIT_PREEMPTED, f"{what}; this job starts again (restart {restarts + 1})"

@@ -76,7 +76,7 @@ def test_a_fault_of_its_own_is_not_requeued_for_ever(
     settings = [f"run.dir={wrong}", "model.image_encoder.batch_norm=sync"]
     submit("train", *ONE_NODE, "--", str(config), *settings)
     for run_dir, restarts, words in (
-        (never, 1, "not started again after 1 restarts (MAX_RETRIES=1)"),
+        (never, 1, "not started again: 2 starts in a row brought no checkpoint (MAX_RETRIES=1)"),
         (wrong, 0, "failed, and would fail again: model.image_encoder.batch_norm=sync needs GPUs"),
     ):
         job = Job(cluster, jobs_of(run_dir / "slurm")[0], run_dir)
