@@ -131,4 +131,4 @@ def verdict(
     if in_vain > max_retries:
         vain = f"{in_vain} starts in a row brought no checkpoint (MAX_RETRIES={max_retries})"
         return 1, f"{what}; not started again: {vain}"
-    return EXIT_PREEMPTED, f"{what}; this job starts again (restart {restarts + 1})"
+    return EXIT_PREEMPTED, f"{what}; to be started again (restart {restarts + 1})"

@@ -67,16 +67,20 @@ wait_for_launch() {
 
 # Start this job again under its number. One that no longer runs was cancelled, or SLURM requeues it.
 requeue() {
-    case $(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%T %r') in
+    local state
+    state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%T %r')
+    case $state in
         RUNNING* | *TimeLimit) ;;
-        *) say "SLURM has ended this job: it is not requeued by itself"; exit 75 ;;
+        *) say "SLURM has ended this job itself ($state): it is left so"; exit 75 ;;
     esac
-    trap 'exit 75' USR1 TERM # SLURM ends a script whose job it requeues
+    # SLURM ends a script whose job it requeues; until then it waits, and leaves nothing behind.
+    sleep 120 &
+    trap 'kill '$!' 2>/dev/null; exit 75' USR1 TERM
     if ! scontrol requeue "$SLURM_JOB_ID"; then
         say "SLURM does not requeue this job; submit it again: it goes on from its last checkpoint"
+        kill $!
         exit 75
     fi
-    sleep 120 &
     wait $!
     exit 75
 }

@@ -73,9 +73,10 @@ def run_killed(
         steps = launch.steps()
         assert all(after == before + 1 for before, after in pairwise(steps))
         if whole:
-            assert resumed == [
-                (f"{run_dir}/checkpoints/step-{whole[-1]:08d}", str(whole[-1]))
-            ], (log, killer.kills)
+            assert resumed == [(f"{run_dir}/checkpoints/step-{whole[-1]:08d}", str(whole[-1]))], (
+                log,
+                killer.kills,
+            )
         if steps:
             assert steps[0] == (whole[-1] if whole else 0) + 1
         ran += len(steps)

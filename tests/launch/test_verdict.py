@@ -20,7 +20,7 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
     [
         (DONE, {}, "", 0, 0, 0, "done"),
         (DONE, DONE, "USR1", 200, 9, 0, "done"),  # finished by an earlier start
-        (PREEMPTED, {}, "USR1", 0, 0, 75, "stopped at step 12; this job starts again (restart 1)"),
+        (PREEMPTED, {}, "USR1", 0, 0, 75, "stopped at step 12; to be started again (restart 1)"),
         (PREEMPTED, RUNNING, "", 8, 0, 75, "(restart 9)"),  # the ranks heard it, the script not
         (PREEMPTED, {}, "USR1", 9, 0, 1, "not started again after 9 restarts (MAX_RESTARTS)"),
         # Stopped before it reached its run directory: what the file says is of the start before.
@@ -32,7 +32,7 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
             0,
             1,
             75,
-            "stopped by SIGTERM before it could save; this job starts again",
+            "stopped by SIGTERM before it could save; to be started again",
         ),
         # A time limit that leaves no time for a step.
         ({}, {}, "USR1", 2, 3, 1, "3 starts in a row brought no checkpoint (MAX_RETRIES=2)"),
@@ -40,7 +40,7 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
         (WRONG, {}, "", 0, 1, 2, "failed, and would fail again: train.epochs is wrong"),
         (WRONG, FAILED, "USR1", 0, 1, 2, "failed, and would fail again"),
         # Any other failure: as often as it comes further, and a few times where it does not.
-        (FAILED, {}, "", 0, 1, 75, "failed at step 12 (lost contact); this job starts again"),
+        (FAILED, {}, "", 0, 1, 75, "failed at step 12 (lost contact); to be started again"),
         (FAILED, RUNNING, "", 8, 0, 75, "(restart 9)"),
         (FAILED, RUNNING, "", 8, 2, 75, "(restart 9)"),
         (FAILED, RUNNING, "", 8, 3, 1, "not started again: 3 starts in a row brought no"),

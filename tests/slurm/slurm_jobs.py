@@ -79,11 +79,13 @@ class Job:
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
+    def own_log(self) -> str:
+        """What the newest start has written."""
+        _, begun, own = self.log().rpartition(f"job {self.number}, restart {self.restarts()}: ")
+        return own if begun else ""
+
     def steps_of_this_start(self) -> list[int]:
-        """The steps that the newest start has logged."""
-        begins = f"job {self.number}, restart {self.restarts()}: "
-        _, found, own = self.log().rpartition(begins)
-        return [int(step) for step in re.findall(r"^step (\d+)/", own, re.M)] if found else []
+        return [int(step) for step in re.findall(r"^step (\d+)/", self.own_log(), re.M)]
 
     def wait_until(self, true: Callable[[], object]) -> None:
         try:

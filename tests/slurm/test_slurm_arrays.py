@@ -21,6 +21,8 @@ from slurm_jobs import (
 from launch.__main__ import main as launch_main
 from mmsa.config import load_config
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def test_packed_by_an_array(cluster: Cluster, raw: Path, packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
@@ -59,7 +61,7 @@ def test_seeds_by_an_array(
         said = capsys.readouterr().out
         assert "state       done\nstep        2 of 2\n" in said
         assert f"log         {base}/slurm/seeds-{array}_{task}.log" in said
-        assert "launch: engine ddp, world_size 1" in Path(said.split()[-1]).read_text()
+        assert "launch: engine single, world_size 1" in Path(said.split()[-1]).read_text()
 
 
 def test_a_fault_of_its_own_is_not_requeued_for_ever(
