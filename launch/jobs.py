@@ -73,7 +73,13 @@ def hand_over(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()) 
         if numbers:
             # Without the second a job whose forerunner failed would wait for ever.
             after = [f"--dependency=afterok:{numbers[-1]}", "--kill-on-invalid-dep=yes"]
-        number = queue.submit(job.path, *after)
+        try:
+            number = queue.submit(job.path, *after)
+        except UserError as error:
+            if not numbers:
+                raise
+            queue.cancel(numbers)  # all of a chain, or nothing
+            raise UserError(f"{error}. Job {', '.join(numbers)} was cancelled again") from None
         numbers.append(number)
         log = job.log.replace("%j", number).replace("%A", number)
         run_jobs.note_job(job.folder, number, kind=job.kind, log=log)

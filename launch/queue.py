@@ -61,6 +61,11 @@ def submit(script: Path, *options: str) -> str:
     return answer.strip().split(";")[0]  # NUMBER, or NUMBER;CLUSTER
 
 
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs that were just submitted."""
+    _ask("scancel", *jobs)
+
+
 def states(jobs: Iterable[str]) -> dict[str, str]:
     """Job -> state, of those that SLURM has queued or running: "RUNNING", "PENDING (Priority)".
 

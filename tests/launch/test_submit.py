@@ -217,7 +217,9 @@ def test_the_sites_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 problems") as error:
         load_site(file)
     assert "partitoin" in str(error.value)
-    # Every key stands in the file of the repository, so that it can be found there.
+    # Every key stands in the file of the repository and in the page.
+    page = (ROOT / "docs" / "slurm.md").read_text()
+    assert [key for key in Site.model_fields if f"`{key}`" not in page] == []
     example = (ROOT / "launch" / "site.yaml").read_text()
     assert [key for key in Site.model_fields if f"\n# {key}:" not in example] == ["nodes"]
 

@@ -8,7 +8,7 @@ import pytest
 from cluster import Cluster
 from harness import status
 from slurm_jobs import (
-    ONE_NODE,
+    ON_CPUS,
     PACKING,
     Job,
     assert_ended,
@@ -48,8 +48,15 @@ def test_seeds_by_an_array(
     config = write_config(
         tmp_path / "run.yaml", f"data.shards={packed}", f"run.dir={base}", "train.max_steps=2"
     )
-    submit("seeds", "--seeds", "7,3", *ONE_NODE, "--", str(config))
-    assert f"train 2 runs below {base}, each on 1 node(s) x 1 GPU(s)" in capsys.readouterr().out
+    submit("seeds", "--seeds", "7,3", *ON_CPUS, "--", str(config))
+    assert (
+        f"train 2 runs below {base}, each on 1 node(s) x 2 CPU process(es)"
+        in capsys.readouterr().out
+    )
+    # The same by hand, with the script as it is.
+    by_hand = ["--array=5", "--cpus-per-task=1", f"--output={tmp_path}/by-hand.log"]
+    script = ["launch/slurm/seeds.sbatch", "--config", str(config)]
+    number = cluster.run("sbatch", "--parsable", *by_hand, *script).strip()
     (array,) = jobs_of(base / "slurm")
     for task, seed in enumerate((7, 3), start=1):
         run_dir = base / f"seed-{seed}"
@@ -61,7 +68,13 @@ def test_seeds_by_an_array(
         said = capsys.readouterr().out
         assert "state       done\nstep        2 of 2\n" in said
         assert f"log         {base}/slurm/seeds-{array}_{task}.log" in said
-        assert "launch: engine single, world_size 1" in Path(said.split()[-1]).read_text()
+        log = Path(said.split()[-1]).read_text()
+        assert "launch: engine ddp, world_size 2, backend gloo" in log
+        assert "1 thread(s) each" in log
+    Job(cluster, f"{number}_5", base).wait_for_state("COMPLETED")
+    assert status(base / "seed-5")["state"] == "done"
+    assert load_config(str(base / "seed-5" / "config.yaml")).run.seed == 5
+    assert processes_of(number) + processes_of(array) == []
 
 
 def test_a_fault_of_its_own_is_not_requeued_for_ever(
@@ -72,11 +85,11 @@ def test_a_fault_of_its_own_is_not_requeued_for_ever(
     site = tmp_path / "site.yaml"
     site.write_text("container: 'false'\nmax_retries: 1\n")
     never = tmp_path / "never"
-    submit("train", "--site", str(site), *ONE_NODE, "--", str(config), f"run.dir={never}")
+    submit("train", "--site", str(site), *ON_CPUS, "--", str(config), f"run.dir={never}")
     # Something that its user has to mend: not once more.
     wrong = tmp_path / "wrong"
     settings = [f"run.dir={wrong}", "model.image_encoder.batch_norm=sync"]
-    submit("train", *ONE_NODE, "--", str(config), *settings)
+    submit("train", *ON_CPUS, "--", str(config), *settings)
     for run_dir, restarts, words in (
         (never, 1, "not started again: 2 starts in a row brought no checkpoint (MAX_RETRIES=1)"),
         (wrong, 0, "failed, and would fail again: model.image_encoder.batch_norm=sync needs GPUs"),
@@ -87,3 +100,18 @@ def test_a_fault_of_its_own_is_not_requeued_for_ever(
         assert words in job.log()
         assert_ended(processes_of(job.number))
     assert (status(wrong)["state"], status(wrong)["exit_code"]) == ("failed", 2)
+
+
+def test_refused_by_slurm(
+    cluster: Cluster, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = cluster.run("squeue", "-h")
+    config = write_config(tmp_path / "run.yaml", f"data.shards={packed}")
+    for options, words in (
+        (["--partition", "gpus"], "SLURM knows no partition 'gpus'; it knows: main, urgent"),
+        (["--nodes", "4", "--partition", "main"], "SLURM refuses `sbatch`: "),
+    ):
+        run = [*options, "--", str(config), f"run.dir={tmp_path / 'run'}"]
+        assert launch_main(["submit", "train", *run]) == 2
+        assert words in capsys.readouterr().err
+    assert cluster.run("squeue", "-h") == before == ""
