@@ -3,51 +3,94 @@
     python evaluate.py runs/first --split test
     accelerate launch --config_file accelerate_config.yaml --num_processes 4 evaluate.py runs/first
 
+    python evaluate.py runs/a runs/b --compare
+    python evaluate.py runs/fold-* --folds
+
 The target is a run directory, an export, or RUN/checkpoints/step-N. Any number of processes gives
 the same metrics.json, byte for byte. The files go to RUN/reports/SPLIT-CHECKPOINT/, or --out.
+What stands in a report, and how to read it: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mmsa import runtime
 from mmsa.command import Command, run_command
-
-if TYPE_CHECKING:
-    from mmsa.data.manifest import Manifest
-    from mmsa.export import Export
 
 _SPLITS = ("train", "val", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the arguments say; returns the exit code (0, or 2 for a user's error)."""
+    arguments = _parser().parse_intermixed_args(argv)
+    runtime.prepare_process()
+    return run_command(lambda command: evaluate(command, arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target", type=Path, help="run directory, export or checkpoint")
+    parser.add_argument(
+        "targets",
+        type=Path,
+        nargs="+",
+        metavar="target",
+        help="run directory, export or checkpoint; under --compare and --folds also a report",
+    )
     parser.add_argument("--checkpoint", default="best", help="of a run: best, last or a step")
     parser.add_argument("--shards", help="packed data (default: that of training)")
     parser.add_argument("--split", default="test", choices=_SPLITS)
     parser.add_argument("--out", type=Path, help="directory of the report's files")
-    parser.add_argument(
+    more = parser.add_argument_group("what to find out")
+    several = more.add_mutually_exclusive_group()
+    several.add_argument(
+        "--compare", action="store_true", help="paired tests of several targets on the same samples"
+    )
+    several.add_argument(
+        "--folds", action="store_true", help="the runs of all folds of a protocol, as one result"
+    )
+    more.add_argument(
+        "--metric",
+        default="weighted_f1",
+        help="of --compare: sorts its table (default: %(default)s)",
+    )
+    more.add_argument(
+        "--again", action="store_true", help="evaluate also where the same report is there already"
+    )
+    more.add_argument(
+        "--modality-audit",
+        action="store_true",
+        help="also with texts or pictures masked and shuffled: what does each add?",
+    )
+    more.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit the temperature on --split val and store it in the export",
+    )
+    more.add_argument("--no-floors", action="store_true", help="leave out majority and TF-IDF")
+    more.add_argument(
+        "--predictions", default="jsonl", choices=("jsonl", "parquet"), help="form of that file"
+    )
+    more.add_argument("--no-page", action="store_true", help="write no report.html")
+    more.add_argument(
+        "--private", action="store_true", help="no texts and no pictures in report.html"
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument(
         "--precision", default="no", choices=("no", "bf16", "fp16"), help="no is float32 (default)"
     )
-    parser.add_argument(
+    work.add_argument(
         "--batch-size", type=_at_least_one, help="samples per forward (default: eval.batch_size)"
     )
-    parser.add_argument("--num-workers", type=_count, default=0, help="loader processes per rank")
-    arguments = parser.parse_args(argv)
-    runtime.prepare_process()
-    return run_command(lambda command: evaluate(command, arguments))
+    work.add_argument(
+        "--num-workers", type=_count, help="loader processes per rank (default: data.num_workers)"
+    )
+    return parser
 
 
 def _count(text: str, least: int = 0) -> int:
@@ -61,101 +104,76 @@ def _at_least_one(text: str) -> int:
 
 
 def evaluate(command: Command, arguments: argparse.Namespace) -> None:
-    """The story: export, data, predictions of all ranks, report."""
-    import torch
-
+    """The story: what is asked for, the reports that are missing, and what several say together."""
     from mmsa import engine
-    from mmsa.data.manifest import load_manifest
-    from mmsa.data.reader import SplitReader
-    from mmsa.data.requests import EvaluationRequests
-    from mmsa.data.stream import Loader
-    from mmsa.errors import UserError
-    from mmsa.evaluation import ledger, report
-    from mmsa.evaluation.metrics import compute_metrics
-    from mmsa.evaluation.predict import predict_split
-    from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
+    from mmsa.evaluation import several
+    from mmsa.evaluation.measure import Measurement, Options
+    from mmsa.evaluation.modality_audit import check_modalities
+    from mmsa.evaluation.targets import asked_for
 
-    started, begin = datetime.now(UTC), time.perf_counter()
     runtime.set_up_logging(command.world, None)
-    target = resolve_export(arguments.target, arguments.checkpoint)
-    export = read_export(target.directory)
-    config = export.config
-    shards = arguments.shards or str(config.data.shards)
-    manifest = load_manifest(shards)
-    reader = SplitReader(shards, manifest, arguments.split, export.class_map(manifest.classes))
-    if not len(reader):
-        raise UserError(f"the split '{arguments.split}' of {shards} has no samples to evaluate")
-    if manifest.digest != export.facts.get("shards_digest"):
-        runtime.logger.info("note: %s are not the shards that the model was trained on", shards)
-    batch_size = arguments.batch_size or config.eval.batch_size
-    # Sums depend on the number of threads; with a fixed one the results do not depend on the world.
-    torch.set_num_threads(config.eval.cpu_threads)
-    openings = 0
-    if command.world.is_main_process:  # before the loader, which reads ahead
-        openings = ledger.record_opening(
-            target.home,
-            split=arguments.split,
-            weights_sha256=export.weights_sha256,
-            shards_digest=manifest.digest,
+    check_arguments(arguments)
+    together = arguments.compare or arguments.folds
+    asked = asked_for(
+        arguments.targets,
+        precision=arguments.precision,
+        device_type=engine.device_type(),
+        again=arguments.again or arguments.modality_audit or not together,
+        checkpoint=arguments.checkpoint,
+        shards=arguments.shards,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+    )
+    if together:
+        several.check(asked, arguments.metric, folds=arguments.folds)
+    for one in asked:
+        if arguments.modality_audit and one.subject is not None:
+            check_modalities(one.subject)
+    options = Options(
+        precision=arguments.precision,
+        num_workers=arguments.num_workers,
+        file_format=arguments.predictions,
+        floors=not arguments.no_floors,
+        calibrate=arguments.calibrate,
+        page=not arguments.no_page,
+        private=arguments.private,
+    )
+    for one in asked:
+        if one.subject is None:
+            runtime.logger.info("%s: its report is there already, %s", one.name, one.report)
+            continue
+        runtime.logger.info("evaluating %s", one.name)
+        measurement = Measurement(one.subject, command.world, options)
+        accelerator = engine.make_accelerator(arguments.precision)
+        command.accelerator = accelerator
+        predictions, samples_per_rank = measurement.predict(accelerator)
+        changed = measurement.predict_changed(accelerator) if arguments.modality_audit else None
+        if accelerator.is_main_process:
+            out = one.report if together else arguments.out or one.report
+            measurement.write_report(accelerator, predictions, samples_per_rank, out, changed)
+    if together and command.world.is_main_process:
+        several.write(asked, arguments.metric, folds=arguments.folds, out=arguments.out)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for arguments that do not go together, before anything is opened."""
+    from mmsa.errors import UserError
+    from mmsa.evaluation.calibration import FITTED_ON
+    from mmsa.evaluation.predictions_file import check_format
+
+    check_format(arguments.predictions)
+    if arguments.calibrate and arguments.split != FITTED_ON:
+        raise UserError(
+            f"--calibrate fits a temperature on validation, never on '{arguments.split}'; add "
+            f"--split {FITTED_ON}"
         )
-    requests = EvaluationRequests(reader, batch_size, command.world.world_size, command.world.rank)
-    batches = Loader(
-        requests, export.preprocessing, load_tokenizer_of(export), arguments.num_workers
-    )
-    model = load_model(export)
-    accelerator = engine.make_accelerator(arguments.precision)
-    command.accelerator = accelerator
-
-    predictions, samples_per_rank = predict_split(
-        model.to(accelerator.device),
-        batches,
-        len(requests),
-        accelerator=accelerator,
-        label_names=export.label_names,
-        num_samples=len(reader),
-        progress=True,
-    )
-    if not accelerator.is_main_process:
-        return
-    print(report.classification_report_text(predictions))
-    out = arguments.out or target.home / "reports" / f"{arguments.split}-{target.name}"
-    identity = {
-        "split": arguments.split,
-        "batch_size": batch_size,
-        "precision": arguments.precision,
-        "device_type": accelerator.device.type,
-        **what_was_evaluated(export, manifest),
-    }
-    report.write_report(out, predictions, compute_metrics(predictions), identity)
-    report.write_run_facts(
-        out,
-        {
-            **engine.launch_facts(accelerator),
-            "host": socket.gethostname(),
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - begin, 3),
-            "samples_per_rank": samples_per_rank,
-            "test_split_openings": openings,
-        },
-    )
-    if arguments.split == "test":
-        print(f"the test split has been opened {openings} time(s) by {target.home}")
-    print(f"report in {out}")
-
-
-def what_was_evaluated(export: Export, manifest: Manifest) -> dict[str, Any]:
-    """Names of data, weights and code for `metrics.json`: nothing of the world, host or time."""
-    from mmsa.export import code_version
-
-    return {
-        "dataset": manifest.dataset,
-        "label_names": list(export.label_names),
-        "protocol": {"name": manifest.protocol.name, "hash": manifest.protocol.hash},
-        "shards_digest": manifest.digest,
-        "weights_sha256": export.weights_sha256,
-        "step": export.facts.get("step"),
-        "code_version": code_version(),
-    }
+    together = arguments.compare or arguments.folds
+    if len(arguments.targets) > 1 and not together:
+        raise UserError(
+            f"{len(arguments.targets)} targets were given; add --compare or --folds, or give one"
+        )
+    if len(arguments.targets) < 2 and together:
+        raise UserError("--compare and --folds need several targets; one was given")
 
 
 if __name__ == "__main__":

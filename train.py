@@ -69,17 +69,9 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
             return
     if command.world.is_main_process:
         command.resources.enter_context(RunLock(run_dir))  # before anything is written there
-    runtime.set_up_logging(command.world, run_dir / "log.txt")
     command.report_to(run_dir / resume.STATUS_NAME, goes_on=earlier is not None)
-    command.stop = stop = command.resources.enter_context(
-        StopRequest(
-            config.run.stop_signals,
-            max_time_s=config.run.max_time,
-            timeout_s=config.run.stop_timeout_s,
-            world_size=command.world.world_size,
-            give_up=command.give_up,
-        )
-    )
+    stop = command.hear_stops(config.run)
+    runtime.set_up_logging(command.world, run_dir / "log.txt")
     engine.check_launch(config.launch, command.world)
     engine.check_device(config, command.world)
 
@@ -106,6 +98,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
 
 def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> None:
     """The loop over optimizer steps, from where the run stands to its end or to a stop."""
+    from mmsa.training.checkpoint import last_save_s
     from mmsa.training.exchange import Exchange, StepReport
     from mmsa.training.optim import lr_scale, set_learning_rates
     from mmsa.training.tracking import Tracker
@@ -124,7 +117,10 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
     if accelerator.is_main_process:
         command.write_status("running", **tracker.latest)
     run.model.train()
-    stop.begin_loop(None)
+    stop.begin_loop(
+        save_s=last_save_s(run.run_dir),
+        grace_s=runtime.launcher_grace_s() if command.world.launched else None,
+    )
     if owes_validation(config, run):
         validate(run, tracker, stop)
     while progress.step < run.num_steps and not progress.stopped_early and not stopped:
@@ -265,9 +261,7 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
             accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
             if accelerator.sync_gradients:
                 grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
-                nonfinite = run.guard.judge(
-                    grad_norm, accelerator.device, scaled=accelerator.scaler is not None
-                )
+                nonfinite = run.guard.judge(grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         step_loss += loss.detach()

@@ -29,6 +29,8 @@ from mmsa.data.manifest import (
     ShardInfo,
     SplitInfo,
     index_bytes,
+    load_manifest,
+    write_manifest,
 )
 from mmsa.data.plan import Order, batch_plan
 from mmsa.data.reader import SplitReader
@@ -79,18 +81,23 @@ class SimulatedShards:
         self.digests[number] = hashlib.sha256(content).hexdigest()
 
 
-def simulated_reader(shards: SimulatedShards) -> SplitReader:
-    manifest = Manifest.model_construct(
+def simulated_manifest(train: SplitInfo) -> Manifest:
+    return Manifest.model_construct(
         dataset="simulated",
         classes=LABEL_NAMES,
         label_rule="none",
         protocol=ProtocolInfo(name="none", version=1, settings={}, hash=DIGEST),
         source={},
         packing={},
-        splits={"train": SplitInfo.model_construct(num_samples=0, classes={}, shards=shards)},
+        splits={"train": train},
         digest=DIGEST,
     )
-    return SplitReader(shards.directory, manifest, "train", class_map(LABEL_NAMES, None))
+
+
+def simulated_reader(shards: SimulatedShards) -> SplitReader:
+    info = SplitInfo.model_construct(num_samples=0, classes={}, shards=shards)
+    classes = class_map(LABEL_NAMES, None)
+    return SplitReader(shards.directory, simulated_manifest(info), "train", classes)
 
 
 def requests_at(reader: SplitReader, global_batch: int, step: int, num_steps: int) -> TrainRequests:
@@ -169,12 +176,24 @@ def audit_cost_us(keys_per_step: int = 32) -> float:
         return 1e6 * (time.process_time() - begin) / 20_000
 
 
+def manifest_cost_s(num_shards: int) -> float:
+    """CPU seconds that a rank takes to load and check the manifest; no index is opened."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = SimulatedShards(Path(folder), num_shards)
+        info = SplitInfo(num_samples=int(shards.sizes.sum()), classes={}, shards=tuple(shards))
+        write_manifest(Path(folder), simulated_manifest(info))
+        begin = time.process_time()
+        load_manifest(folder)
+        return time.process_time() - begin
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=NUM_SHARDS, help="simulated shards")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     rows, audit_us = measure(arguments.shards), audit_cost_us()
+    manifest_s = manifest_cost_s(arguments.shards)
     from rich.console import Console
     from rich.table import Table
 
@@ -189,8 +208,9 @@ def main() -> None:
         )
     Console().print(table)
     print(f"audit: {audit_us:.1f} microseconds of CPU time for a step's 32 keys")
+    print(f"manifest: {manifest_s:.1f} seconds of CPU time to load and check")
     if arguments.json:
-        content = {"rows": rows, "audit_us": audit_us}
+        content = {"rows": rows, "audit_us": audit_us, "manifest_s": manifest_s}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""CPU time of the data path by stage: from the tar to a collated training batch, one thread.
+"""The data path: CPU time by stage, what handing a batch over costs, and a worker's memory.
 
     python -m benchmarks.stream [--shards DIR] [--json FILE]
 
@@ -15,6 +15,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,17 @@ def measured(stage: Callable[..., Iterable[Any]], source: Iterator[Any] | None) 
 SPENT: dict[str, float] = {}
 
 
-def run(shards: str) -> dict[str, float]:
-    """CPU milliseconds per sample of each stage."""
-    import torch
-
+def stages_of(shards: str, num_steps: int) -> tuple[Any, Any, Any, Any]:
+    """(requests, preprocessing, tokenizer, augmentation) of batches of 32 at 224 px."""
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
     from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
     from mmsa.data.reader import SplitReader
     from mmsa.data.requests import TrainRequests
-    from mmsa.data.stream import Augmentation, Collate, DecodeImages, ReadSamples
+    from mmsa.data.stream import Augmentation
     from mmsa.data.text import word_tokenizer
     from mmsa.labels import class_map
 
-    torch.set_num_threads(1)
     manifest = load_manifest(shards)
     reader = SplitReader(shards, manifest, "train", class_map(manifest.classes, None))
     plan = batch_plan(
@@ -72,13 +70,24 @@ def run(shards: str) -> dict[str, float]:
     )
     places, _ = reader.all_records()
     texts = [reader.read(*place).text for place in places[:500].tolist()]
-    requests = TrainRequests(reader, plan, 0, 0, 16, True, 0, NUM_STEPS)
+    requests = TrainRequests(reader, plan, 0, 0, 16, True, 0, num_steps)
     preprocessing = Preprocessing(image=ImagePreprocessing(), max_tokens=128)
+    return requests, preprocessing, word_tokenizer(texts, 8000, 128), Augmentation(0, 1.0, 0.5)
+
+
+def by_stage(shards: str) -> dict[str, float]:
+    """CPU milliseconds per sample of each stage, in this process, one thread."""
+    import torch
+
+    from mmsa.data.stream import Collate, DecodeImages, ReadSamples
+
+    torch.set_num_threads(1)
+    requests, preprocessing, tokenizer, augmentation = stages_of(shards, NUM_STEPS)
     stages = [
         requests,
-        ReadSamples(reader),
-        DecodeImages(preprocessing, Augmentation(0, 1.0, 0.5)),
-        Collate(word_tokenizer(texts, 8000, 128)),
+        ReadSamples(requests.reader),
+        DecodeImages(preprocessing, augmentation),
+        Collate(tokenizer),
     ]
     pipeline: Iterator[Any] | None = None
     for stage in stages:
@@ -89,6 +98,64 @@ def run(shards: str) -> dict[str, float]:
     SPENT.clear()
     num_samples = sum(len(batch["keys"]) for batch in pipeline)
     return {name: 1000 * seconds / num_samples for name, seconds in SPENT.items()}
+
+
+@dataclass
+class Ready:
+    """The same batch again and again: what is left is handing it over."""
+
+    batch: dict[str, Any]
+    number: int
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.batch for _ in range(self.number))
+
+
+def handed_over(shards: str, number: int = 1000) -> dict[str, float]:
+    """Bytes of a batch, and CPU microseconds that it costs worker and rank to hand it over."""
+    import psutil
+    import torch
+
+    from mmsa.data.stream import Loader
+    from mmsa.data.workers import Workers
+
+    requests, preprocessing, tokenizer, augmentation = stages_of(shards, 1)
+    batch = next(Loader(requests, preprocessing, tokenizer, 0, augmentation))
+    workers = Workers([Ready(batch, number + 10)])
+    process = psutil.Process(workers.pids[0])
+    for _ in range(10):
+        next(workers)
+    before, begin = process.cpu_times(), time.process_time()
+    for _ in range(number):
+        next(workers)
+    rank_s, after = time.process_time() - begin, process.cpu_times()
+    worker_s = after.user + after.system - before.user - before.system
+    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+    return {
+        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        "worker_us": 1e6 * worker_s / number,
+        "rank_us": 1e6 * rank_s / number,
+    }
+
+
+def memory_mib(shards: str, num_batches: int = 300) -> list[dict[str, float]]:
+    """A worker's memory along its life, in MiB: its own (USS), with its part of what it shares
+    with the others (PSS), with all of that (RSS)."""
+    import psutil
+
+    from mmsa.data.stream import Loader
+
+    requests, preprocessing, tokenizer, augmentation = stages_of(shards, num_batches)
+    loader = Loader(requests, preprocessing, tokenizer, 2, augmentation)
+    process = psutil.Process(loader.worker_pids[0])
+    rows = []
+    for taken in range(1, num_batches + 1):
+        next(loader)
+        if taken in (10, num_batches // 2, num_batches):
+            full = process.memory_full_info()
+            sizes = {"uss": full.uss, "pss": full.pss, "rss": full.rss}
+            rows.append({"taken": taken, **{name: size / 2**20 for name, size in sizes.items()}})
+    return rows
 
 
 def main() -> None:
@@ -104,7 +171,7 @@ def main() -> None:
             raw, shards = f"{folder}/raw", f"{folder}/shards"
             assert shards_main(["synthetic", raw, "--samples", "1500"]) == 0
             assert shards_main(["pack", "mvsa-single", raw, shards, "--quiet"]) == 0
-        figures = run(shards)
+        figures, handing, memory = by_stage(shards), handed_over(shards), memory_mib(shards)
     from rich.console import Console
     from rich.table import Table
 
@@ -116,9 +183,19 @@ def main() -> None:
         table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total:.0%}")
     table.add_row("all", f"{total:.3f}", "100%")
     Console().print(table)
+    print(
+        f"handing a batch of {BATCH_SIZE} ({handing['bytes'] / 1e6:.1f} MB) over: "
+        f"{handing['worker_us']:.0f} us of the worker, {handing['rank_us']:.0f} us of the rank"
+    )
+    for row in memory:
+        print(
+            f"a worker of 2 after {row['taken']} batches, MiB: USS {row['uss']:.0f}, "
+            f"PSS {row['pss']:.0f}, RSS {row['rss']:.0f}"
+        )
     if arguments.json:
         facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         content = {**facts, "batch_size": BATCH_SIZE, "ms_per_sample": figures}
+        content |= {"handing_over": handing, "memory_mib": memory}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

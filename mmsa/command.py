@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmsa.config import RunConfig
 from mmsa.errors import (
     EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
@@ -64,6 +65,20 @@ class Command:
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
         }
+
+    def hear_stops(self, config: RunConfig) -> StopRequest:
+        """Hear the configuration's signals and its time limit until the command has ended."""
+        self.stop = self.resources.enter_context(
+            StopRequest(
+                config.stop_signals,
+                max_time_s=config.max_time,
+                timeout_s=config.stop_timeout_s,
+                world_size=self.world.world_size,
+                age_s=time.time() - self._started,
+                give_up=self.give_up,
+            )
+        )
+        return self.stop
 
     def write_status(
         self, state: str, reason: str = "", exit_code: int | None = None, **where: Any

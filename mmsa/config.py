@@ -8,9 +8,7 @@ description. The resolved configuration is written to `RUN/config.yaml`, which c
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.durations import seconds_of
 from mmsa.errors import UserError, one_or_many
+from mmsa.settings_yaml import Dumper, Loader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns problems in words.
@@ -51,6 +50,7 @@ class DataConfig(Section):
     )
     window_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
     num_workers: int = Field(2, ge=0, description="loader processes per rank")
+    timeout_s: float = Field(300, ge=0, description="for a batch of a loader process; 0: no limit")
     max_tokens: int = Field(128, ge=4, description="longer texts are cut, special tokens kept")
     image_view: Literal["crop", "whole"] = Field(
         "crop", description="crop: a square out of the picture; whole: all of it, squeezed square"
@@ -185,7 +185,7 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The content of a file that `load_config` reads back as an equal configuration."""
         content = self.model_dump(mode="json")
-        return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_config(
@@ -197,7 +197,7 @@ def load_config(
     of the wrong type or range, and whatever `checks` find.
     """
     problems: list[str] = []
-    raw: dict[str, Any] = _read_yaml(file) if file else {}
+    raw: dict[str, Any] = read_yaml(file) if file else {}
     for override in overrides:
         problem = _apply_override(raw, override)
         if problem:
@@ -215,54 +215,6 @@ def load_config(
     return config
 
 
-# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a word.
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose dates are words (a run may be named by one) and that takes a key given twice for
-    an error: plain YAML keeps the last one in silence."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.YAMLError(f"the key '{key}' stands twice{key_node.start_mark}")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes words that `_Loader` would take for numbers in quotes."""
-
-
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def _read_yaml(file: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(
-            f"the configuration {file} cannot be read ({error.strerror}); "
-            "complete ones are in launch/runs/"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the configuration {file} is no valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"the configuration {file} must hold sections (run:, data:, ...) of keys")
-    return content
-
-
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     """Set `a.b=value` in `raw`; returns a problem in words, or None."""
     path, equals, text = override.partition("=")
@@ -270,7 +222,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is no override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError:
         return f"the value of '{override}' is no valid YAML; quote it"
     node = raw

@@ -286,3 +286,10 @@ def warn_if_lonely(world: World) -> None:
     )
     for line in ("=" * 88, *lines, "=" * 88):
         logger.warning(line)
+
+
+def device_type() -> str:
+    """cuda or cpu: what `make_accelerator` will compute on, known before it is made."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,6 +5,7 @@
     labels.json         the model's classes in the order of its logits
     preprocessing.json  from a packed sample to the encoders' input
     tokenizer/          Hugging Face tokenizer files, where the model reads text
+    calibration.json    the temperature fitted on validation, where there is one
     export.json         format version, step, data set, protocol, code version
 
 Nothing in it is executed when it is read: no pickle.
@@ -17,7 +18,7 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mmsa.config import Config, load_config
 from mmsa.data.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 from mmsa.errors import UserError
+from mmsa.evaluation.calibration import CALIBRATION_NAME, Calibration, read_calibration, to_json
 from mmsa.labels import ClassMap, class_map
 
 if TYPE_CHECKING:
@@ -44,30 +46,23 @@ COMPLETE_NAME = "COMPLETE"  # of a checkpoint: each file with its size, written 
 EXPORT_VERSION = 1
 
 
-def code_commit() -> str | None:
-    """The commit of the checkout that this program runs from; None where it is installed."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return asked.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
+@cache
 def code_version() -> str:
-    """The version of this package, for reports and checkpoints."""
+    """The version of this package, for reports and checkpoints; of a git checkout also its commit,
+    with `-dirty` where files differ from it."""
     try:
-        return version("mmsa")
+        released = version("mmsa")
     except PackageNotFoundError:
-        return "unknown (not installed)"
+        released = "unknown (not installed)"
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():  # the checkout of another project is none of ours
+        return released
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return released
+    return f"{released} ({done.stdout.strip()})"
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ class Export:
     label_names: tuple[str, ...]
     preprocessing: Preprocessing
     facts: dict[str, Any]
+    calibration: Calibration | None = None  # of its probabilities; None where none was fitted
 
     def class_map(self, dataset_classes: Sequence[str]) -> ClassMap:
         """The model's classes in a data set, by name: a data set may list them in another order.
@@ -112,6 +108,7 @@ def write_export(
     preprocessing: Preprocessing,
     tokenizer: TextTokenizer | None,
     facts: Mapping[str, Any],
+    calibration: Calibration | None = None,
 ) -> None:
     """Write an export of the bare `model` with `weights` into the new `directory`.
 
@@ -135,6 +132,8 @@ def write_export(
     (directory / PREPROCESSING_NAME).write_text(preprocessing.to_json(), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(directory / TOKENIZER_NAME)
+    if calibration is not None:
+        (directory / CALIBRATION_NAME).write_text(to_json(calibration), encoding="utf-8")
     described_facts = {"format": "mmsa-export", "version": EXPORT_VERSION, **facts}
     _write_json(directory / FACTS_NAME, {**described_facts, "code_version": code_version()})
 
@@ -158,6 +157,7 @@ def read_export(directory: Path) -> Export:
         label_names=tuple(_read_json(directory / LABELS_NAME)["label_names"]),
         preprocessing=read_preprocessing(directory),
         facts=facts,
+        calibration=read_calibration(directory),
     )
 
 

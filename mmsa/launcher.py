@@ -16,14 +16,19 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def is_launcher(command_line: list[str]) -> bool:
-    """Whether a command line is a launcher's. A shell that was given one as text is not."""
-    return any(
-        Path(word).name in _PROGRAMS
-        or word.startswith(_MODULES)
-        or (word.endswith(".py") and any(part in word for part in _PATHS))
-        for word in command_line[:4]  # python, its options, -m, the module
-        if " " not in word
-    )
+    """Whether a command line is a launcher's: as a program, a script of Python or a module."""
+    words = iter(command_line)
+    program = Path(next(words, "")).name
+    if not program.startswith("python"):
+        return program in _PROGRAMS
+    for word in words:
+        if word == "-m":
+            return next(words, "").startswith(_MODULES)
+        if word in ("-X", "-W"):
+            next(words, "")
+        elif not word.startswith("-"):
+            return Path(word).name in _PROGRAMS or any(part in word for part in _PATHS)
+    return False
 
 
 def end_with_launcher() -> bool:

@@ -50,8 +50,12 @@ class Predictor:
         pictures: Sequence[Picture] | None = None,
         *,
         batch_size: int = 64,
+        calibrated: bool = True,
     ) -> Result:
         """Labels and probabilities of `texts` with `pictures`, N of each.
+
+        Probabilities are with the export's temperature, where it has one; `calibrated` False leaves
+        it out. Labels are the same.
 
         What the model does not read may be left out: pictures for one of texts alone.
 
@@ -67,7 +71,9 @@ class Predictor:
             for start in range(0, len(texts), batch_size)
         ]
         logits = np.concatenate(rows) if rows else np.empty((0, len(self.label_names)), np.float32)
-        probs = probabilities(logits)
+        calibration = self.export.calibration if calibrated else None
+        temperature = 1.0 if calibration is None else calibration.temperature
+        probs = probabilities(logits.astype(np.float64) / temperature)
         return Result(
             labels=[self.label_names[label] for label in probs.argmax(axis=1)],
             probabilities=probs,

@@ -143,6 +143,14 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that may be on a full disk: its lines stand on the screen as well."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def set_up_logging(world: World, log_file: Path | None) -> None:
     """The main rank logs to standard output and `log_file`; the others warnings alone."""
     logger.handlers.clear()
@@ -155,7 +163,7 @@ def set_up_logging(world: World, log_file: Path | None) -> None:
     if log_file is not None and world.is_main_process:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = logging.FileHandler(log_file, encoding="utf-8")
+            to_file = _LogFile(log_file, encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"{log_file.parent} cannot be a run directory ({error.strerror}); give another "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -62,7 +64,7 @@ def _add_index(index: argparse.ArgumentParser) -> None:
         "--text-field",
         default="txt,text,caption",
         metavar="NAMES",
-        help="of the text; FIELD:NAME is a name inside a JSON member (default: %(default)s)",
+        help="of the text; json:caption is a name inside a JSON member (default: %(default)s)",
     )
     index.add_argument(
         "--label-field",
@@ -107,7 +109,9 @@ def _run_verify(args: argparse.Namespace) -> int:
     for fault in report.faults:
         print(f"fault: {fault}")
     if report.faults:
-        print(f"{args.out}: {len(report.faults)} faults")
+        print(
+            f"{args.out}: {len(report.faults)} {'fault' if len(report.faults) == 1 else 'faults'}"
+        )
         return EXIT_FAULTS
     if not args.quiet:
         print(f"{args.out}: {report.num_samples:,} samples in {report.num_shards} shards, no fault")
@@ -122,7 +126,7 @@ def _run_info(args: argparse.Namespace) -> None:
 
 def _run_index(args: argparse.Namespace) -> None:
     from shards.index import IndexSettings, index
-    from shards.reports.summary import print_summary
+    from shards.reports.summary import next_steps, print_summary
 
     manifest = index(
         args.directory,
@@ -133,7 +137,8 @@ def _run_index(args: argparse.Namespace) -> None:
     )
     if not args.quiet:
         print_summary(manifest)
-        print(f"indexed; train with data.shards={args.directory}")
+        print(f"indexed {args.directory}; the tars are as they were")
+        print(next_steps(args.directory))
 
 
 def _run_synthetic(args: argparse.Namespace) -> None:
@@ -151,7 +156,7 @@ def _run_synthetic(args: argparse.Namespace) -> None:
         print(f"the older {args.out} was moved to {moved_to}")
     if not args.quiet:
         print(f"wrote {args.samples:,} samples to {args.out}")
-        print(f"next: python -m shards pack mvsa-single {args.out} OUT")
+        print(f"next: python -m shards pack mvsa-single {shlex.quote(str(args.out))} OUT")
 
 
 def _end(signal_number: int, frame: FrameType | None) -> None:
@@ -161,16 +166,21 @@ def _end(signal_number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for faults that `verify` found, 2 for a
-    `UserError`, 130 after Ctrl-C."""
+    `UserError`, 130 after Ctrl-C, 141 where nobody reads what is printed."""
     args = build_parser().parse_args(argv)
     try:
         code: int | None = args.run(args)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; nothing that looks whole was left", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; what is left in stdout's buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return code or 0
 
 

@@ -1,19 +1,13 @@
 """Index files and a manifest for WebDataset tars that others packed; the tars stay as they are.
 
-Every sample is looked at once: its fields, its class, its key. The first one that does not fit is
-named, with what it holds and what was expected.
+Every sample is looked at once (`tar_scan.py`): its fields, its class, its key.
 """
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import hashlib
-import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,70 +20,18 @@ from mmsa.data.manifest import (
     ShardInfo,
     index_bytes,
     key_hash,
+    load_manifest,
     write_manifest,
 )
-from mmsa.data.members import Fields, field_text, sample_of, tar_members
 from mmsa.errors import UserError
 from shards.packing.workers import Workers, default_workers
 from shards.packing.write import split_info
 from shards.progress import Progress
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import protocol_hash
+from shards.tar_scan import IndexSettings, ScanTask, TarContents, scan_tar
 
-_DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
-
-
-@dataclass(frozen=True)
-class IndexSettings:
-    """What the command line says. `labels` are names as in `Fields`; `splits` (name, pattern)."""
-
-    fields: Fields
-    labels: tuple[str, ...]
-    classes: tuple[str, ...] | None
-    splits: tuple[tuple[str, str], ...] = _DEFAULT_SPLITS
-    dataset: str | None = None
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> IndexSettings:
-        """Read the options of `python -m shards index`; `UserError` for a wrong --split."""
-
-        def names(text: str) -> tuple[str, ...]:
-            return tuple(name.strip() for name in text.split(",") if name.strip())
-
-        splits = []
-        for text in options.split or ():
-            name, _, pattern = text.partition("=")
-            if name not in SPLITS or not pattern:
-                raise UserError(
-                    f"--split {text} must be NAME=PATTERN, NAME one of {', '.join(SPLITS)}, as in "
-                    "train=shard-00*.tar"
-                )
-            splits.append((name, pattern))
-        return cls(
-            Fields(names(options.image_field), names(options.text_field)),
-            names(options.label_field),
-            None if options.classes is None else names(options.classes),
-            tuple(splits) or _DEFAULT_SPLITS,
-            options.dataset,
-        )
-
-
-@dataclass(frozen=True)
-class _Task:
-    path: str
-    settings: IndexSettings
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One tar as it was found: per sample (offset, length, crc32, characters), key and label."""
-
-    places: list[tuple[int, int, int, int]]
-    keys: list[str]
-    labels: list[str]
-    tar_bytes: int
-    tar_sha256: str
+INDEXED = "indexed"  # the protocol's name in manifests that are made here
 
 
 def index(
@@ -107,18 +49,19 @@ def index(
     `overwrite`). Nothing is written before every sample has been seen.
     """
     tars = _tars_of(directory, settings)
+    _refuse_packed(directory)
     there = [directory / MANIFEST_NAME, *(tar.with_suffix(".idx") for _, tar in tars)]
     existing = [path for path in there if path.exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists already; --overwrite replaces it")
-    tasks = [_Task(str(tar), settings) for _, tar in tars]
-    found: list[_Found] = []
+    tasks = [ScanTask(str(tar), settings) for _, tar in tars]
+    found: list[TarContents] = []
     count = min(default_workers(), len(tars)) if workers is None else workers
     with (
         Workers(count) as pool,
         Progress(total=len(tars), what="indexing", unit="tar", quiet=quiet) as told,
     ):
-        for result in pool.map(_scan, tasks):
+        for result in pool.map(scan_tar, tasks):
             found.append(result)
             told.advance()
     split_of = _check_keys(tars, found)
@@ -136,7 +79,7 @@ def index(
             classes=classes,
             label_rule="given",
             protocol=ProtocolInfo(
-                name="indexed",
+                name=INDEXED,
                 version=1,
                 settings={"splits": dict(settings.splits)},
                 hash=protocol_hash(split_of),
@@ -155,6 +98,19 @@ def index(
             splits={name: split_info(parts, classes) for name, parts in shards.items()},
         ),
     )
+
+
+def _refuse_packed(directory: Path) -> None:
+    """`UserError` where `directory` was packed here: its manifest knows more than can be found."""
+    try:
+        manifest = load_manifest(directory)
+    except UserError:  # none, or one that is damaged
+        return
+    if manifest.protocol.name != INDEXED:
+        raise UserError(
+            f"{directory} was made by python -m shards pack: it has its index files, and a "
+            "manifest that would be lost. Train with it as it is"
+        )
 
 
 def _tars_of(directory: Path, settings: IndexSettings) -> list[tuple[str, Path]]:
@@ -179,83 +135,7 @@ def _tars_of(directory: Path, settings: IndexSettings) -> list[tuple[str, Path]]
     return sorted(found, key=lambda one: (SPLITS.index(one[0]), one[1].name))
 
 
-def _scan(task: _Task) -> _Found:
-    """Look at every sample of one tar. Raises `UserError` naming the first that does not fit."""
-    path = Path(task.path)
-    places: list[tuple[int, int, int, int]] = []
-    keys: list[str] = []
-    labels: list[str] = []
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            for start, stop in _extents(path):
-                file.seek(start)
-                piece = file.read(stop - start)
-                try:
-                    key, text, label = _fitting(piece, task.settings)
-                except ValueError as error:
-                    number = len(keys)
-                    raise UserError(f"{path}: sample {number} does not fit: {error}") from None
-                places.append((start, stop - start, zlib.crc32(piece), len(text)))
-                keys.append(key)
-                labels.append(label)
-    except tarfile.TarError as error:
-        raise UserError(f"{path} is no readable, uncompressed tar ({error})") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
-    return _Found(places, keys, labels, path.stat().st_size, digest)
-
-
-def _extents(path: Path) -> Iterator[tuple[int, int]]:
-    """(first byte, byte behind the last) of each sample: runs of members with the same key."""
-    last, start, stop = None, 0, 0
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, slash, base = member.name.rpartition("/")
-            key = f"{folder}{slash}{base.partition('.')[0]}"
-            if key != last:
-                if last is not None:
-                    yield start, stop
-                last, start = key, member.offset
-            stop = member.offset_data + -(-member.size // 512) * 512
-    if last is not None:
-        yield start, stop
-
-
-def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
-    """(key, text, label) of one sample; `ValueError` saying what is not as expected."""
-    members = tar_members(piece)
-    key, image, text, meta = sample_of(members, settings.fields)
-    if not image.startswith(_PICTURES):
-        raise ValueError(f"the picture of '{key}' is no JPEG, PNG, GIF, WebP or BMP")
-    by_field = {name.rpartition("/")[2].partition(".")[2].lower(): data for name, data in members}
-    label = _label(by_field, meta, settings.labels)
-    if label is None:
-        raise ValueError(
-            f"'{key}' holds the members {sorted(by_field)} and no class "
-            f"({', '.join(settings.labels)}); name it with --label-field"
-        )
-    classes = settings.classes
-    if classes is not None and label not in classes:
-        if not (label.isascii() and label.isdigit() and int(label) < len(classes)):
-            raise ValueError(f"'{key}' has the class '{label}'; expected {', '.join(classes)}")
-        label = classes[int(label)]
-    return key, text, label
-
-
-def _label(
-    by_field: Mapping[str, bytes], meta: Mapping[str, object], names: tuple[str, ...]
-) -> str | None:
-    for name in names:
-        label = field_text(name, by_field, meta)
-        if label is not None and label.strip():
-            return label.strip()
-    return None
-
-
-def _check_keys(tars: list[tuple[str, Path]], found: list[_Found]) -> dict[str, str]:
+def _check_keys(tars: list[tuple[str, Path]], found: list[TarContents]) -> dict[str, str]:
     """Key -> split; `UserError` for the first key that stands twice."""
     first: dict[str, Path] = {}
     split_of: dict[str, str] = {}
@@ -272,7 +152,7 @@ def _check_keys(tars: list[tuple[str, Path]], found: list[_Found]) -> dict[str, 
 
 
 def _classes(
-    settings: IndexSettings, tars: list[tuple[str, Path]], found: list[_Found]
+    settings: IndexSettings, tars: list[tuple[str, Path]], found: list[TarContents]
 ) -> tuple[str, ...]:
     if settings.classes is not None:
         return settings.classes
@@ -286,7 +166,7 @@ def _classes(
     return tuple(names)
 
 
-def _write_index(tar: Path, found: _Found, classes: tuple[str, ...]) -> ShardInfo:
+def _write_index(tar: Path, found: TarContents, classes: tuple[str, ...]) -> ShardInfo:
     records = np.zeros(len(found.keys), dtype=INDEX_DTYPE)
     for record, place, key, label in zip(
         records, found.places, found.keys, found.labels, strict=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 MAX_PIXELS = 64_000_000  # mmsa.data.pictures.MAX_PIXELS, without importing what it imports
@@ -77,7 +78,9 @@ def _add_splitting(splitting: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="rule of the splits; `protocols` lists them (default: clean)",
     )
-    splitting.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    splitting.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the split (default: 0)"
+    )
     splitting.add_argument("--ratios", metavar="T:V:T", help="train:val:test (default: 8:1:1)")
     splitting.add_argument(
         "--allow-missing",
@@ -93,7 +96,9 @@ def _add_form(form: argparse._ArgumentGroup) -> None:
         metavar="FORM",
         help="pixels to which larger pictures are reduced; original; square:PIXELS (default: 256)",
     )
-    form.add_argument("--image-quality", type=int, default=90, help="of JPEG (default: 90)")
+    form.add_argument(
+        "--image-quality", type=int, default=90, metavar="Q", help="of JPEG (default: 90)"
+    )
     form.add_argument(
         "--samples-per-shard",
         type=int,
@@ -181,7 +186,7 @@ def _tell(
     args: argparse.Namespace, path: Path, manifest: object | None, moved_to: Path | None
 ) -> None:
     from mmsa.data.manifest import Manifest
-    from shards.reports.summary import print_summary
+    from shards.reports.summary import next_steps, print_summary
 
     if moved_to:
         print(f"the older {path} was moved to {moved_to}")
@@ -190,5 +195,11 @@ def _tell(
     if isinstance(manifest, Manifest):
         print_summary(manifest)
         print(f"packed into {path}; what was dropped is listed in {path}/rejected.jsonl")
+        print(next_steps(path))
     else:
-        print(f"made {path}; when all parts are there: python -m shards merge {args.out}")
+        print(f"made {path}")
+        out = shlex.quote(str(args.out))
+        print(
+            f"next, when all {args.part.partition('/')[2]} parts are there: "
+            f"python -m shards merge {out}"
+        )

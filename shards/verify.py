@@ -186,7 +186,7 @@ def _sample_faults(
 ) -> Iterator[str]:
     tar, end = task.shard.tar, 0
     foreign = "fields" in task.packing  # a tar packed by others may have gaps: folders, extras
-    counts: Counter[str] = Counter()
+    labels = [int(record["label"]) for record in records]
     for number, record in enumerate(records):
         start, stop = int(record["offset"]), int(record["offset"]) + int(record["length"])
         if start < end or (start > end and not foreign) or stop > len(content):
@@ -200,13 +200,13 @@ def _sample_faults(
         if int(record["label"]) >= len(task.classes):
             yield f"{tar}: sample {number} has the class {record['label']}, which has no name"
             continue
-        counts[task.classes[int(record["label"])]] += 1
         try:
             yield from _one_sample(task, number, piece, record, result)
         except (ValueError, KeyError, UnicodeDecodeError) as error:
             yield f"{tar}: sample {number} cannot be read ({type(error).__name__}: {error})"
     if not foreign and any(content[end:]):
         yield f"{tar}: something other than zeros stands behind the last sample"
+    counts = Counter(task.classes[label] for label in labels if label < len(task.classes))
     if dict(counts) != {name: n for name, n in task.shard.classes.items() if n}:
         yield f"{tar}: the classes in its index are {dict(counts)}, the manifest says otherwise"
 

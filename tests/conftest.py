@@ -1,13 +1,17 @@
-"""What every test has: real data where it is there, and a fresh Accelerate."""
+"""What tests need from the machine, and what they leave behind.
+
+`MMSA_REQUIRE=shared,...` turns the skip for want of a thing into a failure: CI sets it.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from needs import need
 
 # Before torch is loaded: two threads per process on two busy cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -16,11 +20,55 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"  # the real data, beside the checkout
 
 
+def need(name: str, present: bool) -> None:
+    """Skip the test where `name` is missing; fail it where MMSA_REQUIRE names it."""
+    if present:
+        return
+    if name in os.environ.get("MMSA_REQUIRE", "").split(","):
+        pytest.fail(f"MMSA_REQUIRE names '{name}', which this machine does not have")
+    pytest.skip(f"this machine does not have: {name}")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data; tests that take it are skipped where it is not there."""
     need("shared", (SHARED_DATA / "mvsa-single" / "labelResultAll.txt").is_file())
     return SHARED_DATA
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of a given size (as in "8m"); skips where none can be mounted."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        place = tmp_path / f"disk-{len(mounted)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        need("tmpfs", shutil.which("mount") is not None and not subprocess.call(command))
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """A Chromium that runs without a screen; tests that take it are skipped where there is none."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    need("browser", found is not None)
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """SLURM's daemons and the right to give processes a host of their own."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    programs = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
+    there = all(shutil.which(name, path=path) for name in programs)
+    need("slurm", os.geteuid() == 0 and there)
 
 
 @pytest.fixture(autouse=True)

@@ -39,6 +39,7 @@ class Findings:
 
     num_steps: int = 0
     num_read: int = 0
+    ended: bool = False  # whether the run is done, so that every step must be there
     launches: list[tuple[int, int]] = field(default_factory=list)  # (start step, world size)
     problems: list[str] = field(default_factory=list)
 
@@ -52,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", help="where the packed data lies now (default: as the run)")
     arguments = parser.parse_args(argv)
     try:
+        if not (arguments.run / "config.yaml").is_file():
+            raise UserError(
+                f"{arguments.run} is no run directory, or of a run that never began: it has no "
+                "config.yaml. Expected is the run.dir of a run with run.audit=true"
+            )
         config = load_config(str(arguments.run / "config.yaml"))
         expected = Expected(config, arguments.shards or str(config.data.shards))
         findings = audit(arguments.run, expected)
@@ -71,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {problem}", file=sys.stderr)
         print(f"error: {len(findings.problems)} problem(s) in all", file=sys.stderr)
         return EXIT_USER_ERROR
+    if not findings.ended:
+        print(
+            f"the run is not done; checked as far as all its ranks wrote: step {findings.num_steps}"
+        )
     print("nothing lost, nothing doubled: every step read its slice of the order")
     return 0
 
@@ -123,7 +133,7 @@ def audit(run_dir: Path, expected: Expected) -> Findings:
         raise UserError(
             f"{run_dir} has no audit; it is written by a run that was begun with run.audit=true"
         )
-    findings = Findings()
+    findings = Findings(ended=_steps_done(run_dir) is not None)
     done: list[tuple[int, KeyArray]] = []  # steps of the epoch at hand and what they read
     epoch_at_hand = 0
     for step, consumed in _steps(run_dir, parts, findings):

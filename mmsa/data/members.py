@@ -19,8 +19,8 @@ _BLOCK = 512  # bytes of a tar header; members are padded to a multiple
 class Fields:
     """How the members of a sample are called: extensions, the first that is there counts.
 
-    `json:caption` is the string `caption` inside the member `json`. Tars packed by others have
-    names of their own, which the manifest says (`packing.fields`).
+    `json:caption` is the string `caption` inside the member `json`, which may have another name.
+    Tars packed by others have names of their own, which the manifest says (`packing.fields`).
     """
 
     image: tuple[str, ...] = ("jpg",)
@@ -58,21 +58,26 @@ def sample_of(
     if not isinstance(meta, dict):
         meta = {}
     image = next((by_field[name] for name in fields.image if name in by_field), None)
-    text = next((t for name in fields.text if (t := field_text(name, by_field, meta))), None)
-    if image is None or text is None:
+    texts = [field_text(name, by_field, meta) for name in fields.text]
+    text = next(filter(None, texts), None)
+    if image is None or texts == [None] * len(texts):
         what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
         raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
+    if text is None:
+        raise ValueError(f"the text of '{keys.pop()}' is empty")
     return keys.pop(), image, text, meta
 
 
 def field_text(name: str, by_field: Mapping[str, bytes], meta: Mapping[str, Any]) -> str | None:
-    """The text of the member `name`, or of `json:NAME` in `meta`; None where it is not there.
+    """The text of the member `name`, or of `MEMBER:NAME` in a JSON member; None where it is not
+    there. `meta` is the object in `json`.
 
-    A number becomes its digits. Raises `UnicodeDecodeError` for a member that is not UTF-8.
+    A number becomes its digits. Raises `ValueError` for a member that is not UTF-8 or no JSON.
     """
     member, colon, inner = name.partition(":")
     if colon:
-        value = meta.get(inner)
+        found = meta if member == "json" else json.loads(by_field.get(member, b"{}"))
+        value = found.get(inner) if isinstance(found, Mapping) else None
         return str(value) if isinstance(value, (str, int)) else None
     return by_field[member].decode("utf-8") if member in by_field else None
 

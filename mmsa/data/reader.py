@@ -20,6 +20,7 @@ import numpy as np
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
 from mmsa.data.members import Fields, sample_of, tar_members
 from mmsa.data.shard_table import ShardTable
+from mmsa.data.whereabouts import note
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
@@ -63,6 +64,7 @@ class SplitReader:
         # Manifest class -> the model's label, -1 where samples of the class are left out.
         labels = [classes.label_of(name) for name in manifest.classes]
         self._labels = np.array([-1 if label is None else label for label in labels], dtype=int)
+        self._leaves_out = bool((self._labels < 0).any())
         kept = {
             name for name, label in zip(manifest.classes, labels, strict=True) if label is not None
         }
@@ -88,19 +90,23 @@ class SplitReader:
             self._indexes.move_to_end(shard)
             return self._indexes[shard]
         info = self.shards[shard]
+        note(info.index)
         records = read_index(self.directory, info)
         if len(records) and int(records["label"].max()) >= len(self._labels):
             raise ShardDamage(
                 f"the index {info.index} has labels that the manifest does not name", shard=info.tar
             )
-        # In floats, because no unsigned sum can then wrap round to a place inside.
-        ends = records["offset"].astype(np.float64) + records["length"]
-        if (ends > info.tar_bytes).any():
+        # Not as a sum, because an unsigned one could wrap round to a place inside.
+        offsets = records["offset"]
+        beyond = offsets > info.tar_bytes
+        if beyond.any() or (records["length"] > info.tar_bytes - offsets).any():
             raise ShardDamage(
                 f"the index {info.index} points past the end of {info.tar}. Pack the data again",
                 shard=info.tar,
             )
-        kept = records[self._labels[records["label"]] >= 0]
+        kept = records
+        if self._leaves_out:
+            kept = records[self._labels[records["label"]] >= 0]
         if len(kept) != self.sizes[shard]:
             raise ShardDamage(
                 f"the index {info.index} counts {len(kept)} samples of the kept classes; "
@@ -169,6 +175,7 @@ class SplitReader:
 
     def _pread(self, shard: int, offset: int, length: int) -> bytes:
         tar = self.shards.tar(shard)
+        note(tar)
         if shard not in self._files:
             try:
                 self._files[shard] = os.open(self.directory / tar, os.O_RDONLY | os.O_CLOEXEC)

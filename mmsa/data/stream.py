@@ -23,7 +23,7 @@ from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.reader import RawSample, SplitReader
 from mmsa.data.requests import EvaluationRequests, Request, Share, TrainRequests
 from mmsa.data.text import TextTokenizer
-from mmsa.data.workers import Workers
+from mmsa.data.workers import DEFAULT_TIMEOUT_S, Workers
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import ClassMap
 
@@ -170,7 +170,7 @@ class Loader:
 
     Workers start when the object is made: make it before the device is touched. It is never passed
     to `Accelerator.prepare`, which would split the batches among ranks again. `next` raises the
-    `UserError` of the stage that met it, and one where a worker was killed.
+    `UserError` of the stage that met it, and one where a worker was killed or hangs.
     """
 
     requests: TrainRequests | EvaluationRequests
@@ -180,13 +180,15 @@ class Loader:
     augmentation: Augmentation | None = None
     pin_memory: bool = False
     soft_classes: ClassMap | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S  # for a batch of a worker; 0 waits for ever
     worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_workers:
             shares = range(self.num_workers)
-            workers = Workers([self._pipeline(number, self.num_workers) for number in shares])
+            pipelines = [self._pipeline(number, self.num_workers) for number in shares]
+            workers = Workers(pipelines, rank=self.requests.rank, timeout_s=self.timeout_s)
             self.worker_pids = workers.pids
             self._iterator = workers
         else:

@@ -1,15 +1,19 @@
 """Loader processes: batches made ahead of their use, handed over without names and without locks.
 
 Each worker has a socket pair of its own with the rank. The rank sends credits, one byte each; the
-worker answers each with one batch, whose bytes lie in an anonymous file (memfd) that travels as a
-descriptor. What follows from that, and why torch's DataLoader does not serve:
+worker answers each with one batch, whose bytes it writes to an anonymous file (memfd) that travels
+as a descriptor. The rank copies them out before it sends the next credit, so a worker writes to
+`AHEAD` files in turn for as long as it lives: fresh pages would cost several times the copying
+(docs/benchmarks.md). What follows from that, and why torch's DataLoader does not serve:
 
 - nothing has a name: after `kill -9` of a whole launch no semaphore and no segment is left in
   /dev/shm, and its size, 64 MB in many containers, is no limit;
 - no lock is shared: a worker that is killed cannot take one with it. The rank reads the end of its
   socket at once;
 - a worker whose rank is gone reads the end of the same socket, and ends;
-- at most `AHEAD` batches of a worker wait or are being made.
+- at most `AHEAD` batches of a worker wait or are being made;
+- a worker that hangs, in a dead file system mostly, is given up after a time, and ended. What it
+  was reading stands on a board in memory that both share (whereabouts.py).
 
 Between the two ends travels pickle, as between the processes of any program; nothing of it comes
 from the data.
@@ -19,27 +23,32 @@ from __future__ import annotations
 
 import array
 import atexit
-import mmap
+import math
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
-import tempfile
 import traceback
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
 
-from mmsa.errors import UserError
+from mmsa.data.whereabouts import Board, anonymous_file, board_file, note_on
+from mmsa.errors import ShardDamage, UserError
 
 AHEAD = 2  # batches of one worker that wait for the rank or are being made
-_HEADER = struct.Struct("<QQ")  # bytes of the pickle, number of buffers
+_HEADER = struct.Struct("<QQQ")  # bytes of the message, of the pickle in it; number of buffers
 _ALIGNMENT = 64  # bytes; a tensor begins at a multiple, as torch's own do
+DEFAULT_TIMEOUT_S = 300.0  # below the 600 s after which NCCL gives up a collective
+_SLICE_S = 1.0
 _GRACE_S = 2.0  # how long the exit code of a dead worker may take to arrive
 
 Batch = dict[str, Any]
@@ -52,13 +61,26 @@ class Workers:
     the object is dropped, or with this process, however it ends.
     """
 
-    def __init__(self, pipelines: Sequence[Iterable[Any]]) -> None:
-        """`pipelines`: picklable iterables of batches (dictionaries) or other picklable items."""
+    def __init__(
+        self,
+        pipelines: Sequence[Iterable[Any]],
+        *,
+        rank: int = 0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """`pipelines`: picklable iterables of batches (dictionaries) or other picklable items.
+
+        A batch that takes longer than `timeout_s` is an error; 0 waits for ever. `rank` is for
+        the message alone.
+        """
         context = multiprocessing.get_context("forkserver")
         # Each worker is forked from a server that has done the slow imports once.
         context.set_forkserver_preload(["mmsa.data.stream"])
         self._sockets: list[socket.socket] = []
         self._processes = []
+        self._boards: list[Board] = []
+        self._rank = rank
+        self.timeout_s = timeout_s
         self._turn = 0
         for number, pipeline in enumerate(pipelines):
             ours, theirs = socket.socketpair()
@@ -69,6 +91,10 @@ class Workers:
             theirs.close()  # else its end would not be read when the worker dies
             self._sockets.append(ours)
             self._processes.append(process)
+            with board_file() as file:
+                self._boards.append(Board(file.fileno()))
+                with suppress(ConnectionError):  # it died already, which is told at the first batch
+                    socket.send_fds(ours, [b"b"], [file.fileno()])
             _give_credit(ours, AHEAD)
         # At its end this process waits for them, after a SIGTERM that they do not hear.
         atexit.register(_hang_up, weakref.ref(self))
@@ -81,7 +107,7 @@ class Workers:
         return self
 
     def __next__(self) -> Any:
-        """The next item. Raises `UserError` where its worker was killed."""
+        """The next item. Raises `UserError` where its worker was killed or hangs."""
         kind, item = self._receive()
         if kind == "end":
             raise StopIteration
@@ -92,11 +118,37 @@ class Workers:
         return item
 
     def _receive(self) -> tuple[str, Any]:
+        connection = self._sockets[self._turn]
+        if not self._arrives(connection):
+            raise self._silence()
         try:
-            message = _receive(self._sockets[self._turn])
+            return _receive(connection)
         except (EOFError, ConnectionError):
             raise self._death() from None
-        return message
+
+    def _arrives(self, connection: socket.socket) -> bool:
+        """Wait for a message, or for the end of the socket."""
+        if not self.timeout_s:
+            return True
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        # In slices: of a pause of the whole job (SLURM's suspend stops every process) one counts.
+        num_slices = math.ceil(self.timeout_s / _SLICE_S)
+        slice_ms = 1000 * self.timeout_s / num_slices
+        return any(poll.poll(slice_ms) for _ in range(num_slices))
+
+    def _silence(self) -> UserError:
+        """The error of a worker that hangs; it is ended, because it may never read that we are."""
+        process, shard = self._processes[self._turn], self._boards[self._turn].read()
+        process.kill()
+        message = (
+            f"rank {self._rank} got no batch from loader worker {self._turn} of "
+            f"{len(self._processes)} (process {process.pid}) in {self.timeout_s:g} s; it was at "
+            f"{shard or 'no shard yet'}. Most often the file system that holds the shards does "
+            "not answer. Where it is only slow, give it more time with data.timeout_s. The same "
+            "command goes on from the last checkpoint"
+        )
+        return ShardDamage(message, shard=shard) if shard else UserError(message)
 
     def _death(self) -> UserError:
         process = self._processes[self._turn]
@@ -132,6 +184,12 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        for descriptor in descriptors:  # none where the rank is gone
+            note_on(Board(descriptor))
+            os.close(descriptor)
+        # The rank has copied a file when it sends the credit for the batch after the next.
+        files = cycle([anonymous_file("mmsa-batch") for _ in range(AHEAD)])
         items = iter(pipeline)
         while connection.recv(1):
             try:
@@ -140,7 +198,7 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
                 message = ("end", None)
             except Exception:
                 message = ("error", traceback.format_exc())
-            _send(connection, message)
+            _send(connection, message, next(files))
             if message[0] != "item":
                 # Wait until it has been read: closing first could discard it.
                 while connection.recv(64):
@@ -155,20 +213,21 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
         os._exit(0)
 
 
-def _send(connection: socket.socket, message: tuple[str, Any]) -> None:
+def _send(connection: socket.socket, message: tuple[str, Any], file: Any) -> None:
+    """Write a message to the start of `file` and hand it over."""
     buffers: list[pickle.PickleBuffer] = []
     kind, item = message
     content = pickle.dumps((kind, _as_arrays(item)), protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
     sizes = array.array("Q", [view.nbytes for view in views]).tobytes()
-    with _anonymous_file() as file:
-        for part in (sizes, content, *views):
-            file.write(part)
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-        file.flush()
-        header = _HEADER.pack(len(content), len(views))
-        sent = socket.send_fds(connection, [header], [file.fileno()])
-        connection.sendall(header[sent:])
+    file.seek(0)
+    for part in (sizes, content, *views):
+        file.write(part)
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+    file.flush()
+    header = _HEADER.pack(file.tell(), len(content), len(views))
+    sent = socket.send_fds(connection, [header], [file.fileno()])
+    connection.sendall(header[sent:])
 
 
 def _receive(connection: socket.socket) -> tuple[str, Any]:
@@ -182,12 +241,11 @@ def _receive(connection: socket.socket) -> tuple[str, Any]:
     try:
         if len(header) < _HEADER.size or not descriptors:
             raise EOFError
-        # The mapping stays as long as a tensor over it does.
-        memory = memoryview(mmap.mmap(descriptors[0], 0))
+        num_bytes, content_size, num_buffers = _HEADER.unpack(header)
+        memory = _copied(descriptors[0], num_bytes)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    content_size, num_buffers = _HEADER.unpack(header)
     sizes = array.array("Q", memory[: 8 * num_buffers].tobytes())
     parts, at = [], _aligned(8 * num_buffers)
     for size in (content_size, *sizes):
@@ -197,14 +255,20 @@ def _receive(connection: socket.socket) -> tuple[str, Any]:
     return kind, _as_tensors(item)
 
 
+def _copied(descriptor: int, num_bytes: int) -> memoryview:
+    """The first bytes of a file in memory of our own, which stays as long as a tensor over it."""
+    # Not a bytearray, which would be cleared first.
+    memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    view = memory.data[start : start + num_bytes]
+    done = 0
+    while done < num_bytes:  # one call, but for batches of 2 GiB
+        done += os.preadv(descriptor, [view[done:]], done)
+    return view
+
+
 def _aligned(place: int) -> int:
     return -(-place // _ALIGNMENT) * _ALIGNMENT
-
-
-def _anonymous_file() -> Any:
-    if hasattr(os, "memfd_create"):  # Linux
-        return os.fdopen(os.memfd_create("mmsa-batch", os.MFD_CLOEXEC), "w+b")
-    return tempfile.TemporaryFile()  # has no name either
 
 
 class _Tensor:

@@ -2,29 +2,28 @@
 
     python -m mmsa.evaluation.floors SHARDS [--split val|test]
 
-reads packed shards with the standard `tarfile` module, fits on train, chooses on val and prints a
-classification report of each floor. Nothing is chosen on test, but to print it is to look at it:
-the default is val.
+fits on train, chooses on val and prints a classification report of each floor. Nothing is chosen on
+test, but to print it is to look at it: the default is val. `evaluate.py` prints both floors beside
+the model, for the model's own classes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.manifest import Manifest, ShardInfo, load_manifest
-from mmsa.errors import EXIT_USER_ERROR, ShardDamage, UserError
+from mmsa.data.manifest import load_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.evaluation.metrics import Predictions, compute_metrics
 from mmsa.evaluation.report import classification_report_text
+from mmsa.labels import class_map
 
 # Inverse strength of the L2 penalty, two values a decade.
 C_GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -122,55 +121,10 @@ def _numbered(labels: Sequence[int], logits: Any, label_names: Sequence[str]) ->
     return Predictions(keys, np.asarray(labels, dtype=np.int64), logits, tuple(label_names))
 
 
-def read_texts(
-    directory: str | Path, manifest: Manifest, split: str
-) -> tuple[list[str], list[int]]:
-    """Texts and labels of a split, shards in manifest order, samples in tar order.
-
-    Labels count into `manifest.classes`. Raises `UserError` for a split that is not there and
-    `ShardDamage` for a tar that cannot be read or does not hold what the manifest says.
-    """
-    texts: list[str] = []
-    labels: list[int] = []
-    for shard in manifest.split(split).shards:
-        members = _read_members(Path(directory) / shard.tar, shard)
-        if len(members) != shard.num_samples:
-            raise ShardDamage(
-                f"{shard.tar} holds {len(members)} samples; the manifest says {shard.num_samples}. "
-                "Restore it, or pack the data again",
-                shard=shard.tar,
-            )
-        for key, parts in members.items():
-            try:
-                texts.append(parts["txt"].decode("utf-8"))
-                labels.append(manifest.classes.index(json.loads(parts["json"])["label"]))
-            except (KeyError, ValueError, TypeError) as error:
-                raise ShardDamage(
-                    f"the sample '{key}' in {shard.tar} has no text or no label of the classes "
-                    f"{', '.join(manifest.classes)} ({error}); pack the data again",
-                    shard=shard.tar,
-                    key=key,
-                ) from None
-    return texts, labels
-
-
-def _read_members(path: Path, shard: ShardInfo) -> dict[str, dict[str, bytes]]:
-    """key -> extension -> content of the `.txt` and `.json` members, in tar order."""
-    members: dict[str, dict[str, bytes]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if member.isfile() and extension in ("txt", "json"):
-                    stream = tar.extractfile(member)
-                    assert stream is not None  # a file has content
-                    members.setdefault(key, {})[extension] = stream.read()
-    except (OSError, tarfile.TarError) as error:
-        raise ShardDamage(
-            f"the shard {path} cannot be read ({error}). Restore it, or pack the data again",
-            shard=shard.tar,
-        ) from None
-    return members
+def read_texts(reader: SplitReader) -> tuple[list[str], list[int]]:
+    """Texts and labels of a split, in the manifest's order; raises as the reader does."""
+    samples = [reader.read(*place) for place in reader.places()]
+    return [sample.text for sample in samples], [sample.label for sample in samples]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,7 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_floors(directory: str, split: str) -> None:
     manifest = load_manifest(directory)
-    train, val, reported = (read_texts(directory, manifest, n) for n in ("train", "val", split))
+    classes = class_map(manifest.classes, None)
+    train, val, reported = (
+        read_texts(SplitReader(directory, manifest, name, classes))
+        for name in ("train", "val", split)
+    )
     print(f"{manifest.dataset}, protocol {manifest.protocol.name} {manifest.protocol.hash[:12]}")
     print(f"train {len(train[0])}, val {len(val[0])}, reported on: {split} {len(reported[0])}\n")
     majority = majority_predictions(train[1], reported[1], manifest.classes)

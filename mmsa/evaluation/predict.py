@@ -37,38 +37,42 @@ def predict_split(
     accelerator: Accelerator,
     label_names: Sequence[str],
     num_samples: int,
-    progress: bool = False,
+    progress: str = "",
 ) -> tuple[Predictions, list[int]]:
     """Run `num_batches` of this rank's evaluation batches and gather the results of all ranks.
 
     `model` is the bare model; its training mode is restored afterwards. All ranks call this
     together and all get the same predictions, sorted by key, with the number of samples that each
-    rank computed. Raises `UserError` where the gathered keys are not `num_samples` different ones.
+    rank computed. `progress` names a bar on the main rank's terminal; "" shows none. Raises
+    `UserError` where the gathered keys are not `num_samples` different ones.
     """
     was_training = model.training
     model.eval()
     keys: list[str] = []
     labels: list[np.ndarray[Any, Any]] = []
-    logits: list[np.ndarray[Any, Any]] = []
+    logits: list[torch.Tensor] = []
     bar = tqdm(
         total=num_batches,
-        desc="evaluating",
+        desc=progress,
         unit="batch",
         leave=False,
         disable=not (progress and accelerator.is_main_process and sys.stderr.isatty()),
     )
     with bar:
         for _ in range(num_batches):
-            batch = to_device(next(batches), accelerator.device)
+            host_batch = next(batches)
+            batch = to_device(host_batch, accelerator.device)
             with engine.autocast(accelerator):
                 output = model(batch["input_ids"], batch["attention_mask"], batch["images"])
             real = batch["num_real"]  # rows of weight 0 stand behind the real ones
             keys += batch["keys"][:real]
-            labels.append(batch["labels"][:real].cpu().numpy())
-            logits.append(output[:real].float().cpu().numpy())
+            labels.append(host_batch["labels"][:real].numpy())
+            # They stay on the device: to fetch them here would wait for the forward pass, with the
+            # next batch not yet on its way.
+            logits.append(output[:real].float())
             bar.update(1)
     model.train(was_training)
-    own = (keys, np.concatenate(labels), np.concatenate(logits))
+    own = (keys, np.concatenate(labels), torch.cat(logits).cpu().numpy())
     parts = gather_object([own])
     all_keys = [key for part in parts for key in part[0]]
     if len(all_keys) != num_samples or len(set(all_keys)) != num_samples:

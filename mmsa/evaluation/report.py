@@ -1,24 +1,25 @@
 """The files of an evaluation, all written aside and renamed.
 
-`report.txt`, `metrics.json`, `predictions.jsonl` and `confusion_matrix.png` say what was measured:
-the same bytes at any world size. `evaluation_run.json` says how: world, host, times, openings.
+`report.txt`, `metrics.json`, the predictions and `confusion_matrix.png` say what was measured: the
+same bytes at any world size. `evaluation_run.json` says how: world, host, times, openings.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import Predictions, probabilities, rounded
+from mmsa.evaluation.metrics import Predictions, rounded
 from mmsa.evaluation.plots import confusion_matrix_png
+from mmsa.evaluation.predictions_file import FORMATS, file_content
+from mmsa.evaluation.summary import summary_text
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"
-PREDICTIONS_NAME = "predictions.jsonl"
 PICTURE_NAME = "confusion_matrix.png"
 RUN_FACTS_NAME = "evaluation_run.json"
 
@@ -42,37 +43,47 @@ def classification_report_text(predictions: Predictions) -> str:
 def write_report(
     directory: str | os.PathLike[str],
     predictions: Predictions,
-    metrics: Mapping[str, Any],
+    found: Mapping[str, Any],
     identity: Mapping[str, Any],
+    rows: Sequence[dict[str, Any]],
+    *,
+    file_format: str = "jsonl",
+    further: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the four files that say what was measured into `directory`, which is made if missing.
+    """Write the files that say what was measured into `directory`, which is made if missing.
 
-    `metrics` is what `compute_metrics` returned. `identity` says of what: `split` (required), and
-    whatever else names the data, weights, precision and code; it must not depend on the world, the
-    host or the time, which belong into `write_run_facts`. `metrics.json` holds the metrics and,
-    under `identity`, the identity, floats at 6 significant digits; it is renamed last, so where
-    it is new the others are. Raises `UserError` where the directory cannot be written.
+    `found` is what `findings` returned, `rows` those of the predictions file. `identity` says of
+    what: `split` (required), and whatever else names the data, weights, precision and code; it must
+    not depend on the world, the host or the time, which belong into `write_run_facts`. `further`
+    are files beside them, JSON or bytes. `metrics.json` is renamed last, so where it is new the
+    others are. Raises `UserError` where the directory cannot be written.
     """
-    split = identity["split"]
-    summary = (
-        f"accuracy {metrics['accuracy']:.4f}   weighted F1 {metrics['weighted']['f1']:.4f}   "
-        f"macro F1 {metrics['macro']['f1']:.4f}"
-    )
-    picture = confusion_matrix_png(
-        metrics["confusion_matrix"],
-        predictions.label_names,
-        title=f"{split} split, n = {metrics['num_samples']:,}\n{summary}",
-    )
-    sealed = {**metrics, "identity": dict(sorted(identity.items()))}
+    sealed = {**found, "identity": dict(sorted(identity.items()))}
+    name = FORMATS[file_format]
     _write_all(
         Path(directory),
         {
-            REPORT_NAME: _report_text(predictions, metrics, identity).encode("utf-8"),
-            PREDICTIONS_NAME: _prediction_lines(predictions).encode("utf-8"),
-            PICTURE_NAME: picture,
+            REPORT_NAME: _report_text(predictions, found, identity).encode("utf-8"),
+            name: file_content(rows, file_format),
+            PICTURE_NAME: _picture(predictions, found, str(identity["split"])),
+            **_contents(further or {}),
             METRICS_NAME: _json_text(sealed).encode("utf-8"),
         },
     )
+    for other in set(FORMATS.values()) - {name}:
+        (Path(directory) / other).unlink(missing_ok=True)  # of an earlier report
+
+
+def write_files(directory: str | os.PathLike[str], files: Mapping[str, Any]) -> None:
+    """Write JSON (of a mapping) or bytes under each name; raises as `write_report` does."""
+    _write_all(Path(directory), _contents(files))
+
+
+def _contents(files: Mapping[str, Any]) -> dict[str, bytes]:
+    return {
+        name: content if isinstance(content, bytes) else _json_text(content).encode("utf-8")
+        for name, content in files.items()
+    }
 
 
 def write_run_facts(directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
@@ -80,39 +91,42 @@ def write_run_facts(directory: str | os.PathLike[str], facts: Mapping[str, Any])
 
     Raises `UserError` where the directory cannot be written.
     """
-    _write_all(Path(directory), {RUN_FACTS_NAME: _json_text(facts).encode("utf-8")})
+    write_files(directory, {RUN_FACTS_NAME: facts})
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """The content of `metrics.json` of a report; `UserError` where it is none of this version."""
+    path = directory / METRICS_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not {"scores", "identity"} <= content.keys():
+            raise ValueError("it has no scores; an earlier version wrote it")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no report of an evaluation ({error}); evaluate again") from None
+    return dict(content)
+
+
+def _picture(predictions: Predictions, found: Mapping[str, Any], split: str) -> bytes:
+    summary = (
+        f"accuracy {found['accuracy']:.4f}   weighted F1 {found['weighted']['f1']:.4f}   "
+        f"macro F1 {found['macro']['f1']:.4f}"
+    )
+    return confusion_matrix_png(
+        found["confusion_matrix"],
+        predictions.label_names,
+        title=f"{split} split, n = {found['num_samples']:,}\n{summary}",
+    )
 
 
 def _report_text(
-    predictions: Predictions, metrics: Mapping[str, Any], identity: Mapping[str, Any]
+    predictions: Predictions, found: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> str:
-    """The classification report, then what it is a report on, a line each."""
-    lines = [classification_report_text(predictions), f"loss: {rounded(metrics['loss'])}"]
+    """The classification report, the summary, then what it is a report on, a line each."""
+    lines = [classification_report_text(predictions), summary_text(found)]
     for name, value in sorted(identity.items()):
         shown = value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False)
         lines.append(f"{name}: {shown}")
     return "\n".join(lines) + "\n"
-
-
-def _prediction_lines(predictions: Predictions) -> str:
-    names = predictions.label_names
-    rows = zip(
-        predictions.keys,
-        predictions.labels.tolist(),
-        predictions.predicted.tolist(),
-        probabilities(predictions.logits).tolist(),
-        strict=True,
-    )
-    lines = []
-    for key, label, predicted, probs in rows:
-        line = {
-            "key": key,
-            "label": names[label],
-            "predicted": names[predicted],
-            "probabilities": dict(zip(names, rounded(probs), strict=True)),
-        }
-        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    return "".join(lines)
 
 
 def _json_text(content: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ _WEIGHT_BYTES = 4  # float32, whatever the precision of the computation
 _OPTIMIZER_BYTES = 8  # two float32 moments for each trained number
 _HEADER_BYTES = 200  # name, shape and place of a tensor in a file's header
 # Of an export: tokenizer (BERT's is 1 MiB), configuration, labels. Of a checkpoint: its lists.
-_SMALL_FILES_BYTES = 2 * 2**20
-_GIB = 2**30
+_MIB, _GIB = 2**20, 2**30
+_SMALL_FILES_BYTES = 2 * _MIB
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,15 @@ class DiskNeed:
 
     def in_words(self) -> str:
         return (
-            f"{self.num_checkpoints} checkpoint(s) of {gib(self.checkpoint_bytes)} and "
-            f"{self.num_exports} export(s) of {gib(self.export_bytes)} at most, "
-            f"{gib(self.present_bytes)} of it there already"
+            f"{self.num_checkpoints} checkpoint(s) of {in_units(self.checkpoint_bytes)} and "
+            f"{self.num_exports} export(s) of {in_units(self.export_bytes)} at most, "
+            f"{in_units(self.present_bytes)} of it there already"
         )
 
 
-def gib(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:.3g} GiB"
+def in_units(num_bytes: int) -> str:
+    """A size for people: 3.6 MiB, 1.6 GiB."""
+    return f"{num_bytes / _MIB:.1f} MiB" if num_bytes < _GIB else f"{num_bytes / _GIB:.1f} GiB"
 
 
 def export_bytes(model: nn.Module) -> int:
@@ -94,8 +95,8 @@ def check_room(need: DiskNeed, run_dir: Path) -> None:
     free = shutil.disk_usage(present).free
     if free < need.missing_bytes:
         raise UserError(
-            f"the disk of {run_dir} has {gib(free)} free and the run needs "
-            f"{gib(need.missing_bytes)} more: {need.in_words()}. Make room, lower "
+            f"the disk of {run_dir} has {in_units(free)} free and the run needs "
+            f"{in_units(need.missing_bytes)} more: {need.in_words()}. Make room, lower "
             f"train.keep_checkpoints, or give a run.dir on another disk"
         )
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmsa.engine import is_deepspeed
 from mmsa.training.batchnorm import running_statistics
 
 # A GradScaler begins at 2**16 and halves its scale at each overflow: more skipped steps in a row
@@ -26,11 +28,21 @@ class GradientGuard:
     itself whose gradient norm, over all ranks, is not finite, and reports the norm.
     """
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module, *, keep_statistics: bool) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        accelerator: Accelerator,
+        *,
+        keep_statistics: bool,
+    ) -> None:
         """`keep_statistics`: BatchNorm's running statistics go back with a step left out; without
         it they are those of a forward pass that may have had no finite values."""
+        self._device = accelerator.device
+        self._scaled = accelerator.scaler is not None
+        self._engine_decides = is_deepspeed(accelerator)
         self._found_inf: Tensor | None = None
-        self._in_a_row: Tensor | None = None
+        self._in_a_row = torch.zeros((), device=accelerator.device)
         self._model = model if keep_statistics else None
         self._kept: dict[str, Tensor] = {}
         optimizer.register_step_pre_hook(self._before_step)
@@ -43,23 +55,23 @@ class GradientGuard:
             self._kept = {name: buffer.clone() for name, buffer in live.items()}
 
     @torch.no_grad()
-    def judge(self, grad_norm: Tensor | float, device: torch.device, *, scaled: bool) -> Tensor:
-        """Keep the coming step from the weights unless `grad_norm` is finite; a bool scalar.
+    def judge(self, grad_norm: Tensor | float) -> Tensor:
+        """Whether the step is left out because its gradient is not finite, as a bool scalar.
 
-        `grad_norm`: of the whole gradient, alike on all ranks, unscaled. With `scaled` (fp16 under
-        a GradScaler, which leaves steps out by itself) single overflows are in order.
+        Called before `optimizer.step()`; `grad_norm` is of the whole gradient, alike on all ranks,
+        unscaled. Under a GradScaler (fp16), which leaves steps out by itself until its scale fits,
+        only many overflows in a row are told.
         """
-        nonfinite = ~torch.as_tensor(grad_norm, device=device).isfinite()
-        if not scaled:
+        nonfinite = ~torch.as_tensor(grad_norm, device=self._device).isfinite()
+        if self._scaled:
+            self._in_a_row = (self._in_a_row + 1) * nonfinite
+            return self._in_a_row > _SCALER_MAY_SKIP
+        if not self._engine_decides:  # which has taken the step, or left it out, by now
             self._found_inf = nonfinite.float()
-            if self._model is not None:
-                for name, buffer in running_statistics(self._model).items():
-                    buffer.copy_(torch.where(nonfinite, self._kept[name], buffer))
-            return nonfinite
-        if self._in_a_row is None:
-            self._in_a_row = torch.zeros((), device=device)
-        self._in_a_row = (self._in_a_row + 1) * nonfinite
-        return self._in_a_row > _SCALER_MAY_SKIP
+        if self._model is not None:
+            for name, buffer in running_statistics(self._model).items():
+                buffer.copy_(torch.where(nonfinite, self._kept[name], buffer))
+        return nonfinite
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._found_inf is not None:

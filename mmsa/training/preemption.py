@@ -47,8 +47,10 @@ class StopRequest:
         max_time_s: float | None,
         timeout_s: float,
         world_size: int,
+        age_s: float,
         give_up: Callable[[str], None],
     ) -> None:
+        """`age_s`: how long this launch has been running, of its `max_time_s`."""
         self.reasons = (*signals, MAX_TIME)  # alike on all ranks
         self._heard: set[str] = set()
         self._heard_at = 0.0
@@ -58,7 +60,8 @@ class StopRequest:
         self._alone = world_size == 1
         self._in_loop = False
         self._paused = False
-        self._started = self._last_sign = time.monotonic()
+        self._last_sign = time.monotonic()
+        self._started = self._last_sign - age_s
         self._longest_s = 0.0
         self._save_s: float | None = None
         self._earlier: list[tuple[int, Any]] = []
@@ -92,11 +95,19 @@ class StopRequest:
         self.no_more()
         os.close(self._write_end)  # the thread reads the end of it, and ends
 
-    def begin_loop(self, save_s: float | None) -> None:
+    def begin_loop(self, *, save_s: float | None, grace_s: float | None) -> None:
         """From here on a signal is a request that the ranks agree on; before, it ends the start-up.
 
-        `save_s`: how long the last save of this run took, if that is known.
+        `save_s`: how long the last save of this run took, if that is known; `grace_s`: how long the
+        launcher, if there is one, lets its ranks live after it was asked to end.
         """
+        if save_s is not None and grace_s is not None and save_s > grace_s:
+            logger.warning(
+                "the last save of this run took %.0f s, and the launcher kills its ranks %.0f s "
+                "after a SIGTERM: a checkpoint would not be finished. Start it with "
+                "PET_SHUTDOWN_TIMEOUT=%.0f (docs/fault-tolerance.md)",
+                *(save_s, grace_s, 2 * save_s + 10),
+            )
         self._in_loop = True
         self._save_s = save_s
         self._last_sign = time.monotonic()

@@ -35,6 +35,7 @@ _FREE = (
     "run.collective_timeout_s",
     "data.shards",
     "data.num_workers",
+    "data.timeout_s",
     "eval",
     "launch",
     "train.micro_batch_size",
@@ -153,7 +154,7 @@ def continuation_in_words(
             f"{world_size}: the same global batches are read on; dropout draws differ, because "
             "they are seeded for each rank"
         )
-        if batchnorm:
+        if batchnorm and state["world_size"] > 1:
             words.append(
                 f"each rank starts from the mean of the {state['world_size']} ranks' BatchNorm "
                 "statistics; each rank's own are not continued"

@@ -25,9 +25,10 @@ from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import AgreedError
-from mmsa.evaluation.metrics import compute_metrics, selection_value
+from mmsa.evaluation.calibration import Calibration, fit
+from mmsa.evaluation.metrics import Predictions, compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
-from mmsa.export import code_commit, code_version, write_export
+from mmsa.export import code_version, write_export
 from mmsa.models.model import SentimentModel, count_parameters, parameter_groups
 from mmsa.training import best_export
 from mmsa.training import checkpoint as checkpoints
@@ -82,6 +83,7 @@ class Run:
     guard: GradientGuard = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
+    validated: Predictions | None = field(init=False, default=None)  # of the last validation
 
     def to_device(self, accelerator: Accelerator) -> None:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
@@ -91,6 +93,7 @@ class Run:
         self.guard = GradientGuard(
             optimizer,
             self.bare_model,
+            accelerator,
             keep_statistics=self.config.train.on_nonfinite == "skip",
         )
         self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
@@ -145,16 +148,21 @@ class Run:
                 checkpoints.read_state(self.checkpoint),
                 engine=launch["engine"],
                 world_size=launch["world_size"],
-                batchnorm=bool(running_statistics(self.bare_model)),
+                batchnorm=self._counts_statistics(),
             ):
                 logger.info("%s", words)
         logger.info("disk: %s", self.disk_need.in_words())
+
+    def _counts_statistics(self) -> bool:
+        """Whether training changes BatchNorm statistics, each rank its own."""
+        frozen = self.config.model.image_encoder.batch_norm == "frozen"
+        return bool(running_statistics(self.bare_model)) and not frozen
 
     def validate(self) -> dict[str, Any]:
         """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
         statistics = averaged_statistics(self.bare_model, self.accelerator)
         with with_statistics(self.bare_model, statistics):
-            predictions, _ = predict_split(
+            self.validated, _ = predict_split(
                 self.bare_model,
                 self.validation_batches,
                 self.num_validation_batches,
@@ -163,7 +171,7 @@ class Run:
                 num_samples=self.num_validation_samples,
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
-        return compute_metrics(predictions)
+        return compute_metrics(self.validated)
 
     def keep_if_best(self, metrics: dict[str, Any]) -> None:
         """Export the model if it is the best so far; count towards early stopping."""
@@ -190,7 +198,9 @@ class Run:
                 best_export.write_best(
                     self.run_dir,
                     self.progress.step,
-                    lambda directory: self._write_export(directory, weights, statistics),
+                    lambda directory: self._write_export(
+                        directory, weights, statistics, self._calibration()
+                    ),
                 )
 
         try:
@@ -224,7 +234,6 @@ class Run:
                 "shards_digest": self.manifest.digest,
                 "config_sha256": config_sha256(self.config),
                 "code_version": code_version(),
-                "code_commit": code_commit(),
             },
         )
         if self.accelerator.is_main_process:
@@ -237,8 +246,17 @@ class Run:
         steps = {self.progress.best_step, *(state["best_step"] for state in states)}
         return {step for step in steps if step is not None}
 
+    def _calibration(self) -> Calibration:
+        """The temperature for the model as it was just validated."""
+        assert self.validated is not None
+        return fit(self.validated, split="val", shards_digest=self.manifest.digest)
+
     def _write_export(
-        self, directory: Path, weights: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+        self,
+        directory: Path,
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
+        calibration: Calibration | None = None,
     ) -> None:
         write_export(
             directory,
@@ -256,6 +274,7 @@ class Run:
                 "protocol": self.manifest.protocol.model_dump(mode="json"),
                 "mixed_precision": engine.precision(self.accelerator),
             },
+            calibration=calibration,
         )
 
 

@@ -255,10 +255,25 @@ def _loaders(
             config.run.seed, config.data.min_crop_scale, config.data.flip_probability
         )
     workers, pinned = config.data.num_workers, torch.cuda.is_available()
+    timeout_s = config.data.timeout_s
     return (
         Loader(
-            train_requests, preprocessing, tokenizer, workers, augmentation, pinned, soft_classes
+            train_requests,
+            preprocessing,
+            tokenizer,
+            workers,
+            augmentation,
+            pinned,
+            soft_classes,
+            timeout_s,
         ),
-        Loader(validation_requests, preprocessing, tokenizer, workers, None, pinned),
+        Loader(
+            validation_requests,
+            preprocessing,
+            tokenizer,
+            workers,
+            pin_memory=pinned,
+            timeout_s=timeout_s,
+        ),
         len(validation_requests),
     )

@@ -11,11 +11,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from mmsa.errors import UserError
 
 logger = logging.getLogger("mmsa")
 
@@ -45,8 +48,9 @@ class Tracker:
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = run_dir / METRICS_NAME
-        cut_back(self._file, start_step)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+        with self._writing():
+            cut_back(self._file, start_step)
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(
             total=num_steps,
             initial=start_step,
@@ -85,8 +89,7 @@ class Tracker:
         }
         self._write({"kind": "train", "step": step, **measures})
         self.latest |= {"samples_per_s": round(samples_per_s, 1), "loss": loss}
-        for name, value in measures.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        self._show({f"train/{name}": value for name, value in measures.items()}, step)
         if self._bar.disable:
             logger.info(
                 "step %d/%d  loss %.4f  %.1f samples/s", step, self._num_steps, loss, samples_per_s
@@ -117,9 +120,8 @@ class Tracker:
             "step": step,
             **{name: value for name, value in metrics.items() if "/" not in name},
         }
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"validation/{name}", value, step)
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        self._show({f"validation/{name}": value for name, value in numbers.items()}, step)
         with tqdm.external_write_mode(file=sys.stdout):
             logger.info(
                 "validation after step %d (epoch %.2f)  loss %.4f  accuracy %.4f  macro F1 %.4f  "
@@ -136,11 +138,28 @@ class Tracker:
     def close(self) -> None:
         if self._enabled:
             self._bar.close()
-            self._board.close()
+            with self._writing():
+                self._board.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        with open(self._file, "a", encoding="utf-8") as stream:
+        with self._writing(), open(self._file, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+    def _show(self, measures: Mapping[str, float], step: int) -> None:
+        """Give measures to TensorBoard, whose thread tells at the next call what it met."""
+        with self._writing():
+            for name, value in measures.items():
+                self._board.add_scalar(name, value, step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the measures of the run cannot be written to {self._file.parent} "
+                f"({error.strerror or error}). Make room and repeat the command"
+            ) from None
 
 
 def cut_back(file: Path, step: int) -> None:

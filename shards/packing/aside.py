@@ -53,15 +53,17 @@ def write_aside(target: Path, *, overwrite: bool, flush: bool = True) -> Iterato
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
     """`UserError` where `target` exists and may not be moved aside."""
-    if os.path.lexists(target) and not overwrite:
+    if not os.path.lexists(target):
+        return
+    ours = any((target / name).is_file() for name in _OURS) or _is_empty(target)
+    if ours and not overwrite:
         raise UserError(
             f"{target} exists already. Give another place, or --overwrite to move it aside first"
         )
-    ours = any((target / name).is_file() for name in _OURS)
-    if os.path.lexists(target) and not ours and not _is_empty(target):
+    if not ours:
         raise UserError(
-            f"{target} is not moved aside, --overwrite or not: it holds neither shards "
-            f"({_OURS[0]}) nor a raw data set ({_OURS[1]}). Give another place"
+            f"{target} exists already and is not moved aside, --overwrite or not: it holds neither "
+            f"shards ({_OURS[0]}) nor a raw data set ({_OURS[1]}). Give another place"
         )
 
 

@@ -129,8 +129,8 @@ def _assign(located: dict[str, Located], dataset: str, settings: PackSettings) -
     except UserError as error:
         # Decoding is done and does not depend on the split: another one can be asked for.
         raise Resumable(
-            f"{error}. The pictures are encoded already: with --resume beside other options of "
-            "splitting that is not done again"
+            f"{error}. The pictures are encoded already and kept: add --resume to the next command "
+            "too, with whatever options of splitting"
         ) from None
     assert len(assignment.split_of) + len(assignment.left_out) == len(located)
     return assignment
@@ -153,6 +153,7 @@ def _nothing_kept(raw: str, rejected: Sequence[Rejected]) -> str:
     return (
         f"none of the {len(rejected)} samples of {raw} can be used: {reasons}. "
         f"The first: id '{first.source_id}', {first.reason} ({first.detail}). Nothing was packed"
+        + ("; --encoding names that of the texts" if Reason.OTHER_ENCODING in counts else "")
     )
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +217,18 @@ def _check_alike(directories: Sequence[Path], parts: Sequence[_Part]) -> None:
     first = parts[0].model_dump(mode="json", exclude=mine)
     for directory, part in zip(directories, parts, strict=True):
         other = part.model_dump(mode="json", exclude=mine)
-        names = [name for name in first if first[name] != other[name]]
-        if names:
-            shown = "; ".join(f"{name}: {first[name]} and {other[name]}" for name in names)
+        shown = "; ".join(_differences(first, other))
+        if shown:
             raise UserError(
                 f"{directories[0].name} and {directory.name} are not parts of one packing: {shown}"
+                ". Pack those that are wrong again, with --overwrite"
             )
+
+
+def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """What differs, leaf by leaf: "labels: fused and text"."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for inner in sorted(one.keys() | other.keys()):
+            yield from _differences(one.get(inner), other.get(inner), inner)
+    elif one != other:
+        yield f"{name}: {one} and {other}"

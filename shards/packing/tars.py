@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, ShardInfo, index_bytes, key_hash
+from mmsa.data.members import tar_members
 
 MEMBERS = ("jpg", "txt", "json")
-_BLOCK = 512  # bytes: a tar header, and what members are padded to
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class _Written:
     group: int
     text_length: int
     crc32: int  # of the members' contents joined, without headers
+    end: int  # of its last member with padding, bytes from the start of the tar
 
 
 def write_shard(
@@ -105,8 +106,9 @@ def _write_tar(path: Path, samples: Iterable[PackedSample]) -> list[_Written]:
                 member.mode, member.uname, member.gname = 0o644, "mmsa", "mmsa"
                 tar.addfile(member, io.BytesIO(content))
                 crc32 = zlib.crc32(content, crc32)
+            text_length = len(sample.text)
             written.append(
-                _Written(sample.key, sample.label, sample.group, len(sample.text), crc32)
+                _Written(sample.key, sample.label, sample.group, text_length, crc32, file.tell())
             )
     return written
 
@@ -114,35 +116,29 @@ def _write_tar(path: Path, samples: Iterable[PackedSample]) -> list[_Written]:
 def _index_of(path: Path, written: list[_Written], classes: Sequence[str]) -> IndexArray:
     """Read the tar at `path` back and build its records (N,), checking each against `written`."""
     records = np.zeros(len(written), dtype=INDEX_DTYPE)
-    end = 0
-    with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+    offset = 0
+    with path.open("rb") as file:
         for sample, record in zip(written, records, strict=True):
-            offset = end
+            piece = file.read(sample.end - offset)
+            assert len(piece) == sample.end - offset, f"{path} ends before {sample.key}"
+            # Parsed as readers of shards do it: what they would not find is not in the index.
             crc32 = 0
-            for extension in MEMBERS:
-                member = tar.next()
-                assert member is not None, f"{path} ends before {sample.key}"
-                assert member.name == f"{sample.key}.{extension}", (member.name, sample.key)
-                assert member.offset == end, f"{path}: a gap before {member.name}"
-                crc32 = zlib.crc32(_read(file, member.offset_data, member.size), crc32)
-                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+            names = []
+            for name, content in tar_members(piece):
+                names.append(name)
+                crc32 = zlib.crc32(content, crc32)
+            assert names == [f"{sample.key}.{extension}" for extension in MEMBERS], (path, names)
             assert crc32 == sample.crc32, f"{path}: {sample.key} reads back differently"
             record["offset"] = offset
-            record["length"] = end - offset
-            record["crc32"] = zlib.crc32(_read(file, offset, end - offset))
+            record["length"] = len(piece)
+            record["crc32"] = zlib.crc32(piece)
             record["key_hash"] = key_hash(sample.key)
             record["group"] = sample.group
             record["text_length"] = sample.text_length
             record["label"] = classes.index(sample.label)
-        assert tar.next() is None, f"{path} has more members than were written"
+            offset = sample.end
+        assert not any(file.read()), f"{path} has more members than were written"
     return records
-
-
-def _read(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset)
-    content = file.read(length)
-    assert len(content) == length, (offset, length, len(content))
-    return content
 
 
 def _sha256(path: Path) -> str:

@@ -26,6 +26,7 @@ _MVSA = """\
 }
 ```
 """
+_FUSED = ("fusion", "majority-fusion", "majority-soft")
 _FUSION = """\
 Labels of text and picture are joined by the rule of Xu and Mao, "MultiSentiNet: A Deep Semantic
 Network for Multimodal Sentiment Analysis" (CIKM 2017).
@@ -67,7 +68,7 @@ def card_text(manifest: Manifest) -> str:
         "## Samples\n",
         _samples(manifest),
         "## Citation\n",
-        citation + ("" if manifest.label_rule != "fusion" else f"\n{_FUSION}"),
+        citation + (f"\n{_FUSION}" if manifest.label_rule in _FUSED else ""),
         "## Licence\n",
         licence,
     ]
@@ -134,7 +135,7 @@ def _source(manifest: Manifest) -> str:
     rows = [["read", source.get("read", "")], ["kept", source.get("kept", "")]]
     rows += [[f"dropped: {reason}", n] for reason, n in source.get("dropped", {}).items()]
     return _table(["", "samples"], rows) + (
-        f"Label rule: `{manifest.label_rule}`. What was dropped is listed in `rejected.jsonl`.\n"
+        f"\nLabel rule: `{manifest.label_rule}`. What was dropped is listed in `rejected.jsonl`.\n"
     )
 
 
@@ -154,6 +155,6 @@ def _samples(manifest: Manifest) -> str:
 
 
 def _table(header: list[Any], rows: list[list[Any]]) -> str:
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header)]]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in [header, *rows]]
+    cells.insert(1, ["---"] * len(header))
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

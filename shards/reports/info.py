@@ -14,6 +14,7 @@ import numpy as np
 
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.errors import UserError
 from mmsa.labels import class_map
 from shards.reports.summary import print_distributions, print_summary
 
@@ -33,7 +34,13 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
     if html is not None:
         from shards.reports.info_page import page
 
-        html.write_text(page(facts), encoding="utf-8")
+        try:
+            html.write_text(page(facts), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--html {html} cannot be written ({error.strerror}); name a file in a folder that "
+                "is there"
+            ) from None
         if not as_json:
             print(f"wrote {html}")
 

@@ -92,6 +92,11 @@ def leak_report(directory: Path) -> LeakReport:
     groups = {split: array["group"] for split, array in records.items()}
     alone = all(bool((array["group"] == array["key_hash"]).all()) for array in records.values())
     if alone and "groups" not in manifest.source:
+        if manifest.protocol.name == "indexed":
+            raise UserError(
+                f"{directory} holds tars that others packed; their samples were not compared, so "
+                "leaks cannot be counted. Packing from the raw data compares them"
+            )
         raise UserError(
             f"{directory} was packed without looking for duplicates: each of its samples is its "
             "own group, so leaks cannot be counted. Pack the raw data again with this version"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -38,9 +40,20 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
     )
     return [
         f"twins     {found['samples_in_groups']:,} samples in {found['groups']:,} groups of "
-        f"duplicates; {found['conflicting_groups']:,} groups have conflicting labels",
+        f"duplicates; groups with conflicting labels: {found['conflicting_groups']:,}",
         f"          largest: {largest}; the manifest lists them under source.groups",
     ]
+
+
+def next_steps(directory: Path) -> str:
+    """What is typed next: a look at what was packed, then training."""
+    quoted = shlex.quote(str(directory))
+    return (
+        f"next: python -m shards info {quoted}\n"
+        "then: accelerate launch --config_file accelerate_config.yaml train.py "
+        f"--config launch/runs/full_finetune.yaml {shlex.quote(f'data.shards={directory}')} "
+        "run.dir=runs/first"
+    )
 
 
 def print_distributions(facts: Mapping[str, Any], *, console: Console | None = None) -> None:
@@ -54,7 +67,7 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
         soft_wrap=True,
     )
     table = Table(box=box.SIMPLE)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     distributions = facts["distributions"]
     if not distributions:
         return
@@ -71,11 +84,15 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
 
 def _in_words(settings: Mapping[str, Any]) -> str:
     """`{"seed": 0, "ratios": {"train": 8, "val": 1}}` as "seed 0, ratios 8:1"."""
-    parts = []
-    for name, value in settings.items():
-        shown = ":".join(str(part) for part in value.values()) if isinstance(value, dict) else value
-        parts.append(f"{name} {shown}")
-    return ", ".join(parts)
+    return ", ".join(f"{name} {_value(value)}" for name, value in settings.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict) and all(isinstance(part, int) for part in value.values()):
+        return ":".join(map(str, value.values()))
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_value(part)}" for name, part in value.items())
+    return "|".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _counts(manifest: Manifest) -> Table:

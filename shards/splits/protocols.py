@@ -285,10 +285,12 @@ def _warnings(groups: Sequence[Sequence[Candidate]], split_of: Mapping[str, str]
     if large:
         largest = max(large, key=len)
         found.append(
-            f"{len(large)} duplicate groups hold over {_LARGE_GROUP_PERCENT} % of the set each; "
-            f"the largest holds {len(largest)} of {total} samples ({largest[0].key} is one)"
+            f"duplicate groups of over {_LARGE_GROUP_PERCENT} % of the set: {len(large)}; the "
+            f"largest holds {len(largest)} of {total} samples ({largest[0].key} is one)"
         )
     empty = [split for split in SPLITS if split not in split_of.values()]
     if empty:
-        found.append(f"no samples in {' and '.join(empty)}")
+        # In `clean` a group stays together, and one that is too large to hold out is trained on.
+        why = "" if not large else "; --protocol random does not keep duplicates together"
+        found.append(f"no samples in {' and '.join(empty)}{why}")
     return found

@@ -35,7 +35,8 @@ def text_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Pairs of positions in `texts` that, joined transitively, join all twins.
 
     Exact: of two sets that share enough words, one of the rarest few words of each is shared (the
-    prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006), so only such sets are compared.
+    prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006), so only such sets are compared, and
+    of these only those whose remaining words are enough (Xiao et al., PPJoin, WWW 2008).
     """
     first_of: dict[frozenset[str], int] = {}
     for position, text in enumerate(texts):
@@ -54,28 +55,39 @@ def _near_pairs(first_of: dict[frozenset[str], int]) -> Iterator[tuple[int, int]
     holders: dict[str, _Holders] = {}
     joined: dict[int, int] = {}
     for words in sorted(first_of, key=lambda w: (len(w), first_of[w])):
-        position = first_of[words]
+        position, length = first_of[words], len(words)
         joined[position] = position
         rarest = sorted(words, key=lambda word: (frequency[word], word))
-        needed = -(-shared * len(words) // union)  # shared words: at least this many
-        for word in rarest[: len(words) - needed + 1]:
+        # Of those that come later none is shorter, so fewer words need to be held than looked up.
+        held = length - _at_least(2 * shared * length, shared + union) + 1
+        for place, word in enumerate(rarest[: length - _at_least(shared * length, union) + 1]):
             of_word = _by_root(holders.get(word, {}), joined)
             for root, others in of_word.items():
                 if root == _root(joined, position):
                     continue
-                for other in others:
-                    common = len(words & other)
-                    if common * union >= (len(words) + len(other) - common) * shared:
+                for other, other_place in others:
+                    needed = _at_least(shared * (length + len(other)), shared + union)
+                    # Where `word` is the rarest that both have, no more than these are shared.
+                    if min(length - place, len(other) - other_place) < needed:
+                        continue
+                    if len(words & other) >= needed:
                         yield first_of[other], position
                         joined[root] = _root(joined, position)
                         break
-            of_word.setdefault(_root(joined, position), []).append(words)
+            if place < held:
+                of_word.setdefault(_root(joined, position), []).append((words, place))
             holders[word] = of_word
 
 
-# Root of what is joined so far -> word sets of it that hold some word among their rarest. Thousands
-# of variants of one advertisement are one entry, and a further variant needs one comparison.
-_Holders = dict[int, list[frozenset[str]]]
+def _at_least(part: int, whole: int) -> int:
+    """`part / whole` rounded up."""
+    return -(-part // whole)
+
+
+# Root of what is joined so far -> word sets of it that hold some word among their rarest, each with
+# the word's place among these. Thousands of variants of one advertisement are one entry, and a
+# further variant needs one comparison.
+_Holders = dict[int, list[tuple[frozenset[str], int]]]
 
 
 def _by_root(held: _Holders, joined: dict[int, int]) -> _Holders:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mmsa.data.whereabouts import note
+
 
 @dataclass
 class Numbers:
@@ -53,6 +55,16 @@ class Dying:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Hanging:
+    """Notes a shard before its second batch, and is stopped there as by a dead file system."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield {"number": 0}
+        note("train-00007.tar")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        yield {"number": 1}
+
+
 class Tensors:
     """One batch with every kind of value that travels."""
 
@@ -74,11 +86,22 @@ def tensors() -> dict[str, Any]:
     }
 
 
+class Slow:
+    """Endless batches, each a tenth of a second late."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            time.sleep(0.1)
+            yield {"number": 0}
+
+
 if __name__ == "__main__":
-    # A rank with two workers that reads one batch of each and then does nothing.
+    # A rank with two workers that reads a batch of each, and then on and on with little patience.
     from mmsa.data.workers import Workers
 
-    workers = Workers([Numbers(0, 2, 1 << 40), Numbers(1, 2, 1 << 40)])
+    workers = Workers([Slow(), Slow()])
     read = [next(workers) for _ in range(2)]
+    workers.timeout_s = 3
     print("ready", flush=True)
-    time.sleep(600)
+    for _ in workers:
+        pass

@@ -75,3 +75,23 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
 
 def real_keys(batches: list[Batch]) -> list[str]:
     return [key for batch in batches for key in batch["keys"][: batch["num_real"]]]
+
+
+def keys_by_step(
+    reader: SplitReader, tokenizer: TextTokenizer, num_steps: int, **changes: Any
+) -> list[list[str]]:
+    """The sorted keys of each step, joined over ranks that have equally many batches."""
+    world_size = changes.get("world_size", 1)
+    ranks = []
+    for rank in range(world_size):
+        source = requests(reader, rank=rank, **changes)
+        ranks.append((source.plan.accumulation_steps, list(batches_of(source, tokenizer))))
+    assert [len(batches) for _, batches in ranks] == [num_steps * ranks[0][0]] * world_size
+    return [
+        sorted(
+            key
+            for accumulation, batches in ranks
+            for key in real_keys(batches[step * accumulation : (step + 1) * accumulation])
+        )
+        for step in range(num_steps)
+    ]

@@ -105,12 +105,15 @@ def test_a_second_start_from_the_same_step_takes_the_place_of_the_first(run_dir:
     assert problems(run_dir) == []
 
 
-def test_a_killed_run_is_proven_as_far_as_all_ranks_wrote(run_dir: Path) -> None:
+def test_a_killed_run_is_proven_as_far_as_all_ranks_wrote(run_dir: Path, capsys: Capture) -> None:
     launch(run_dir, 0, 2, 4)
     path = Part(0, 2, 1).path(run_dir)
     path.write_bytes(path.read_bytes()[:-30])  # a kill in the middle of a line
     findings = audit(run_dir, expected_of(run_dir))
     assert (findings.problems, findings.num_steps) == ([], 3)
+    assert main([str(run_dir)]) == 0
+    told = capsys.readouterr().out
+    assert "the run is not done; checked as far as all its ranks wrote: step 3\n" in told
     done(run_dir, 4)
     assert problems(run_dir) == [
         "rank(s) 1 of 2 have no line for step 4; the steps from there to 4 are not proven"
@@ -196,6 +199,11 @@ def test_a_damaged_file_proves_nothing(run_dir: Path) -> None:
 def test_a_run_without_an_audit_says_so(run_dir: Path, capsys: Capture) -> None:
     assert main([str(run_dir)]) == 2
     assert "was begun with run.audit=true" in capsys.readouterr().err
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "is no run directory" in capsys.readouterr().err
 
 
 def test_an_audit_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:

@@ -83,6 +83,24 @@ def test_an_altered_manifest_is_told_apart_from_a_wrong_one(copied: Path) -> Non
         load_manifest(copied)
 
 
+def test_a_number_in_another_spelling_is_a_change(copied: Path) -> None:
+    """The digest is taken over the file's own words, as docs/shard-format.md has it."""
+    content = content_of(copied)
+    shard = content["splits"]["train"]["shards"][0]
+    shard["num_samples"] = float(shard["num_samples"])
+    store(copied, content)
+    with pytest.raises(UserError, match="was changed after packing"):
+        load_manifest(copied)
+
+
+def test_a_lone_surrogate_is_a_change_and_no_crash(copied: Path) -> None:
+    content = content_of(copied)
+    content["packing"]["image_quality"] = "\ud800"
+    (copied / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError):
+        load_manifest(copied)
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [

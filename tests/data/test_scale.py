@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 from packed import open_split, packed_set
 from streaming import assert_equal, batches_of, real_keys, requests
@@ -14,6 +13,7 @@ from benchmarks.plan import NUM_SHARDS, SimulatedShards, peak_bytes, prepare, si
 from mmsa.data.manifest import ShardInfo
 from mmsa.data.shard_table import ShardTable
 from mmsa.data.text import TextTokenizer
+from mmsa.errors import ShardDamage
 from mmsa.labels import LABEL_NAMES
 
 
@@ -29,6 +29,18 @@ def test_steps_of_1e8_samples_are_found_in_64_mib(tmp_path: Path, at: float) -> 
     written = len(list(tmp_path.glob("*.idx")))
     assert written <= 6 * 16
     assert peak_bytes(reader, 1024, -(-start // 1024), 40) < 64 << 20
+
+
+def test_a_worker_asks_no_index_for_steps_that_others_read(tmp_path: Path) -> None:
+    """Step 0 is the other worker's; its window's index files are not there."""
+    reader = open_split(tmp_path, packed_set(tmp_path, [8] * 6))
+    source = requests(reader, micro_batch_size=8, stop_step=3)
+    source.window_shards = 1
+    for number in source._order(0).window(0).members.tolist():
+        (tmp_path / reader.shards[number].index).unlink()
+    assert len(list(source(1, 2))) == 1  # step 1 of steps 0, 1, 2
+    with pytest.raises(ShardDamage, match="cannot be read"):
+        list(source(0, 2))
 
 
 def test_what_travels_to_a_worker_grows_little_with_the_shards(tmp_path: Path) -> None:
@@ -48,27 +60,21 @@ def test_a_table_of_shards_holds_what_the_manifest_says(tmp_path: Path) -> None:
     assert isinstance(table[0], ShardInfo)
 
 
-def test_a_window_of_more_shards_than_are_kept_open_reads_each_index_once(
+def test_index_files_are_read_once_as_their_window_comes(
     tmp_path: Path, tokenizer: TextTokenizer
 ) -> None:
-    reader = open_split(tmp_path, packed_set(tmp_path, [2] * 80))
+    """A window of more shards than a reader keeps open of itself; none of the window behind it."""
+    reader = open_split(tmp_path, packed_set(tmp_path, [2] * 120))
     source = requests(reader, stop_step=20)
     source.window_shards = 80
     steps = iter(source())
-    next(steps)
-    for shard in reader.shards:
-        (tmp_path / shard.index).unlink(missing_ok=True)  # read, or still to come
-    opened = len(reader._indexes)
-    assert opened == len({int(n) for n in _shards_of_step(source, 0)})
-    assert reader.open_indexes >= 160
-
-
-def _shards_of_step(source: object, step: int) -> np.ndarray:
-    from mmsa.data.requests import TrainRequests
-
-    assert isinstance(source, TrainRequests)
-    epoch, start, stop = source.plan.locate(step)
-    return np.unique(source._order(epoch).slice(start, stop)[0])
+    first = next(steps)
+    window = set(source._order(first.epoch).window(0).members.tolist())
+    assert len(window) == 80
+    assert set(reader._indexes) == window
+    for number in window:
+        (tmp_path / reader.shards[number].index).unlink()
+    assert len([request for request in steps if request.epoch == 0]) == 20 * 4 - 1
 
 
 def test_one_shard_on_eight_ranks_with_five_workers_each(

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from damage import flip
-from packed import PREPROCESSING, open_split
-from streaming import AUGMENTATION, assert_equal, batches_of, real_keys, requests
+from packed import PREPROCESSING
+from streaming import AUGMENTATION, assert_equal, batches_of, keys_by_step, real_keys, requests
 
-from mmsa.data.manifest import load_manifest, read_index
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer
-from mmsa.errors import ShardDamage, UserError
-
-
-def keys_by_step(
-    reader: SplitReader, tokenizer: TextTokenizer, num_steps: int, **changes: Any
-) -> list[list[str]]:
-    """The sorted keys of each step, joined over ranks that have equally many batches."""
-    world_size = changes.get("world_size", 1)
-    ranks = []
-    for rank in range(world_size):
-        source = requests(reader, rank=rank, **changes)
-        ranks.append((source.plan.accumulation_steps, list(batches_of(source, tokenizer))))
-    assert [len(batches) for _, batches in ranks] == [num_steps * ranks[0][0]] * world_size
-    return [
-        sorted(
-            key
-            for accumulation, batches in ranks
-            for key in real_keys(batches[step * accumulation : (step + 1) * accumulation])
-        )
-        for step in range(num_steps)
-    ]
-
+from mmsa.errors import UserError
 
 # What a batch is.
 
@@ -167,33 +142,6 @@ def test_world_and_accumulation_change_no_global_batch(
     assert found == expected
 
 
-def test_several_interruptions_in_one_epoch_on_other_worlds_and_workers(
-    reader: SplitReader, tokenizer: TextTokenizer
-) -> None:
-    """What the parts read, joined, is what one uninterrupted run reads, step by step."""
-    expected = keys_by_step(reader, tokenizer, 14, global_batch_size=4, drop_last=False)
-    found = []
-    parts = ((0, 1, 1, 0), (1, 3, 2, 2), (3, 4, 4, 0), (4, 6, 1, 2), (6, 14, 2, 0))
-    for start, stop, world_size, workers in parts:
-        micro_steps = [
-            batches_of(
-                requests(
-                    reader,
-                    **{"global_batch_size": 4, "micro_batch_size": 1, "drop_last": False},
-                    **{"world_size": world_size, "rank": rank},
-                    **{"start_step": start, "stop_step": stop},
-                ),
-                tokenizer,
-                workers=workers if rank == 0 else 0,
-            )
-            for rank in range(world_size)
-        ]
-        for _ in range(start, stop):
-            turns = [next(rank) for rank in micro_steps for _ in range(4 // world_size)]
-            found.append(sorted(real_keys(turns)))
-    assert found == expected
-
-
 def test_a_picture_is_the_same_on_any_rank(reader: SplitReader, tokenizer: TextTokenizer) -> None:
     def images(world_size: int) -> dict[str, bytes]:
         found = {}
@@ -207,31 +155,34 @@ def test_a_picture_is_the_same_on_any_rank(reader: SplitReader, tokenizer: TextT
     assert images(4) == images(1)
 
 
-def test_a_resumed_run_gets_the_remaining_batches(
-    reader: SplitReader, tokenizer: TextTokenizer
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_step_is_dealt_by_the_lengths_of_the_texts_that_are_read(
+    reader: SplitReader, tokenizer: TextTokenizer, world_size: int
 ) -> None:
-    whole = list(batches_of(requests(reader, drop_last=False), tokenizer))
-    for step in range(9):  # 4 steps an epoch: also at an epoch's end, and behind the last
-        rest = batches_of(requests(reader, drop_last=False, start_step=step), tokenizer)
-        assert_equal(list(rest), whole[step * 4 :])
-
-
-def test_a_resumed_run_reads_nothing_of_the_past(
-    tiny: Path, tmp_path: Path, tokenizer: TextTokenizer
-) -> None:
-    # Every tar is damaged but at the samples of the last step: what comes before is not touched.
-    copied = Path(shutil.copytree(tiny, tmp_path / "set"))
-    reader = open_split(copied, load_manifest(copied))
-    expected = list(batches_of(requests(reader, start_step=2, stop_step=3), tokenizer))
-    wanted = set(real_keys(expected))
-    for number, info in enumerate(reader.shards):
-        for record, n in zip(read_index(copied, info), range(info.num_samples), strict=True):
-            if reader.read(number, n).key not in wanted:
-                flip(copied / info.tar, int(record["offset"]) + 700)
-    rest = list(batches_of(requests(reader, start_step=2, stop_step=3), tokenizer))
-    assert_equal(rest, expected)
-    with pytest.raises(ShardDamage):
-        list(batches_of(requests(reader, stop_step=1), tokenizer))
+    """Two epochs over shards of 7, 0, 12, 1 and 5 samples in windows of two: every boundary."""
+    lengths = {
+        one.key: len(one.text)
+        for one in (reader.read(*place) for place in reader.all_records()[0].tolist())
+    }
+    ranks = [
+        list(
+            batches_of(
+                requests(reader, world_size=world_size, rank=rank, global_batch_size=12), tokenizer
+            )
+        )
+        for rank in range(world_size)
+    ]
+    num_turns = 6 // world_size
+    assert [len(batches) for batches in ranks] == [4 * num_turns] * world_size
+    for step in range(4):
+        turns = [
+            [lengths[key] for batches in ranks for key in batches[step * num_turns + turn]["keys"]]
+            for turn in range(num_turns)
+        ]
+        # Whoever reads it, a later turn of the step has no text shorter than an earlier one.
+        everything = [length for turn in turns for length in turn]
+        assert len(set(everything)) > 3
+        assert everything == sorted(everything)
 
 
 # The last incomplete step.

@@ -66,10 +66,14 @@ def test_damage_ends_a_launch_with_shard_and_key(tmp_path: Path, how: str) -> No
     assert f"error: {told['reason']}" in log
 
 
-def test_a_killed_loader_worker_ends_a_launch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_killed_or_hangs_ends_a_launch(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     shards, run_dir = small_set(tmp_path / "shards"), tmp_path / "run"
     settings = [*PICTURES, "train.epochs=100000", "train.checkpoint_every_steps=1000"]
-    launch = start_launch("train.py", *settings, f"data.shards={shards}", f"run.dir={run_dir}")
+    settings += [f"data.shards={shards}", f"run.dir={run_dir}", "data.timeout_s=2"]
+    launch = start_launch("train.py", *settings)
     deadline = time.monotonic() + TIMEOUT_S
     while not (run_dir / "metrics.jsonl").exists():
         assert launch.poll() is None, launch.communicate()
@@ -79,11 +83,16 @@ def test_a_killed_loader_worker_ends_a_launch(tmp_path: Path) -> None:
     workers = loader_workers(processes)
     assert len(workers) == 2 * WORLD  # training and validation
     assert shared_memory_names(processes) == set()
-    os.kill(workers[0].pid, signal.SIGKILL)
+    os.kill(workers[0].pid, how)
     _, stderr = launch.communicate(timeout=TIMEOUT_S)
     assert psutil.wait_procs(processes, timeout=ENDS_WITHIN_S)[1] == []
     assert launch.returncode == 1
     told = status(run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 2)
-    assert f"(process {workers[0].pid}) was killed by signal 9" in told["reason"]
     assert told["reason"] in stderr
+    if how == signal.SIGKILL:
+        assert f"(process {workers[0].pid}) was killed by signal 9" in told["reason"]
+    else:
+        assert f"rank {told['rank']} got no batch from loader worker 0 of 1" in told["reason"]
+        assert f"(process {workers[0].pid}) in 2 s; it was at {told['shard']}" in told["reason"]
+        assert told["shard"] in {f"train-0000{number}.tar" for number in range(4)}

@@ -16,7 +16,7 @@ import pytest
 from harness import ROOT, TINY, launched, metric_lines, status
 from safetensors.torch import load_file
 
-from mmsa.errors import EXIT_USER_ERROR
+from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from train import main as train_main
 
 # float32, no dropout, frozen statistics. Adam divides by a gradient's size: an eps of 1e-4 keeps
@@ -204,3 +204,25 @@ def test_mistaken_launches_end_with_a_sentence(
     assert told in ended.stderr
     assert status(run_dir)["exit_code"] == EXIT_USER_ERROR
     assert told in status(run_dir)["reason"]
+
+
+def test_a_compiled_run_goes_on_uncompiled(shards: Path, tmp_path: Path) -> None:
+    """Names of tensors do not tell whether the encoders were compiled."""
+    settings = [*TINY, f"data.shards={shards}", "model.fusion.name=image_only", "train.epochs=1"]
+    settings += ["train.checkpoint_every_steps=5", f"run.dir={tmp_path / 'run'}"]
+    whole = [*settings, f"run.dir={tmp_path / 'whole'}"]
+    assert train_main([*settings, "train.compile=true", "run.max_time=1"]) == EXIT_PREEMPTED
+    assert train_main(settings) == 0
+    assert train_main(whole) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "resumed from" in log
+    losses = [
+        [line["loss"] for line in metric_lines(tmp_path / name, "train")]
+        for name in ("run", "whole")
+    ]
+    assert len(losses[0]) == len(losses[1]) == 10
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    names = [
+        set(load_file(tmp_path / name / "best" / "model.safetensors")) for name in ("run", "whole")
+    ]
+    assert names[0] == names[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(finished: Path, shards: Path) -> None:
-    assert status(finished) == {"state": "done", "reason": "", "step": 20, "exit_code": 0}
+    told = status(finished)
+    expected = {"state": "done", "reason": "", "step": 20, "exit_code": 0, "num_steps": 20}
+    assert expected.items() <= told.items()
+    assert (told["restarts"], told["pid"], told["validation"]["step"]) == (0, os.getpid(), 20)
     losses = [line["loss"] for line in metric_lines(finished, "train")]
     assert len(losses) == 20  # 174 // 16 = 10 steps an epoch, each logged
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
@@ -37,7 +41,7 @@ def test_a_run_leaves_what_it_promises(finished: Path, shards: Path) -> None:
     assert (finished / "best").is_symlink()
     assert not (finished / "best").readlink().is_absolute()
     assert sorted(p.name for p in (finished / "best").iterdir()) == [
-        *["config.yaml", "export.json", "labels.json"],
+        *["calibration.json", "config.yaml", "export.json", "labels.json"],
         *["model.safetensors", "preprocessing.json", "tokenizer"],
     ]
     assert list((finished / "tensorboard").iterdir())

@@ -64,8 +64,9 @@ def test_metrics_have_the_same_bytes_from_one_and_two_processes(
     from evaluate import main as evaluate_main
 
     one, two = tmp_path / "one", tmp_path / "two"
-    assert evaluate_main([str(trained), "--split", "test", "--out", str(one)]) == 0
-    ended = launched("evaluate.py", str(trained), "--split", "test", "--out", str(two))
+    arguments = [str(trained), "--split", "test", "--modality-audit"]
+    assert evaluate_main([*arguments, "--out", str(one)]) == 0
+    ended = launched("evaluate.py", *arguments, "--out", str(two))
     assert ended.returncode == 0, ended.stderr
     assert "weighted avg" in ended.stdout
     facts = json.loads((two / "evaluation_run.json").read_text())
@@ -73,7 +74,8 @@ def test_metrics_have_the_same_bytes_from_one_and_two_processes(
     # 58 samples in batches of 16: rank 0 computed the first and third, rank 1 the others.
     metrics = json.loads((two / "metrics.json").read_text())
     assert facts["samples_per_rank"] == [32, metrics["num_samples"] - 32]
-    for name in ("metrics.json", "predictions.jsonl", "report.txt", "confusion_matrix.png"):
+    names = ["metrics.json", "predictions.jsonl", "report.txt", "confusion_matrix.png"]
+    for name in [*names, "modality_audit.json"]:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     alone = json.loads((one / "evaluation_run.json").read_text())
     assert (alone["engine"], alone["world_size"]) == ("single", 1)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 import random
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packed import open_split, seal, write_split
 
-from mmsa.data.manifest import (
-    Manifest,
-    ProtocolInfo,
-    ShardInfo,
-    SplitInfo,
-    load_manifest,
-    write_manifest,
-)
+from mmsa.data.manifest import key_hash, load_manifest
 from mmsa.errors import ShardDamage, UserError
 from mmsa.evaluation.floors import (
     TfidfFloor,
@@ -31,6 +21,7 @@ from mmsa.evaluation.floors import (
     tfidf_floor,
 )
 from mmsa.labels import LABEL_NAMES
+from shards.packing.tars import PackedSample
 
 MARKS = {0: "awful sad", 1: "plain usual", 2: "lovely happy"}
 
@@ -136,51 +127,36 @@ def test_texts_that_cannot_be_fitted() -> None:
         tfidf_floor(["sad rain", "happy sun"], [0, 2], *rest)
 
 
-def write_shard(directory: Path, name: str, labels: list[int], seed: int) -> ShardInfo:
-    with tarfile.open(directory / f"{name}.tar", "w") as tar:
-        for number, (text, label) in enumerate(zip(texts_of(labels, seed), labels, strict=True)):
-            description = json.dumps({"label": LABEL_NAMES[label]})
-            for extension, content in (("jpg", "-"), ("txt", text + " ö"), ("json", description)):
-                member = tarfile.TarInfo(f"{name}-{number:03d}.{extension}")
-                member.size = len(content.encode())
-                tar.addfile(member, io.BytesIO(content.encode()))
-    packed = (directory / f"{name}.tar").read_bytes()
-    return ShardInfo(
-        tar=f"{name}.tar",
-        tar_bytes=len(packed),
-        tar_sha256=hashlib.sha256(packed).hexdigest(),
-        index=f"{name}.idx",
-        index_sha256="0" * 64,
-        num_samples=len(labels),
-        classes={n: labels.count(i) for i, n in enumerate(LABEL_NAMES)},
-    )
+def parts_of(name: str, pieces: list[list[int]]) -> list[list[PackedSample]]:
+    return [
+        [
+            PackedSample(
+                key=f"{name}-{seed}-{number:03d}",
+                label=LABEL_NAMES[label],
+                group=key_hash(f"{name}-{seed}-{number:03d}"),
+                text=text + " ö",
+                image=b"-",
+                facts={},
+            )
+            for number, (text, label) in enumerate(zip(texts_of(piece, seed), piece, strict=True))
+        ]
+        for seed, piece in enumerate(pieces)
+    ]
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    parts = {"train": [TRAIN[:60], TRAIN[60:]], "val": [VAL], "test": [TEST]}
-    splits = {}
-    for name, pieces in parts.items():
-        infos = [write_shard(tmp_path, f"{name}-{i}", p, i) for i, p in enumerate(pieces)]
-        count = sum(info.num_samples for info in infos)
-        splits[name] = SplitInfo(num_samples=count, classes={}, shards=tuple(infos))
-    write_manifest(
-        tmp_path,
-        Manifest(
-            dataset="small",
-            classes=LABEL_NAMES,
-            label_rule="none",
-            protocol=ProtocolInfo(name="random", version=1, settings={}, hash="12" * 32),
-            source={},
-            packing={},
-            splits=splits,
-        ),
-    )
+    splits = {"train": [TRAIN[:60], TRAIN[60:]], "val": [VAL], "test": [TEST]}
+    seal(tmp_path, {n: write_split(tmp_path, n, parts_of(n, p)) for n, p in splits.items()})
     return tmp_path
 
 
+def texts_in(shards: Path, split: str) -> tuple[list[str], list[int]]:
+    return read_texts(open_split(shards, load_manifest(shards), split=split))
+
+
 def test_texts_come_in_the_order_of_the_manifest(shards: Path) -> None:
-    texts, labels = read_texts(shards, load_manifest(shards), "train")
+    texts, labels = texts_in(shards, "train")
     assert labels == TRAIN
     assert texts[:60] == [text + " ö" for text in texts_of(TRAIN[:60], 0)]
     assert texts[60:] == [text + " ö" for text in texts_of(TRAIN[60:], 1)]
@@ -200,7 +176,7 @@ def test_the_command_prints_both_floors(shards: Path, capsys: pytest.CaptureFixt
 def test_the_default_split_is_val_and_says_what_that_means(
     shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (shards / "test-0.tar").unlink()  # so it is not even opened
+    (shards / "test-00000.tar").unlink()  # so it is not even opened
     assert main([str(shards)]) == 0
     printed = capsys.readouterr().out
     assert "reported on: val 30" in printed
@@ -210,10 +186,10 @@ def test_the_default_split_is_val_and_says_what_that_means(
 def test_damage_and_wrong_names_are_said(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(shards), "--split", "tset"]) == 2
     assert "no split 'tset'; they have: train, val, test" in capsys.readouterr().err
-    content = (shards / "test-0.tar").read_bytes()
-    (shards / "test-0.tar").write_bytes(content[:2000])
-    with pytest.raises(ShardDamage, match=r"test-0\.tar") as caught:
-        read_texts(shards, load_manifest(shards), "test")
-    assert caught.value.shard == "test-0.tar"
+    content = (shards / "test-00000.tar").read_bytes()
+    (shards / "test-00000.tar").write_bytes(content[:2000])
+    with pytest.raises(ShardDamage, match=r"test-00000\.tar") as caught:
+        texts_in(shards, "test")
+    assert caught.value.shard == "test-00000.tar"
     assert main([str(shards), "--split", "test"]) == 2
     assert main([str(shards / "nowhere")]) == 2

@@ -12,9 +12,18 @@ import pytest
 from PIL import Image
 
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import Predictions, compute_metrics
+from mmsa.evaluation.findings import findings
+from mmsa.evaluation.metrics import Predictions
 from mmsa.evaluation.plots import confusion_matrix_png
-from mmsa.evaluation.report import classification_report_text, write_report, write_run_facts
+from mmsa.evaluation.predictions_file import read_predictions, rows_of
+from mmsa.evaluation.report import (
+    classification_report_text,
+    read_metrics,
+    write_report,
+    write_run_facts,
+)
+from mmsa.evaluation.sample_facts import SampleFacts
+from mmsa.evaluation.seen_before import SeenBefore
 
 NAMES = ("negative", "neutral", "positive")
 IDENTITY = {
@@ -34,9 +43,26 @@ def four() -> Predictions:
     return Predictions(["a-1", "a-2", "é-1", "é-2"], np.array([0, 1, 2, 2]), logits, NAMES)
 
 
-def written(directory: Path) -> dict[str, bytes]:
+def facts_of(predictions: Predictions) -> list[SampleFacts]:
+    """Each sample its own group; the first two have labels of their parts."""
+    labels = [("positive", "negative"), ("neutral", "neutral")]
+    return [
+        SampleFacts(key, (0, row), row, f"text {row}", row, *pair, width=40, height=32)
+        for row, (key, pair) in enumerate(
+            zip(predictions.keys, [*labels, (None, None), (None, None)], strict=True)
+        )
+    ]
+
+
+def written(
+    directory: Path, identity: dict[str, object] = IDENTITY, file_format: str = "jsonl"
+) -> dict[str, bytes]:
     predictions = four()
-    write_report(directory, predictions, compute_metrics(predictions), IDENTITY)
+    facts = facts_of(predictions)
+    seen = SeenBefore(np.zeros(4, dtype=bool))
+    found = findings(predictions, facts, seen=seen, calibration=None, floor=None)
+    rows = list(rows_of(predictions, facts, 1.0))
+    write_report(directory, predictions, found, identity, rows, file_format=file_format)
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
@@ -72,10 +98,17 @@ def test_the_four_files(tmp_path: Path) -> None:
         "label": "positive",
         "predicted": "negative",
         "probabilities": {"negative": 0.5, "neutral": 0.25, "positive": 0.25},
+        "logits": [0.6931472, 0.0, 0.0],  # float32, every digit that it has
+        "text_label": None,
+        "image_label": None,
+        "group": "0000000000000002",
     }
+    first = json.loads(lines[0])
+    assert (first["text_label"], first["image_label"]) == ("positive", "negative")
     report = files["report.txt"].decode("utf-8")
     assert report.startswith(classification_report_text(four()))
-    assert "\nloss: 0.866434\n" in report
+    assert "\nlog loss " in report
+    assert "0.8664 [" in report
     assert f"\nweights_sha256: {'cd' * 32}\n" in report
 
 
@@ -89,10 +122,33 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_order_of_the_identity_does_not_change_the_bytes(tmp_path: Path) -> None:
     first = written(tmp_path / "first")
-    predictions = four()
     turned = dict(reversed(IDENTITY.items()))
-    write_report(tmp_path / "second", predictions, compute_metrics(predictions), turned)
-    assert (tmp_path / "second" / "metrics.json").read_bytes() == first["metrics.json"]
+    assert written(tmp_path / "second", turned)["metrics.json"] == first["metrics.json"]
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_predictions_are_read_back_as_they_were(tmp_path: Path, file_format: str) -> None:
+    written(tmp_path)
+    files = written(tmp_path, file_format=file_format)
+    # The file of the earlier report is gone: there is one truth.
+    assert [name for name in files if name.startswith("pred")] == [f"predictions.{file_format}"]
+    read, groups = read_predictions(tmp_path, NAMES)
+    expected = four()
+    assert read.keys == expected.keys
+    assert (read.logits == expected.logits).all()
+    assert (read.labels == expected.labels).all()
+    assert groups.tolist() == [0, 1, 2, 3]
+
+
+def test_files_that_are_no_report_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither predictions\.jsonl nor predictions\.parquet"):
+        read_predictions(tmp_path, NAMES)
+    (tmp_path / "predictions.jsonl").write_text('{"key": "a", "label": "sad"}\n')
+    with pytest.raises(UserError, match="does not hold the predictions of a report"):
+        read_predictions(tmp_path, NAMES)
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(UserError, match="an earlier version wrote it"):
+        read_metrics(tmp_path)
 
 
 def test_run_facts(tmp_path: Path) -> None:

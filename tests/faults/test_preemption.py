@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import metric_lines, status
 from launches import Launch, assert_preempted, checkpoint_steps, launcher
 from safetensors.torch import load_file
@@ -52,6 +53,7 @@ def measures(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "samples_per_s"} for line in lines]
 
 
+@pytest.mark.timeout(900)  # nine launches
 def test_stopped_in_every_way_and_never(shards: Path, tmp_path: Path) -> None:
     run_dir, settings = tmp_path / "stopped", [*SETTINGS, f"data.shards={shards}"]
     at = 0

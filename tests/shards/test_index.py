@@ -96,7 +96,8 @@ def test_pictures_of_other_types_and_numbered_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"json": "{}"}, "no text (json:caption)"),
+        ({"json": "{}"}, "no text (json:caption). Fields are named with --image-field and --text"),
+        ({"json": '{"caption": ""}'}, "the text of 'part/0022' is empty"),
         ({"json": '{"caption": "a"}'}, "no class (json:mood); name it with --label-field"),
         ({"json": "{"}, "sample 2 does not fit"),
         ({"jpeg": b"hello"}, "is no JPEG, PNG, GIF, WebP or BMP"),
@@ -134,6 +135,32 @@ def test_tars_that_cannot_be_used(tars: Path, capsys: pytest.CaptureFixture[str]
     assert run(tars / "absent") == 2
 
 
+def test_members_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [
+        {"__key__": f"k{n}", "Photo.JPG": jpeg(n), "meta.json": json.dumps({"said": f"a {n}"})}
+        | {"info.json": json.dumps({"mood": "glad"}), "json": "{}"}
+        for n in range(3)
+    ]
+    write_tar(tmp_path / "train.tar", samples)
+    fields = ["--image-field", "photo.jpg", "--text-field", "meta.json:said"]
+    assert run(tmp_path, *fields, "--label-field", "info.json:mood") == 0
+    manifest = load_manifest(tmp_path)
+    assert manifest.splits["train"].classes == {"glad": 3}
+    reader = SplitReader(tmp_path, manifest, "train", class_map(["glad", "sad"], None))
+    assert reader.read(0, 2).text == "a 2"
+    assert main(["leaks", str(tmp_path)]) == 2
+    assert "tars that others packed; their samples were not compared" in capsys.readouterr().err
+
+
+def test_a_set_packed_here_is_not_indexed(
+    small_packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_manifest(small_packed)
+    assert run(small_packed, "--overwrite") == 2
+    assert "was made by python -m shards pack" in capsys.readouterr().err
+    assert load_manifest(small_packed) == before
+
+
 def test_info_as_json_and_page(
     small_packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +178,9 @@ def test_info_as_json_and_page(
     assert content.count("<svg") == len(facts["distributions"]) == 4
     assert "<td>train</td><td>5</td><td>3</td><td>8</td><td>16</td>" in content
     assert "<script" not in content
+    capsys.readouterr()
+    assert main(["info", str(small_packed), "--html", str(tmp_path)]) == 2
+    assert "cannot be written (Is a directory)" in capsys.readouterr().err
 
 
 def test_the_data_card(small_packed: Path) -> None:
@@ -168,4 +198,7 @@ def test_the_data_card(small_packed: Path) -> None:
     assert "| train | 5 | 3 | 8 | 16 | 3 |" in body
     assert "| dropped: labels conflict | 2 |" in body
     assert "niu2016mvsa" in body
+    assert "CIKM 2017" in body
+    # A line right below a table would be a row of it.
+    assert "| dropped: labels conflict | 2 |\n\nLabel rule: `fusion`" in body
     assert load_manifest(small_packed).digest in body

@@ -79,7 +79,7 @@ def test_merge_says_what_is_wrong(
     assert "2/3, 3/3" in message
     assert run(raw, out, "--part", "2/3", "--image-quality", "80") == 0
     assert run(raw, out, "--part", "3/3") == 0
-    assert "are not parts of one packing: encoding" in refused()
+    assert "are not parts of one packing: image_quality: 90 and 80; quality: 90 and 80" in refused()
     assert run(raw, out, "--part", "2/3", "--overwrite") == 0
     for path in tmp_path.glob("*.old"):
         path.rename(tmp_path / "aside")
@@ -97,7 +97,7 @@ def test_the_split_can_change_on_resume(
     """What is costly does not depend on the split: a protocol that is refused loses nothing."""
     out = tmp_path / "out"
     assert run(raw, out, "--protocol", "clmlf") == 2
-    assert "with --resume beside other options" in capsys.readouterr().err
+    assert "encoded already and kept: add --resume" in capsys.readouterr().err
     assert run(raw, out, "--protocol", "random", "--resume") == 0
     assert run(raw, tmp_path / "fresh", "--protocol", "random") == 0
     assert digests(out) == digests(tmp_path / "fresh")

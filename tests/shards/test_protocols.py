@@ -133,7 +133,7 @@ def test_clean_keeps_twins_together_and_random_does_not_look() -> None:
     assert duplicates["largest"][0]["classes"] == {"negative": 20, "positive": 20}
     assert duplicates["largest"][0]["keys"][:2] == ["mvsa-single-200", "mvsa-single-201"]
     assert clean.facts["warnings"] == [
-        "1 duplicate groups hold over 1 % of the set each; the largest holds 40 of 140 samples "
+        "duplicate groups of over 1 % of the set: 1; the largest holds 40 of 140 samples "
         "(mvsa-single-200 is one)"
     ]
     group = key_hash("mvsa-single-200")

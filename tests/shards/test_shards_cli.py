@@ -30,7 +30,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = str(tmp_path / "out")
+    out = str(tmp_path / "o u t")
     arguments = ["pack", "mvsa-single", str(small_raw), out, "--protocol", "random"]
     assert main(arguments) == 0
     packed = capsys.readouterr().out
@@ -41,6 +41,10 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ["train", "5", "3", "8", "16", "1", "0.1"] in rows
     assert ["all", "6", "4", "10", "20"] in rows
     assert "rejected.jsonl" in packed
+    assert f"next: python -m shards info '{out}'\n" in packed
+    assert (
+        f"train.py --config launch/runs/full_finetune.yaml 'data.shards={out}' run.dir=" in packed
+    )
     shown = capsys.readouterr().out
     head, _, tail = shown.partition("duplicates ")
     assert head.strip() in packed
@@ -57,6 +61,21 @@ def test_errors_are_one_message_and_code_2(tmp_path: Path) -> None:
     assert err.count("\n") == 1
     assert main(["pack", "mvsa-triple", str(tmp_path), str(tmp_path / "out")]) == 2
     assert main(["info", str(tmp_path)]) == 2
+
+
+def test_nobody_reads_what_is_printed() -> None:
+    """As behind `| head`, when head has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [sys.executable, "-m", "shards", "protocols"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -51,6 +51,7 @@ def test_one_changed_byte_anywhere_is_found(
             found = faults(packed, capsys)
             assert found, f"byte {place} of {path.name}"
             assert path.name in "\n".join(found)
+            assert "classes in its index" not in "\n".join(found)  # no fault told twice
         path.write_bytes(content)
     assert faults(packed, capsys) == []
 

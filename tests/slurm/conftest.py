@@ -11,18 +11,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "end_to_end"))
 
-from cluster import Cluster, can_run
+from cluster import Cluster
 from harness import ROOT
-from needs import need
 from slurm_jobs import PACKING
 
 from shards.__main__ import main as shards_main
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(slurm: None) -> Iterator[Cluster]:
     """Three nodes of four CPUs and two made-up GPUs; stopped with all its processes at the end."""
-    need("slurm", can_run())
     # Short: the names of its sockets have at most 108 characters.
     one = Cluster(Path(tempfile.mkdtemp(prefix="mmsa-slurm-", dir="/tmp")))
     with pytest.MonkeyPatch.context() as patch:

@@ -11,8 +11,9 @@ import pytest
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.training.resume import (
-    check_same_data,
     check_same_run,
+    config_sha256,
+    continuation_in_words,
     differences,
     earlier_config,
     is_finished,
@@ -87,12 +88,74 @@ def test_another_order_of_classes_makes_another_run() -> None:
 
 
 def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
-    new = config(run={"seed": 1}, optim={"head_lr": 0.5}, data={"num_workers": 7})
+    first, new = config(), config(run={"seed": 1}, optim={"head_lr": 0.5}, data={"num_workers": 7})
+    same = {"precision": "no", "shards_digest": "a" * 64}
     with pytest.raises(UserError) as refused:
-        check_same_run(tmp_path, config(), new)
+        check_same_run(tmp_path, first, new, **same)
     assert "(optim.head_lr: 0.001 -> 0.5; run.seed: 0 -> 1)" in str(refused.value)
     assert "Give another run.dir, or the earlier settings" in str(refused.value)
-    check_same_run(tmp_path, config(), config(data={"num_workers": 7}))
+    check_same_run(tmp_path, first, config(data={"num_workers": 7}), **same)
+    # With a checkpoint, also what the configuration does not show.
+    checkpoint_of(tmp_path, first)
+    check_same_run(tmp_path, first, config(data={"num_workers": 7}), **same)
+    with pytest.raises(UserError) as refused:
+        check_same_run(tmp_path, first, new, precision="bf16", shards_digest="b" * 64)
+    assert (
+        "(optim.head_lr: 0.001 -> 0.5; run.seed: 0 -> 1; digest of the shards: aaaaaaaaaaaa -> "
+        "bbbbbbbbbbbb; mixed precision of the launch: no -> bf16)"
+    ) in str(refused.value)
+    check_same_run(tmp_path, first, first, precision="no", shards_digest=None)
+
+
+def test_an_edited_configuration_of_the_run_does_not_hide_a_difference(tmp_path: Path) -> None:
+    checkpoint_of(tmp_path, config())
+    edited = config(run={"seed": 1})
+    with pytest.raises(UserError, match=r"\(run.seed: 0 -> 1\)"):
+        check_same_run(tmp_path, edited, edited, precision="no", shards_digest="a" * 64)
+
+
+def checkpoint_of(run_dir: Path, config: Config) -> None:
+    """What the newest checkpoint of a run of `config` says of itself."""
+    export = run_dir / "checkpoints" / "step-00000003" / "export"
+    export.mkdir(parents=True)
+    (export / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    state = {
+        "format": "mmsa-checkpoint",
+        "version": 1,
+        "config_sha256": config_sha256(config),
+        "shards_digest": "a" * 64,
+        "mixed_precision": "no",
+    }
+    content = json.dumps(state)
+    (export.parent / "state.json").write_text(content)
+    (export.parent / "COMPLETE").write_text(json.dumps({"state.json": len(content)}))
+
+
+def test_the_hash_is_of_what_makes_a_run_what_it_is() -> None:
+    assert config_sha256(config()) == config_sha256(config(data={"num_workers": 7}))
+    assert config_sha256(config()) != config_sha256(config(run={"seed": 1}))
+    merged = {"bad": ["negative"], "good": ["positive"]}
+    swapped = dict(reversed(list(merged.items())))
+    assert config_sha256(config(data={"classes": merged})) != config_sha256(
+        config(data={"classes": swapped})
+    )
+
+
+def test_another_launch_is_told_what_it_means() -> None:
+    state = {"engine": "zero2", "world_size": 4}
+    assert continuation_in_words(state, engine="zero2", world_size=4, batchnorm=True) == []
+    by_engine = continuation_in_words(state, engine="ddp", world_size=4, batchnorm=True)
+    assert len(by_engine) == 1
+    assert "was written under zero2, this launch is ddp: weights, optimizer state" in by_engine[0]
+    by_world = continuation_in_words(state, engine="zero2", world_size=2, batchnorm=True)
+    assert [line.split(":")[0].split(" from ")[0] for line in by_world] == [
+        "the checkpoint was written by 4 process(es), this launch has 2",
+        "each rank starts",
+    ]
+    assert "the mean of the 4 ranks' BatchNorm statistics" in by_world[1]
+    for alike in ({"batchnorm": False}, {"batchnorm": True}):
+        state["world_size"] = 1 if alike["batchnorm"] else 4
+        assert len(continuation_in_words(state, engine="zero2", world_size=2, **alike)) == 1
 
 
 def test_the_earlier_configuration_is_read_back(tmp_path: Path) -> None:
@@ -108,12 +171,6 @@ def test_the_earlier_configuration_is_read_back(tmp_path: Path) -> None:
     earlier = earlier_config(tmp_path)
     assert earlier == first
     assert differences(earlier, first) == []
-
-
-def test_other_shards_are_refused() -> None:
-    check_same_data({"shards_digest": "a" * 64}, "a" * 64)
-    with pytest.raises(UserError, match="aaaaaaaaaaaa, data.shards has bbbbbbbbbbbb"):
-        check_same_data({"shards_digest": "a" * 64}, "b" * 64)
 
 
 @pytest.mark.parametrize(

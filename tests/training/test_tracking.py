@@ -31,6 +31,9 @@ def test_each_measure_is_a_line(tmp_path: Path) -> None:
     one.train(1, loss=1.5, rates={"text": 1e-5, "head": 1e-3}, grad_norm=2.0)
     one.validation(1, 0.333333, VALIDATION)
     one.close()
+    assert one.latest["num_steps"] == 10
+    assert one.latest["loss"] == 1.5
+    assert one.latest["validation"] == {"step": 1, **VALIDATION}
     train, validation = lines(tmp_path)
     assert train.pop("samples_per_s") > 0
     assert train == {
@@ -45,10 +48,28 @@ def test_each_measure_is_a_line(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_step_left_out_is_a_line_and_goes_with_the_resume(tmp_path: Path) -> None:
+    one = tracker(tmp_path)
+    one.train(1, loss=1.5, rates={}, grad_norm=2.0)
+    one.skipped(2, loss=float("nan"), grad_norm=float("inf"), keys=["a", "b"])
+    one.close()
+    skipped = lines(tmp_path)[1]
+    assert skipped == {
+        "kind": "skipped",
+        "step": 2,
+        "loss": "nan",
+        "grad_norm": "inf",
+        "keys": ["a", "b"],
+    }
+    cut_back(tmp_path / METRICS_NAME, 1)
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     one = tracker(tmp_path, enabled=False)
     one.advance()
     one.train(1, loss=1.5, rates={}, grad_norm=2.0)
+    one.skipped(2, loss=1.5, grad_norm=2.0, keys=["a"])
     one.validation(1, 1.0, VALIDATION)
     one.close()
     assert list(tmp_path.iterdir()) == []

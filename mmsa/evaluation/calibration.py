@@ -1,0 +1,111 @@
+"""Calibration: one temperature, fitted on validation, that divides the logits; and its diagram.
+
+A temperature changes no prediction, only how sure the model says it is (Guo et al., ICML 2017). It
+lies in the export as `calibration.json`; prediction and `predictions.jsonl` use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmsa.errors import UserError
+from mmsa.evaluation.metrics import Predictions, log_probabilities, probabilities, rounded
+from mmsa.evaluation.scores import CALIBRATION_BINS, confidence_bins
+
+CALIBRATION_NAME = "calibration.json"
+FITTED_ON = "val"
+_RANGE = (0.05, 20.0)  # beyond, the split has no sample that holds the temperature
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature and what it was fitted on; `loss` is the log loss there, before and after."""
+
+    temperature: float
+    fitted_on: str
+    num_samples: int
+    shards_digest: str
+    loss_before: float
+    loss_after: float
+
+
+def fit(predictions: Predictions, *, split: str, shards_digest: str) -> Calibration:
+    """The temperature with the least log loss; `UserError` on any split but validation."""
+    from scipy.optimize import minimize_scalar
+
+    if split != FITTED_ON:
+        raise UserError(
+            f"a temperature is fitted on '{FITTED_ON}', never on '{split}': evaluate with "
+            f"--split {FITTED_ON}"
+        )
+    low, high = map(math.log, _RANGE)
+    # Convex in 1/T, so the bounded search cannot end in a second minimum.
+    found = minimize_scalar(
+        lambda x: _loss(predictions, math.exp(x)), bounds=(low, high), method="bounded"
+    )
+    temperature = float(rounded(math.exp(found.x)))
+    return Calibration(
+        temperature=temperature,
+        fitted_on=split,
+        num_samples=len(predictions.keys),
+        shards_digest=shards_digest,
+        loss_before=float(rounded(_loss(predictions, 1.0))),
+        loss_after=float(rounded(_loss(predictions, temperature))),
+    )
+
+
+def _loss(predictions: Predictions, temperature: float) -> float:
+    logits = np.asarray(predictions.logits, dtype=np.float64) / temperature
+    rows = np.arange(len(predictions.labels))
+    return float(-log_probabilities(logits)[rows, predictions.labels].mean())
+
+
+def to_json(calibration: Calibration) -> str:
+    """The content of `calibration.json`."""
+    return json.dumps(asdict(calibration), indent=1) + "\n"
+
+
+def read_calibration(export: Path) -> Calibration | None:
+    """The calibration of an export directory; None where it has none, `UserError` if damaged."""
+    path = export / CALIBRATION_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = Calibration(**content)
+        if not (isinstance(found.temperature, float) and found.temperature > 0):
+            raise ValueError(f"the temperature is {found.temperature!r}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} holds no calibration ({error}); make it again with: "
+            "python evaluate.py EXPORT --split val --calibrate"
+        ) from None
+    return found
+
+
+def reliability(predictions: Predictions, temperature: float = 1.0) -> list[Mapping[str, Any]]:
+    """The bins of a reliability diagram that hold samples, by rising confidence.
+
+    Each: `from` and `to`, its edges; `num_samples`; `confidence`, their mean; `accuracy`.
+    """
+    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    confidence = probs[np.arange(len(probs)), predictions.predicted]
+    right = predictions.predicted == predictions.labels
+    bins = confidence_bins(confidence)
+    return [
+        {
+            "from": b / CALIBRATION_BINS,
+            "to": (b + 1) / CALIBRATION_BINS,
+            "num_samples": int((bins == b).sum()),
+            "confidence": float(confidence[bins == b].mean()),
+            "accuracy": float(right[bins == b].mean()),
+        }
+        for b in np.unique(bins).tolist()
+    ]

@@ -1,0 +1,153 @@
+"""The charts of a page, as SVG text. The same input gives the same bytes (see plots.py)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmsa.evaluation.metrics import Predictions, probabilities
+
+# Told apart also by people who do not see all colours (Okabe and Ito 2008).
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
+_POINTS = 200  # of a curve: more cannot be seen
+_SIZE = (4.4, 3.6)  # inches
+
+
+def _svg(draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        settings = {"svg.hashsalt": "mmsa", "svg.fonttype": "none", "font.size": 9}
+        settings |= {"axes.spines.top": False, "axes.spines.right": False}
+        matplotlib.rcParams.update(settings)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.set_prop_cycle(color=COLOURS)
+        draw(axes)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def curves(predictions: Predictions, kind: str) -> str:
+    """One-vs-rest curves of every class that occurs; `kind` is roc or pr."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    probs = probabilities(predictions.logits)
+
+    def draw(axes: Any) -> None:
+        for c, name in enumerate(predictions.label_names):
+            truth = predictions.labels == c
+            if not truth.any() or truth.all():
+                continue
+            if kind == "roc":
+                across, up, _ = roc_curve(truth, probs[:, c])
+            else:
+                up, across, _ = precision_recall_curve(truth, probs[:, c])
+            kept = np.unique(np.linspace(0, len(across) - 1, _POINTS).round().astype(int))
+            line = {"color": COLOURS[c % len(COLOURS)], "label": _plain(name)}
+            axes.plot(across[kept], up[kept], linewidth=1.6, **line)
+        if kind == "roc":
+            axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+        axes.set_xlabel("false positive rate" if kind == "roc" else "recall")
+        axes.set_ylabel("true positive rate" if kind == "roc" else "precision")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
+
+    return _svg(draw)
+
+
+def reliability(calibration: Mapping[str, Any]) -> str:
+    """Accuracy by confidence, as trained and with the temperature."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+        for key, label, colour in (
+            ("bins", "as trained", COLOURS[0]),
+            ("bins_with_temperature", "with temperature", COLOURS[1]),
+        ):
+            bins = calibration.get(key, [])
+            if bins:
+                across = [one["confidence"] for one in bins]
+                axes.plot(
+                    across, [b["accuracy"] for b in bins], "o-", markersize=4, color=colour,
+                    label=label,
+                )  # fmt: skip
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+        axes.legend(frameon=False, loc="upper left")
+
+    return _svg(draw)
+
+
+def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
+    """Precision, recall and F1 of each class with their intervals."""
+    width = 0.26
+
+    def draw(axes: Any) -> None:
+        for place, name in enumerate(("precision", "recall", "f1")):
+            found = [scores[f"{name}/{label}"] for label in label_names]
+            values = np.array([one["value"] for one in found])
+            low = np.array([one.get("low", one["value"]) for one in found])
+            high = np.array([one.get("high", one["value"]) for one in found])
+            across = np.arange(len(label_names)) + (place - 1) * width
+            # A percentile interval need not hold the value itself.
+            errors = np.maximum([values - low, high - values], 0)
+            axes.bar(
+                across, values, width * 0.92, color=COLOURS[place], label=name.replace("f1", "F1")
+            )
+            axes.errorbar(across, values, errors, fmt="none", ecolor="#333333", elinewidth=1)
+        axes.set_xticks(range(len(label_names)), [_plain(name) for name in label_names])
+        axes.set_ylim(0, 1.02)
+        axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+
+    return _svg(draw, (max(4.4, 1.3 * len(label_names)), 3.6))
+
+
+def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Title -> chart of the run's `metrics.jsonl`; empty where there is nothing to show."""
+    train = [line for line in lines if line.get("kind") == "train"]
+    validation = [line for line in lines if line.get("kind") == "validation"]
+    charts = {}
+    if train or validation:
+
+        def losses(axes: Any) -> None:
+            for found, label, style in ((train, "train", "-"), (validation, "validation", "o-")):
+                steps = [line["step"] for line in found]
+                values = [line["loss"] for line in found]
+                axes.plot(*_thinned(steps, values), style, markersize=4, linewidth=1.2, label=label)
+            axes.set(xlabel="step", ylabel="loss")
+            axes.legend(frameon=False)
+
+        charts["Loss"] = _svg(losses)
+    if validation:
+
+        def scores(axes: Any) -> None:
+            for name in ("accuracy", "macro_f1", "weighted_f1"):
+                steps = [line["step"] for line in validation]
+                values = [line[name] for line in validation]
+                axes.plot(steps, values, "o-", markersize=4, label=name.replace("_f1", " F1"))
+            axes.set(xlabel="step", ylabel="validation score")
+            axes.legend(frameon=False)
+
+        charts["Validation scores"] = _svg(scores)
+    return charts
+
+
+def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Any, Any]:
+    """At most `_POINTS` points, evenly taken."""
+    if not steps:
+        return [], []
+    kept = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
+    return np.asarray(steps)[kept], np.asarray(values)[kept]
+
+
+def _plain(name: str) -> str:
+    """A class name that matplotlib does not read as mathematics."""
+    return name.replace("$", r"\$")

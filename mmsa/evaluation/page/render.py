@@ -1,0 +1,83 @@
+"""From findings to the text of `report.html`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmsa.evaluation.metrics import Predictions, rounded
+from mmsa.evaluation.modality_audit import LOST
+from mmsa.evaluation.page import charts
+from mmsa.evaluation.summary import SCORE_TITLES, title_of, with_interval
+
+PAGE_NAME = "report.html"
+_TEMPLATE = Path(__file__).parent / "report.html.j2"
+
+
+def render(
+    predictions: Predictions,
+    found: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    *,
+    cards: Sequence[Mapping[str, Any]],
+    training: Sequence[Mapping[str, Any]],
+    audit: Mapping[str, Any] | None,
+    openings: int,
+    title: str,
+    private: bool,
+) -> bytes:
+    """The page, UTF-8. Names, keys and texts are escaped: they are data, wherever they come from.
+
+    `cards` are the shown samples, `training` the lines of the run's metrics.jsonl, `audit` the
+    content of the modality audit.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATE.parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["interval"] = with_interval
+    environment.filters["title_of"] = title_of
+    matrix = found["confusion_matrix"]
+    names = predictions.label_names
+    text = environment.get_template(_TEMPLATE.name).render(
+        title=title,
+        found=found,
+        identity=rounded(dict(sorted(identity.items()))),
+        names=names,
+        score_titles=SCORE_TITLES,
+        matrix=[
+            [(count, count / sum(row) if sum(row) else None) for count in row] for row in matrix
+        ],
+        per_class=charts.per_class(found["scores"], names),
+        roc=charts.curves(predictions, "roc"),
+        pr=charts.curves(predictions, "pr"),
+        reliability=charts.reliability(found["calibration"]),
+        training=charts.training(training),
+        audit=audit,
+        audit_scores=LOST[:-1],
+        openings=openings,
+        private=private,
+        # "<" would end the script's element early where a text says "</script>".
+        data=json.dumps({"names": names, "cards": list(cards)}, ensure_ascii=False).replace(
+            "<", "\\u003c"
+        ),
+    )
+    return text.encode("utf-8")
+
+
+def read_training(home: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl that can be read; none for an export alone."""
+    lines = []
+    try:
+        content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in content.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue  # cut by a kill
+    return lines

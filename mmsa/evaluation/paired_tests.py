@@ -1,0 +1,52 @@
+"""Tests on pairs of models over the same samples, and what holds for several of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa.evaluation.bootstrap import LEVEL
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[int, int, float]:
+    """Exact McNemar test of two models that are right (N,) on the same samples.
+
+    Returns how many samples the first alone has right, how many the second alone, and the two-sided
+    p-value of "equally many": a binomial test of the samples on which they differ (McNemar 1947).
+    """
+    from scipy.stats import binomtest
+
+    first_only, second_only = int((first & ~second).sum()), int((second & ~first).sum())
+    if first_only + second_only == 0:
+        return 0, 0, 1.0
+    found = binomtest(first_only, first_only + second_only, 0.5)
+    return first_only, second_only, float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for being several (Holm 1979), in the same order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def spread(values: Sequence[float], level: float = LEVEL) -> dict[str, float | None]:
+    """Mean, deviation (of the sample, n - 1) and Student's interval of the mean over repetitions.
+
+    One repetition has a mean alone.
+    """
+    from scipy.stats import t
+
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return {"mean": mean, "deviation": None, "low": None, "high": None}
+    deviation = float(np.std(np.asarray(values, dtype=np.float64), ddof=1))
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}

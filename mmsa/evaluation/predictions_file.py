@@ -1,0 +1,101 @@
+"""The predictions of a report, a row per sample: `predictions.jsonl`, or `.parquet`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmsa.errors import UserError
+from mmsa.evaluation.metrics import Predictions, probabilities, rounded
+from mmsa.evaluation.sample_facts import SampleFacts
+
+JSONL_NAME = "predictions.jsonl"
+PARQUET_NAME = "predictions.parquet"
+FORMATS = {"jsonl": JSONL_NAME, "parquet": PARQUET_NAME}
+
+
+def rows_of(
+    predictions: Predictions, facts: Sequence[SampleFacts], temperature: float
+) -> Iterator[dict[str, Any]]:
+    """One row per sample, sorted by key. Classes go by name.
+
+    `logits` are the model's own, float32 written with all digits: C of them, or one where two
+    classes share it. `probabilities` are those of prediction: with the export's temperature.
+    """
+    names = predictions.label_names
+    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    predicted = predictions.predicted
+    for row, one in enumerate(facts):
+        yield {
+            "key": one.key,
+            "label": names[predictions.labels[row]],
+            "predicted": names[predicted[row]],
+            "probabilities": dict(zip(names, rounded(probs[row].tolist()), strict=True)),
+            "logits": [float(str(logit)) for logit in predictions.logits[row]],
+            "text_label": one.text_label,
+            "image_label": one.image_label,
+            "group": f"{one.group:016x}",
+        }
+
+
+def file_content(rows: Sequence[dict[str, Any]], file_format: str) -> bytes:
+    """The bytes of the file in one of `FORMATS`; `UserError` where it needs pyarrow in vain."""
+    if file_format == "jsonl":
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        return "".join(lines).encode("utf-8")
+    check_format(file_format)
+    import pyarrow
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), buffer)
+    return buffer.getvalue()
+
+
+def check_format(file_format: str) -> None:
+    """Raise `UserError` where the format needs pyarrow and it is not installed."""
+    if file_format == "parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "predictions in Parquet need pyarrow: pip install 'mmsa[parquet]', or use "
+                "--predictions jsonl"
+            ) from None
+
+
+def read_predictions(
+    report: Path, label_names: Sequence[str]
+) -> tuple[Predictions, np.ndarray[Any, np.dtype[np.uint64]]]:
+    """(predictions, duplicate group of each) from the file in a report's directory.
+
+    Raises `UserError` where there is none, or where it is no such file.
+    """
+    path = next((report / name for name in FORMATS.values() if (report / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{report} has neither {JSONL_NAME} nor {PARQUET_NAME}; evaluate it again")
+    try:
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        else:
+            check_format("parquet")
+            from pyarrow import parquet
+
+            rows = parquet.read_table(path).to_pylist()
+        names = list(label_names)
+        found = Predictions(
+            [row["key"] for row in rows],
+            np.array([names.index(row["label"]) for row in rows], dtype=np.int64),
+            np.array([row["logits"] for row in rows], dtype=np.float32),
+            tuple(names),
+        )
+        return found, np.array([int(row["group"], 16) for row in rows], dtype=np.uint64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold the predictions of a report ({error}); evaluate it again"
+        ) from None

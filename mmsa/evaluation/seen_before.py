@@ -1,0 +1,88 @@
+"""Which evaluated samples the model has met before: the same sample, or one of its duplicates.
+
+By the duplicate groups in the index files alone; no tar is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa.data.manifest import IndexArray, Manifest, load_manifest, read_index
+from mmsa.errors import UserError
+
+# Evaluated split -> the splits that training and the choice of the best export have used before.
+_SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
+
+
+@dataclass(frozen=True)
+class SeenBefore:
+    """`leaked` (N,), in the order of the asked groups; None where it cannot be known, and why."""
+
+    leaked: NDArray[np.bool_] | None
+    why_unknown: str = ""
+
+
+def seen_before(
+    evaluated: Manifest,
+    shards: str | os.PathLike[str],
+    split: str,
+    groups: NDArray[np.uint64],
+    key_hashes: NDArray[np.uint64],
+    *,
+    trained_digest: object,
+    trained_shards: str | os.PathLike[str] | None,
+) -> SeenBefore:
+    """Look for the samples (`groups` and `key_hashes`, (N,)) in what the model was trained on.
+
+    Where the model was trained on other shards than the evaluated ones, those are asked, if they
+    are still at `trained_shards`: a sample may have changed its split between two packings.
+    """
+    others = _SEEN_BEFORE.get(split)
+    if others is None:
+        return SeenBefore(None, f"the model was trained on the split '{split}'")
+    manifest, directory = evaluated, shards
+    if trained_digest is not None and trained_digest != evaluated.digest:
+        found = _trained_on(trained_shards, trained_digest)
+        if found is None:
+            return SeenBefore(
+                None, "the model was trained on other shards, which are not at their place any more"
+            )
+        manifest, directory = found, str(trained_shards)
+    try:
+        records = _records(directory, manifest, others)
+    except UserError as error:
+        return SeenBefore(None, str(error))
+    alone = (records["group"] == records["key_hash"]).all() and (groups == key_hashes).all()
+    looked = "groups" in manifest.source or not alone
+    leaked = np.isin(key_hashes, records["key_hash"])
+    if looked:
+        leaked |= np.isin(groups, records["group"])
+    elif not leaked.any():
+        return SeenBefore(None, "the shards were packed without looking for duplicates")
+    return SeenBefore(leaked)
+
+
+def _trained_on(shards: str | os.PathLike[str] | None, digest: object) -> Manifest | None:
+    try:
+        manifest = load_manifest(str(shards))
+    except UserError:
+        return None
+    return manifest if manifest.digest == digest else None
+
+
+def _records(
+    directory: str | os.PathLike[str], manifest: Manifest, splits: tuple[str, ...]
+) -> IndexArray:
+    tables = [
+        read_index(directory, shard)
+        for split in splits
+        if split in manifest.splits
+        for shard in manifest.splits[split].shards
+    ]
+    if not tables:
+        raise UserError(f"the shards have none of the splits {', '.join(splits)}")
+    return np.concatenate(tables)

@@ -1,0 +1,123 @@
+"""The findings in words and columns: what stands on the screen below the classification report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+# Flat names of scores -> what a reader calls them, in the order of a summary.
+SCORE_TITLES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "mcc": "Matthews correlation",
+    "roc_auc": "ROC area, one vs rest",
+    "pr_auc": "PR area, one vs rest",
+    "loss": "log loss",
+    "brier": "Brier score",
+    "ece": "calibration error",
+}
+
+
+def title_of(score: str) -> str:
+    """The words for a flat name: `f1/neutral` is "F1 of neutral"."""
+    name, slash, label = score.partition("/")
+    if slash:
+        short = {"f1": "F1", "roc_auc": "ROC area", "pr_auc": "PR area"}.get(name, name)
+        return f"{short} of {label}"
+    return SCORE_TITLES.get(score, score.replace("_", " "))
+
+
+def with_interval(score: Mapping[str, Any], signed: bool = False) -> str:
+    """`0.6821 [0.6332, 0.7310]`; a dash for what is undefined."""
+    if score["value"] is None:
+        return "-"
+    shown = f"{score['value']:{'+' if signed else ''}.4f}"
+    if score.get("low") is None:
+        return shown
+    return f"{shown} [{score['low']:.4f}, {score['high']:.4f}]"
+
+
+def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of aligned columns, two blanks apart; the first column left, the others right."""
+    table = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def summary_text(found: Mapping[str, Any]) -> str:
+    """Scores with intervals beside the floors; leaks; calibration; slices."""
+    blocks = [_scores(found), _leaks(found["leaks"])]
+    if found["floors"]:
+        blocks.append(_lead(found["floors"]["lead_over_tfidf"]))
+    blocks += [_calibration(found), _slices(found["slices"])]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
+
+
+def _scores(found: Mapping[str, Any]) -> list[str]:
+    floors = found["floors"]
+    header = ["", "model [95 % interval]"]
+    header += ["majority class", "TF-IDF, text only"] if floors else []
+    rows = [header]
+    for name, title in SCORE_TITLES.items():
+        row = [title, with_interval(found["scores"][name])]
+        if floors:
+            row += [with_interval(floors[f]["scores"][name]) for f in ("majority", "tfidf")]
+        rows.append(row)
+    facts = found["bootstrap"]
+    return [
+        *columns(rows),
+        f"intervals: {facts['resamples']:,} resamples (areas {facts['resamples_of_areas']:,}) of "
+        f"{facts['num_groups']:,} duplicate groups, {found['num_samples']:,} samples",
+    ]
+
+
+def _lead(lead: Mapping[str, Any]) -> list[str]:
+    lines = ["over TF-IDF, on the same samples:"]
+    for name, score in lead.items():
+        # A tie at an end of the interval is no lead.
+        apart = score["low"] > 0 or score["high"] < 0
+        verdict = "" if apart else ": not distinguishable"
+        lines.append(f"  {title_of(name)} {with_interval(score, signed=True)}{verdict}")
+    return lines
+
+
+def _leaks(leaks: Mapping[str, Any]) -> list[str]:
+    if not leaks["known"]:
+        return [f"leaks: not known ({leaks['why']})"]
+    counts = {name: leaks[name]["num_samples"] for name in ("clean", "leaked")}
+    if "scores" not in leaks["clean"]:
+        share = "no sample has" if not counts["leaked"] else "every sample has"
+        return [f"leaks: {share} a duplicate in what the model was trained or chosen on"]
+    rows = [["leaks", f"clean, n = {counts['clean']:,}", f"leaked, n = {counts['leaked']:,}"]]
+    for name in ("accuracy", "macro_f1", "weighted_f1", "loss"):
+        parts = [leaks[which]["scores"][name] for which in ("clean", "leaked")]
+        rows.append([title_of(name), *map(with_interval, parts)])
+    return columns(rows)
+
+
+def _calibration(found: Mapping[str, Any]) -> list[str]:
+    calibration = found["calibration"]
+    if calibration["temperature"] is None:
+        return ["calibration: the export has no temperature (evaluate.py --split val --calibrate)"]
+    rows = [["calibration", "as trained", f"temperature {calibration['temperature']:.4g}"]]
+    for name, score in calibration["scores"].items():
+        rows.append([title_of(name), *map(with_interval, (found["scores"][name], score))])
+    return columns(rows)
+
+
+def _slices(slices: Mapping[str, Any]) -> list[str]:
+    if not slices:
+        return []
+    rows = [["slice", "samples", "accuracy", "macro F1"]]
+    for name, found in slices.items():
+        scores = [with_interval(found["scores"][score]) for score in ("accuracy", "macro_f1")]
+        rows.append([name, f"{found['num_samples']:,}", *scores])
+    return columns(rows)

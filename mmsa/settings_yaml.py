@@ -1,0 +1,58 @@
+"""YAML as the run configurations write it: numbers as in JSON, dates as words, no key twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmsa.errors import UserError
+
+# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a word.
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML whose dates are words (a run may be named by one) and that takes a key given twice for
+    an error: plain YAML keeps the last one in silence."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.YAMLError(f"the key '{key}' stands twice{key_node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes words that `Loader` would take for numbers in quotes."""
+
+
+for _yaml in (Loader, Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def read_yaml(file: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
+    except OSError as error:
+        raise UserError(
+            f"the configuration {file} cannot be read ({error.strerror}); "
+            "complete ones are in launch/runs/"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {file} is no valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"the configuration {file} must hold sections (run:, data:, ...) of keys")
+    return content

@@ -1,0 +1,154 @@
+"""What one tar that others packed holds, sample by sample, and what is expected of it.
+
+The first sample that does not fit is named, with what it holds and what was expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsa.data.members import Fields, field_text, sample_of, tar_members
+from mmsa.errors import UserError
+from shards.splits.by_hash import SPLITS
+
+_DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What the command line says. `labels` are names as in `Fields`; `splits` (name, pattern)."""
+
+    fields: Fields
+    labels: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    splits: tuple[tuple[str, str], ...] = _DEFAULT_SPLITS
+    dataset: str | None = None
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> IndexSettings:
+        """Read the options of `python -m shards index`; `UserError` for a wrong --split."""
+
+        def names(text: str) -> tuple[str, ...]:
+            return tuple(name.strip() for name in text.split(",") if name.strip())
+
+        splits = []
+        for text in options.split or ():
+            name, _, pattern = text.partition("=")
+            if name not in SPLITS or not pattern:
+                raise UserError(
+                    f"--split {text} must be NAME=PATTERN, NAME one of {', '.join(SPLITS)}, as in "
+                    "train=shard-00*.tar"
+                )
+            splits.append((name, pattern))
+        return cls(
+            Fields(names(options.image_field), names(options.text_field)),
+            names(options.label_field),
+            None if options.classes is None else names(options.classes),
+            tuple(splits) or _DEFAULT_SPLITS,
+            options.dataset,
+        )
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """One tar to be looked at."""
+
+    path: str
+    settings: IndexSettings
+
+
+@dataclass(frozen=True)
+class TarContents:
+    """One tar as it was found: per sample (offset, length, crc32, characters), key and label."""
+
+    places: list[tuple[int, int, int, int]]
+    keys: list[str]
+    labels: list[str]
+    tar_bytes: int
+    tar_sha256: str
+
+
+def scan_tar(task: ScanTask) -> TarContents:
+    """Look at every sample of one tar. Raises `UserError` naming the first that does not fit."""
+    path = Path(task.path)
+    places: list[tuple[int, int, int, int]] = []
+    keys: list[str] = []
+    labels: list[str] = []
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            for start, stop in _extents(path):
+                file.seek(start)
+                piece = file.read(stop - start)
+                try:
+                    key, text, label = _fitting(piece, task.settings)
+                except ValueError as error:
+                    number = len(keys)
+                    raise UserError(f"{path}: sample {number} does not fit: {error}") from None
+                places.append((start, stop - start, zlib.crc32(piece), len(text)))
+                keys.append(key)
+                labels.append(label)
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is no readable, uncompressed tar ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    return TarContents(places, keys, labels, path.stat().st_size, digest)
+
+
+def _extents(path: Path) -> Iterator[tuple[int, int]]:
+    """(first byte, byte behind the last) of each sample: runs of members with the same key."""
+    last, start, stop = None, 0, 0
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder, slash, base = member.name.rpartition("/")
+            key = f"{folder}{slash}{base.partition('.')[0]}"
+            if key != last:
+                if last is not None:
+                    yield start, stop
+                last, start = key, member.offset
+            stop = member.offset_data + -(-member.size // 512) * 512
+    if last is not None:
+        yield start, stop
+
+
+def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
+    """(key, text, label) of one sample; `ValueError` saying what is not as expected."""
+    members = tar_members(piece)
+    try:
+        key, image, text, meta = sample_of(members, settings.fields)
+    except ValueError as error:
+        raise ValueError(f"{error}. Fields are named with --image-field and --text-field") from None
+    if not image.startswith(_PICTURES):
+        raise ValueError(f"the picture of '{key}' is no JPEG, PNG, GIF, WebP or BMP")
+    by_field = {name.rpartition("/")[2].partition(".")[2].lower(): data for name, data in members}
+    label = _label(by_field, meta, settings.labels)
+    if label is None:
+        raise ValueError(
+            f"'{key}' holds the members {sorted(by_field)} and no class "
+            f"({', '.join(settings.labels)}); name it with --label-field"
+        )
+    classes = settings.classes
+    if classes is not None and label not in classes:
+        if not (label.isascii() and label.isdigit() and int(label) < len(classes)):
+            raise ValueError(f"'{key}' has the class '{label}'; expected {', '.join(classes)}")
+        label = classes[int(label)]
+    return key, text, label
+
+
+def _label(
+    by_field: Mapping[str, bytes], meta: Mapping[str, object], names: tuple[str, ...]
+) -> str | None:
+    for name in names:
+        label = field_text(name, by_field, meta)
+        if label is not None and label.strip():
+            return label.strip()
+    return None
