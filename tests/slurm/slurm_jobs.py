@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 from cluster import Cluster
-from harness import TINY, status
+from harness import TINY
 
 from launch import queue
 from launch.__main__ import main as launch_main
@@ -110,8 +110,3 @@ def newest_checkpoint(run_dir: Path) -> Path:
 
 def weights(run_dir: Path) -> bytes:
     return (newest_checkpoint(run_dir) / "export" / "model.safetensors").read_bytes()
-
-
-def step_of(run_dir: Path) -> int:
-    step: int = status(run_dir)["step"]
-    return step

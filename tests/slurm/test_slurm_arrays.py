@@ -89,7 +89,7 @@ def test_a_fault_of_its_own_is_not_requeued_for_ever(
     # Something that its user has to mend: not once more.
     wrong = tmp_path / "wrong"
     settings = [f"run.dir={wrong}", "model.image_encoder.batch_norm=sync"]
-    submit("train", *ON_CPUS, "--", str(config), *settings)
+    submit("train", "--chain", "train,evaluate", *ON_CPUS, "--", str(config), *settings)
     for run_dir, restarts, words in (
         (never, 1, "not started again: 2 starts in a row brought no checkpoint (MAX_RETRIES=1)"),
         (wrong, 0, "failed, and would fail again: model.image_encoder.batch_norm=sync needs GPUs"),
@@ -100,6 +100,8 @@ def test_a_fault_of_its_own_is_not_requeued_for_ever(
         assert words in job.log()
         assert_ended(processes_of(job.number))
     assert (status(wrong)["state"], status(wrong)["exit_code"]) == ("failed", 2)
+    # What was to come behind it does not wait for ever.
+    Job(cluster, jobs_of(wrong / "slurm")[1], wrong).wait_for_state("CANCELLED")
 
 
 def test_refused_by_slurm(
@@ -109,7 +111,7 @@ def test_refused_by_slurm(
     config = write_config(tmp_path / "run.yaml", f"data.shards={packed}")
     for options, words in (
         (["--partition", "gpus"], "SLURM knows no partition 'gpus'; it knows: main, urgent"),
-        (["--nodes", "4", "--partition", "main"], "SLURM refuses `sbatch`: "),
+        (["--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
     ):
         run = [*options, "--", str(config), f"run.dir={tmp_path / 'run'}"]
         assert launch_main(["submit", "train", *run]) == 2

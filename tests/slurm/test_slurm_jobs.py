@@ -21,7 +21,6 @@ from slurm_jobs import (
     newest_checkpoint,
     processes_of,
     ranks_of,
-    step_of,
     submit,
     weights,
     write_config,
@@ -149,6 +148,19 @@ STOPS: list[tuple[Callable[[Job, Path], None], str]] = [
 ]
 
 
+def assert_started_again(job: Job, strike: Callable[[], None]) -> None:
+    """Nothing is saved, nothing is left, and it goes on from its newest checkpoint."""
+    job.wait_for_steps()
+    processes, starts = processes_of(job.number), job.restarts()
+    strike()
+    job.wait_for_restart(starts + 1)
+    assert_ended(processes)
+    assert "lost contact to another rank" in status(job.run_dir)["reason"]
+    newest = newest_checkpoint(job.run_dir)
+    job.wait_for_steps(1)
+    assert f"resumed from {newest} at step" in job.own_log()
+
+
 def test_stopped_in_every_way_and_started_again(
     cluster: Cluster, config: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -171,29 +183,13 @@ def test_stopped_in_every_way_and_started_again(
         job.wait_for_steps(1)
         assert f"resumed from {newest_checkpoint(run_dir)} at step {told['step']}" in job.own_log()
 
-    # A rank dies: nothing is saved, the job goes on from its last checkpoint.
-    job.wait_for_steps()
-    processes = processes_of(number)
-    newest = newest_checkpoint(run_dir)
-    ranks_of(number)[1].kill()
-    job.wait_for_restart(len(STOPS) + 1)
-    assert_ended(processes)
-    assert "lost contact to another rank" in status(run_dir)["reason"]
-    job.wait_for_steps(1)
-    assert f"resumed from {newest} at step" in job.own_log()
-
-    # A node loses its power: nothing is saved, the job goes on elsewhere from its last checkpoint.
-    job.wait_until(lambda: step_of(run_dir) % 20 in range(3, 15))
-    nodes = cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"]).split()
-    processes, starts = processes_of(number), job.restarts()
-    cluster.power_off(nodes[1])
-    job.wait_for_restart(starts + 1)
-    assert_ended(processes)
-    newest = newest_checkpoint(run_dir)
-    job.wait_for_steps(1)
-    assert f"resumed from {newest} at step" in job.own_log()
-    assert nodes[1] not in cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"])
-    cluster.power_on(nodes[1])
+    assert_started_again(job, lambda: ranks_of(number)[1].kill())
+    assert "failed at step" in job.log()
+    # A node loses its power: the job goes on elsewhere.
+    lost = cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"]).split()[1]
+    assert_started_again(job, lambda: cluster.power_off(lost))
+    assert lost not in cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"])
+    cluster.power_on(lost)
 
     # Cancelled by its user: saved, and not started again until its user says so.
     job.wait_for_steps()
