@@ -22,7 +22,7 @@ demo: install ## made-up data, packed, trained on all GPUs or two CPU processes,
 	rm -rf $(DEMO)
 	$(BIN)/python -m launch.demo $(DEMO)
 
-test: install ## what this machine can run; MMSA_REQUIRE=shared makes missing things failures
+test: install ## what this machine can run; MMSA_REQUIRE=shared,slurm makes missing things failures
 	$(BIN)/python -m pytest
 
 lint: install ## ruff, ruff format, mypy

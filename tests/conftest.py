@@ -62,6 +62,15 @@ def browser() -> str:
     return str(found)
 
 
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """SLURM's daemons and the right to give processes a host of their own."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    programs = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
+    there = all(shutil.which(name, path=path) for name in programs)
+    need("slurm", os.geteuid() == 0 and there)
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate_state() -> Iterator[None]:
     """Accelerate keeps its state for the process; `main([...])` runs several times in one here."""

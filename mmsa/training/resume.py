@@ -17,8 +17,11 @@ from mmsa.training.lock import LOCK_NAME
 CONFIG_NAME = "config.yaml"
 STATUS_NAME = "status.json"
 
-# What a start that failed early leaves: no reason to refuse the directory.
-_OF_A_FAILED_START = (STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit")
+# What a start that failed early leaves, and what was written to submit it (launch/run_jobs.py): no
+# reason to refuse the directory.
+_OF_A_FAILED_START = (
+    *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
+)
 
 # Settings that may differ between the parts of one run: where things are, how they are launched
 # and shown. The shards' place may change because their digest is compared; the micro-batch may,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mmsa.config import Check, Config
+from mmsa.config import Check, Config, TextEncoderConfig
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.preprocessing import Preprocessing
@@ -172,13 +172,17 @@ def _model_and_tokenizer(
     return build_model(config.model, num_classes, vocab_size=vocab_size), tokenizer
 
 
-def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
-    encoder, max_tokens = config.model.text_encoder, config.data.max_tokens
-    name = encoder.tokenizer or encoder.name
+def tokenizer_name(encoder: TextEncoderConfig) -> str:
+    """The name or directory of a text encoder's tokenizer, or words:N."""
     if encoder.tokenizer is None and encoder.weights not in ("none", "pretrained"):
         # The token ids that these weights were trained with, whatever the shards hold.
         weights = Path(encoder.weights).expanduser()
-        name = str(weights / TOKENIZER_NAME if is_export(weights) else weights)
+        return str(weights / TOKENIZER_NAME if is_export(weights) else weights)
+    return encoder.tokenizer or encoder.name
+
+
+def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
+    name, max_tokens = tokenizer_name(config.model.text_encoder), config.data.max_tokens
     if name.startswith("words:"):
         if not name[6:].isdecimal() or int(name[6:]) < 1:
             raise UserError(

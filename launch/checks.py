@@ -1,0 +1,143 @@
+"""What can be known of a training run before it is submitted: the same checks as on the node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from launch import queue, run_jobs
+from launch.site import ROOT, Site
+from mmsa.config import Config
+from mmsa.errors import UserError
+from mmsa.runtime import World
+
+
+def check_slurm(site: Site, *, dry_run: bool) -> str | None:
+    """Raise `UserError` for no SLURM, or a partition that it does not know.
+
+    A dry run may be made anywhere: there it returns a note of what was not checked.
+    """
+    if dry_run and not queue.available():
+        return "there is no SLURM on this machine: the partition was not checked"
+    queue.require()
+    if site.partition:
+        for name in site.partition.split(","):
+            queue.check_partition(name)
+    return None
+
+
+def load_for_shape(file: str, overrides: list[str], site: Site) -> Config:
+    """The configuration with `launch.engine` and `launch.world_size` of the job's shape.
+
+    Raises `UserError` for everything that `train.py` would find in it, and where the configuration
+    itself expects another launch.
+    """
+    from mmsa.config import load_config
+    from mmsa.training.setup import training_checks
+
+    asked = load_config(file, overrides, checks=training_checks())
+    engine, world_size = engine_of(asked, site), world_size_of(site)
+    if asked.launch.engine not in ("any", engine):
+        raise UserError(
+            f"launch.engine={asked.launch.engine}, but the job is to run {engine}; give --engine "
+            f"{asked.launch.engine}, or take launch.engine out"
+        )
+    if asked.launch.world_size not in ("any", world_size):
+        raise UserError(
+            f"launch.world_size={asked.launch.world_size}, but the job has {shape_in_words(site)} "
+            f"= {world_size}; change --nodes or --gpus-per-node, or take launch.world_size out"
+        )
+    filled = [*overrides, f"launch.engine={engine}", f"launch.world_size={world_size}"]
+    return load_config(file, filled)
+
+
+def engine_of(config: Config, site: Site) -> str:
+    """The engine of the job: as asked for, as the configuration says, or DDP."""
+    if site.engine:
+        return site.engine
+    return config.launch.engine if config.launch.engine != "any" else "ddp"
+
+
+def world_size_of(site: Site) -> int:
+    return (site.nodes or 1) * (site.gpus_per_node or site.cpu_processes or 1)
+
+
+def shape_in_words(site: Site) -> str:
+    nodes = site.nodes or 1
+    if site.gpus_per_node:
+        each = f"{site.gpus_per_node} GPU(s)"
+    else:
+        each = f"{site.cpu_processes or 1} CPU process(es)"
+    return f"{nodes} node(s) x {each}"
+
+
+def check_run(config: Config) -> list[str]:
+    """Raise `UserError` where the run cannot start; returns what is worth knowing, in words.
+
+    Shards, batch arithmetic for this shape, and the run directory: another configuration's, that
+    of a finished run, or one that a queued job is about.
+    """
+    from mmsa.data.manifest import load_manifest
+    from mmsa.data.plan import batch_plan
+    from mmsa.data.reader import SplitReader
+    from mmsa.labels import class_map
+    from mmsa.training import resume
+
+    shards = str(config.data.shards)
+    manifest = load_manifest(shards)
+    classes = class_map(manifest.classes, config.data.classes)
+    assert config.launch.world_size != "any"
+    plan = batch_plan(
+        len(SplitReader(shards, manifest, "train", classes)),
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        world_size=config.launch.world_size,
+        drop_last=config.data.drop_last,
+    )
+    run_dir = Path(str(config.run.dir))
+    check_no_job(run_dir)
+    earlier = resume.earlier_config(run_dir)
+    if earlier is None:
+        resume.check_run_dir(run_dir)
+        return [plan.in_words()]
+    resume.check_same_run(
+        run_dir,
+        earlier,
+        config,
+        precision=_precision(config),
+        shards_digest=manifest.digest,
+    )
+    if resume.is_finished(run_dir):
+        raise UserError(
+            f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
+            f"python -m launch submit evaluate ... -- {run_dir}; or give another run.dir"
+        )
+    return [plan.in_words(), f"{run_dir} goes on from its newest checkpoint"]
+
+
+def check_no_job(run_dir: Path) -> None:
+    """Raise `UserError` where a training job of this run directory is queued or running."""
+    jobs = run_jobs.known_jobs(run_jobs.folder_of(run_dir))
+    trains = [job for job, noted in jobs.items() if noted["kind"] == "train"]
+    for job, state in queue.states(trains).items():
+        raise UserError(
+            f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
+            f"or cancel it (scancel {job}), or give another run.dir"
+        )
+
+
+def _precision(config: Config) -> str:
+    """The precision that the launch will have, by the same rule as on the node."""
+    from mmsa.engine import precision_of_launch
+
+    file = ROOT / "launch" / "accelerate" / f"{config.launch.engine}.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    engine_file = content.get("deepspeed_config", {}).get("deepspeed_config_file")
+    world = World(launched=True, mixed_precision=str(content.get("mixed_precision", "no")))
+    if engine_file:
+        path = ROOT / engine_file
+        stage = json.loads(path.read_text())["zero_optimization"]["stage"]
+        world = World(launched=True, deepspeed=True, zero_stage=stage, deepspeed_file=str(path))
+    return precision_of_launch(config.train.mixed_precision, world)

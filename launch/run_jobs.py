@@ -1,0 +1,64 @@
+"""What a run directory knows of its jobs: `RUN/slurm/jobs.jsonl`, a line for each start.
+
+RUN/slurm/train.sbatch  train.yaml    the script and the configuration as they were submitted
+          train-17.log                what job 17 wrote, all of its starts
+          jobs.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+Facts = dict[str, Any]
+
+FOLDER = "slurm"
+JOBS = "jobs.jsonl"
+
+
+def folder_of(run_dir: Path) -> Path:
+    return run_dir / FOLDER
+
+
+def note_job(folder: Path, job: str, *, kind: str, log: str, **facts: Any) -> None:
+    """Add a line: a job was submitted, or has begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    line = {"job": job, "kind": kind, "log": log, **facts, "when": time.strftime("%F %T")}
+    with open(folder / JOBS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def known_jobs(folder: Path) -> dict[str, Facts]:
+    """Job -> what was last noted of it, the newest last."""
+    jobs: dict[str, Facts] = {}
+    for noted in _lines(folder):
+        jobs[noted["job"]] = {**jobs.pop(noted["job"], {}), **noted}
+    return jobs
+
+
+def starts_of(folder: Path, job: str) -> list[Facts]:
+    """What each start of a job has noted when it began, the first one first."""
+    return [noted for noted in _lines(folder) if noted["job"] == job and "restart" in noted]
+
+
+def newest_checkpoint(run_dir: Path) -> int:
+    """The step of the newest whole checkpoint; 0 where there is none."""
+    whole = run_dir.glob("checkpoints/step-*/COMPLETE")
+    return max((int(path.parent.name.removeprefix("step-")) for path in whole), default=0)
+
+
+def _lines(folder: Path) -> list[Facts]:
+    try:
+        lines = (folder / JOBS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            noted = json.loads(line)
+            found += [noted] if "job" in noted else []
+        except (ValueError, TypeError):
+            continue  # torn by a full disk: the other lines stand
+    return found

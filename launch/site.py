@@ -1,0 +1,75 @@
+"""The site's defaults: one YAML file, launch/site.yaml or the one that --site names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmsa.errors import UserError, one_or_many
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE_FILE = ROOT / "launch" / "site.yaml"
+
+Engine = Literal["ddp", "zero1", "zero2", "zero3"]
+
+
+class Site(BaseModel):
+    """Defaults of a cluster. None leaves what the script says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: int | None = Field(None, ge=1)
+    gpus_per_node: int | None = Field(None, ge=0, description="0: processes on CPUs")
+    cpus_per_task: int | None = Field(None, ge=1)
+    mem: str | None = None
+    time: str | None = None
+    engine: Engine | None = None
+    cpu_processes: int | None = Field(None, ge=1)
+    max_restarts: int | None = Field(None, ge=0)
+    max_retries: int | None = Field(None, ge=0)
+    container: str | None = None
+    cache: str | None = None
+    setup: tuple[str, ...] = ()
+    sbatch: dict[str, str | int | bool] = {}
+
+    @field_validator("mem", "time", mode="before")
+    @classmethod
+    def _as_slurm_writes_it(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, int) and info.field_name == "time":
+            # YAML reads 04:00:00 without quotes as a number of base 60: seconds.
+            return f"{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
+        return str(value) if isinstance(value, int) else value
+
+
+def load_site(file: Path | None, **options: Any) -> Site:
+    """Read `file` (None: launch/site.yaml); `options` that are not None take the place of its keys.
+
+    Raises `UserError` that lists every unknown key and wrong value.
+    """
+    path = file or SITE_FILE
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"the site's file {path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the site's file {path} is no valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"the site's file {path} must hold keys; docs/slurm.md lists them")
+    given = {key: value for key, value in options.items() if value is not None}
+    given["sbatch"] = {**(content.get("sbatch") or {}), **given.get("sbatch", {})}
+    try:
+        return Site.model_validate({**content, **given})
+    except ValidationError as error:
+        known = ", ".join(Site.model_fields)
+        problems = [
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+            + (f"; known are: {known}" if detail["type"] == "extra_forbidden" else "")
+            for detail in error.errors()
+        ]
+        raise UserError(one_or_many(problems, where=f"the site's file {path}")) from None

@@ -1,0 +1,62 @@
+"""`python -m launch prefetch`: what is there, what is missing and where it was looked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertModel
+
+from launch.__main__ import main as launch_main
+from launch.site import ROOT
+from mmsa.data.text import word_tokenizer
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A text encoder with its tokenizer, in a directory."""
+    directory = tmp_path / "encoder"
+    tokenizer = word_tokenizer(["a few words"], 3, 8)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=tokenizer.vocab_size, intermediate_size=8, **sizes)
+    BertModel(config).save_pretrained(directory)
+    tokenizer.save(directory)
+    return directory
+
+
+def test_what_is_there(encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"model.text_encoder.name={encoder}", "model.fusion.name=text_only"]
+    assert launch_main(["prefetch", "launch/runs/full_finetune.yaml", *settings]) == 0
+    said = capsys.readouterr().out
+    assert f"there    tokenizer: {encoder}\nthere    text encoder: {encoder}\n" in said
+    assert "image encoder" not in said  # a model that reads no pictures
+    # A configuration whose weights are fresh needs nothing from elsewhere.
+    assert launch_main(["prefetch", "launch/runs/demo.yaml"]) == 0
+    assert "tokenizer" not in capsys.readouterr().out
+
+
+def test_what_is_missing(encoder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    site = tmp_path / "site.yaml"
+    site.write_text(f"cache: {cache}\n")
+    command = [sys.executable, "-m", "launch", "prefetch", "launch/runs/full_finetune.yaml"]
+    done = subprocess.run(
+        [*command, f"model.text_encoder.tokenizer={encoder}", "--offline", "--site", str(site)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"cache of Hugging Face: {cache}/huggingface/hub\n" in done.stdout
+    assert f"cache of torchvision:  {cache}/torch/hub/checkpoints\n" in done.stdout
+    assert f"there    tokenizer: {encoder}\n" in done.stdout
+    assert "MISSING  text encoder: bert-base-uncased\nMISSING  image encoder: resnet50\n" in (
+        done.stdout
+    )
+    assert "not everything of launch/runs/full_finetune.yaml is here: 2 problems" in done.stderr
+    assert f"(looked in {cache}/huggingface/hub)" in done.stderr
+    assert f"(looked for {cache}/torch/hub/checkpoints/resnet50-11ad3fa6.pth)" in done.stderr

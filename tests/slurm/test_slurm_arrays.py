@@ -1,0 +1,119 @@
+"""Arrays of jobs: packing by parts, runs of several seeds; and jobs that fail by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from harness import status
+from slurm_jobs import (
+    ON_CPUS,
+    PACKING,
+    Job,
+    assert_ended,
+    jobs_of,
+    processes_of,
+    submit,
+    write_config,
+)
+
+from launch.__main__ import main as launch_main
+from mmsa.config import load_config
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_packed_by_an_array(cluster: Cluster, raw: Path, packed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    work = ["--cpus-per-task", "1", "--time", "10"]
+    submit("pack", "--parts", "3", *work, "--", "mvsa-single", str(raw), str(out), *PACKING)
+    folder = tmp_path / "shards.slurm"
+    parts, merge = jobs_of(folder)
+    Job(cluster, merge, tmp_path).wait_for_state("COMPLETED")
+    names = sorted(path.name for path in packed.glob("*.tar"))
+    assert names == sorted(path.name for path in out.glob("*.tar"))
+    assert [(out / name).read_bytes() for name in names] == [
+        (packed / name).read_bytes() for name in names
+    ]
+    assert len(list(folder.glob(f"pack-{parts}_[123].log"))) == 3
+    assert list(tmp_path.glob("shards.part-*")) == []
+    assert processes_of(merge) == []
+
+
+def test_seeds_by_an_array(
+    cluster: Cluster, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "runs"
+    config = write_config(
+        tmp_path / "run.yaml", f"data.shards={packed}", f"run.dir={base}", "train.max_steps=2"
+    )
+    submit("seeds", "--seeds", "7,3", *ON_CPUS, "--", str(config))
+    assert (
+        f"train 2 runs below {base}, each on 1 node(s) x 2 CPU process(es)"
+        in capsys.readouterr().out
+    )
+    # The same by hand, with the script as it is.
+    by_hand = ["--array=5", "--cpus-per-task=1", f"--output={tmp_path}/by-hand.log"]
+    script = ["launch/slurm/seeds.sbatch", "--config", str(config)]
+    number = cluster.run("sbatch", "--parsable", *by_hand, *script).strip()
+    (array,) = jobs_of(base / "slurm")
+    for task, seed in enumerate((7, 3), start=1):
+        run_dir = base / f"seed-{seed}"
+        job = Job(cluster, f"{array}_{task}", run_dir)
+        job.wait_for_state("COMPLETED")
+        assert status(run_dir)["state"] == "done"
+        assert load_config(str(run_dir / "config.yaml")).run.seed == seed
+        assert launch_main(["status", str(run_dir)]) == 0
+        said = capsys.readouterr().out
+        assert "state       done\nstep        2 of 2\n" in said
+        assert f"log         {base}/slurm/seeds-{array}_{task}.log" in said
+        log = Path(said.split()[-1]).read_text()
+        assert "launch: engine ddp, world_size 2, backend gloo" in log
+        assert "1 thread(s) each" in log
+    Job(cluster, f"{number}_5", base).wait_for_state("COMPLETED")
+    assert status(base / "seed-5")["state"] == "done"
+    assert load_config(str(base / "seed-5" / "config.yaml")).run.seed == 5
+    assert processes_of(number) + processes_of(array) == []
+
+
+def test_a_fault_of_its_own_is_not_requeued_for_ever(
+    cluster: Cluster, packed: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "run.yaml", f"data.shards={packed}", "train.max_steps=2")
+    # Nothing that starts: tried again as often as the site allows, under the same number.
+    site = tmp_path / "site.yaml"
+    site.write_text("container: 'false'\nmax_retries: 1\n")
+    never = tmp_path / "never"
+    submit("train", "--site", str(site), *ON_CPUS, "--", str(config), f"run.dir={never}")
+    # Something that its user has to mend: not once more.
+    wrong = tmp_path / "wrong"
+    settings = [f"run.dir={wrong}", "model.image_encoder.batch_norm=sync"]
+    submit("train", "--chain", "train,evaluate", *ON_CPUS, "--", str(config), *settings)
+    for run_dir, restarts, words in (
+        (never, 1, "not started again: 2 starts in a row brought no checkpoint (MAX_RETRIES=1)"),
+        (wrong, 0, "failed, and would fail again: model.image_encoder.batch_norm=sync needs GPUs"),
+    ):
+        job = Job(cluster, jobs_of(run_dir / "slurm")[0], run_dir)
+        job.wait_for_state("FAILED")
+        assert job.restarts() == restarts
+        assert words in job.log()
+        assert_ended(processes_of(job.number))
+    assert (status(wrong)["state"], status(wrong)["exit_code"]) == ("failed", 2)
+    # What was to come behind it does not wait for ever.
+    Job(cluster, jobs_of(wrong / "slurm")[1], wrong).wait_for_state("CANCELLED")
+
+
+def test_refused_by_slurm(
+    cluster: Cluster, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = cluster.run("squeue", "-h")
+    config = write_config(tmp_path / "run.yaml", f"data.shards={packed}")
+    for options, words in (
+        (["--partition", "gpus"], "SLURM knows no partition 'gpus'; it knows: main, urgent"),
+        (["--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
+    ):
+        run = [*options, "--", str(config), f"run.dir={tmp_path / 'run'}"]
+        assert launch_main(["submit", "train", *run]) == 2
+        assert words in capsys.readouterr().err
+    assert cluster.run("squeue", "-h") == before == ""
