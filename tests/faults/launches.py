@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,12 @@ def launcher(engine: str = "ddp", processes: int = 2) -> list[str]:
     ]
 
 
+def _hear_the_terminal() -> None:
+    """As of a shell at a terminal: what runs in the background or under nohup ignores these."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Launch:
     """One launch on a run directory, begun when the object is made."""
 
@@ -48,6 +55,7 @@ class Launch:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_the_terminal,
         )
         self._seen: dict[int, psutil.Process] = {}
 
