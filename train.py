@@ -22,14 +22,14 @@ from mmsa.config import Config, load_config
 from mmsa.errors import EXIT_PREEMPTED, AgreedError
 from mmsa.training.preemption import StopRequest
 
-MOST_SKIPPED_IN_A_ROW = 50  # such steps: the run is lost, and would only spend its time
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmsa.training.exchange import StepReport
     from mmsa.training.run import Run
     from mmsa.training.tracking import Tracker
+
+MOST_SKIPPED_IN_A_ROW = 50  # steps that are not finite: the run would only spend its time
 
 
 def main(argv: Sequence[str] | None = None) -> int:

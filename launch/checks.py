@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import yaml
@@ -137,7 +136,5 @@ def _precision(config: Config) -> str:
     engine_file = content.get("deepspeed_config", {}).get("deepspeed_config_file")
     world = World(launched=True, mixed_precision=str(content.get("mixed_precision", "no")))
     if engine_file:
-        path = ROOT / engine_file
-        stage = json.loads(path.read_text())["zero_optimization"]["stage"]
-        world = World(launched=True, deepspeed=True, zero_stage=stage, deepspeed_file=str(path))
+        world = World(launched=True, deepspeed=True, deepspeed_file=str(ROOT / engine_file))
     return precision_of_launch(config.train.mixed_precision, world)

@@ -45,8 +45,10 @@ def starts_of(folder: Path, job: str) -> list[Facts]:
 
 def newest_checkpoint(run_dir: Path) -> int:
     """The step of the newest whole checkpoint; 0 where there is none."""
-    whole = run_dir.glob("checkpoints/step-*/COMPLETE")
-    return max((int(path.parent.name.removeprefix("step-")) for path in whole), default=0)
+    from mmsa.export import whole_checkpoints
+
+    whole = whole_checkpoints(run_dir)
+    return int(whole[0].name.removeprefix("step-")) if whole else 0
 
 
 def _lines(folder: Path) -> list[Facts]:

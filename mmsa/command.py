@@ -222,15 +222,12 @@ def _stopped_in_start_up(command: Command, name: str) -> int:
     """End after a signal that came before the first step."""
     if name == "SIGTERM" and command.world.world_size > 1:
         # The launcher's, because another rank ended? Then it is no preemption.
-        code, message = (
-            1,
-            (
-                "SIGTERM came during the start-up, from a scheduler, or from the launcher because "
-                "another rank ended; nothing is lost: repeat the command"
-            ),
+        message = (
+            "SIGTERM came during the start-up, from a scheduler, or from the launcher because "
+            "another rank ended; nothing is lost: repeat the command"
         )
-        command.write_failure(StoppedInStartUp(name), message, f"error: {message}", code)
-        return code
+        command.write_failure(StoppedInStartUp(name), message, f"error: {message}", 1)
+        return 1
     reason = f"{name} during the start-up; the same command goes on"
     if command.world.is_main_process:
         logger.info("stopped by %s", reason)

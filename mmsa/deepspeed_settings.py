@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmsa.errors import UserError, one_or_many
 from mmsa.runtime import World
 
 # What the run's configuration decides; an engine file may say "auto", the same, or nothing.
+_ACCUMULATION = "gradient_accumulation_steps"
 _OURS = {"optimizer": "optim.*", "scheduler": "optim.schedule"}
 
 
@@ -28,31 +30,23 @@ def deepspeed_settings(
     `UserError` with every contradiction between the two.
     """
     settings = copy.deepcopy(_read(world))
-    filled = {
-        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
-        "gradient_accumulation_steps": plan.accumulation_steps,
-        "train_batch_size": plan.micro_batch_size * plan.accumulation_steps * plan.world_size,
-        "gradient_clipping": clip_norm or 0.0,
+    ours: dict[str, tuple[Any, str]] = {
+        "train_micro_batch_size_per_gpu": (plan.micro_batch_size, "train.micro_batch_size"),
+        _ACCUMULATION: (plan.accumulation_steps, "global / (micro x world)"),
+        "train_batch_size": (plan.global_batch_size, "train.global_batch_size"),
+        "gradient_clipping": (clip_norm or 0.0, "optim.clip_norm"),
     }
-    names = {
-        "train_micro_batch_size_per_gpu": "train.micro_batch_size",
-        "gradient_accumulation_steps": "global / (micro x world)",
-        "train_batch_size": "train.global_batch_size",
-        "gradient_clipping": "optim.clip_norm",
-    }
+    said = [(key, settings.get(key, "auto")) for key in ours]
+    if world.accumulation_steps not in (None, 1):  # Accelerate's default is 1
+        said.append((_ACCUMULATION, world.accumulation_steps))
     problems = [
-        f"{key}={settings[key]!r}, but the run has {value!r} ({names[key]})"
-        for key, value in filled.items()
-        if settings.get(key, "auto") not in ("auto", value)
+        f"{key}={value!r}, but the run has {ours[key][0]!r} ({ours[key][1]})"
+        for key, value in said
+        if value not in ("auto", ours[key][0])
     ]
-    if world.accumulation_steps not in (None, 1, plan.accumulation_steps):
-        problems.append(
-            f"gradient_accumulation_steps={world.accumulation_steps}, but the run has "
-            f"{plan.accumulation_steps} ({names['gradient_accumulation_steps']})"
-        )
     problems += [
-        f"a section '{section}', which is set by {ours} of the run's configuration"
-        for section, ours in _OURS.items()
+        f"a section '{section}', which is set by {setting} of the run's configuration"
+        for section, setting in _OURS.items()
         if section in settings
     ]
     problems += _offload_problems(world, settings)
@@ -65,13 +59,13 @@ def deepspeed_settings(
         )
     for kind in ("bf16", "fp16", "amp"):
         settings.pop(kind, None)  # `precision` was read from them
-    settings |= filled
+    settings |= {key: value for key, (value, _) in ours.items()}
     settings["steps_per_print"] = 2**31  # our tracker speaks
     settings["zero_allow_untested_optimizer"] = True
     settings["torch_autocast"] = {
         "enabled": precision == "bf16",
         "dtype": "bfloat16",
-        # None: gradients and weights travel in float32, as with DDP.
+        # Of no module: gradients and weights travel in float32, as with DDP.
         "lower_precision_safe_modules": [],
     }
     return settings
@@ -89,6 +83,7 @@ def file_precision(world: World) -> str | None:
     return None
 
 
+@cache  # asked for by each check of a launch
 def _read(world: World) -> dict[str, Any]:
     file = world.deepspeed_file
     if file is None:

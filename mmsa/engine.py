@@ -32,7 +32,7 @@ logger = logging.getLogger("mmsa")
 def check_launch(expected: LaunchConfig, world: World) -> None:
     """Raise `UserError` where the launch is not the one that the configuration expects.
 
-    Pure: reads nothing but its arguments, so every rank finds the same before the first collective.
+    Reads the engine file alone, so every rank finds the same before the first collective.
     """
     if world.fsdp:
         raise UserError(
@@ -41,19 +41,19 @@ def check_launch(expected: LaunchConfig, world: World) -> None:
             "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
         )
     if world.deepspeed:
-        file_precision(world)  # reads the engine file
-    if world.deepspeed and world.forced_cpu:
-        raise UserError(
-            "this launch asks for DeepSpeed and for the CPU (ACCELERATE_USE_CPU); Accelerate would "
-            "make plain DDP of it, silently. Take the CPU flag out: without a GPU the same launch "
-            "runs on CPU processes"
-        )
-    if world.deepspeed and not world.launched:
-        raise UserError(
-            "DeepSpeed is asked for (ACCELERATE_USE_DEEPSPEED), but this process was started "
-            "without a launcher; launch with: "
-            "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
-        )
+        file_precision(world)  # raises where the engine file is none
+        if world.forced_cpu:
+            raise UserError(
+                "this launch asks for DeepSpeed and for the CPU (ACCELERATE_USE_CPU); Accelerate "
+                "would make plain DDP of it, silently. Take the CPU flag out: without a GPU the "
+                "same launch runs on CPU processes"
+            )
+        if not world.launched:
+            raise UserError(
+                "DeepSpeed is asked for (ACCELERATE_USE_DEEPSPEED), but this process was started "
+                "without a launcher; launch with: "
+                "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
+            )
     if expected.world_size != "any" and expected.world_size != world.world_size:
         cpu_flag = "take --cpu or use_cpu: true out, and " if world.forced_cpu else ""
         raise UserError(
@@ -62,10 +62,10 @@ def check_launch(expected: LaunchConfig, world: World) -> None:
             f"accelerate_config.yaml --num_processes {expected.world_size} ..."
         )
     if expected.engine not in ("any", world.engine):
-        file = "ddp" if expected.engine == "ddp" else expected.engine
         raise UserError(
             f"launch.engine={expected.engine}, but this launch is {_in_words(world)}; launch with: "
-            f"accelerate launch --config_file launch/accelerate/{file}.yaml --num_processes N ..."
+            f"accelerate launch --config_file launch/accelerate/{expected.engine}.yaml "
+            "--num_processes N ..."
         )
 
 
@@ -107,13 +107,9 @@ def precision_of_launch(wanted: str | None, world: World) -> str:
 
 def check_device(config: Config, world: World) -> None:
     """Raise `UserError` for settings that the device or the engine of this launch cannot run."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    precision = precision_of_launch(config.train.mixed_precision, world)
-    if precision == "fp16" and not on_gpu:
-        raise UserError("mixed precision fp16 needs a GPU; on CPU use bf16 or no")
-    if config.model.image_encoder.batch_norm == "sync" and not on_gpu:
+    on_cpu = device_type() == "cpu"
+    _check_precision(precision_of_launch(config.train.mixed_precision, world), on_cpu)
+    if config.model.image_encoder.batch_norm == "sync" and on_cpu:
         raise UserError(
             "model.image_encoder.batch_norm=sync needs GPUs (torch's SyncBatchNorm has no CPU "
             "form); use train or frozen here"
@@ -123,6 +119,11 @@ def check_device(config: Config, world: World) -> None:
             "train.compile=true does not go with ZeRO-3, which fetches each layer's weights as it "
             "is called; use zero2 or ddp, or train.compile=false"
         )
+
+
+def _check_precision(precision: str, on_cpu: bool) -> None:
+    if precision == "fp16" and on_cpu:
+        raise UserError("mixed precision fp16 needs a GPU; on CPU use bf16 or no")
 
 
 def make_accelerator(
@@ -140,18 +141,16 @@ def make_accelerator(
     peers. Raises `UserError` where the world that came up is not the one that the launcher spoke
     of (two unconnected copies, say), or where an engine file contradicts the configuration.
     """
-    import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import InitProcessGroupKwargs
 
     # Its successor `forward_sync_buffers` is not in the older torch versions that we admit.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     world = runtime.world_from_environment()
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = device_type() == "cpu"
     with_deepspeed = world.deepspeed and plan is not None
     precision = precision_of_launch(mixed_precision, world)
-    if precision == "fp16" and on_cpu:
-        raise UserError("mixed precision fp16 needs a GPU; on CPU use bf16 or no")
+    _check_precision(precision, on_cpu)
     plugin = None
     if with_deepspeed:
         assert plan is not None

@@ -189,7 +189,7 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
         if (path / "best" / FACTS_NAME).is_file():
             return Target(path / "best", path, "best")
         raise UserError(f"{path} has no best export yet: its first validation is still to come")
-    whole = [folder for folder in sorted((path / "checkpoints").glob("step-*")) if is_whole(folder)]
+    whole = whole_checkpoints(path)[::-1]
     wanted = whole[-1:] if checkpoint == "last" else []
     if checkpoint.isdecimal():
         wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
@@ -210,6 +210,12 @@ def _target(export: Path) -> Target:
         best = (real.parents[1] / "best").resolve() == real
         return Target(export, real.parents[1], "best" if best else real.name)
     return Target(export, export, "export")
+
+
+def whole_checkpoints(run_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, the newest first."""
+    candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
+    return [path for path in candidates if is_whole(path)]
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from mmsa.command import write_json_aside
 from mmsa.errors import AgreedError, UserError
-from mmsa.export import CHECKPOINT_EXPORT_NAME, COMPLETE_NAME, STATE_NAME, is_whole
+from mmsa.export import CHECKPOINT_EXPORT_NAME, COMPLETE_NAME, STATE_NAME, whole_checkpoints
 from mmsa.training.batchnorm import running_statistics
 from mmsa.training.durable import WriteError, flush, together
 from mmsa.training.optimizer_state import gather_optimizer_state, load_optimizer_state
@@ -143,12 +143,6 @@ def _complete(aside: Path, final: Path) -> None:
     shutil.rmtree(final, ignore_errors=True)  # a torn one: a whole one is resumed from, not redone
     os.replace(aside, final)
     flush(final.parent)
-
-
-def whole_checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, the newest first."""
-    candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
-    return [path for path in candidates if is_whole(path)]
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 logger = logging.getLogger("mmsa")
@@ -81,12 +81,7 @@ class StopRequest:
         threading.Thread(target=self._listen, name="stop-request", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._earlier and threading.current_thread() is not threading.main_thread():
             return
         signal.set_wakeup_fd(self._earlier_wakeup)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmsa.command import read_status
 from mmsa.config import Config, load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
@@ -168,10 +169,7 @@ def continuation_in_words(
 
 def is_finished(run_dir: Path) -> bool:
     """Whether `status.json` says that the run reached its end."""
-    try:
-        return bool(json.loads((run_dir / STATUS_NAME).read_text())["state"] == "done")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return bool(read_status(run_dir / STATUS_NAME).get("state") == "done")
 
 
 def _is_free(key: str) -> bool:

@@ -28,7 +28,7 @@ from mmsa.errors import AgreedError
 from mmsa.evaluation.calibration import Calibration, fit
 from mmsa.evaluation.metrics import Predictions, compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
-from mmsa.export import code_version, write_export
+from mmsa.export import code_version, whole_checkpoints, write_export
 from mmsa.models.model import ParameterCount, SentimentModel, count_parameters, parameter_groups
 from mmsa.training import best_export
 from mmsa.training import checkpoint as checkpoints
@@ -249,7 +249,7 @@ class Run:
 
     def _best_steps(self) -> set[int]:
         """The best steps that this run or one of its checkpoints speaks of."""
-        states = map(checkpoints.read_state, checkpoints.whole_checkpoints(self.run_dir))
+        states = map(checkpoints.read_state, whole_checkpoints(self.run_dir))
         steps = {self.progress.best_step, *(state["best_step"] for state in states)}
         return {step for step in steps if step is not None}
 

@@ -14,9 +14,9 @@ from saving import content_of, files_of_at_most, names, raise_os_error, trained,
 from torch import nn
 
 from mmsa.errors import UserError
+from mmsa.export import is_whole
 from mmsa.training.checkpoint import (
     checkpoint_path,
-    is_whole,
     keep_newest,
     last_save_s,
     newest_checkpoint,
