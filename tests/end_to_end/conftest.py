@@ -5,18 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from shards.__main__ import main as shards_main
-
-
-def pack_synthetic(directory: Path, *arguments: str, samples: int, ratios: str = "8:1:1") -> Path:
-    raw, out = str(directory / "raw"), str(directory / "shards")
-    made = shards_main(["synthetic", raw, "--samples", str(samples), "--quiet", *arguments])
-    packed = shards_main(
-        ["pack", "mvsa-single", raw, out, "--image-short-side", "64", "--ratios", ratios, "--quiet"]
-    )
-    assert (made, packed) == (0, 0)
-    return Path(out)
+from harness import pack_synthetic
 
 
 @pytest.fixture(scope="session")

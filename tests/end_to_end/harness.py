@@ -12,8 +12,12 @@ from typing import Any
 
 import psutil
 
+from mmsa.data.audit_files import parts_of, read_part
+from shards.__main__ import main as shards_main
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 180
+LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 DEFAULT_LAUNCH = "accelerate_config.yaml"
 
 # The smallest model that still has every part: BERT, BatchNorm, dropout, both encoders.
@@ -59,6 +63,14 @@ def launched(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def launch_command(processes: int, config: str) -> list[str]:
+    """`accelerate launch` with one of the project's own configuration files, up to the script."""
+    return [
+        *[*LAUNCH, "--config_file", config, "--num_processes", str(processes)],
+        *["--main_process_port", "0"],
+    ]
+
+
 def start_launch(
     script: str,
     *arguments: str,
@@ -69,9 +81,7 @@ def start_launch(
     """Start it and return; the launcher leads a process group of its own."""
     return subprocess.Popen(
         [
-            *[sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"],
-            *["--config_file", config, "--num_processes", str(processes)],
-            *["--main_process_port", "0", script, *arguments],
+            *[*launch_command(processes, config), script, *arguments],
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
@@ -114,3 +124,22 @@ def status(run_dir: Path) -> dict[str, Any]:
 def metric_lines(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+
+def keys_by_step(run_dir: Path) -> dict[int, list[str]]:
+    """Step -> sorted keys of all ranks, as the audit has them."""
+    found: dict[int, list[str]] = {}
+    for part in parts_of(run_dir):
+        for step, keys in read_part(part.path(run_dir)):
+            found[step] = sorted(found.get(step, []) + keys)
+    return found
+
+
+def pack_synthetic(directory: Path, *arguments: str, samples: int, ratios: str = "8:1:1") -> Path:
+    raw, out = str(directory / "raw"), str(directory / "shards")
+    made = shards_main(["synthetic", raw, "--samples", str(samples), "--quiet", *arguments])
+    packed = shards_main(
+        ["pack", "mvsa-single", raw, out, "--image-short-side", "64", "--ratios", ratios, "--quiet"]
+    )
+    assert (made, packed) == (0, 0)
+    return Path(out)

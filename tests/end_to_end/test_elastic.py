@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import launched, metric_lines, status
+from engines import SAME_EVERYWHERE, launch_file
+from harness import keys_by_step, launched, metric_lines, status
 from safetensors.torch import load_file
-from test_engines import SAME_EVERYWHERE, launch_file
 
 from train import main as train_main
 
@@ -41,17 +41,6 @@ def losses(run_dir: Path) -> list[float]:
     lines = metric_lines(run_dir, "train")
     assert [line["step"] for line in lines] == list(range(1, LAST_STEP + 1))
     return [line["loss"] for line in lines]
-
-
-def keys_read(run_dir: Path) -> dict[int, list[str]]:
-    """Step -> sorted keys of all ranks."""
-    from mmsa.data.audit_files import parts_of, read_part
-
-    found: dict[int, list[str]] = {}
-    for part in parts_of(run_dir):
-        for step, keys in read_part(part.path(run_dir)):
-            found[step] = sorted(found.get(step, []) + keys)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +80,7 @@ def test_a_run_goes_on_at_other_world_sizes_and_under_another_engine(
     assert f"was written under {engine}, this launch is single" in (last / "log.txt").read_text()
     np.testing.assert_allclose(losses(last), losses(whole), rtol=TOLERANCE[engine])
     assert status(last)["state"] == "done"
-    assert keys_read(last) == keys_read(whole)
+    assert keys_by_step(last) == keys_by_step(whole)
     weights = [load_file(run / "best" / "model.safetensors") for run in (whole, last)]
     for name, expected in weights[0].items():
         np.testing.assert_allclose(weights[1][name], expected, rtol=1e-3, atol=1e-5, err_msg=name)

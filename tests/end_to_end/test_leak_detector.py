@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import pack_synthetic
-from harness import TINY
+from harness import TINY, pack_synthetic
 from scipy.stats import binomtest
 
 from evaluate import main as evaluate_main

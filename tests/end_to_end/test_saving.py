@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from engines import train
 from full_disk import fill
 from harness import TIMEOUT_S, TINY, end_group, start_launch, status, wait_for
-from test_engines import train
 
 from mmsa.export import is_whole
 from train import main as train_main

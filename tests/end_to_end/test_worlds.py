@@ -6,21 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import end_group, start_launch
+from harness import end_group, keys_by_step, start_launch
 from small_set import PICTURES, small_set, wait_for_checkpoint
 
 from mmsa.data.audit import main as audit_main
-from mmsa.data.audit_files import parts_of, read_part
+from mmsa.data.audit_files import parts_of
 from train import main as train_main
-
-
-def keys_by_step(run_dir: Path) -> dict[int, list[str]]:
-    """Step -> sorted keys of all ranks, as the audit has them."""
-    found: dict[int, list[str]] = {}
-    for part in parts_of(run_dir):
-        for step, keys in read_part(part.path(run_dir)):
-            found[step] = sorted(found.get(step, []) + keys)
-    return found
 
 
 def test_a_run_killed_twice_on_other_worlds_reads_what_an_uninterrupted_one_reads(

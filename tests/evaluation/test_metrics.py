@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from made_up import random_predictions
 from sklearn import metrics as reference
 
 from mmsa.errors import UserError
@@ -36,15 +37,6 @@ def seven() -> Predictions:
     logits = np.zeros((7, 3), dtype=np.float32)
     logits[np.arange(7), predicted] = LN2
     return Predictions([f"k{i}" for i in range(7)], np.array(labels), logits, NAMES)
-
-
-def random_predictions(num_samples: int, num_classes: int, seed: int) -> Predictions:
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, num_classes, num_samples)
-    logits = random.normal(scale=2.0, size=(num_samples, num_classes)).astype(np.float32)
-    logits[np.arange(num_samples), labels] += 1.0
-    names = tuple(f"class {i}" for i in range(num_classes))
-    return Predictions([f"{i:06d}" for i in range(num_samples)], labels, logits, names)
 
 
 def test_metrics_by_hand() -> None:

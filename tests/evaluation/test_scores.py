@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from made_up import random_predictions
 from sklearn import metrics as reference
 
 from mmsa.evaluation.areas import area_scores, rankings
@@ -13,15 +14,6 @@ from mmsa.evaluation.bootstrap import Bootstrap
 from mmsa.evaluation.metrics import Predictions, compute_metrics, flat_metrics, probabilities
 from mmsa.evaluation.score_table import Score, as_json, score_table
 from mmsa.evaluation.scores import OVERALL, confidence_bins, scores_of_sums, summands
-
-
-def random_predictions(num_samples: int, num_classes: int, seed: int) -> Predictions:
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, num_classes, num_samples)
-    logits = random.normal(scale=2.0, size=(num_samples, num_classes)).astype(np.float32)
-    logits[np.arange(num_samples), labels] += 1.0
-    names = tuple(f"class {i}" for i in range(num_classes))
-    return Predictions([f"{i:06d}" for i in range(num_samples)], labels, logits, names)
 
 
 def values_of(predictions: Predictions) -> dict[str, float]:

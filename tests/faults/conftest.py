@@ -9,15 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "end_to_end"))
 
-from shards.__main__ import main as shards_main
+from harness import pack_synthetic
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 174 samples to train, 58 for validation: ten steps of 16 an epoch."""
-    directory = tmp_path_factory.mktemp("synthetic")
-    raw, out = str(directory / "raw"), str(directory / "shards")
-    assert shards_main(["synthetic", raw, "--samples", "300", "--quiet"]) == 0
-    packing = ["--image-short-side", "64", "--ratios", "6:2:2", "--quiet"]
-    assert shards_main(["pack", "mvsa-single", raw, out, *packing]) == 0
-    return Path(out)
+    return pack_synthetic(tmp_path_factory.mktemp("synthetic"), samples=300, ratios="6:2:2")

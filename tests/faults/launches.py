@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from harness import ROOT, TIMEOUT_S, TINY, status
+from harness import ROOT, TIMEOUT_S, TINY, launch_command, status
 from processes import tree
 
 from mmsa.export import is_whole
@@ -26,11 +25,7 @@ CONFIG_FILES = {"ddp": "accelerate_config.yaml"} | {
 
 
 def launcher(engine: str = "ddp", processes: int = 2) -> list[str]:
-    return [
-        *[sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"],
-        *["--config_file", CONFIG_FILES[engine], "--num_processes", str(processes)],
-        *["--main_process_port", "0"],
-    ]
+    return launch_command(processes, CONFIG_FILES[engine])
 
 
 def _hear_the_terminal() -> None:
