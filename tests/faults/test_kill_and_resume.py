@@ -125,8 +125,8 @@ def test_a_killed_run_cannot_be_told_from_one_that_was_not(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize(("world", "kills"), [(2, 20), (4, 8)])
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
-def test_twenty_kills(shards: Path, tmp_path: Path, engine: str, world: int) -> None:
-    for victim in check(shards, tmp_path, engine, world, steps=300, kills=20):
+def test_twenty_kills(shards: Path, tmp_path: Path, engine: str, world: int, kills: int) -> None:
+    for victim in check(shards, tmp_path, engine, world, steps=15 * kills, kills=kills):
         print(victim)
