@@ -106,9 +106,9 @@ def _at_least_one(text: str) -> int:
 def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     """The story: what is asked for, the reports that are missing, and what several say together."""
     from mmsa import engine
-    from mmsa.evaluation import several
     from mmsa.evaluation.measure import Measurement, Options
-    from mmsa.evaluation.modality_audit import check_modalities
+    from mmsa.evaluation.modality_audit.audit import check_modalities
+    from mmsa.evaluation.several import joint_report
     from mmsa.evaluation.targets import asked_for
 
     runtime.set_up_logging(command.world, None)
@@ -125,7 +125,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
     )
     if together:
-        several.check(asked, arguments.metric, folds=arguments.folds)
+        joint_report.check(asked, arguments.metric, folds=arguments.folds)
     for one in asked:
         if arguments.modality_audit and one.subject is not None:
             check_modalities(one.subject)
@@ -152,14 +152,14 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
             out = one.report if together else arguments.out or one.report
             measurement.write_report(accelerator, predictions, samples_per_rank, out, changed)
     if together and command.world.is_main_process:
-        several.write(asked, arguments.metric, folds=arguments.folds, out=arguments.out)
+        joint_report.write(asked, arguments.metric, folds=arguments.folds, out=arguments.out)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise `UserError` for arguments that do not go together, before anything is opened."""
     from mmsa.errors import UserError
-    from mmsa.evaluation.calibration import FITTED_ON
-    from mmsa.evaluation.predictions_file import check_format
+    from mmsa.evaluation.report.predictions_file import check_format
+    from mmsa.evaluation.scores.calibration import FITTED_ON
 
     check_format(arguments.predictions)
     if arguments.calibrate and arguments.split != FITTED_ON:

@@ -197,7 +197,7 @@ def nonfinite_in_words(report: StepReport, keys: list[str], in_a_row: int, newes
 
 def validate(run: Run, tracker: Tracker, stop: StopRequest) -> None:
     """Validate, and keep the model if it is the best so far."""
-    from mmsa.evaluation.metrics import flat_metrics
+    from mmsa.evaluation.scores.metrics import flat_metrics
 
     step = run.progress.step
     with stop.paused():

@@ -26,7 +26,12 @@ from typing import TYPE_CHECKING, Any
 from mmsa.config import Config, load_config
 from mmsa.data.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 from mmsa.errors import UserError
-from mmsa.evaluation.calibration import CALIBRATION_NAME, Calibration, read_calibration, to_json
+from mmsa.evaluation.scores.calibration import (
+    CALIBRATION_NAME,
+    Calibration,
+    read_calibration,
+    to_json,
+)
 from mmsa.labels import ClassMap, class_map
 
 if TYPE_CHECKING:

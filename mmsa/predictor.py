@@ -17,7 +17,7 @@ from PIL import Image
 from mmsa.data import images
 from mmsa.data.canonical import BadPicture, BadText, canonical_image, canonical_text
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import probabilities
+from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
 
 # A file's path, its bytes, or a decoded picture.

@@ -20,20 +20,23 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.requests import EvaluationRequests
 from mmsa.data.stream import Loader
 from mmsa.errors import UserError
-from mmsa.evaluation import calibration as calibrations
-from mmsa.evaluation import ledger, report
-from mmsa.evaluation.changed_inputs import Change, ChangedReader
-from mmsa.evaluation.findings import Floors, findings, floors_of
-from mmsa.evaluation.floors import read_texts
-from mmsa.evaluation.metrics import Predictions, rounded
-from mmsa.evaluation.modality_audit import AUDIT_NAME, audit, audit_text
-from mmsa.evaluation.page.gallery import cards
-from mmsa.evaluation.page.render import PAGE_NAME, read_training, render
+from mmsa.evaluation.floors.fitting import Floors, floors_of, read_texts
+from mmsa.evaluation.inputs import ledger
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, groups_of, read_facts
+from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
+from mmsa.evaluation.inputs.subject import Subject, samples_hash
+from mmsa.evaluation.modality_audit.audit import AUDIT_NAME, audit, audit_text
+from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader
 from mmsa.evaluation.predict import predict_split
-from mmsa.evaluation.predictions_file import rows_of
-from mmsa.evaluation.sample_facts import SampleFacts, check_keys, groups_of, read_facts
-from mmsa.evaluation.seen_before import SeenBefore, seen_before
-from mmsa.evaluation.subject import Subject, samples_hash
+from mmsa.evaluation.report import files
+from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.page.gallery import cards
+from mmsa.evaluation.report.page.render import PAGE_NAME, read_training, render
+from mmsa.evaluation.report.predictions_file import rows_of
+from mmsa.evaluation.report.summary import summary_text
+from mmsa.evaluation.scores import calibration as calibrations
+from mmsa.evaluation.scores.metrics import Predictions, rounded
+from mmsa.evaluation.scores.words import classification_report_text
 from mmsa.export import load_model, load_tokenizer_of
 from mmsa.models.model import SentimentModel
 
@@ -140,7 +143,7 @@ class Measurement:
             predictions, split=self.subject.split, shards_digest=self.subject.manifest.digest
         )
         content = calibrations.to_json(found).encode("utf-8")
-        report.write_files(self.subject.target.directory, {calibrations.CALIBRATION_NAME: content})
+        files.write_files(self.subject.target.directory, {calibrations.CALIBRATION_NAME: content})
         print(
             f"temperature {found.temperature:.4g}, fitted on {found.num_samples} validation "
             f"samples (log loss {found.loss_before:.4f} -> {found.loss_after:.4f}), stored in "
@@ -188,7 +191,7 @@ class Measurement:
         With `changed`, as `predict_changed` gives it, also the modality audit.
         """
         facts = self.facts(predictions)
-        print(report.classification_report_text(predictions))
+        print(classification_report_text(predictions))
         sys.stdout.flush()  # the report is there to be read while the intervals are computed
         calibration = self.calibration(predictions)
         found = findings(
@@ -198,7 +201,7 @@ class Measurement:
             calibration=calibration,
             floor=self.floors(facts, predictions),
         )
-        print(report.summary_text(found))
+        print(summary_text(found))
         if self.subject.split == calibrations.FITTED_ON:
             print(
                 "note: the best export, its temperature and C of TF-IDF were chosen on this split; "
@@ -214,7 +217,7 @@ class Measurement:
             further[PAGE_NAME] = self._page(
                 predictions, facts, found, identity, temperature, further.get(AUDIT_NAME)
             )
-        report.write_report(
+        files.write_report(
             out,
             predictions,
             found,
@@ -268,7 +271,7 @@ class Measurement:
     def _write_run_facts(
         self, out: Path, accelerator: Accelerator, samples_per_rank: list[int]
     ) -> None:
-        report.write_run_facts(
+        files.write_run_facts(
             out,
             {
                 **engine.launch_facts(accelerator),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mmsa import engine
 from mmsa.data.stream import Batch
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import Predictions
+from mmsa.evaluation.scores.metrics import Predictions
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.report import read_metrics
-from mmsa.evaluation.reported import is_report, serves
-from mmsa.evaluation.subject import Subject, open_subject
+from mmsa.evaluation.inputs.subject import Subject, open_subject
+from mmsa.evaluation.report.files import read_metrics
+from mmsa.evaluation.report.reported import is_report, serves
 
 
 @dataclass(frozen=True)

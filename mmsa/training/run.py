@@ -25,9 +25,9 @@ from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import AgreedError
-from mmsa.evaluation.calibration import Calibration, fit
-from mmsa.evaluation.metrics import Predictions, compute_metrics, selection_value
 from mmsa.evaluation.predict import predict_split
+from mmsa.evaluation.scores.calibration import Calibration, fit
+from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, whole_checkpoints, write_export
 from mmsa.models.model import ParameterCount, SentimentModel, count_parameters, parameter_groups
 from mmsa.training import best_export

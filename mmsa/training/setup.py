@@ -22,7 +22,7 @@ from mmsa.data.requests import EvaluationRequests, TrainRequests
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import metric_problem
+from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.export import (
     CHECKPOINT_EXPORT_NAME,
     TOKENIZER_NAME,

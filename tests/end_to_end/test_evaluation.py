@@ -14,7 +14,7 @@ from harness import TINY
 import mmsa
 from evaluate import main as evaluate_main
 from launch.folds import main as folds_main
-from mmsa.evaluation.ledger import read_ledger
+from mmsa.evaluation.inputs.ledger import read_ledger
 from shards.__main__ import main as shards_main
 from train import main as train_main
 

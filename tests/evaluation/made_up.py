@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmsa.evaluation.metrics import Predictions
+from mmsa.evaluation.scores.metrics import Predictions
 
 
 def random_predictions(num_samples: int, num_classes: int, seed: int) -> Predictions:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmsa.evaluation.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.metrics import Predictions
-from mmsa.evaluation.score_table import score_table
+from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
+from mmsa.evaluation.scores.metrics import Predictions
+from mmsa.evaluation.scores.score_table import score_table
 
 COVERED = ("accuracy", "macro_f1", "weighted_f1", "loss", "brier")
 

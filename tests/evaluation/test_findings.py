@@ -12,14 +12,21 @@ from packed import open_split, sample, seal, write_split
 
 from mmsa.data.manifest import Manifest, key_hash
 from mmsa.errors import UserError
-from mmsa.evaluation.calibration import Calibration, fit, read_calibration, reliability, to_json
-from mmsa.evaluation.findings import Floors, findings, floors_of
-from mmsa.evaluation.metrics import Predictions, probabilities
-from mmsa.evaluation.sample_facts import SampleFacts, groups_of, read_facts
-from mmsa.evaluation.score_table import score_table
-from mmsa.evaluation.seen_before import SeenBefore, seen_before
-from mmsa.evaluation.slices import slice_masks
-from mmsa.evaluation.summary import summary_text
+from mmsa.evaluation.floors.fitting import Floors, floors_of
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of, read_facts
+from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
+from mmsa.evaluation.inputs.slices import slice_masks
+from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.summary import summary_text
+from mmsa.evaluation.scores.calibration import (
+    Calibration,
+    fit,
+    read_calibration,
+    reliability,
+    to_json,
+)
+from mmsa.evaluation.scores.metrics import Predictions, probabilities
+from mmsa.evaluation.scores.score_table import score_table
 from shards.packing.tars import PackedSample
 
 NAMES = ("negative", "neutral", "positive")

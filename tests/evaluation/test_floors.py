@@ -12,14 +12,11 @@ from packed import open_split, seal, write_split
 
 from mmsa.data.manifest import key_hash, load_manifest
 from mmsa.errors import ShardDamage, UserError
-from mmsa.evaluation.floors import (
-    TfidfFloor,
-    main,
-    majority_floor,
-    majority_predictions,
-    read_texts,
-    tfidf_floor,
-)
+from mmsa.evaluation.floors.__main__ import main
+from mmsa.evaluation.floors.fitting import read_texts
+from mmsa.evaluation.floors.majority import majority_predictions
+from mmsa.evaluation.floors.tfidf import TfidfFloor, tfidf_floor
+from mmsa.evaluation.scores.metrics import compute_metrics
 from mmsa.labels import LABEL_NAMES
 from shards.packing.tars import PackedSample
 
@@ -49,7 +46,7 @@ def floor_of(test_labels: list[int]) -> TfidfFloor:
 
 
 def test_the_majority_class_by_hand() -> None:
-    metrics = majority_floor([2, 2, 2, 0, 1], [0, 1, 2, 2], LABEL_NAMES)
+    metrics = compute_metrics(majority_predictions([2, 2, 2, 0, 1], [0, 1, 2, 2], LABEL_NAMES))
     assert metrics["accuracy"] == 0.5
     assert metrics["confusion_matrix"] == [[0, 0, 1], [0, 0, 1], [0, 0, 2]]
     assert metrics["per_class"]["positive"]["f1"] == pytest.approx(2 / 3)

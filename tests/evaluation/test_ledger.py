@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmsa.errors import UserError
-from mmsa.evaluation.ledger import read_ledger, record_opening
+from mmsa.evaluation.inputs.ledger import read_ledger, record_opening
 
 NOON = "2024-05-01T12:00:00Z"
 
@@ -95,7 +95,7 @@ def test_a_full_disk_refuses_the_opening(tmp_path: Path) -> None:
 OPENER = """
 import sys
 sys.path[:0] = {path!r}
-from mmsa.evaluation.ledger import record_opening
+from mmsa.evaluation.inputs.ledger import record_opening
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(100):

@@ -12,7 +12,7 @@ from made_up import random_predictions
 from sklearn import metrics as reference
 
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import (
+from mmsa.evaluation.scores.metrics import (
     METRIC_NAMES,
     Predictions,
     compute_metrics,
@@ -224,8 +224,8 @@ def test_rounding_reaches_every_float_and_no_integer() -> None:
 
 def test_importing_the_evaluation_loads_nothing_heavy() -> None:
     code = (
-        "import sys, mmsa.evaluation.metrics, mmsa.evaluation.report, mmsa.evaluation.plots, "
-        "mmsa.evaluation.ledger, mmsa.evaluation.floors\n"
+        "import sys, mmsa.evaluation.scores.metrics, mmsa.evaluation.report.files, "
+        "mmsa.evaluation.inputs.ledger, mmsa.evaluation.floors.__main__\n"
         "print([n for n in ('torch', 'transformers', 'sklearn', 'matplotlib') if n in sys.modules])"
     )
     done = subprocess.run(

@@ -12,10 +12,10 @@ from packed import PREPROCESSING, packed_set
 
 from mmsa.data.images import decode, evaluation_view
 from mmsa.data.reader import RawSample, SplitReader
-from mmsa.evaluation.changed_inputs import Change, ChangedReader
-from mmsa.evaluation.metrics import Predictions
-from mmsa.evaluation.modality_audit import audit, audit_text
-from mmsa.evaluation.sample_facts import SampleFacts
+from mmsa.evaluation.inputs.sample_facts import SampleFacts
+from mmsa.evaluation.modality_audit.audit import audit, audit_text
+from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader
+from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.labels import class_map
 
 NAMES = ("negative", "neutral", "positive")

@@ -13,12 +13,12 @@ import numpy as np
 from packed import open_split, sample, seal, write_split
 
 from mmsa.data.reader import SplitReader
-from mmsa.evaluation.findings import findings
-from mmsa.evaluation.metrics import Predictions
-from mmsa.evaluation.page.gallery import MAX_ERRORS, cards, chosen, thumbnail
-from mmsa.evaluation.page.render import read_training, render
-from mmsa.evaluation.sample_facts import SampleFacts, read_facts
-from mmsa.evaluation.seen_before import SeenBefore
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, read_facts
+from mmsa.evaluation.inputs.seen_before import SeenBefore
+from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.page.gallery import MAX_ERRORS, cards, chosen, thumbnail
+from mmsa.evaluation.report.page.render import read_training, render
+from mmsa.evaluation.scores.metrics import Predictions
 from shards.packing.tars import PackedSample
 
 NAMES = ("negative", "neutral", "positive")

@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 
 from mmsa.errors import UserError
-from mmsa.evaluation.findings import findings
-from mmsa.evaluation.metrics import Predictions
-from mmsa.evaluation.plots import confusion_matrix_png
-from mmsa.evaluation.predictions_file import read_predictions, rows_of
-from mmsa.evaluation.report import (
-    classification_report_text,
+from mmsa.evaluation.inputs.sample_facts import SampleFacts
+from mmsa.evaluation.inputs.seen_before import SeenBefore
+from mmsa.evaluation.report.files import (
     read_metrics,
     write_report,
     write_run_facts,
 )
-from mmsa.evaluation.sample_facts import SampleFacts
-from mmsa.evaluation.seen_before import SeenBefore
+from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.plots import confusion_matrix_png
+from mmsa.evaluation.report.predictions_file import read_predictions, rows_of
+from mmsa.evaluation.scores.metrics import Predictions
+from mmsa.evaluation.scores.words import classification_report_text
 
 NAMES = ("negative", "neutral", "positive")
 IDENTITY = {

@@ -9,11 +9,11 @@ import pytest
 from made_up import random_predictions
 from sklearn import metrics as reference
 
-from mmsa.evaluation.areas import area_scores, rankings
-from mmsa.evaluation.bootstrap import Bootstrap
-from mmsa.evaluation.metrics import Predictions, compute_metrics, flat_metrics, probabilities
-from mmsa.evaluation.score_table import Score, as_json, score_table
-from mmsa.evaluation.scores import OVERALL, confidence_bins, scores_of_sums, summands
+from mmsa.evaluation.scores.areas import area_scores, rankings
+from mmsa.evaluation.scores.bootstrap import Bootstrap
+from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, flat_metrics, probabilities
+from mmsa.evaluation.scores.score_table import Score, as_json, score_table
+from mmsa.evaluation.scores.sums import OVERALL, confidence_bins, scores_of_sums, summands
 
 
 def values_of(predictions: Predictions) -> dict[str, float]:

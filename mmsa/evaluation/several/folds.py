@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.evaluation.bootstrap import Bootstrap
-from mmsa.evaluation.metrics import Predictions, compute_metrics
-from mmsa.evaluation.paired_tests import spread
-from mmsa.evaluation.reported import Reported
-from mmsa.evaluation.score_table import as_json, bootstrap_facts, score_table
-from mmsa.evaluation.summary import SCORE_TITLES, columns, with_interval
+from mmsa.evaluation.report.reported import Reported
+from mmsa.evaluation.scores.bootstrap import Bootstrap
+from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
+from mmsa.evaluation.scores.paired_tests import spread
+from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
+from mmsa.evaluation.scores.words import SCORE_TITLES, columns, with_interval
 
 _NAME = re.compile(r"(?P<rule>[\w-]+):(?P<fold>\d+)(?:/(?P<folds>\d+))?")
 # Protocols whose number of folds is fixed; partial: where ids of the list are missing.

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.evaluation.areas import area_scores, rankings
-from mmsa.evaluation.bootstrap import LEVEL, Bootstrap, interval
-from mmsa.evaluation.metrics import Predictions, probabilities
-from mmsa.evaluation.scores import Summands, scores_of_sums, summands
+from mmsa.evaluation.scores.areas import area_scores, rankings
+from mmsa.evaluation.scores.bootstrap import LEVEL, Bootstrap, interval
+from mmsa.evaluation.scores.metrics import Predictions, probabilities
+from mmsa.evaluation.scores.sums import Summands, scores_of_sums, summands
 
 AREAS = ("roc_auc", "pr_auc")
 

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.evaluation.areas import area_scores, rankings
-from mmsa.evaluation.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.metrics import probabilities
-from mmsa.evaluation.paired_tests import holm, mcnemar, spread
-from mmsa.evaluation.reported import Reported
-from mmsa.evaluation.score_table import (
+from mmsa.evaluation.report.reported import Reported
+from mmsa.evaluation.scores.areas import area_scores, rankings
+from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
+from mmsa.evaluation.scores.metrics import probabilities
+from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
+from mmsa.evaluation.scores.score_table import (
     AREAS,
     Resampled,
     bootstrap_facts,
     resampled_scores,
     score_table,
 )
-from mmsa.evaluation.scores import OVERALL, SMALLER_IS_BETTER, summands
+from mmsa.evaluation.scores.sums import OVERALL, SMALLER_IS_BETTER, summands
 
 SIGNIFICANT = 0.05
 

@@ -13,31 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import Predictions, rounded
-from mmsa.evaluation.plots import confusion_matrix_png
-from mmsa.evaluation.predictions_file import FORMATS, file_content
-from mmsa.evaluation.summary import summary_text
+from mmsa.evaluation.report.plots import confusion_matrix_png
+from mmsa.evaluation.report.predictions_file import FORMATS, file_content
+from mmsa.evaluation.report.summary import summary_text
+from mmsa.evaluation.scores.metrics import Predictions, rounded
+from mmsa.evaluation.scores.words import classification_report_text
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"
 PICTURE_NAME = "confusion_matrix.png"
 RUN_FACTS_NAME = "evaluation_run.json"
-
-
-def classification_report_text(predictions: Predictions) -> str:
-    """scikit-learn's classification report: four digits, class names in the order of the labels."""
-    from sklearn.metrics import classification_report
-
-    return str(
-        classification_report(
-            predictions.labels,
-            predictions.predicted,
-            labels=list(range(len(predictions.label_names))),
-            target_names=list(predictions.label_names),
-            digits=4,
-            zero_division=0,
-        )
-    )
 
 
 def write_report(

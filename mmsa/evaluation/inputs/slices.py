@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.evaluation.bootstrap import Bootstrap
-from mmsa.evaluation.metrics import Predictions
-from mmsa.evaluation.sample_facts import SampleFacts, groups_of
-from mmsa.evaluation.score_table import as_json, score_table
+from mmsa.evaluation.inputs.sample_facts import SampleFacts
+from mmsa.evaluation.scores.metrics import Predictions
 
 Mask = NDArray[np.bool_]
 
-SLICE_SCORES = ("accuracy", "macro_f1", "weighted_f1", "loss")
-SLICE_RESAMPLES = 2_000
 TALL = 1.2  # height over width from which a picture counts as tall: 6 : 5
 _URL = re.compile(r"https?://|www\.|\bt\.co/|\bURL\b", re.I)
 _MENTION = re.compile(r"(?<!\w)@\w")
@@ -62,15 +57,3 @@ def part(predictions: Predictions, mask: Mask) -> Predictions:
     return Predictions(
         keys, predictions.labels[rows], predictions.logits[rows], predictions.label_names
     )
-
-
-def slice_scores(predictions: Predictions, facts: Sequence[SampleFacts]) -> dict[str, Any]:
-    """Slice -> `num_samples` and `SLICE_SCORES` with intervals, resampled within the slice."""
-    groups = groups_of(facts)
-    found = {}
-    for name, mask in slice_masks(facts).items():
-        bootstrap = Bootstrap.of(groups[mask], resamples=SLICE_RESAMPLES)
-        table = score_table(part(predictions, mask), bootstrap, areas=False)
-        scores = as_json({score: table[score] for score in SLICE_SCORES})
-        found[name] = {"num_samples": int(mask.sum()), "scores": scores}
-    return found

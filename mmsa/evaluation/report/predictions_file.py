@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import Predictions, probabilities, rounded
-from mmsa.evaluation.sample_facts import SampleFacts
+from mmsa.evaluation.inputs.sample_facts import SampleFacts
+from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
 
 JSONL_NAME = "predictions.jsonl"
 PARQUET_NAME = "predictions.parquet"

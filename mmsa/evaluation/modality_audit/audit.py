@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa.errors import UserError
-from mmsa.evaluation.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
-from mmsa.evaluation.changed_inputs import Change
-from mmsa.evaluation.metrics import Predictions
-from mmsa.evaluation.paired_tests import holm
-from mmsa.evaluation.sample_facts import SampleFacts, groups_of
-from mmsa.evaluation.score_table import (
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
+from mmsa.evaluation.inputs.slices import slice_masks
+from mmsa.evaluation.inputs.subject import Subject
+from mmsa.evaluation.modality_audit.changed_inputs import Change
+from mmsa.evaluation.scores.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
+from mmsa.evaluation.scores.metrics import Predictions
+from mmsa.evaluation.scores.paired_tests import holm
+from mmsa.evaluation.scores.score_table import (
     as_json,
     bootstrap_facts,
     resampled_scores,
     score_table,
 )
-from mmsa.evaluation.scores import OVERALL, Summands, scores_of_sums, summands
-from mmsa.evaluation.slices import slice_masks
-from mmsa.evaluation.subject import Subject
-from mmsa.evaluation.summary import columns, title_of, with_interval
+from mmsa.evaluation.scores.sums import OVERALL, Summands, scores_of_sums, summands
+from mmsa.evaluation.scores.words import columns, title_of, with_interval
 
 AUDIT_NAME = "modality_audit.json"
 LOST = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores whose loss is told

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmsa.evaluation.comparison import SIGNIFICANT
-from mmsa.evaluation.summary import columns, title_of, with_interval
+from mmsa.evaluation.scores.words import columns, title_of, with_interval
+from mmsa.evaluation.several.comparison import SIGNIFICANT
 
 
 def comparison_text(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The charts of a page, as SVG text. The same input gives the same bytes (see plots.py)."""
+"""The charts of a page, as SVG text. The same input gives the same bytes (see report/plots.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.evaluation.metrics import Predictions, probabilities
+from mmsa.evaluation.scores.metrics import Predictions, probabilities
 
 # Told apart also by people who do not see all colours (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")

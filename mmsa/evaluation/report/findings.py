@@ -1,59 +1,34 @@
 """All that a report says of one model on one split, as plain numbers: the content of metrics.json.
 
-Pure but for the texts that the TF-IDF floor is fitted on: predictions, facts and settings in,
-a dictionary out, the same at any world size.
+Pure: predictions, facts and settings in, a dictionary out, the same at any world size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from mmsa.evaluation import floors
-from mmsa.evaluation.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.calibration import Calibration, reliability
-from mmsa.evaluation.metrics import Predictions, compute_metrics
-from mmsa.evaluation.sample_facts import SampleFacts, groups_of
-from mmsa.evaluation.score_table import (
+from mmsa.evaluation.floors.fitting import Floors
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
+from mmsa.evaluation.inputs.seen_before import SeenBefore
+from mmsa.evaluation.inputs.slices import part, slice_masks
+from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
+from mmsa.evaluation.scores.calibration import Calibration, reliability
+from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
+from mmsa.evaluation.scores.score_table import (
     Resampled,
     as_json,
     bootstrap_facts,
     resampled_scores,
     score_table,
 )
-from mmsa.evaluation.scores import OVERALL, summands
-from mmsa.evaluation.seen_before import SeenBefore
-from mmsa.evaluation.slices import part, slice_scores
+from mmsa.evaluation.scores.sums import OVERALL, summands
 
 # A proper score judges probabilities, which a temperature changes; it changes no other score.
 PROPER = ("loss", "brier", "ece")
 LEAD = ("accuracy", "macro_f1", "weighted_f1")
-
-Texts = tuple[list[str], list[int]]  # texts of a split and their labels
-
-
-@dataclass(frozen=True)
-class Floors:
-    """The floors' predictions on the evaluated samples."""
-
-    majority: Predictions
-    tfidf: Predictions
-    c: float
-
-
-def floors_of(
-    train: Texts, val: Texts, facts: Sequence[SampleFacts], predictions: Predictions
-) -> Floors:
-    """Fit the floors on train, choose C on val, and predict the evaluated samples.
-
-    Raises `UserError` where they cannot be fitted (a single class in train).
-    """
-    names = predictions.label_names
-    majority = floors.majority_predictions(train[1], predictions.labels.tolist(), names)
-    texts = [one.text for one in facts]
-    found = floors.tfidf_floor(*train, *val, texts, predictions.labels.tolist(), names)
-    return Floors(majority, found.predictions, found.c)
+SLICE_SCORES = ("accuracy", "macro_f1", "weighted_f1", "loss")
+SLICE_RESAMPLES = 2_000
 
 
 def findings(
@@ -79,7 +54,7 @@ def findings(
     if floor is not None:
         found["floors"] = _floors(found["scores"], floor, drawn[0], drawn[2])
     found["calibration"] = _calibration(predictions, bootstrap, calibration, drawn[1])
-    found["slices"] = slice_scores(predictions, facts)
+    found["slices"] = _slices(predictions, facts)
     return found
 
 
@@ -134,4 +109,16 @@ def _calibration(
         found["fitted_on"] = calibration.fitted_on
         found["scores"] = as_json({name: table[name] for name in PROPER})
         found["bins_with_temperature"] = reliability(predictions, temperature)
+    return found
+
+
+def _slices(predictions: Predictions, facts: Sequence[SampleFacts]) -> dict[str, Any]:
+    """Slice -> `num_samples` and `SLICE_SCORES` with intervals, resampled within the slice."""
+    groups = groups_of(facts)
+    found = {}
+    for name, mask in slice_masks(facts).items():
+        bootstrap = Bootstrap.of(groups[mask], resamples=SLICE_RESAMPLES)
+        table = score_table(part(predictions, mask), bootstrap, areas=False)
+        scores = as_json({score: table[score] for score in SLICE_SCORES})
+        found[name] = {"num_samples": int(mask.sum()), "scores": scores}
     return found

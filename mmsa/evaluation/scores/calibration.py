@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.evaluation.metrics import Predictions, log_probabilities, probabilities, rounded
-from mmsa.evaluation.scores import CALIBRATION_BINS, confidence_bins
+from mmsa.evaluation.scores.metrics import Predictions, log_probabilities, probabilities, rounded
+from mmsa.evaluation.scores.sums import CALIBRATION_BINS, confidence_bins
 
 CALIBRATION_NAME = "calibration.json"
 FITTED_ON = "val"

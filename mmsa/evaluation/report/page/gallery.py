@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from mmsa.data.reader import SplitReader
-from mmsa.evaluation.metrics import Predictions, probabilities, rounded
-from mmsa.evaluation.sample_facts import SampleFacts
+from mmsa.evaluation.inputs.sample_facts import SampleFacts
+from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
 
 MAX_ERRORS = 240
 MAX_UNCERTAIN = 60

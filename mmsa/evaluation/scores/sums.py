@@ -12,13 +12,13 @@ the sums do not depend on the order of adding, on threads or on the machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.evaluation.metrics import Predictions, log_probabilities
+from mmsa.evaluation.scores.metrics import Predictions, log_probabilities
 
 Floats = NDArray[np.float64]
 
@@ -120,17 +120,6 @@ def scores_of_sums(sums: Floats, label_names: Sequence[str]) -> dict[str, Floats
     for name, values in per_class.items():
         ordered |= {f"{name}/{label}": values[:, i] for i, label in enumerate(label_names)}
     return ordered
-
-
-def point_scores(found: Summands) -> dict[str, float]:
-    """The scores of the sample itself."""
-    sums = found.values.sum(axis=0, keepdims=True)
-    return {name: float(values[0]) for name, values in named_scores(sums, found).items()}
-
-
-def named_scores(sums: Floats, found: Summands) -> Mapping[str, Floats]:
-    """`scores_of_sums` for sums of the columns of `found`."""
-    return scores_of_sums(sums, found.label_names)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsa.evaluation import report
-from mmsa.evaluation.comparison import check_metric, compare
-from mmsa.evaluation.comparison_text import comparison_text
-from mmsa.evaluation.folds import check_folds, fold_findings, folds_text, pooled
-from mmsa.evaluation.reported import check_comparable, read_report
+from mmsa.evaluation.report import files
+from mmsa.evaluation.report.reported import read_report
+from mmsa.evaluation.scores.words import classification_report_text
+from mmsa.evaluation.several.comparable import check_comparable
+from mmsa.evaluation.several.comparison import check_metric, compare
+from mmsa.evaluation.several.comparison_text import comparison_text
+from mmsa.evaluation.several.folds import check_folds, fold_findings, folds_text, pooled
 from mmsa.evaluation.targets import Asked
 
 COMPARISON_NAME = "comparison"
@@ -39,7 +41,7 @@ def write(asked: Sequence[Asked], metric: str, *, folds: bool, out: Path | None)
         numbers = check_folds(identities)
         predictions, groups = pooled(reports)
         found = fold_findings(reports, numbers, predictions, groups)
-        text = report.classification_report_text(predictions) + "\n" + folds_text(found)
+        text = classification_report_text(predictions) + "\n" + folds_text(found)
         name = FOLDS_NAME
     else:
         check_comparable(identities)
@@ -47,5 +49,5 @@ def write(asked: Sequence[Asked], metric: str, *, folds: bool, out: Path | None)
         text, name = comparison_text(found), COMPARISON_NAME
     common = os.path.commonpath([one.beside.resolve() for one in asked])
     place = out or Path(common) / f"{name}-{split}"
-    report.write_files(place, {f"{name}.txt": text.encode("utf-8"), f"{name}.json": found})
+    files.write_files(place, {f"{name}.txt": text.encode("utf-8"), f"{name}.json": found})
     print(f"\n{text}\n{name} in {place}")

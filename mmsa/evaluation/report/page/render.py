@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.metrics import Predictions, rounded
-from mmsa.evaluation.modality_audit import LOST
-from mmsa.evaluation.page import charts
-from mmsa.evaluation.summary import SCORE_TITLES, title_of, with_interval
+from mmsa.evaluation.modality_audit.audit import LOST
+from mmsa.evaluation.report.page import charts
+from mmsa.evaluation.scores.metrics import Predictions, rounded
+from mmsa.evaluation.scores.words import SCORE_TITLES, title_of, with_interval
 
 PAGE_NAME = "report.html"
 _TEMPLATE = Path(__file__).parent / "report.html.j2"

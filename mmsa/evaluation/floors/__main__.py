@@ -1,0 +1,64 @@
+"""The floors of packed shards, printed without a model.
+
+    python -m mmsa.evaluation.floors SHARDS [--split val|test]
+
+fits on train, chooses on val and prints a classification report of each floor. Nothing is chosen on
+test, but to print it is to look at it: the default is val. `evaluate.py` prints both floors beside
+the model, for the model's own classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmsa.data.manifest import load_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.evaluation.floors.fitting import read_texts
+from mmsa.evaluation.floors.majority import majority_predictions
+from mmsa.evaluation.floors.tfidf import tfidf_floor
+from mmsa.evaluation.scores.words import classification_report_text
+from mmsa.labels import class_map
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print both floors of packed shards; returns the exit code (2 for what a user can mend)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmsa.evaluation.floors",
+        description="Majority class and TF-IDF with logistic regression, fitted on train.",
+    )
+    parser.add_argument("shards", help="directory made by `python -m shards pack`")
+    parser.add_argument("--split", default="val", help="val (default) or test: reported on")
+    arguments = parser.parse_args(argv)
+    try:
+        _print_floors(arguments.shards, arguments.split)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def _print_floors(directory: str, split: str) -> None:
+    manifest = load_manifest(directory)
+    classes = class_map(manifest.classes, None)
+    train, val, reported = (
+        read_texts(SplitReader(directory, manifest, name, classes))
+        for name in ("train", "val", split)
+    )
+    print(f"{manifest.dataset}, protocol {manifest.protocol.name} {manifest.protocol.hash[:12]}")
+    print(f"train {len(train[0])}, val {len(val[0])}, reported on: {split} {len(reported[0])}\n")
+    majority = majority_predictions(train[1], reported[1], manifest.classes)
+    print(f"majority class\n{classification_report_text(majority)}")
+    floor = tfidf_floor(*train, *val, *reported, manifest.classes)
+    grid = ", ".join(f"{c:g}: {score:.4f}" for c, score in floor.val_weighted_f1.items())
+    print(f"TF-IDF and logistic regression: {floor.num_features} features; C = {floor.c:g}")
+    print(f"weighted F1 on val by C: {grid}")
+    if split == "val":
+        print("C was chosen on this very split: the figures below are too good")
+    print(classification_report_text(floor.predictions))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,84 @@
+"""TF-IDF of words with logistic regression, on the text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa.errors import UserError
+from mmsa.evaluation.floors.majority import numbered
+from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
+
+# Inverse strength of the L2 penalty, two values a decade.
+C_GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_MAX_ITERATIONS = 2000
+_LEAST_PROBABILITY = 1e-12  # of a class that training has not seen: finite logits, finite loss
+
+
+@dataclass(frozen=True)
+class TfidfFloor:
+    """The outcome of `tfidf_floor`: `val_weighted_f1` by each C of the grid, `c` the one chosen."""
+
+    predictions: Predictions
+    metrics: dict[str, Any]
+    c: float
+    val_weighted_f1: dict[float, float]
+    num_features: int
+
+
+def tfidf_floor(
+    train_texts: Sequence[str],
+    train_labels: Sequence[int],
+    val_texts: Sequence[str],
+    val_labels: Sequence[int],
+    test_texts: Sequence[str],
+    test_labels: Sequence[int],
+    label_names: Sequence[str],
+    *,
+    c_grid: Sequence[float] = C_GRID,
+) -> TfidfFloor:
+    """TF-IDF of word 1- and 2-grams (sublinear, min_df 2) and multinomial logistic regression.
+
+    Vocabulary and classifier are fitted on train alone; C is the one of `c_grid` with the best
+    weighted F1 on val, of equal ones the smallest. Labels count into `label_names`.
+
+    Raises `UserError` where train has a single class or no word that two of its texts share.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    if len(set(train_labels)) < 2:
+        raise UserError("the train split has a single class; a classifier needs at least two")
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    try:
+        train_features = vectorizer.fit_transform(train_texts)
+    except ValueError as error:
+        raise UserError(
+            f"no TF-IDF features can be made of {len(train_texts)} training texts ({error}); "
+            "at least one word must stand in two of them"
+        ) from None
+    val_features = vectorizer.transform(val_texts)
+    models = {}
+    scores: dict[float, float] = {}
+    for c in sorted(c_grid):
+        model = LogisticRegression(C=c, solver="lbfgs", max_iter=_MAX_ITERATIONS)
+        models[c] = model.fit(train_features, train_labels)
+        found = numbered(val_labels, _log_probs(model, val_features, label_names), label_names)
+        scores[c] = compute_metrics(found)["weighted"]["f1"]
+    best = max(scores, key=scores.__getitem__)  # the first of equal ones: the smallest C
+    logits = _log_probs(models[best], vectorizer.transform(test_texts), label_names)
+    predictions = numbered(test_labels, logits, label_names)
+    return TfidfFloor(
+        predictions, compute_metrics(predictions), best, scores, train_features.shape[1]
+    )
+
+
+def _log_probs(model: Any, features: Any, label_names: Sequence[str]) -> NDArray[np.float64]:
+    """Log-probabilities (N, C) with a column for each label, also those that train has not."""
+    probs = np.zeros((features.shape[0], len(label_names)))
+    probs[:, model.classes_] = model.predict_proba(features)
+    return np.asarray(np.log(np.maximum(probs, _LEAST_PROBABILITY)))

@@ -1,0 +1,1 @@
+"""Several reports together: models compared on the same samples, and the folds of a protocol."""
