@@ -59,7 +59,7 @@ def test_areas_with_ties_are_those_of_scikit_learn() -> None:
     random = np.random.default_rng(4)
     labels = random.integers(0, 3, 200)
     probs = random.integers(0, 5, (200, 3)) / 8
-    counts = random.integers(0, 5, (6, 200)).astype(float)
+    counts = random.integers(0, 5, (6, 200))
     counts[0, :150] = 0  # some of the first thresholds are of samples that were not drawn
     found = area_scores(rankings(probs, labels), ("a", "b", "c"), counts)
     for r, c in np.ndindex(6, 3):

@@ -50,6 +50,7 @@ def tfidf_floor(
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     if len(set(train_labels)) < 2:
         raise UserError("the train split has a single class; a classifier needs at least two")
@@ -66,7 +67,10 @@ def tfidf_floor(
     scores: dict[float, float] = {}
     for c in sorted(c_grid):
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=_MAX_ITERATIONS)
-        models[c] = model.fit(train_features, train_labels)
+        # Its vectors are short: threads of BLAS would spend their time waiting for each other (30
+        # times the CPU time on a busy machine), and their number would change the last digits.
+        with threadpool_limits(1, user_api="blas"):
+            models[c] = model.fit(train_features, train_labels)
         found = numbered(val_labels, _log_probs(model, val_features, label_names), label_names)
         scores[c] = compute_metrics(found)["weighted"]["f1"]
     best = max(scores, key=scores.__getitem__)  # the first of equal ones: the smallest C

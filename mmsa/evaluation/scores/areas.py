@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 class Ranking:
@@ -20,32 +21,51 @@ class Ranking:
         """`scores` (N,), and which samples are of the class, `positive` (N,)."""
         self._order = np.argsort(-scores, kind="stable")
         ranked = scores[self._order]
-        # A threshold cannot part equal scores: a point of the curve lies behind the last of them.
-        self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self._positive = positive[self._order].astype(np.float64)
+        self._positives = np.flatnonzero(positive[self._order])  # places in the order, (P,)
+        # A threshold cannot part equal scores. For each positive: how many samples stand before
+        # those of its score, and how many down to the last of them; then how many positives.
+        starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+        tie = np.searchsorted(starts, self._positives, side="right") - 1
+        self._before, self._down_to = starts[tie], np.append(starts[1:], len(ranked))[tie]
+        self._positives_before = np.searchsorted(self._positives, self._before)
+        self._positives_down_to = np.searchsorted(self._positives, self._down_to)
+        self._ties = bool((self._down_to > self._before + 1).any())
 
-    def areas(self, counts: Floats) -> tuple[Floats, Floats]:
+    def areas(self, counts: Counts) -> tuple[Floats, Floats]:
         """(ROC area, PR area), each (R,), where sample n stands `counts[r, n]` times in resample r.
 
         The PR area is the average precision: the mean precision over the recall that each threshold
         adds, without interpolation. Both are NaN where the class or the rest does not occur.
         """
-        ranked = counts[:, self._order]  # (R, N)
-        steps = ranked * self._positive
-        hits, taken = np.cumsum(steps, axis=1), np.cumsum(ranked, axis=1)
-        if len(self._ends) < len(self._order):
-            hits, taken = hits[:, self._ends], taken[:, self._ends]  # (R, thresholds)
-            steps = np.diff(hits, axis=1, prepend=0.0)
-            ranked = np.diff(taken, axis=1, prepend=0.0)
-        num_positive, num_negative = hits[:, -1].copy(), taken[:, -1] - hits[:, -1]
-        np.maximum(taken, 1.0, out=taken)  # only before the first sample that was drawn
+        ranked = np.take(counts, self._order, axis=1)  # (R, N)
+        drawn = np.take(ranked, self._positives, axis=1)  # (R, P)
+        all_above, hits = _sums(ranked), _sums(drawn)  # from none to all: (R, N + 1), (R, P + 1)
+        num_positive, num_negative = hits[:, -1], all_above[:, -1] - hits[:, -1]
+        taken = np.take(all_above, self._down_to, axis=1)  # at the threshold, (R, P)
+        # Twice the negatives above each positive, counting those level with it half.
+        if self._ties:
+            above = np.take(all_above, self._before, axis=1)
+            above -= np.take(hits, self._positives_before, axis=1)
+            hits = np.take(hits, self._positives_down_to, axis=1)
+            above += taken - hits
+        else:
+            hits = hits[:, 1:]
+            above = 2 * (taken - hits)
+        pairs = np.asarray(num_positive, dtype=np.float64) * num_negative
         with np.errstate(invalid="ignore", divide="ignore"):
-            pr = np.einsum("rt,rt->r", steps, hits / taken) / num_positive
-            # Each negative stands below the positives taken so far, and level with half of its tie.
-            hits -= steps / 2
-            roc = np.einsum("rt,rt->r", ranked - steps, hits) / (num_positive * num_negative)
-        undefined = (num_positive == 0) | (num_negative == 0)
+            # Nothing was taken only before the first sample that was drawn: that adds nothing.
+            pr = np.einsum("rp,rp->r", drawn, hits / np.maximum(taken, 1)) / num_positive
+            # Whole numbers below 2^53: float64 adds them exactly.
+            roc = (pairs - np.einsum("rp,rp->r", drawn, above, dtype=np.float64) / 2) / pairs
+        undefined = pairs == 0
         return np.where(undefined, np.nan, roc), np.where(undefined, np.nan, pr)
+
+
+def _sums(counts: Counts) -> Counts:
+    """Running sums along each row, from 0: (R, K + 1)."""
+    sums = np.zeros((len(counts), counts.shape[1] + 1), dtype=counts.dtype)
+    np.cumsum(counts, axis=1, out=sums[:, 1:])
+    return sums
 
 
 def rankings(probs: Floats, labels: NDArray[np.int64]) -> list[Ranking]:
@@ -54,7 +74,7 @@ def rankings(probs: Floats, labels: NDArray[np.int64]) -> list[Ranking]:
 
 
 def area_scores(
-    ranked: list[Ranking], label_names: tuple[str, ...], counts: Floats
+    ranked: list[Ranking], label_names: tuple[str, ...], counts: Counts
 ) -> dict[str, Floats]:
     """`roc_auc` and `pr_auc`, the means over the classes that have one, and one for each class."""
     pairs = [ranking.areas(counts) for ranking in ranked]

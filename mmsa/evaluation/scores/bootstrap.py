@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 
@@ -40,12 +42,14 @@ class Bootstrap:
         _, first, codes = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
         return cls(codes.reshape(-1).astype(np.int64), len(first), **settings)
 
-    def counts(self, resamples: int, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[Floats]:
+    def counts(
+        self, resamples: int, chunk_bytes: int = _CHUNK_BYTES, dtype: Any = np.float64
+    ) -> Iterator[NDArray[Any]]:
         """How often each group is drawn, chunks of (R', G); a row does not depend on the chunks."""
         random = np.random.default_rng(self.seed)
         rows = max(1, chunk_bytes // (8 * self.num_groups))
         for start in range(0, resamples, rows):
-            chunk = np.empty((min(rows, resamples - start), self.num_groups))
+            chunk = np.empty((min(rows, resamples - start), self.num_groups), dtype)
             step = max(1, _COUNTED_AT_ONCE // self.num_groups)
             for first in range(0, len(chunk), step):
                 chunk[first : first + step] = self._count(random, len(chunk[first : first + step]))
@@ -61,14 +65,22 @@ class Bootstrap:
 
     def sums(self, values: Floats) -> Floats:
         """The sums (R, K) over each resample of `values` (N, K), what each sample adds."""
-        per_group = np.zeros((self.num_groups, values.shape[1]))
-        np.add.at(per_group, self.groups, values)
-        return np.concatenate([counts @ per_group for counts in self.counts(self.resamples)])
+        # Equal columns are added up once: bins without samples, cells of one model at two
+        # temperatures.
+        distinct: dict[bytes, int] = {}
+        contents = [column.tobytes() for column in np.ascontiguousarray(values.T)]
+        places = [distinct.setdefault(content, len(distinct)) for content in contents]
+        columns = np.stack([np.frombuffer(content) for content in distinct], axis=1)
+        per_group = np.zeros((self.num_groups, columns.shape[1]))
+        np.add.at(per_group, self.groups, columns)
+        with threadpool_limits(1, user_api="blas"):  # between products threads would spin
+            sums = np.concatenate([counts @ per_group for counts in self.counts(self.resamples)])
+        return sums[:, places]
 
-    def sample_counts(self) -> Iterator[Floats]:
+    def sample_counts(self) -> Iterator[NDArray[np.int64]]:
         """How often each sample stands in a resample of those for areas, chunks of (R', N)."""
-        for counts in self.counts(self.area_resamples, _CACHED_BYTES):
-            yield counts[:, self.groups]
+        for counts in self.counts(self.area_resamples, _CACHED_BYTES, np.int64):
+            yield np.take(counts, self.groups, axis=1)
 
 
 def interval(values: Floats, level: float = LEVEL) -> tuple[float, float] | None:

@@ -55,7 +55,7 @@ def score_table(
         probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
         ranked = rankings(probs, predictions.labels)
         names = found.label_names
-        values |= area_scores(ranked, names, np.ones((1, len(predictions.labels))))
+        values |= area_scores(ranked, names, np.ones((1, len(predictions.labels)), dtype=np.int64))
         if bootstrap is not None:
             chunks = [area_scores(ranked, names, counts) for counts in bootstrap.sample_counts()]
             drawn |= {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}

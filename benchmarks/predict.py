@@ -1,0 +1,103 @@
+"""What evaluation spends beside the forward passes themselves, over ready batches.
+
+    python -m benchmarks.predict EXPORT [--samples N] [--precision no|bf16] [--json FILE]
+
+Reads up to N samples of the validation split into memory, then predicts them by the real loop
+(`predict_split`: copies to the device, keys, gathering, sorting). CPU seconds of the loop and of
+the forward passes inside it; on a GPU seconds by the clock, the device waited for behind each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+REPEATS = 3
+
+
+def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ...]]:
+    """(model, batches in memory, class names) of a run or an export; nothing is opened for test."""
+    from mmsa.data.manifest import load_manifest
+    from mmsa.data.reader import SplitReader
+    from mmsa.data.requests import EvaluationRequests
+    from mmsa.data.stream import Loader
+    from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
+
+    export = read_export(resolve_export(target, "best").directory)
+    shards = str(export.config.data.shards)
+    manifest = load_manifest(shards)
+    reader = SplitReader(shards, manifest, "val", export.class_map(manifest.classes))
+    size = export.config.eval.batch_size
+    requests = EvaluationRequests(reader, size, 1, 0)
+    loader = Loader(requests, export.preprocessing, load_tokenizer_of(export), 0)
+    batches = list(islice(loader, min(len(requests), max(1, num_samples // size))))
+    return load_model(export), batches, export.label_names
+
+
+def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:
+    """Seconds of the loop, of the forward passes in it, and the share of the rest of them."""
+    import torch
+
+    from mmsa import engine
+    from mmsa.evaluation.predict import predict_split
+
+    model, batches, names = ready(target, num_samples)
+    accelerator = engine.make_accelerator(precision)
+    on_gpu = accelerator.device.type == "cuda"
+    torch.set_num_threads(1)
+    model.to(accelerator.device)
+
+    def now() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    forward_s = [0.0]
+    forward = model.forward
+
+    def timed(*arguments: Any) -> Any:
+        begin = now()
+        output = forward(*arguments)
+        forward_s[0] += now() - begin
+        return output
+
+    model.forward = timed
+    count = sum(int(batch["num_real"]) for batch in batches)
+    rows = []
+    for _ in range(REPEATS + 1):
+        forward_s[0], begin = 0.0, now()
+        predict_split(
+            model, iter(batches), len(batches),
+            accelerator=accelerator, label_names=names, num_samples=count,
+        )  # fmt: skip
+        rows.append((now() - begin, forward_s[0]))
+    loop_s, alone_s = (sum(column) / REPEATS for column in zip(*rows[1:], strict=True))
+    return {
+        "samples": count, "batches": len(batches), "loop_s": loop_s, "forward_s": alone_s,
+        "share": loop_s / alone_s - 1,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", type=Path, help="run or export, with its shards at their place")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--precision", default="no", choices=("no", "bf16"))
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    found = measure(arguments.target, arguments.samples, arguments.precision)
+    print(
+        f"{found['samples']} samples in {found['batches']} batches: {found['loop_s']:.3f} s, of which "
+        f"forward passes {found['forward_s']:.3f} s; {found['share']:.2%} of them beside"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
