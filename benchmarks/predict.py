@@ -92,8 +92,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found = measure(arguments.target, arguments.samples, arguments.precision)
     print(
-        f"{found['samples']} samples in {found['batches']} batches: {found['loop_s']:.3f} s, of which "
-        f"forward passes {found['forward_s']:.3f} s; {found['share']:.2%} of them beside"
+        f"{found['samples']} samples in {found['batches']} batches: {found['loop_s']:.3f} s, "
+        f"of which forward passes {found['forward_s']:.3f} s; {found['share']:.2%} of them beside"
     )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")

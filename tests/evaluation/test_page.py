@@ -15,6 +15,8 @@ from packed import open_split, sample, seal, write_split
 from mmsa.data.reader import SplitReader
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore
+from mmsa.evaluation.modality_audit.audit import audit
+from mmsa.evaluation.modality_audit.changed_inputs import Change
 from mmsa.evaluation.report.findings import findings
 from mmsa.evaluation.report.page.gallery import MAX_ERRORS, cards, chosen, thumbnail
 from mmsa.evaluation.report.page.render import read_training, render
@@ -30,7 +32,9 @@ TRAINING = [
 ]  # fmt: skip
 
 
-def make_page(directory: Path, *, private: bool = False, count: int = 60) -> bytes:
+def make_page(
+    directory: Path, *, private: bool = False, audited: bool = False, count: int = 60
+) -> bytes:
     """A page of `count` packed samples, every third wrong; the first wrong one has a nasty text."""
     samples = [sample(number) for number in range(count)]
     samples[0] = PackedSample(**{**vars(samples[0]), "text": NASTY})
@@ -51,7 +55,7 @@ def make_page(directory: Path, *, private: bool = False, count: int = 60) -> byt
         identity,
         cards=cards(predictions, facts, reader, temperature=1.0, private=private),
         training=TRAINING,
-        audit=None,
+        audit=audit(predictions, dict.fromkeys(Change, predictions), facts) if audited else None,
         openings=3,
         title="a <run>",
         private=private,
@@ -93,6 +97,18 @@ def test_the_page_stands_alone_and_texts_are_no_markup(tmp_path: Path) -> None:
     assert nasty["picture"].startswith("data:image/jpeg;base64,")
     assert (nasty["true"], nasty["predicted"]) == ("negative", "neutral")
     assert make_page(tmp_path) == content
+
+
+def test_the_audit_stands_on_the_page_with_its_answers(tmp_path: Path) -> None:
+    page = make_page(tmp_path, audited=True).decode("utf-8")
+    assert page.count("makes no difference that can be told from chance") == 6
+    table = re.search(r'<table id="audit">.*?</table>', page, re.S)
+    assert table
+    assert table[0].count("<tr>") == 2 + len(Change)
+    # A value, and its interval for a line of its own in a narrow window.
+    assert '<td>+0.0000 <span class="interval">[0.0000, 0.0000]</span></td>' in table[0]
+    assert re.search(r'<table id="audit-slices">.*?long text', page, re.S)
+    assert 'id="audit"' not in make_page(tmp_path).decode("utf-8")
 
 
 def test_a_private_page_has_neither_texts_nor_pictures(tmp_path: Path) -> None:

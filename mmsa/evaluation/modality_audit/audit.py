@@ -29,7 +29,7 @@ AUDIT_NAME = "modality_audit.json"
 LOST = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores whose loss is told
 SIGNIFICANT = 0.05
 # What taking the picture away, or a wrong one, costs.
-_OF_THE_PICTURE = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
+OF_THE_PICTURE = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
 
 
 def check_modalities(subject: Subject) -> None:
@@ -66,7 +66,7 @@ def audit(
         found["changes"][str(change)] = {"scores": scores, "costs": costs[change]}
     table = score_table(whole, bootstrap, areas=False)
     found["whole"] = {"scores": as_json({name: table[name] for name in OVERALL})}
-    of_the_picture = {change: changed[change] for change in _OF_THE_PICTURE}
+    of_the_picture = {change: changed[change] for change in OF_THE_PICTURE}
     for name, mask in slice_masks(facts).items():
         within = Bootstrap.of(groups[mask], resamples=AREA_RESAMPLES)
         found["slices"][name] = {
@@ -115,18 +115,18 @@ def audit_text(found: Mapping[str, Any]) -> str:
         shown = [with_interval(one["scores"][name]) for name in ("weighted_f1", "macro_f1")]
         cost = one["costs"]["weighted_f1"]
         rows.append([change, *shown, with_interval(cost, signed=True), f"{cost['p_holm']:.4f}"])
-    lines = [*columns(rows), "", *_answers(found)]
+    lines = [*columns(rows), "", *answers(found)]
     if found["slices"]:
-        rows = [["what the picture adds, weighted F1", "samples", *map(str, _OF_THE_PICTURE)]]
+        rows = [["what the picture adds, weighted F1", "samples", *map(str, OF_THE_PICTURE)]]
         for name, one in found["slices"].items():
-            costs = [one["costs"][str(change)]["weighted_f1"] for change in _OF_THE_PICTURE]
+            costs = [one["costs"][str(change)]["weighted_f1"] for change in OF_THE_PICTURE]
             shown = [with_interval(cost, signed=True) for cost in costs]
             rows.append([name, f"{one['num_samples']:,}", *shown])
         lines += ["", *columns(rows)]
     return "\n".join(lines) + "\n"
 
 
-def _answers(found: Mapping[str, Any]) -> list[str]:
+def answers(found: Mapping[str, Any]) -> list[str]:
     """Whether this checkpoint uses what it is given."""
     lines = []
     for change, words in (
