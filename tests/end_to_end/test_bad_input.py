@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from harness import ROOT, TINY, status
+from packed import packed_set
 
 from evaluate import main as evaluate_main
 from train import main as train_main
@@ -132,6 +133,7 @@ def test_a_run_directory_of_another_configuration(
         (["nowhere"], "nowhere is neither a run directory, an export nor a whole checkpoint"),
         (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
         (["{run}", "--shards", "nowhere"], "nowhere is no shards directory"),
+        (["{run}", "--shards", "{no_test}"], "no-test have no split 'test'; they have: train"),
     ],
 )
 def test_evaluation_of_what_is_not_there(
@@ -141,7 +143,10 @@ def test_evaluation_of_what_is_not_there(
     settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
     assert train_main(settings) == 0
     capsys.readouterr()
-    filled = [argument.format(run=run_dir) for argument in arguments]
+    no_test = tmp_path / "no-test"
+    no_test.mkdir()
+    packed_set(no_test)
+    filled = [argument.format(run=run_dir, no_test=no_test) for argument in arguments]
     assert words in refused(capsys, evaluate_main, *filled)
 
 

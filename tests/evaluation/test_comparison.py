@@ -148,6 +148,8 @@ def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
     check_metric("roc_auc/neutral", NAMES)
     with pytest.raises(UserError, match="--metric wighted_f1 is no score; did you mean weighted"):
         check_metric("wighted_f1", NAMES)
+    with pytest.raises(UserError, match="--metric f1 is no score; did you mean macro_f1"):
+        check_metric("f1", NAMES)
 
 
 def folds(count: int = 3) -> list[Reported]:

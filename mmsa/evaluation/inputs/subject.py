@@ -82,6 +82,9 @@ def open_subject(
     export = read_export(target.directory)
     where = shards or str(export.config.data.shards)
     manifest = load_manifest(where)
+    if split not in manifest.splits:  # named: of many folds one may have no test samples here
+        known = ", ".join(manifest.splits)
+        raise UserError(f"the shards {where} have no split '{split}'; they have: {known}")
     reader = SplitReader(where, manifest, split, export.class_map(manifest.classes))
     if not len(reader):
         raise UserError(f"the split '{split}' of {where} has no samples to evaluate")

@@ -74,6 +74,7 @@ def check_metric(metric: str, label_names: Sequence[str]) -> None:
     names = [*OVERALL, *AREAS, *(f"{name}/{label}" for name in of_classes for label in label_names)]
     if metric not in names:
         near = difflib.get_close_matches(metric, names, n=1, cutoff=0.5)
+        near = near or [name for name in names if metric in name]
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
         raise UserError(f"--metric {metric} is no score; {hint}")
 
