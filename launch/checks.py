@@ -7,24 +7,24 @@ from pathlib import Path
 import yaml
 
 from launch import queue, run_jobs
+from launch.partitions import check_fits, read_partitions
+from launch.script import shape_of
 from launch.site import ROOT, Site
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.runtime import World
 
 
-def check_slurm(site: Site, *, dry_run: bool) -> str | None:
-    """Raise `UserError` for no SLURM, or a partition that it does not know.
+def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
+    """Raise `UserError` for no SLURM, or a partition that it does not know or that is too small.
 
     A dry run may be made anywhere: there it returns a note of what was not checked.
     """
     if dry_run and not queue.available():
-        return "there is no SLURM on this machine: the partition was not checked"
+        return ["there is no SLURM on this machine: the partition was not checked"]
     queue.require()
-    if site.partition:
-        for name in site.partition.split(","):
-            queue.check_partition(name)
-    return None
+    check_fits(read_partitions(), site.partition, shape_of(kind, site))
+    return []
 
 
 def load_for_shape(file: str, overrides: list[str], site: Site) -> Config:

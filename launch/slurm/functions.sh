@@ -71,7 +71,11 @@ requeue() {
     state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%T %r')
     case $state in
         RUNNING* | *TimeLimit) ;;
-        *) say "SLURM has ended this job itself ($state): it is left so"; exit 75 ;;
+        *)
+            say "cancelled, or SLURM itself starts this job again ($state): nothing is done here." \
+                "If it does not come back, the same submit goes on with the run"
+            exit 75
+            ;;
     esac
     # SLURM ends a script whose job it requeues; until then it waits, and leaves nothing behind.
     sleep 120 &

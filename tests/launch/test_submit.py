@@ -152,6 +152,11 @@ def test_evaluation_and_packing_are_refused(
     assert "expected SOURCE RAW OUT" in refused(capsys, *pack, "mvsa-single", nowhere)
     assert f"{nowhere} is not there" in refused(capsys, *pack, "mvsa-single", nowhere, "out")
     assert "mvsa-singel" in refused(capsys, *pack, "mvsa-singel", nowhere, "out")
+    no_config = ["train", "--dry-run", "--", "data.shards=x", "run.dir=y"]
+    assert "a configuration stands first behind --" in refused(capsys, *no_config)
+    with pytest.raises(SystemExit):  # argparse's own, with exit code 2
+        launch_main(["submit", "evaluate", "--dry-run", "--", nowhere, "--split", "tset"])
+    assert "invalid choice: 'tset'" in capsys.readouterr().err
     existing = [str(tmp_path), str(tmp_path)]
     assert "is there already" in refused(capsys, *pack, "mvsa-single", *existing)
     assert "nothing to submit" in refused(capsys, "pack", "--dry-run")

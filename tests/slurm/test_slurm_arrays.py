@@ -71,6 +71,14 @@ def test_seeds_by_an_array(
         log = Path(said.split()[-1]).read_text()
         assert "launch: engine ddp, world_size 2, backend gloo" in log
         assert "1 thread(s) each" in log
+    # All of the array at a glance, and one of its tasks by the job's number.
+    assert launch_main(["status", str(base)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[:3] for line in lines] == [
+        [f"{base}/seed-{seed}", "done", "step 2 of 2"] for seed in (7, 3)
+    ]
+    assert launch_main(["status", f"{array}_2"]) == 0
+    assert f"run         {base}/seed-3\n" in capsys.readouterr().out
     Job(cluster, f"{number}_5", base).wait_for_state("COMPLETED")
     assert status(base / "seed-5")["state"] == "done"
     assert load_config(str(base / "seed-5" / "config.yaml")).run.seed == 5
@@ -111,7 +119,10 @@ def test_refused_by_slurm(
     config = write_config(tmp_path / "run.yaml", f"data.shards={packed}")
     for options, words in (
         (["--partition", "gpus"], "SLURM knows no partition 'gpus'; it knows: main, urgent"),
-        (["--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
+        (["--cpus-per-task", "4", "--nodes", "4"], "partition 'main' has 3 node(s) with at most"),
+        (["--partition", "main,urgent"], "asks for 1 node(s) with 8 CPU(s) each"),  # the script's
+        (["--cpus-per-task", "4", "--gpus-per-node", "4"], "at most 4 CPU(s) and 2 GPU(s) each"),
+        (["--cpus-per-task", "4", "--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
     ):
         run = [*options, "--", str(config), f"run.dir={tmp_path / 'run'}"]
         assert launch_main(["submit", "train", *run]) == 2
