@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import yaml
 
 from launch import queue, run_jobs
 from launch.partitions import check_fits, read_partitions
+from launch.prefetch import missing_for_jobs
 from launch.script import shape_of
 from launch.site import ROOT, Site
 from mmsa.config import Config
@@ -114,6 +116,19 @@ def check_run(config: Config) -> list[str]:
             f"python -m launch submit evaluate ... -- {run_dir}; or give another run.dir"
         )
     return [plan.in_words(), f"{run_dir} goes on from its newest checkpoint"]
+
+
+def note_missing_weights(config: Config, words: list[str], site: Site) -> list[str]:
+    """In words, the pretrained weights that are not here; no refusal, for a job may look elsewhere
+    (HF_HOME in the site's `setup`)."""
+    missing = missing_for_jobs(config, words, site.cache)
+    if not missing:
+        return []
+    return [
+        *missing,
+        "jobs have no network and look in the cache of the site's file, else in your own: fetch "
+        f"these first, with python -m launch prefetch {shlex.join(words)}",
+    ]
 
 
 def check_no_job(run_dir: Path) -> None:

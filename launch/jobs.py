@@ -102,6 +102,7 @@ def submit_train(site: Site, arguments: argparse.Namespace) -> None:
     file, *overrides = arguments.rest
     config = checks.load_for_shape(file, overrides, site)
     notes += checks.check_run(config)
+    notes += checks.note_missing_weights(config, arguments.rest, site)
     run_dir = Path(str(config.run.dir))
     folder = run_jobs.folder_of(run_dir)
     site = replace_engine(site, config.launch.engine)
@@ -194,6 +195,7 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
         run = config.run.model_copy(update={"dir": str(base / name)})
         config = config.model_copy(update={"run": run})
         notes += checks.check_run(config)
+        notes += [] if files else checks.note_missing_weights(config, [file, *overrides], site)
         files[run_jobs.folder_of(base / name) / "train.yaml"] = config.to_yaml()
     folder = run_jobs.folder_of(base)
     listed = folder / run_jobs.LISTED

@@ -56,7 +56,8 @@ HEARD= LAUNCH=
 # Never SIGTERM to srun: it would end the ranks by SIGKILL. SIGUSR1 it hands on to them.
 forward() {
     HEARD=$1
-    say "SIG$1: the ranks are asked to save and to end"
+    say "SIG$1: the ranks are asked to save and to end (tracebacks of SignalException are the" \
+        "launchers', and no fault)"
     if [ -n "$LAUNCH" ]; then kill -USR1 "$LAUNCH" 2>/dev/null; fi
 }
 

@@ -114,6 +114,21 @@ def test_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_jobs_would_not_find_are_said(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"cache: {tmp_path / 'cache'}\n")
+    encoder = ["model.image_encoder.name=resnet18", "model.image_encoder.config=null"]
+    encoder += ["model.image_encoder.weights=pretrained"]
+    words = ["train", "--dry-run", "--site", str(site), "--", *settings, *encoder]
+    assert launch_main(["submit", *words]) == 0
+    said = capsys.readouterr().out
+    assert "MISSING  image encoder: resnet18\n" in said
+    assert "with python -m launch prefetch launch/runs/demo.yaml data.shards=" in said
+    assert "MISSING  text encoder" not in said
+
+
 def test_no_slurm_is_said(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
