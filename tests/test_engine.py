@@ -170,7 +170,8 @@ def test_fp16_of_an_engine_file_is_told_with_all_else(tmp_path: Path) -> None:
     assert "gradient_clipping=2, but the run has 1.0" in said[3]
     assert "a section 'optimizer'" in said[4]
     # The run's own word stands above the file's; a batch that does not divide is told elsewhere.
-    fits = engine_file(tmp_path, fp16={"enabled": True}, gradient_accumulation_steps=3)
+    (tmp_path / "other").mkdir()
+    fits = engine_file(tmp_path / "other", fp16={"enabled": True}, gradient_accumulation_steps=3)
     odd = ["train.mixed_precision=bf16", "train.global_batch_size=12", "train.micro_batch_size=5"]
     engine.check_device(load_config(None, odd), fits)
 
