@@ -26,12 +26,12 @@ _SPLITS = ("train", "val", "test")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the arguments say; returns the exit code (0, or 2 for a user's error)."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = build_parser().parse_intermixed_args(argv)
     runtime.prepare_process()
     return run_command(lambda command: evaluate(command, arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

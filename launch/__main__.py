@@ -1,4 +1,4 @@
-"""How runs come to a cluster: `python -m launch submit | status | prefetch`.
+"""How runs come to a cluster: `python -m launch submit | status | prefetch | folds`.
 
 Each command is a module of this package with `add_parser(commands)`, which sets `run`: a function
 of the parsed arguments that returns the exit code or None for 0. What stands behind `--` on the
@@ -12,15 +12,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launch import job, prefetch, status, submit
+from launch import folds, job, prefetch, status, submit
 from mmsa.errors import EXIT_USER_ERROR, UserError
 
-COMMANDS = (submit, status, prefetch, job)
+COMMANDS = (submit, status, prefetch, folds, job)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m launch", description="Bring runs to a SLURM cluster: docs/slurm.md"
+        prog="python -m launch",
+        description="Bring runs to machines: docs/slurm.md, docs/evaluation.md",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:

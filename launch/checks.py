@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import yaml
 
 from launch import queue, run_jobs
+from launch.partitions import check_fits, read_partitions
+from launch.prefetch import missing_for_jobs
+from launch.script import shape_of
 from launch.site import ROOT, Site
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.runtime import World
 
 
-def check_slurm(site: Site, *, dry_run: bool) -> str | None:
-    """Raise `UserError` for no SLURM, or a partition that it does not know.
+def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
+    """Raise `UserError` for no SLURM, or a partition that it does not know or that is too small.
 
     A dry run may be made anywhere: there it returns a note of what was not checked.
     """
     if dry_run and not queue.available():
-        return "there is no SLURM on this machine: the partition was not checked"
+        return ["there is no SLURM on this machine: the partition was not checked"]
     queue.require()
-    if site.partition:
-        for name in site.partition.split(","):
-            queue.check_partition(name)
-    return None
+    check_fits(read_partitions(), site.partition, shape_of(kind, site))
+    return []
 
 
 def load_for_shape(file: str, overrides: list[str], site: Site) -> Config:
@@ -114,6 +116,19 @@ def check_run(config: Config) -> list[str]:
             f"python -m launch submit evaluate ... -- {run_dir}; or give another run.dir"
         )
     return [plan.in_words(), f"{run_dir} goes on from its newest checkpoint"]
+
+
+def note_missing_weights(config: Config, words: list[str], site: Site) -> list[str]:
+    """In words, the pretrained weights that are not here; no refusal, for a job may look elsewhere
+    (HF_HOME in the site's `setup`)."""
+    missing = missing_for_jobs(config, words, site.cache)
+    if not missing:
+        return []
+    return [
+        *missing,
+        "jobs have no network and look in the cache of the site's file, else in your own: fetch "
+        f"these first, with python -m launch prefetch {shlex.join(words)}",
+    ]
 
 
 def check_no_job(run_dir: Path) -> None:

@@ -1,22 +1,58 @@
-"""The commands of a k-fold experiment, printed: pack and train every fold, then one evaluation.
+"""`python -m launch folds`: the commands of a k-fold experiment, printed.
 
-    python -m launch.folds mvsa-single RAW runs/five --protocol kfold:5 \\
-        --config launch/runs/small_encoders.yaml
-    python -m launch.folds mvsa-single RAW runs/tib10 --protocol tib10 --config ...  | bash -e
+    folds mvsa-single RAW runs/five --protocol kfold:5 --config launch/runs/small_encoders.yaml
+    folds mvsa-single RAW runs/tib10 --protocol tib10 --config FILE -- train.epochs=3  | bash -e
 
-Nothing is run here: read the lines, give them to a shell, or each `train.py` line to a scheduler.
-Settings behind the options go to every `train.py`.
+Pack and train every fold, then one evaluation of all. Nothing is run here: read the lines, give
+them to a shell, or each `train.py` line to a scheduler. Settings behind -- go to every `train.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.errors import UserError
+
+
+def add_parser(commands: Any) -> None:
+    folds = commands.add_parser(
+        "folds",
+        help="print the commands of a k-fold experiment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    folds.add_argument("source", help="raw format, as in `python -m shards pack`")
+    folds.add_argument("raw", help="the raw data")
+    folds.add_argument("directory", type=Path, help="where shards and runs of the folds go")
+    folds.add_argument("--protocol", required=True, help="kfold:N or tib10")
+    folds.add_argument("--config", required=True, help="run configuration of every fold")
+    folds.add_argument("--processes", type=int, default=1, help="per launch (default: 1)")
+    folds.add_argument(
+        "--pack-options", default="", metavar="OPTIONS", help="of every `pack`, in one word"
+    )
+    folds.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    try:
+        pack_options = shlex.split(arguments.pack_options)
+    except ValueError as error:
+        raise UserError(f"--pack-options {arguments.pack_options}: {error}") from None
+    lines = launch_lines(
+        arguments.source,
+        arguments.raw,
+        arguments.directory,
+        arguments.protocol,
+        config=arguments.config,
+        num_processes=arguments.processes,
+        pack_options=pack_options,
+        settings=arguments.rest,
+    )
+    print("\n".join(lines))
 
 
 def protocols_of(protocol: str) -> list[str]:
@@ -73,45 +109,3 @@ def launch_lines(
         runs.append(run)
     evaluation = [*launch, "evaluate.py", *runs, "--folds"]
     return [shlex.join(command) for command in [*packs, *trains, evaluation]]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the lines; returns the exit code (2 for what a user can mend)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.folds",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", help="raw format, as in `python -m shards pack`")
-    parser.add_argument("raw", help="the raw data")
-    parser.add_argument("directory", type=Path, help="where shards and runs of the folds go")
-    parser.add_argument("--protocol", required=True, help="kfold:N or tib10")
-    parser.add_argument("--config", required=True, help="run configuration of every fold")
-    parser.add_argument("--processes", type=int, default=1, help="per launch (default: 1)")
-    parser.add_argument(
-        "--pack-options", default="", metavar="OPTIONS", help="of every `pack`, in one word"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="of every train.py"
-    )
-    arguments = parser.parse_intermixed_args(argv)
-    try:
-        lines = launch_lines(
-            arguments.source,
-            arguments.raw,
-            arguments.directory,
-            arguments.protocol,
-            config=arguments.config,
-            num_processes=arguments.processes,
-            pack_options=shlex.split(arguments.pack_options),
-            settings=arguments.settings,
-        )
-    except (UserError, ValueError) as error:  # ValueError: quotes that do not close
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    print("\n".join(lines))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -90,18 +90,19 @@ def hand_over(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()) 
         print(f"submitted job {number}: {job.about}{behind}")
         print(f"  log     {log.replace('%a', 'TASK')}")
     first = jobs[0]
-    if first.kind == "train":
-        print(f"  follow  python -m launch status {first.folder.parent}")
+    for folder in [first.folder] if first.kind == "train" else first.note_in[:1]:
+        print(f"  follow  python -m launch status {folder.parent}")
     print(f"  follow  squeue --jobs {','.join(numbers)}")
     print(f"  cancel  scancel {' '.join(numbers)}")
     return numbers
 
 
 def submit_train(site: Site, arguments: argparse.Namespace) -> None:
-    note = checks.check_slurm(site, dry_run=arguments.dry_run)
+    notes = checks.check_slurm("train", site, dry_run=arguments.dry_run)
     file, *overrides = arguments.rest
     config = checks.load_for_shape(file, overrides, site)
-    notes = [*([note] if note else []), *checks.check_run(config)]
+    notes += checks.check_run(config)
+    notes += checks.note_missing_weights(config, arguments.rest, site)
     run_dir = Path(str(config.run.dir))
     folder = run_jobs.folder_of(run_dir)
     site = replace_engine(site, config.launch.engine)
@@ -129,37 +130,35 @@ def replace_engine(site: Site, engine: str) -> Site:
 
 
 def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
+    from evaluate import build_parser, check_arguments
+    from mmsa.evaluation.reported import is_report
     from mmsa.export import read_export, resolve_export
 
-    note = checks.check_slurm(site, dry_run=arguments.dry_run)
-    target = resolve_export(
-        Path(arguments.rest[0]), _option(arguments.rest, "--checkpoint", "best")
-    )
-    read_export(target.directory)
+    notes = checks.check_slurm("evaluate", site, dry_run=arguments.dry_run)
+    asked = build_parser().parse_intermixed_args(arguments.rest)
+    check_arguments(asked)
+    models = [path for path in asked.targets if not is_report(path)]
+    if not models:
+        raise UserError("reports alone need no job; run evaluate.py here")
+    targets = [resolve_export(path, asked.checkpoint) for path in models]
+    for target in targets:
+        read_export(target.directory)
     job = make_job(
         "evaluate",
         site,
-        run_jobs.folder_of(target.home),
+        run_jobs.folder_of(targets[0].home),
         arguments.rest,
-        about=f"evaluate {target.directory} on {checks.shape_in_words(site)}",
+        about=f"evaluate {' '.join(str(target.directory) for target in targets)} on "
+        f"{asked.split}, {checks.shape_in_words(site)}",
     )
-    hand_over([job], dry_run=arguments.dry_run, notes=[note] if note else [])
-
-
-def _option(words: Sequence[str], name: str, default: str) -> str:
-    for at, word in enumerate(words):
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-        if word == name and at + 1 < len(words):
-            return words[at + 1]
-    return default
+    hand_over([job], dry_run=arguments.dry_run, notes=notes)
 
 
 def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
     from shards.packing.merge import part_path
     from shards.sources import get_source
 
-    note = checks.check_slurm(site, dry_run=arguments.dry_run)
+    notes = checks.check_slurm("pack", site, dry_run=arguments.dry_run)
     if len(arguments.rest) < 3 or any(word.startswith("-") for word in arguments.rest[:3]):
         raise UserError(
             f"submit pack: expected SOURCE RAW OUT [options of shards pack] behind --, found: "
@@ -183,12 +182,12 @@ def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
         make_job("pack", site, folder, arguments.rest, about=about, array=array),
         make_job("merge", site, folder, [str(out)], about=f"join them as {out}"),
     ]
-    hand_over(jobs, dry_run=arguments.dry_run, notes=[note] if note else [])
+    hand_over(jobs, dry_run=arguments.dry_run, notes=notes)
 
 
 def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
-    note = checks.check_slurm(site, dry_run=arguments.dry_run)
-    base, engine, notes = Path(), "ddp", [note] if note else []
+    notes = checks.check_slurm("seeds", site, dry_run=arguments.dry_run)
+    base, engine = Path(), "ddp"
     files: ConfigFiles = {}
     for name, file, overrides in _tasks(arguments):
         config = checks.load_for_shape(file, overrides, site)
@@ -196,9 +195,10 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
         run = config.run.model_copy(update={"dir": str(base / name)})
         config = config.model_copy(update={"run": run})
         notes += checks.check_run(config)
+        notes += [] if files else checks.note_missing_weights(config, [file, *overrides], site)
         files[run_jobs.folder_of(base / name) / "train.yaml"] = config.to_yaml()
     folder = run_jobs.folder_of(base)
-    listed = folder / "configurations.txt"
+    listed = folder / run_jobs.LISTED
     at_once = f"%{arguments.at_once}" if arguments.at_once else ""
     job = make_job(
         "seeds",

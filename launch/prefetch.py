@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +64,23 @@ def _run(arguments: argparse.Namespace) -> None:
             missing.append(f"{name}: {problem}")
     if missing:
         raise UserError(one_or_many(missing, where=f"not everything of {arguments.config} is here"))
-    if cache:
-        print("jobs find it with `cache` in the site's file, which `submit` hands to them")
+    if arguments.cache:
+        print(f"for jobs: write `cache: {cache}` into launch/site.yaml; `submit` hands it to them")
+
+
+def missing_for_jobs(config: Config, words: Sequence[str], cache: str | None) -> list[str]:
+    """What jobs, which have no network, would not find in `cache`; `words` are CONFIG OVERRIDES.
+
+    Asked of `prefetch --offline` in a process of its own: the libraries read once where their
+    caches are. Looked for where `config` names pretrained weights.
+    """
+    encoders = (config.model.text_encoder, config.model.image_encoder)
+    if all(encoder.weights != "pretrained" for encoder in encoders):
+        return []
+    command = [sys.executable, "-m", "launch", "prefetch", *words, "--offline"]
+    command += ["--cache", cache] if cache else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
 
 
 def _missing(fetch: Callable[[], object]) -> str:

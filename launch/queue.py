@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmsa.errors import UserError
@@ -29,7 +29,7 @@ def require() -> None:
         )
 
 
-def _ask(*command: str) -> str:
+def ask(*command: str) -> str:
     """Standard output of a SLURM command; `UserError` with SLURM's own words where it fails."""
     try:
         done = subprocess.run(
@@ -45,51 +45,45 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
-def check_partition(name: str) -> None:
-    """Raise `UserError` where SLURM knows no partition of that name."""
-    known = sorted(set(_ask("sinfo", "--noheader", "--format", "%R").split()))
-    if name not in known:
-        raise UserError(
-            f"SLURM knows no partition '{name}'; it knows: {', '.join(known) or 'none'}. Give "
-            "one with --partition, or as `partition` in the site's file"
-        )
-
-
 def submit(script: Path, *options: str) -> str:
     """Submit a script; returns the job's number. `UserError` with SLURM's words if refused."""
-    answer = _ask("sbatch", "--parsable", *options, str(script))
+    answer = ask("sbatch", "--parsable", *options, str(script))
     return answer.strip().split(";")[0]  # NUMBER, or NUMBER;CLUSTER
 
 
 def cancel(jobs: Iterable[str]) -> None:
     """Cancel jobs that were just submitted."""
-    _ask("scancel", *jobs)
+    ask("scancel", *jobs)
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
     """Job -> state, of those that SLURM has queued or running: "RUNNING", "PENDING (Priority)".
 
-    An array's number stands for all of its tasks, 17_3 for one. Empty where there is no SLURM.
+    An array's number stands for all of its tasks, 17_3 for one. In the order of `jobs`; empty where
+    there is no SLURM.
     """
-    wanted = set(jobs)
+    wanted = dict.fromkeys(jobs)
     if not wanted or not available():
         return {}
     found: dict[str, list[str]] = {}
-    for line in _ask("squeue", "--noheader", "--array", "--format", "%A|%F|%K|%T|%r").splitlines():
+    for line in ask("squeue", "--noheader", "--array", "--format", "%A|%F|%K|%T|%r").splitlines():
         number, array, task, state, reason = line.strip().split("|", maxsplit=4)
         words = state if reason in ("None", "") else f"{state} ({reason})"
-        for job in {number, array, f"{array}_{task}"} & wanted:
+        for job in {number, array, f"{array}_{task}"} & set(wanted):
             found.setdefault(job, []).append(words)
-    return {job: ", ".join(dict.fromkeys(words)) for job, words in found.items()}
+    return {job: ", ".join(dict.fromkeys(found[job])) for job in wanted if job in found}
 
 
 def time_left(job: str) -> str | None:
-    """Of a running job's limit, as SLURM writes it (3:59:01); None where it has none."""
+    """Of a running job's limit, as SLURM writes it (3:59:01); None where it has none.
+
+    SLURM has words as well: UNLIMITED, INVALID (a limit of years).
+    """
     try:
-        answer = _ask("squeue", "--noheader", "--jobs", job, "--states=RUNNING", "--format", "%L")
+        answer = ask("squeue", "--noheader", "--jobs", job, "--states=RUNNING", "--format", "%L")
     except UserError:
         return None
-    return answer.split()[0] if answer.split() else None
+    return answer.strip() if re.fullmatch(r"[\d:-]+", answer.strip()) else None
 
 
 def facts(job: str) -> dict[str, str]:
@@ -97,15 +91,8 @@ def facts(job: str) -> dict[str, str]:
     if not available():
         return {}
     try:
-        answer = _ask("scontrol", "show", "job", "--oneliner", job)
+        answer = ask("scontrol", "show", "job", "--oneliner", job)
     except UserError:
         return {}
     first = answer.splitlines()[0] if answer.strip() else ""
     return dict(re.findall(r"(\w+)=(\S*)", first))
-
-
-def in_words(command: Sequence[str]) -> str:
-    """A command as it would be typed."""
-    import shlex
-
-    return shlex.join(command)

@@ -3,6 +3,7 @@
 RUN/slurm/train.sbatch  train.yaml    the script and the configuration as they were submitted
           train-17.log                what job 17 wrote, all of its starts
           jobs.jsonl
+          configurations.txt          of an array of runs below RUN: the configuration of each
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ Facts = dict[str, Any]
 
 FOLDER = "slurm"
 JOBS = "jobs.jsonl"
+LISTED = "configurations.txt"  # of an array of runs: RUN/slurm/train.yaml of each, a line each
 
 
 def folder_of(run_dir: Path) -> Path:
@@ -36,6 +38,15 @@ def known_jobs(folder: Path) -> dict[str, Facts]:
     for noted in _lines(folder):
         jobs[noted["job"]] = {**jobs.pop(noted["job"], {}), **noted}
     return jobs
+
+
+def runs_of_array(base: Path) -> list[Path]:
+    """The run directories of an array that was submitted below `base`; empty where none was."""
+    try:
+        lines = (folder_of(base) / LISTED).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [Path(line).parent.parent for line in lines]
 
 
 def starts_of(folder: Path, job: str) -> list[Facts]:

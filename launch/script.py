@@ -12,8 +12,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from launch.partitions import Shape
 from launch.site import ROOT, Site
-from mmsa.durations import seconds_of
+from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
 
 SCRIPTS = ROOT / "launch" / "slurm"
@@ -60,6 +61,19 @@ def fill_in(
     return "\n".join(lines) + "\n"
 
 
+def shape_of(kind: str, site: Site) -> Shape:
+    """What a job of `launch/slurm/KIND.sbatch` asks for: of the site, else as the script says."""
+    text = (SCRIPTS / f"{kind}.sbatch").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.M))
+    alone = kind in _ON_ONE_NODE
+    return Shape(
+        nodes=1 if alone else site.nodes or int(said["nodes"]),
+        cpus=site.cpus_per_task or int(said["cpus-per-task"]),
+        gpus=0 if alone else site.gpus_per_node or 0,
+        time=site.time or said["time"],
+    )
+
+
 def caches(directory: str) -> dict[str, str]:
     """The variables that name the caches of Hugging Face and torchvision below `directory`."""
     return {"HF_HOME": f"{directory}/huggingface", "TORCH_HOME": f"{directory}/torch"}
@@ -71,13 +85,10 @@ def warning_s(time: str) -> int:
     Warned from its beginning, a short job would be requeued again and again without a step. SLURM
     may warn up to 60 s early. Raises `UserError` for what is no time of SLURM's.
     """
-    seconds = seconds_of(f"{time}:00" if re.fullmatch(r"\d+", time) else time)  # bare: minutes
-    hours = re.fullmatch(r"(\d+)-(\d+)", time)  # days-hours
-    if hours:
-        seconds = (int(hours[1]) * 24 + int(hours[2])) * 3600
-    if isinstance(seconds, str):
+    seconds = seconds_of_limit(time)
+    if seconds is None:
         raise UserError(f"--time {time}: expected MINUTES, HH:MM:SS or D-HH:MM:SS, as in 04:00:00")
-    return min(300, int(seconds) // 4)
+    return min(300, seconds // 4)
 
 
 def _with_options(lines: list[str], wanted: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,6 @@
 """`python -m launch status RUN | JOB`: how a run stands, from its files and SLURM's queue.
 
-Reads alone: a run is not touched by being looked at.
+Of an array of runs, a line each. Reads alone: a run is not touched by being looked at.
 """
 
 from __future__ import annotations
@@ -27,12 +27,31 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    facts = facts_of(find_run(arguments.target))
+    from launch import run_jobs
+
+    run_dir = find_run(arguments.target)
+    runs = run_jobs.runs_of_array(run_dir)
+    if runs:
+        _tell_all(runs, as_json=arguments.json)
+        return
+    facts = facts_of(run_dir)
     if arguments.json:
         print(json.dumps(facts, indent=1))
         return
     for name, words in in_words(facts).items():
         print(f"{name:<11} {words}")
+
+
+def _tell_all(runs: list[Path], *, as_json: bool) -> None:
+    """The runs of an array."""
+    facts = [facts_of(run) for run in runs]
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for one in facts:
+        words = in_words(one)
+        shown = [words["state"], f"step {words.get('step', '0')}", words.get("validation", "")]
+        print("  ".join([one["run"], *filter(None, shown)]))
 
 
 def find_run(target: str) -> Path:
@@ -44,9 +63,19 @@ def find_run(target: str) -> Path:
         return path
     if not target.replace("_", "").isdecimal():
         raise UserError(f"{target} is no directory and no number of a job; give one of the two")
-    folder = Path(queue.facts(target).get("StdOut", "")).parent
-    if folder.name == run_jobs.FOLDER:
-        return folder.parent
+    log = Path(queue.facts(target).get("StdOut", ""))
+    if log.parent.name == run_jobs.FOLDER:
+        base = log.parent.parent
+        if target in run_jobs.known_jobs(log.parent):
+            return base
+        of_tasks = (
+            run
+            for run in run_jobs.runs_of_array(base)
+            if target in run_jobs.known_jobs(run_jobs.folder_of(run))
+        )
+        return next(of_tasks, base)
+    if log.parent.name.endswith(f".{run_jobs.FOLDER}"):
+        raise UserError(f"job {target} trains no run, it packs; its log: {log}")
     raise UserError(
         f"job {target} is not one of `python -m launch submit`, or SLURM has forgotten it; give "
         "the run directory"
@@ -63,7 +92,9 @@ def facts_of(run_dir: Path) -> Facts:
     if not status and not jobs:
         raise UserError(f"{run_dir} is no run: neither status.json nor a job's note is there")
     queued = queue.states(jobs)
-    job = next((one for one in reversed(jobs) if one in queued), next(reversed(jobs), None))
+    # The one to follow: of those in the queue, before an evaluation that waits for its training.
+    trains = [one for one in queued if jobs[one]["kind"] == "train"]
+    job = next(reversed(trains or list(queued) or list(jobs)), None)
     metrics = last_metrics(run_dir / "metrics.jsonl")
     train = metrics.get("train", {})
     step = max(status.get("step", 0), train.get("step", 0))
@@ -147,9 +178,13 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["restarts"] is not None:
         words["restarts"] = str(facts["restarts"])
     if facts["queued"]:
-        words["jobs"] = "; ".join(f"{job} {state}" for job, state in facts["queued"].items())
-        if facts["job_time_left"]:
-            words["jobs"] += f", {facts['job_time_left']} left of its limit"
+        left = {facts["job"]: f", {facts['job_time_left']} left of its limit"}
+        if not facts["job_time_left"]:
+            left = {}
+        words["jobs"] = "; ".join(
+            f"{job} {state}{left.get(job, '')}"
+            for job, state in sorted(facts["queued"].items(), key=lambda one: _number(one[0]))
+        )
     words["log"] = facts["log"]
     return words
 
@@ -158,14 +193,20 @@ def _state_in_words(facts: Mapping[str, Any]) -> str:
     state, reason, age = facts["state"], facts["reason"], facts["seconds_since_word"]
     words = f"{state} ({reason})" if reason else str(state)
     if state is None:
+        if "RUNNING" in facts["queued"].values():
+            return "starting: its job runs, and has not said anything yet"
         return "not begun" if facts["queued"] else "not begun, and no job of it is queued"
     if state == "running":
         words += f", last word {_clock(age)} ago"
         if facts["job"] and not facts["queued"]:
             words += "; but SLURM has no job of it: it was ended without a word. Submit it again"
-    elif state == "preempted" and facts["queued"]:
-        words += "; goes on"
+    elif state == "preempted":
+        words += "; goes on" if facts["queued"] else "; the same command goes on with it"
     return words
+
+
+def _number(job: str) -> tuple[int, ...]:
+    return tuple(map(int, job.split("_")))
 
 
 def _clock(seconds: int) -> str:

@@ -36,7 +36,12 @@ def add_parser(commands: Any) -> None:
     submit.add_argument(
         "--chain", metavar="KINDS", help="train,evaluate: evaluate when training is done"
     )
-    submit.add_argument("--split", default="test", help="of a chain's evaluation (default: test)")
+    submit.add_argument(
+        "--split",
+        default="test",
+        choices=("train", "val", "test"),
+        help="of a chain's evaluation (default: test)",
+    )
     submit.add_argument("--parts", type=int, metavar="N", help="of a packing, a job each")
     submit.add_argument("--seeds", metavar="LIST", help="as in 0-4 or 1,7,9: a run each")
     submit.add_argument(
@@ -75,6 +80,11 @@ def _run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"nothing to submit: what {arguments.kind} is about stands behind --, as in: "
             f"python -m launch submit {_EXAMPLES[arguments.kind]}"
+        )
+    if (arguments.kind == "train" or arguments.seeds) and "=" in arguments.rest[0]:
+        raise UserError(
+            f"submit {arguments.kind}: a configuration stands first behind --, found "
+            f"{arguments.rest[0]}; add one, as in -- launch/runs/full_finetune.yaml ..."
         )
     if arguments.chain and (arguments.kind, arguments.chain) != ("train", "train,evaluate"):
         raise UserError(f"--chain {arguments.chain}: expected submit train --chain train,evaluate")

@@ -29,6 +29,7 @@ from mmsa.errors import (
     ShardDamage,
     UserError,
 )
+from mmsa.peers import first_line, lost_contact
 from mmsa.runtime import World, world_from_environment
 from mmsa.training.preemption import StoppedInStartUp, StopRequest
 
@@ -96,14 +97,17 @@ class Command:
     ) -> None:
         """Write `status.json` aside and rename it; nothing where no run directory is known.
 
-        Host and process are the main rank's, also where another rank writes.
+        Host and process are the main rank's, also where another rank writes. A failure keeps what
+        this launch has told of itself as it ran: the last validation and the like.
         """
         if self.status_file is None:
             return
         content = {"state": state, "reason": reason, "step": self.step, "exit_code": exit_code}
+        before = read_status(self.status_file)
         if not self.world.is_main_process:
-            of_main = read_status(self.status_file)
-            self.facts = {key: of_main.get(key, value) for key, value in self.facts.items()}
+            self.facts = {key: before.get(key, value) for key, value in self.facts.items()}
+        if state == "failed" and self._of_this_launch():
+            content = before | content
         write_json_aside(self.status_file, content | self.facts | where)
 
     def write_failure(self, error: BaseException, message: str, told: str, code: int) -> None:
@@ -120,7 +124,8 @@ class Command:
             suppress(OSError),
             open(self.status_file.with_name("log.txt"), "a", encoding="utf-8") as log,
         ):
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {prefix}{told}\n")
+            stamp = logging.Formatter().formatTime(logging.makeLogRecord({}))  # as other lines
+            log.write(f"{stamp} {prefix}{told}\n")
         where = {}
         if isinstance(error, ShardDamage):
             where = {"rank": self.world.rank, "shard": error.shard, "key": error.key}
@@ -140,9 +145,13 @@ class Command:
     def _peer_failed(self) -> bool:
         """Whether a rank of this launch has written its failure to `status.json`."""
         assert self.status_file is not None
+        return read_status(self.status_file).get("state") == "failed" and self._of_this_launch()
+
+    def _of_this_launch(self) -> bool:
+        """Whether `status.json` was written since this launch began."""
+        assert self.status_file is not None
         try:
-            told = read_status(self.status_file).get("state") == "failed"
-            return told and self.status_file.stat().st_mtime >= self._started - 1
+            return self.status_file.stat().st_mtime >= self._started - 1
         except OSError:
             return False
 
@@ -201,9 +210,10 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
     except Exception as error:
         failure = error
         code = 1
-        lost = lost_contact(error) if command.world.world_size > 1 else None
+        several, rank = command.world.world_size > 1, command.world.rank
+        lost = lost_contact(error, rank) if several else None
         message = lost or f"{type(error).__name__}: {error}"
-        told = f"error: {lost}" if lost else traceback.format_exc()
+        told = f"error: {lost}\n({first_line(error)})" if lost else traceback.format_exc()
     if not (alike and not command.world.is_main_process and command.main_rank_spoke()):
         command.write_failure(failure, message, told, code)
     return code
@@ -233,25 +243,6 @@ def _stopped_in_start_up(command: Command, name: str) -> int:
         logger.info("stopped by %s", reason)
         command.write_status("preempted", reason, EXIT_PREEMPTED)
     return EXIT_PREEMPTED
-
-
-def lost_contact(error: Exception) -> str | None:
-    """In words, a collective that broke off because of another rank; None for any other error."""
-    import torch
-
-    text = str(error)
-    of_torch = isinstance(error, torch.distributed.DistError)
-    if not of_torch and not (isinstance(error, RuntimeError) and "gloo" in text.lower()):
-        return None
-    if "timed out" in text.lower() or "timeout" in text.lower():
-        what = "another rank did not answer within run.collective_timeout_s: it hangs, or is slow"
-    else:
-        what = "lost contact to another rank: it died, or its machine is gone"
-    first_line = text.strip().splitlines()[0][:200]
-    return (
-        f"{what}. Look for its own words, for a process that ran out of memory, and at the other "
-        f"machines; the same command goes on from the last checkpoint ({first_line})"
-    )
 
 
 def leave(code: int) -> None:

@@ -19,3 +19,19 @@ def seconds_of(value: Any) -> Any:
         return value
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def seconds_of_limit(text: str) -> int | None:
+    """Seconds of a limit as SLURM reads and writes it; None where it is none (`infinite`, `soon`).
+
+    As `seconds_of`, but for SLURM's short forms: `30` are minutes, `1-12` days and hours, and
+    `1-12:30` days, hours and minutes (sbatch(1), --time).
+    """
+    if re.fullmatch(r"\d+", text):
+        text = f"{text}:00"
+    elif re.fullmatch(r"\d+-\d+", text):
+        text = f"{text}:00:00"
+    elif re.fullmatch(r"\d+-\d+:\d+", text):
+        text = f"{text}:00"
+    seconds = seconds_of(text)
+    return None if isinstance(seconds, str) else int(seconds)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmsa import runtime
 from mmsa.config import Config, LaunchConfig
 from mmsa.data.plan import BatchPlan
-from mmsa.deepspeed_settings import deepspeed_settings, file_precision
+from mmsa.deepspeed_settings import check_engine_file, deepspeed_settings, file_precision
 from mmsa.errors import UserError
 from mmsa.runtime import World
 
@@ -108,6 +108,7 @@ def precision_of_launch(wanted: str | None, world: World) -> str:
 def check_device(config: Config, world: World) -> None:
     """Raise `UserError` for settings that the device or the engine of this launch cannot run."""
     on_cpu = device_type() == "cpu"
+    check_engine_file(world, config)
     _check_precision(precision_of_launch(config.train.mixed_precision, world), on_cpu)
     if config.model.image_encoder.batch_norm == "sync" and on_cpu:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmsa.config import load_config
+from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
 
 
@@ -25,6 +26,23 @@ from mmsa.errors import UserError
 def test_a_time_limit(written: str, seconds: float | None) -> None:
     config = load_config(None, [f"run.max_time={written}"])
     assert config.run.max_time == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("30", 1800),
+        ("30:15", 1815),
+        ("4:00:00", 14400),
+        ("1-0", 86400),
+        ("1-12:30", 131400),
+        ("1-00:00:00", 86400),
+        ("infinite", None),
+        ("1-", None),
+    ],
+)
+def test_a_limit_as_slurm_writes_it(written: str, seconds: int | None) -> None:
+    assert seconds_of_limit(written) == seconds
 
 
 @pytest.mark.parametrize("written", ["soon", "0", "-5", "2-4", "12h"])

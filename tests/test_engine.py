@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmsa import engine
 from mmsa.config import LaunchConfig, load_config
@@ -14,6 +15,7 @@ from mmsa.data.plan import batch_plan
 from mmsa.deepspeed_settings import deepspeed_settings, file_precision
 from mmsa.errors import UserError
 from mmsa.runtime import World, world_from_environment
+from mmsa.training.launch import check_taken_by_engine
 
 DDP = World(launched=True, world_size=2)
 ZERO2 = World(launched=True, world_size=2, deepspeed=True, zero_stage=2)
@@ -152,6 +154,36 @@ def test_all_contradictions_are_told_together(tmp_path: Path) -> None:
         deepspeed_settings(world, precision="no", plan=PLAN, clip_norm=None)
     assert "gradient_accumulation_steps=4" in str(raised.value)
     assert "a section 'optimizer'" in str(raised.value)
+
+
+def test_fp16_of_an_engine_file_is_told_with_all_else(tmp_path: Path) -> None:
+    world = engine_file(
+        tmp_path, fp16={"enabled": True}, train_batch_size=64, optimizer={}, gradient_clipping=2
+    )
+    batch = ["train.global_batch_size=16", "train.micro_batch_size=4", "optim.clip_norm=1.0"]
+    with pytest.raises(UserError) as raised:
+        engine.check_device(load_config(None, batch), world)
+    said = str(raised.value).splitlines()
+    assert said[0].endswith("engine.json: 4 problems")
+    assert "1. it holds fp16, which mmsa does not run under DeepSpeed (bf16 it does)" in said[1]
+    assert "train_batch_size=64, but the run has 16 (train.global_batch_size)" in said[2]
+    assert "gradient_clipping=2, but the run has 1.0" in said[3]
+    assert "a section 'optimizer'" in said[4]
+    # The run's own word stands above the file's; a batch that does not divide is told elsewhere.
+    (tmp_path / "other").mkdir()
+    fits = engine_file(tmp_path / "other", fp16={"enabled": True}, gradient_accumulation_steps=3)
+    odd = ["train.mixed_precision=bf16", "train.global_batch_size=12", "train.micro_batch_size=5"]
+    engine.check_device(load_config(None, odd), fits)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_single_numbers_are_refused_under_deepspeed(trained: bool) -> None:
+    model = torch.nn.Linear(2, 2)
+    model.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.0), requires_grad=trained))
+    check_taken_by_engine(model, DDP)
+    with pytest.raises(UserError, match="scale of this model are single numbers"):
+        check_taken_by_engine(model, ZERO2)
+    check_taken_by_engine(torch.nn.Linear(2, 2), ZERO2)
 
 
 @pytest.mark.parametrize(

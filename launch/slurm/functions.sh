@@ -53,11 +53,19 @@ on_all_nodes() {
 # ---- Signals. HEARD is what this script was told, LAUNCH the process of srun.
 HEARD= LAUNCH=
 
-# Never SIGTERM to srun: it would end the ranks by SIGKILL. SIGUSR1 it hands on to them.
+# SIGUSR1 is meant for this script alone: srun hands it on to the launchers, they to the ranks.
 forward() {
-    HEARD=$1
-    say "SIG$1: the ranks are asked to save and to end"
+    HEARD=USR1
+    say "SIGUSR1: the ranks are asked to save and to end (tracebacks of SignalException are the" \
+        "launchers', and no fault)"
     if [ -n "$LAUNCH" ]; then kill -USR1 "$LAUNCH" 2>/dev/null; fi
+}
+
+# With SIGTERM SLURM ends the whole job, the launchers too: a second signal would end them before
+# their ranks have saved, and SIGTERM to srun the ranks at once.
+only_note() {
+    HEARD=TERM
+    say "SIGTERM: SLURM ends this job, and has told the ranks as well"
 }
 
 # Bash's `wait` also returns when a signal was heard: until the launch has really ended.
@@ -71,7 +79,11 @@ requeue() {
     state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%T %r')
     case $state in
         RUNNING* | *TimeLimit) ;;
-        *) say "SLURM has ended this job itself ($state): it is left so"; exit 75 ;;
+        *)
+            say "cancelled, or SLURM itself starts this job again ($state): nothing is done here." \
+                "If it does not come back, the same submit goes on with the run"
+            exit 75
+            ;;
     esac
     # SLURM ends a script whose job it requeues; until then it waits, and leaves nothing behind.
     sleep 120 &

@@ -36,10 +36,11 @@ class DiskNeed:
         return max(0, whole - self.present_bytes)
 
     def in_words(self) -> str:
+        there = f", {in_units(self.present_bytes)} of it there already"
         return (
             f"{self.num_checkpoints} checkpoint(s) of {in_units(self.checkpoint_bytes)} and "
-            f"{self.num_exports} export(s) of {in_units(self.export_bytes)} at most, "
-            f"{in_units(self.present_bytes)} of it there already"
+            f"{self.num_exports} export(s) of {in_units(self.export_bytes)} at most"
+            f"{there if self.present_bytes else ''}"
         )
 
 

@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmsa.config import Config
+from mmsa.errors import UserError
 from mmsa.models.model import SentimentModel
+from mmsa.runtime import World
 from mmsa.training.batchnorm import frozen_statistics
 
 _TOKENS = 4  # of the rehearsal: as few as every text encoder takes
@@ -25,6 +27,21 @@ def adapt_to_launch(model: SentimentModel, config: Config) -> None:
             if encoder is not None:
                 # `Module.compile` compiles the call; torch.compile would rename every tensor.
                 encoder.compile()
+
+
+def check_taken_by_engine(model: nn.Module, world: World) -> None:
+    """Raise `UserError` for weights that DeepSpeed cannot take: single numbers without a dimension.
+
+    It fails on them while it starts ("self.dim() cannot be 0 to view Float as Byte", DeepSpeed
+    0.19), ZeRO 1, 2 and 3 alike, trained or frozen.
+    """
+    single = [name for name, weight in model.named_parameters() if weight.dim() == 0]
+    if single and world.deepspeed:
+        raise UserError(
+            f"{', '.join(single)} of this model are single numbers (0-dimensional), with which "
+            "DeepSpeed does not start; launch with DDP, accelerate launch --config_file "
+            "accelerate_config.yaml ..., or take another encoder"
+        )
 
 
 def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None:

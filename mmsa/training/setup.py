@@ -38,6 +38,7 @@ from mmsa.runtime import World
 from mmsa.training import checkpoint as checkpoints
 from mmsa.training.best_export import export_path
 from mmsa.training.disk import check_room, disk_need
+from mmsa.training.launch import check_taken_by_engine
 from mmsa.training.run import Progress, Run
 
 logger = logging.getLogger("mmsa")
@@ -91,6 +92,7 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
     if checkpoint is not None:
         progress = _progress_of(checkpoint, run_dir)
     model, tokenizer = _model_and_tokenizer(config, checkpoint, train, len(classes.names))
+    check_taken_by_engine(model, world)
     preprocessing = _preprocessing(config, model, manifest)
     num_steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps is not None:

@@ -13,7 +13,7 @@ from harness import TINY
 
 import mmsa
 from evaluate import main as evaluate_main
-from launch.folds import main as folds_main
+from launch.__main__ import main as launch_main
 from mmsa.evaluation.inputs.ledger import read_ledger
 from shards.__main__ import main as shards_main
 from train import main as train_main
@@ -163,8 +163,8 @@ def test_a_kfold_experiment_end_to_end_by_its_printed_lines(
     raw = str(shards.parent / "raw")
     arguments = ["mvsa-single", raw, str(tmp_path), "--protocol", "kfold:3"]
     arguments += ["--pack-options", "--image-short-side 64"]
-    arguments += ["--config", "launch/runs/demo.yaml", *TINY, "train.max_steps=4"]
-    assert folds_main(arguments) == 0
+    arguments += ["--config", "launch/runs/demo.yaml", "--", *TINY, "train.max_steps=4"]
+    assert launch_main(["folds", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + 3 + 1
     for line in lines:
@@ -184,8 +184,8 @@ def test_a_kfold_experiment_end_to_end_by_its_printed_lines(
 
 
 def test_the_lines_of_the_published_folds(capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["mvsa-single", "RAW", "runs/t", "--config", "c.yaml", "--processes", "2"]
-    assert folds_main([*base, "--protocol", "tib10", "optim.text_lr=3e-5"]) == 0
+    base = ["folds", "mvsa-single", "RAW", "runs/t", "--config", "c.yaml", "--processes", "2"]
+    assert launch_main([*base, "--protocol", "tib10", "--", "optim.text_lr=3e-5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21
     assert lines[9] == (
@@ -201,4 +201,4 @@ def test_the_lines_of_the_published_folds(capsys: pytest.CaptureFixture[str]) ->
         "evaluate.py " + " ".join(f"runs/t/fold-{n}/run" for n in range(1, 11)) + " --folds"
     )
     for wrong in ("clean", "kfold:2", "kfold:x", "kfold:0"):
-        assert folds_main([*base, "--protocol", wrong]) == 2
+        assert launch_main([*base, "--protocol", wrong]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -21,7 +22,13 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(shards: Path, tmp_path
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 1)
     assert told["reason"].startswith("lost contact to another rank: it died")
-    assert "the same command goes on from the last checkpoint" in told["reason"]
+    assert "its machine (127.0.0.1) is gone. Rank 0 met it" in told["reason"]
+    assert told["reason"].endswith("The same command goes on from the last checkpoint")
+    # What `running` told stays, and the line has the form of the others.
+    assert told["num_steps"] > told["step"] >= checkpoint_steps(launch.run_dir)[-1]
+    assert told["samples_per_s"] > 0
+    log = (launch.run_dir / "log.txt").read_text()
+    assert re.search(r"^[-\d]{10} [:\d]{8},\d{3} error: lost contact", log, re.M)
     assert 'File "' not in launch.output().split("error: lost contact")[1].split("\n")[0]
     assert launch.output().count("error: lost contact") == 1
     assert checkpoint_steps(launch.run_dir)

@@ -114,6 +114,21 @@ def test_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_jobs_would_not_find_are_said(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"cache: {tmp_path / 'cache'}\n")
+    encoder = ["model.image_encoder.name=resnet18", "model.image_encoder.config=null"]
+    encoder += ["model.image_encoder.weights=pretrained"]
+    words = ["train", "--dry-run", "--site", str(site), "--", *settings, *encoder]
+    assert launch_main(["submit", *words]) == 0
+    said = capsys.readouterr().out
+    assert "MISSING  image encoder: resnet18\n" in said
+    assert "with python -m launch prefetch launch/runs/demo.yaml data.shards=" in said
+    assert "MISSING  text encoder" not in said
+
+
 def test_no_slurm_is_said(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +167,11 @@ def test_evaluation_and_packing_are_refused(
     assert "expected SOURCE RAW OUT" in refused(capsys, *pack, "mvsa-single", nowhere)
     assert f"{nowhere} is not there" in refused(capsys, *pack, "mvsa-single", nowhere, "out")
     assert "mvsa-singel" in refused(capsys, *pack, "mvsa-singel", nowhere, "out")
+    no_config = ["train", "--dry-run", "--", "data.shards=x", "run.dir=y"]
+    assert "a configuration stands first behind --" in refused(capsys, *no_config)
+    with pytest.raises(SystemExit):  # argparse's own, with exit code 2
+        launch_main(["submit", "evaluate", "--dry-run", "--", nowhere, "--split", "tset"])
+    assert "invalid choice: 'tset'" in capsys.readouterr().err
     existing = [str(tmp_path), str(tmp_path)]
     assert "is there already" in refused(capsys, *pack, "mvsa-single", *existing)
     assert "nothing to submit" in refused(capsys, "pack", "--dry-run")

@@ -10,6 +10,7 @@ from harness import status
 from slurm_jobs import (
     ON_CPUS,
     PACKING,
+    ZERO,
     Job,
     assert_ended,
     jobs_of,
@@ -48,13 +49,14 @@ def test_seeds_by_an_array(
     config = write_config(
         tmp_path / "run.yaml", f"data.shards={packed}", f"run.dir={base}", "train.max_steps=2"
     )
-    submit("seeds", "--seeds", "7,3", *ON_CPUS, "--", str(config))
+    submit("seeds", "--seeds", "7,3", *ZERO, "--time", "10", "--", str(config))
     assert (
-        f"train 2 runs below {base}, each on 1 node(s) x 2 CPU process(es)"
+        f"train 2 runs below {base}, each on 2 node(s) x 1 CPU process(es)"
         in capsys.readouterr().out
     )
-    # The same by hand, with the script as it is.
-    by_hand = ["--array=5", "--cpus-per-task=1", f"--output={tmp_path}/by-hand.log"]
+    # The same by hand, with the script as it is: two processes on a node, under DDP.
+    by_hand = ["--array=5", "--cpus-per-task=2", f"--output={tmp_path}/by-hand.log"]
+    by_hand += ["--export=ALL,CPU_PROCESSES=2"]
     script = ["launch/slurm/seeds.sbatch", "--config", str(config)]
     number = cluster.run("sbatch", "--parsable", *by_hand, *script).strip()
     (array,) = jobs_of(base / "slurm")
@@ -69,11 +71,22 @@ def test_seeds_by_an_array(
         assert "state       done\nstep        2 of 2\n" in said
         assert f"log         {base}/slurm/seeds-{array}_{task}.log" in said
         log = Path(said.split()[-1]).read_text()
-        assert "launch: engine ddp, world_size 2, backend gloo" in log
+        assert "launch: engine zero2, world_size 2, backend gloo" in log
         assert "1 thread(s) each" in log
+    # All of the array at a glance, and one of its tasks by the job's number.
+    assert launch_main(["status", str(base)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[:3] for line in lines] == [
+        [f"{base}/seed-{seed}", "done", "step 2 of 2"] for seed in (7, 3)
+    ]
+    assert launch_main(["status", f"{array}_2"]) == 0
+    assert f"run         {base}/seed-3\n" in capsys.readouterr().out
     Job(cluster, f"{number}_5", base).wait_for_state("COMPLETED")
     assert status(base / "seed-5")["state"] == "done"
     assert load_config(str(base / "seed-5" / "config.yaml")).run.seed == 5
+    by_hand_log = (tmp_path / "by-hand.log").read_text()
+    assert "launch: engine ddp, world_size 2, backend gloo" in by_hand_log
+    assert "1 node(s)" in by_hand_log
     assert processes_of(number) + processes_of(array) == []
 
 
@@ -111,7 +124,10 @@ def test_refused_by_slurm(
     config = write_config(tmp_path / "run.yaml", f"data.shards={packed}")
     for options, words in (
         (["--partition", "gpus"], "SLURM knows no partition 'gpus'; it knows: main, urgent"),
-        (["--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
+        (["--cpus-per-task", "4", "--nodes", "4"], "partition 'main' has 3 node(s) with at most"),
+        (["--partition", "main,urgent"], "asks for 1 node(s) with 8 CPU(s) each"),  # the script's
+        (["--cpus-per-task", "4", "--gpus-per-node", "4"], "at most 4 CPU(s) and 2 GPU(s) each"),
+        (["--cpus-per-task", "4", "--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
     ):
         run = [*options, "--", str(config), f"run.dir={tmp_path / 'run'}"]
         assert launch_main(["submit", "train", *run]) == 2

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,10 @@ from launch.__main__ import main as launch_main
 
 pytestmark = pytest.mark.timeout(1800)
 
-NUM_STEPS = 240
+NUM_STEPS = 120
 TRAINING = [
     *[f"train.max_steps={NUM_STEPS}", "train.epochs=99", "train.checkpoint_every_steps=20"],
-    *["train.validate_every_steps=120", "train.keep_checkpoints=99", "data.num_workers=1"],
+    *["train.validate_every_steps=60", "train.keep_checkpoints=99", "data.num_workers=1"],
 ]
 URGENT = (
     "#!/bin/bash\n#SBATCH --partition=urgent --nodes=3 --exclusive --output=/dev/null\nsleep 1\n"
@@ -113,11 +114,24 @@ def test_two_nodes_and_a_chain(
     assert f"{run_dir} is finished" in capsys.readouterr().err
 
 
+@contextmanager
+def standing_still_until_warned(job: Job) -> Iterator[None]:
+    """The ranks make no step before SLURM's warning comes, however long that takes."""
+    frozen, heard = ranks_of(job.number), job.log().count("SIGUSR1: ")
+    for rank in frozen:
+        rank.suspend()
+    yield
+    job.wait_until(lambda: job.log().count("SIGUSR1: ") > heard)
+    for rank in frozen:
+        rank.resume()
+
+
 def preempt(job: Job, tmp_path: Path) -> None:
     """A job of a higher partition asks for all nodes."""
     script = tmp_path / "urgent.sbatch"
     script.write_text(URGENT)
-    job.cluster.run("sbatch", str(script))
+    with standing_still_until_warned(job):
+        job.cluster.run("sbatch", str(script))
 
 
 def end_ranks(job: Job, tmp_path: Path) -> None:
@@ -126,17 +140,11 @@ def end_ranks(job: Job, tmp_path: Path) -> None:
 
 
 def reach_time_limit(job: Job, tmp_path: Path) -> None:
-    """The limit is near. SLURM looks every 30 s: until then the ranks stand still."""
-    frozen = ranks_of(job.number)
-    for rank in frozen:
-        rank.suspend()
-    job.cluster.run(
-        "bash", "-c", f"scontrol update jobid={job.number} EndTime=$(date -d +90sec +%FT%T)"
-    )
-    heard = job.log().count("SIGUSR1: ")
-    job.wait_until(lambda: job.log().count("SIGUSR1: ") > heard)
-    for rank in frozen:
-        rank.resume()
+    """The limit is near; SLURM looks every 30 s."""
+    with standing_still_until_warned(job):
+        job.cluster.run(
+            "bash", "-c", f"scontrol update jobid={job.number} EndTime=$(date -d +90sec +%FT%T)"
+        )
     job.wait_for_state("PENDING")
     job.cluster.run("scontrol", "update", f"jobid={job.number}", "TimeLimit=10")
 
