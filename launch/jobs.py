@@ -130,9 +130,8 @@ def replace_engine(site: Site, engine: str) -> Site:
 
 
 def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
-    from mmsa.evaluation.report.reported import is_report
-
     from evaluate import build_parser, check_arguments
+    from mmsa.evaluation.report.reported import is_report
     from mmsa.export import read_export, resolve_export
 
     notes = checks.check_slurm("evaluate", site, dry_run=arguments.dry_run)
