@@ -110,7 +110,7 @@ class Predictor:
             )
         if self.export.preprocessing.image is not None:
             views = [self._view(picture, first_row + row) for row, picture in enumerate(pictures)]
-            pixels = torch.stack(views).to(self._device)
+            pixels = images.stacked(views).to(self._device)
         logits: NDArray[np.float32] = (
             self._model(input_ids, attention_mask, pixels).float().cpu().numpy()
         )

@@ -27,7 +27,8 @@ from mmsa.data.workers import DEFAULT_TIMEOUT_S, Workers
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import ClassMap
 
-# {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T), "images" uint8 (B, 3, S, S),
+# {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T),
+#  "images" uint8 (B, 3, S, S), channels_last with and without workers,
 #  "labels" (B,), "targets" (B, C) or None, "weights" (B,) 1 or 0,
 #  "num_real": rows of weight 1, as a Python number}
 Batch = dict[str, Any]
@@ -39,7 +40,7 @@ class Fetched:
 
     request: Request
     samples: list[RawSample]
-    images: Tensor | None = None  # uint8 (B, 3, S, S)
+    images: Tensor | None = None  # uint8 (B, 3, S, S), channels_last
 
 
 @dataclass
@@ -65,7 +66,10 @@ class Augmentation:
 
 @dataclass
 class DecodeImages:
-    """JPEG bytes to uint8 (B, 3, S, S); without `augmentation`, the evaluation's view."""
+    """JPEG bytes to uint8 (B, 3, S, S), channels_last.
+
+    Without `augmentation`, the evaluation's view.
+    """
 
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
@@ -73,7 +77,7 @@ class DecodeImages:
     def __call__(self, source: Iterable[Fetched]) -> Iterator[Fetched]:
         for fetched in source:
             views = [self._view(sample, fetched.request.epoch) for sample in fetched.samples]
-            fetched.images = torch.stack(views)
+            fetched.images = images.stacked(views)
             yield fetched
 
     def _view(self, sample: RawSample, epoch: int) -> Tensor:
