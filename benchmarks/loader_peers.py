@@ -57,9 +57,9 @@ class Finish:
         from mmsa.data import images
 
         ids, mask = self.setup.tokenizer(texts)
-        views = [self.view(image) for image in images_]
+        views = (self.view(image) for image in images_)
         return {
-            "images": images.stacked(views),
+            "images": images.stacked(views, len(texts), self.setup.preprocessing),
             "input_ids": ids,
             "attention_mask": mask,
             "labels": torch.tensor(labels),

@@ -8,7 +8,7 @@ Normalisation is not done here but on the device, inside the image encoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import simplejpeg
 import torch
@@ -45,10 +45,17 @@ def decode(content: bytes) -> Tensor:
     return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
 
 
-def stacked(views: Sequence[Tensor]) -> Tensor:
-    """Views (3, S, S) as one batch (B, 3, S, S), channels_last: rows of pixels are copied as they
-    lie, ten times as fast as a stack of permuted views."""
-    return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
+def stacked(views: Iterable[Tensor], number: int, preprocessing: Preprocessing) -> Tensor:
+    """`number` views (3, S, S) as one batch (B, 3, S, S), channels_last.
+
+    Rows of pixels are copied as they lie, ten times as fast as a stack of permuted views, and each
+    view before the next is asked for, so that its picture's memory is used again.
+    """
+    side = _image_settings(preprocessing).image_size_px
+    batch = torch.empty(number, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    for row, view in zip(batch, views, strict=True):
+        row.copy_(view)
+    return batch
 
 
 def _is_plain_jpeg(content: bytes) -> bool:
