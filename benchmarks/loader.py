@@ -137,7 +137,7 @@ class _Requests:
         return self._requests(worker, num_workers)
 
 
-def workers_against_none(setup: Setup, rounds: int = 7, num_batches: int = 40) -> dict[str, float]:
+def workers_against_none(setup: Setup, rounds: int, num_batches: int = 20) -> dict[str, float]:
     """Batches per second by the clock without and with two workers, medians of turns."""
     from mmsa.data.workers import AHEAD
 
@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "samples": len(setup.samples),
         "ms_per_sample": side_by_side(setup, scratch, arguments.passes),
         "stages_ms_per_sample": by_stage(setup),
-        "workers": workers_against_none(setup),
+        "workers": workers_against_none(setup, arguments.passes),
         "first_batch": first,
         "load": os.getloadavg()[0],
     }

@@ -38,8 +38,8 @@ Batch = dict[str, Any]
 class Fetched:
     """A request with what has been read for it so far.
 
-    Samples are read one by one, as they are asked for: 32 pictures that were read before the first
-    is decoded would leave the cache, and their memory go back to the system, batch by batch.
+    Samples are read one by one, as they are asked for, and lose their pictures once these are
+    decoded: no more than one packed picture is held at a time.
     """
 
     request: Request
