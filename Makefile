@@ -35,7 +35,8 @@ format: install ## ruff format and the fixes that ruff is sure of
 	$(BIN)/ruff check --fix .
 
 bench: install ## the benchmarks, in their short form
-	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.loader --images 600 --passes 2
+	$(BIN)/python -m benchmarks.handover
 	$(BIN)/python -m benchmarks.packing --images 600
 	$(BIN)/python -m benchmarks.plan
 

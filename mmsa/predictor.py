@@ -109,8 +109,9 @@ class Predictor:
                 tensor.to(self._device) for tensor in self._tokenizer(cleaned)
             )
         if self.export.preprocessing.image is not None:
-            views = [self._view(picture, first_row + row) for row, picture in enumerate(pictures)]
-            pixels = torch.stack(views).to(self._device)
+            views = (self._view(picture, first_row + row) for row, picture in enumerate(pictures))
+            preprocessing = self.export.preprocessing
+            pixels = images.stacked(views, len(pictures), preprocessing).to(self._device)
         logits: NDArray[np.float32] = (
             self._model(input_ids, attention_mask, pixels).float().cpu().numpy()
         )

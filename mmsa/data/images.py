@@ -1,10 +1,14 @@
 """Pictures between JPEG bytes and the uint8 square that an encoder takes.
 
-Legend: H, W height and width of a packed picture; S the encoder's input side, all in pixels.
+Legend: B batch; H, W height and width of a packed picture; S the encoder's input side, all in
+pixels. Pictures are (3, H, W) by their shape and rows of RGB pixels in memory, as they are decoded
+(torch's channels_last), all the way: channels apart would cost a slow copy and a slower resize.
 Normalisation is not done here but on the device, inside the image encoder.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import simplejpeg
 import torch
@@ -16,8 +20,8 @@ from mmsa.data.plan import stream_key, uniforms
 from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 
 _JPEG_START = b"\xff\xd8\xff"
-_HEADERS = 1 << 16  # bytes at the start in which these marks would stand
-_NOT_PLAIN = (b"Exif\0", b"Adobe\0")  # an orientation perhaps; CMYK perhaps
+# Markers: Exif or XMP; Adobe's; bytes that fill up; start of scan.
+_APP1, _APP14, _FILL, _SOS = 0xE1, 0xEE, 0xFF, 0xDA
 _MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may ask for 12 GiB
 
 
@@ -27,7 +31,7 @@ def decode(content: bytes) -> Tensor:
     Packed pictures are plain JPEGs and take the short way; tars packed by others may hold any type,
     an orientation or CMYK, and are decoded as packing decodes raw pictures.
     """
-    if content[:3] == _JPEG_START and not any(mark in content[:_HEADERS] for mark in _NOT_PLAIN):
+    if _is_plain_jpeg(content):
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(content)
             if height * width > _MOST_PIXELS:
@@ -38,7 +42,36 @@ def decode(content: bytes) -> Tensor:
         return torch.from_numpy(rows).permute(2, 0, 1)
     pixels, header = decode_picture(content)
     rows = upright(pixels, header.orientation)
-    return torch.from_numpy(rows.transpose(2, 0, 1).copy())
+    return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
+
+
+def stacked(views: Iterable[Tensor], number: int, preprocessing: Preprocessing) -> Tensor:
+    """`number` views (3, S, S) as one batch (B, 3, S, S), channels_last.
+
+    Rows of pixels are copied as they lie, ten times as fast as a stack of permuted views, and each
+    view before the next is asked for, so that its picture's memory is used again.
+    """
+    side = _image_settings(preprocessing).image_size_px
+    batch = torch.empty(number, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    for row, view in zip(batch, views, strict=True):
+        row.copy_(view)
+    return batch
+
+
+def _is_plain_jpeg(content: bytes) -> bool:
+    """Whether any decoder shows a JPEG as it is meant: no segment before its scan may hold an
+    orientation (Exif) or say that it is CMYK (Adobe). False for whatever is not quite a JPEG."""
+    if content[:3] != _JPEG_START:
+        return False
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == _SOS:
+            return True
+        if marker in (_APP1, _APP14, _FILL):
+            return False
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")  # the length counts itself
+    return False
 
 
 def evaluation_view(picture: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -99,7 +132,7 @@ def _resized(picture: Tensor, image: ImagePreprocessing) -> Tensor:
     if picture.shape[1:] == (side, side):
         return picture
     resized = interpolate(
-        picture[None],
+        picture[None].contiguous(memory_format=torch.channels_last),
         size=(side, side),
         mode=image.interpolation,
         antialias=True,

@@ -47,25 +47,24 @@ def sample_of(
     by_field: dict[str, bytes] = {}
     keys = set()
     for name, data in members:
-        folder, slash, base = name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        keys.add(f"{folder}{slash}{stem}")
+        _, dot, extension = name.rpartition("/")[2].partition(".")
+        keys.add(name[: len(name) - len(dot) - len(extension)])
         by_field[extension.lower()] = data
-    names = [name for name, _ in members]
     if len(keys) != 1 or len(by_field) != len(members):
-        raise ValueError(f"it holds the members {names}")
+        raise ValueError(f"it holds the members {[name for name, _ in members]}")
     meta = json.loads(by_field["json"]) if "json" in by_field else {}
     if not isinstance(meta, dict):
         meta = {}
-    image = next((by_field[name] for name in fields.image if name in by_field), None)
+    images = [by_field[name] for name in fields.image if name in by_field]
     texts = [field_text(name, by_field, meta) for name in fields.text]
     text = next(filter(None, texts), None)
-    if image is None or texts == [None] * len(texts):
-        what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
+    if not images or texts == [None] * len(texts):
+        what, wanted = ("text", fields.text) if images else ("picture", fields.image)
+        names = [name for name, _ in members]
         raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
     if text is None:
         raise ValueError(f"the text of '{keys.pop()}' is empty")
-    return keys.pop(), image, text, meta
+    return keys.pop(), images[0], text, meta
 
 
 def field_text(name: str, by_field: Mapping[str, bytes], meta: Mapping[str, Any]) -> str | None:
@@ -92,13 +91,12 @@ def tar_members(content: bytes) -> list[tuple[str, bytes]]:
     members = []
     at = 0
     while at + _BLOCK <= len(content):
-        header = content[at : at + _BLOCK]
-        digits = header[124:136].rstrip(b" \0") or b"0"
-        plain = header[156:157] in (b"0", b"\0") and header[345:346] == b"\0"
+        digits = content[at + 124 : at + 136].rstrip(b" \0") or b"0"
+        plain = content[at + 156] in b"0\0" and not content[at + 345]  # a file, no name prefix
         if not plain or not digits.isdigit():  # a sign would lead us in circles
             return _tarfile_members(content)
         size = int(digits, 8)
-        name = header[:100].split(b"\0", 1)[0].decode("utf-8")
+        name = content[at : at + 100].partition(b"\0")[0].decode("utf-8")
         at += _BLOCK
         if at + size > len(content):
             raise ValueError(f"the member {name} is longer than its sample")

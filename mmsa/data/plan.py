@@ -27,6 +27,7 @@ KeyArray = np.ndarray[Any, np.dtype[np.uint64]]
 Inside: TypeAlias = slice  # under this name, because `Order` has a method of the other
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 
@@ -40,9 +41,9 @@ def mix64(values: KeyArray) -> KeyArray:
     """The SplitMix64 finalizer, a bijection of 64-bit numbers, elementwise."""
     mixed = values.astype(np.uint64, copy=True)
     mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed *= np.uint64(_MIX_1)
     mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed *= np.uint64(_MIX_2)
     mixed ^= mixed >> np.uint64(31)
     return mixed
 
@@ -59,8 +60,17 @@ def permutation(size: int, key: int) -> IntArray:
 
 def uniforms(key: int, count: int) -> list[float]:
     """`count` numbers in [0, 1) that depend on `key` alone; augmentation draws from these."""
-    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    return [int(value >> 11) / (1 << 53) for value in mix64(numbers + np.uint64(key & _MASK))]
+    numbers = [(number * _GOLDEN + key) & _MASK for number in range(1, count + 1)]
+    return [_mixed(number) / (1 << 53) for number in numbers]
+
+
+def _mixed(value: int) -> int:
+    """The upper 53 bits of `mix64` of one number, which numpy would take four times as long for."""
+    value ^= value >> 30
+    value = value * _MIX_1 & _MASK
+    value ^= value >> 27
+    value = value * _MIX_2 & _MASK
+    return (value ^ value >> 31) >> 11
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from mmsa.data.whereabouts import note
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
+_COLUMNS = INDEX_DTYPE.names or ()
 _OPEN_TARS = 64  # file descriptors kept open per process
 _OPEN_INDEXES = 32  # index arrays kept per process at least: 32 shards of 1,000 are 1.3 MB
 
@@ -135,11 +136,12 @@ class SplitReader:
 
     def read(self, shard: int, ordinal: int) -> RawSample:
         """Read one sample; `ShardDamage` with shard and key where it is not what was packed."""
-        record = self.records(shard)[ordinal]
-        content = self._pread(shard, int(record["offset"]), int(record["length"]))
-        if len(content) < int(record["length"]):
+        # Python numbers at once: each field of a numpy record costs as much as all of them.
+        record = dict(zip(_COLUMNS, self.records(shard)[ordinal].item(), strict=True))
+        content = self._pread(shard, record["offset"], record["length"])
+        if len(content) < record["length"]:
             raise self._damage(shard, ordinal, "the tar ends before the sample does")
-        if zlib.crc32(content) != int(record["crc32"]):
+        if zlib.crc32(content) != record["crc32"]:
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
         # What follows holds of whatever our own packing wrote; other programs write tars too.
         try:
@@ -156,17 +158,17 @@ class SplitReader:
             text=text,
             meta=meta,
             label=int(self._labels[record["label"]]),
-            key_hash=int(record["key_hash"]),
+            key_hash=record["key_hash"],
         )
 
-    def _contradiction(self, record: Any, key: str, text: str, meta: Any) -> str:
+    def _contradiction(self, record: dict[str, int], key: str, text: str, meta: Any) -> str:
         """Where a sample's content is not what its index record says, in words; "" if it is."""
-        if key_hash(key) != int(record["key_hash"]):
+        if key_hash(key) != record["key_hash"]:
             return f"its key is '{key}', the index says another"
-        if len(text) != int(record["text_length"]):
+        if len(text) != record["text_length"]:
             return f"its text has {len(text)} characters, the index says {record['text_length']}"
         if self._packed_here:  # tars of others may keep their labels elsewhere
-            label, named = meta.get("label"), self._classes[int(record["label"])]
+            label, named = meta.get("label"), self._classes[record["label"]]
             if label is None:
                 return "its json names no label"
             if label != named and label in self._classes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ from mmsa.data.workers import DEFAULT_TIMEOUT_S, Workers
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import ClassMap
 
-# {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T), "images" uint8 (B, 3, S, S),
+# {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T),
+#  "images" uint8 (B, 3, S, S), channels_last with and without workers,
 #  "labels" (B,), "targets" (B, C) or None, "weights" (B,) 1 or 0,
 #  "num_real": rows of weight 1, as a Python number}
 Batch = dict[str, Any]
@@ -35,23 +36,28 @@ Batch = dict[str, Any]
 
 @dataclass
 class Fetched:
-    """A request with what has been read for it so far."""
+    """A request with what has been read for it so far.
+
+    Samples are read one by one, as they are asked for, and lose their pictures once these are
+    decoded: no more than one packed picture is held at a time.
+    """
 
     request: Request
-    samples: list[RawSample]
-    images: Tensor | None = None  # uint8 (B, 3, S, S)
+    samples: Iterable[RawSample]
+    images: Tensor | None = None  # uint8 (B, 3, S, S), channels_last
 
 
 @dataclass
 class ReadSamples:
-    """Read the samples of each request out of their tars."""
+    """Let the samples of each request be read out of their tars."""
 
     reader: SplitReader
 
     def __call__(self, source: Iterable[Request]) -> Iterator[Fetched]:
         for request in source:
-            places = zip(request.shards.tolist(), request.ordinals.tolist(), strict=True)
-            yield Fetched(request, [self.reader.read(shard, row) for shard, row in places])
+            yield Fetched(
+                request, map(self.reader.read, request.shards.tolist(), request.ordinals.tolist())
+            )
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,29 @@ class Augmentation:
 
 @dataclass
 class DecodeImages:
-    """JPEG bytes to uint8 (B, 3, S, S); without `augmentation`, the evaluation's view."""
+    """JPEG bytes to uint8 (B, 3, S, S), channels_last.
+
+    Without `augmentation`, the evaluation's view.
+    """
 
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
 
     def __call__(self, source: Iterable[Fetched]) -> Iterator[Fetched]:
         for fetched in source:
-            views = [self._view(sample, fetched.request.epoch) for sample in fetched.samples]
-            fetched.images = torch.stack(views)
+            request, seen = fetched.request, list[RawSample]()
+            views = self._views(fetched.samples, request.epoch, seen)
+            fetched.images = images.stacked(views, len(request.shards), self.preprocessing)
+            fetched.samples = seen
             yield fetched
+
+    def _views(
+        self, samples: Iterable[RawSample], epoch: int, seen: list[RawSample]
+    ) -> Iterator[Tensor]:
+        """The views (3, S, S); the samples go to `seen`, without their pictures."""
+        for sample in samples:
+            seen.append(replace(sample, image=b""))
+            yield self._view(sample, epoch)
 
     def _view(self, sample: RawSample, epoch: int) -> Tensor:
         try:
@@ -112,7 +131,7 @@ class Collate:
 
     def __call__(self, source: Iterable[Fetched]) -> Iterator[Batch]:
         for fetched in source:
-            samples, num_real = fetched.samples, fetched.request.num_real
+            samples, num_real = list(fetched.samples), fetched.request.num_real
             input_ids, attention_mask = None, None
             if self.tokenizer is not None:
                 input_ids, attention_mask = self.tokenizer([sample.text for sample in samples])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ class TextTokenizer:
             tokenizer.backend_tokenizer.to_str()
         )
         self._backend.enable_truncation(max_tokens)
-        self._backend.enable_padding(
-            pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token, direction="right"
-        )
+        self._backend.no_padding()  # done below, where the mask costs no list of Python numbers
 
     @property
     def vocab_size(self) -> int:
@@ -52,10 +51,12 @@ class TextTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(input_ids (B, T), attention_mask (B, T)), int64, padded to the batch's longest."""
-        encodings = self._backend.encode_batch_fast(list(texts))
-        ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
-        mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64)
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
+        lengths = np.array([len(row) for row in rows])
+        real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+        ids = np.full(real.shape, self.hugging_face.pad_token_id, dtype=np.int64)
+        ids[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=lengths.sum())
+        return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
 
     def save(self, directory: Path) -> None:
         self.hugging_face.save_pretrained(str(directory))

@@ -272,10 +272,20 @@ def _aligned(place: int) -> int:
 
 
 class _Tensor:
-    """A tensor on its way as an array, whose bytes pickle leaves out of the stream."""
+    """A tensor on its way as an array, whose bytes pickle leaves out of the stream.
+
+    It arrives with the order of dimensions that it has in memory (channels_last stays so): kernels
+    and their roundings must be the same with workers and without.
+    """
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self.array = tensor.contiguous().numpy()
+        self.order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+        self.array = tensor.permute(self.order).contiguous().numpy()
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor again, over the array's memory."""
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return torch.from_numpy(self.array).permute(back)
 
 
 def _as_arrays(item: Any) -> Any:
@@ -291,6 +301,6 @@ def _as_tensors(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     return {
-        name: torch.from_numpy(value.array) if isinstance(value, _Tensor) else value
+        name: value.tensor() if isinstance(value, _Tensor) else value
         for name, value in item.items()
     }

@@ -78,6 +78,7 @@ def tensors() -> dict[str, Any]:
         "keys": ["a", "é" * 3000],
         "images": (numbers % 255).to(torch.uint8).reshape(2, 3, 4),
         "turned": numbers.reshape(4, 6).T,
+        "channels_last": numbers.reshape(2, 2, 2, 3).permute(0, 3, 1, 2),
         "weights": torch.tensor([1.0, float("nan"), -0.0]),
         "empty": torch.empty(0, 5),
         "scalar": torch.tensor(7),

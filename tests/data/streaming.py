@@ -61,7 +61,7 @@ def batches_of(
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
-    """Equal keys and tensors, bit for bit."""
+    """Equal keys and tensors, bit for bit and with the same order of dimensions in memory."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
@@ -69,6 +69,7 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
             if isinstance(value, torch.Tensor):
                 assert value.dtype == other[name].dtype
                 assert torch.equal(value, other[name]), name
+                assert value.stride() == other[name].stride(), name
             else:
                 assert value == other[name], name
 

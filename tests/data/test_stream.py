@@ -42,6 +42,7 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
         assert batch["labels"].dtype == torch.int64
         assert batch["images"].shape == (2, 3, 24, 24)
         assert batch["images"].dtype == torch.uint8
+        assert batch["images"].is_contiguous(memory_format=torch.channels_last)
         assert batch["weights"].tolist() == [1.0, 1.0]
         assert batch["num_real"] == 2
 

@@ -45,6 +45,7 @@ def test_a_batch_arrives_bit_for_bit() -> None:
         if isinstance(value, torch.Tensor):
             assert found[name].dtype == value.dtype
             assert found[name].shape == value.shape
+            assert found[name].stride() == value.stride()
             assert found[name].numpy().tobytes() == value.contiguous().numpy().tobytes()
         else:
             assert found[name] == value

@@ -1,6 +1,6 @@
-"""The data path: CPU time by stage, what handing a batch over costs, and a worker's memory.
+"""Loader workers: what handing a batch over costs, and a worker's memory.
 
-    python -m benchmarks.stream [--shards DIR] [--json FILE]
+    python -m benchmarks.handover [--shards DIR] [--json FILE]
 
 Without --shards a synthetic set is packed first. CPU time, not wall time: it does not swing with
 what else the machine does.
@@ -14,42 +14,12 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 BATCH_SIZE = 32
-NUM_STEPS = 30
-
-
-def measured(stage: Callable[..., Iterable[Any]], source: Iterator[Any] | None) -> Iterator[Any]:
-    """The stage's items; the CPU time of its own work adds up in `stage.cpu_s`."""
-    inner: list[float] = [0.0]
-
-    def counted() -> Iterator[Any]:
-        assert source is not None
-        while True:
-            begin = time.process_time()
-            item = next(source, None)
-            inner[0] += time.process_time() - begin
-            if item is None:
-                return
-            yield item
-
-    items = iter(stage() if source is None else stage(counted()))
-    while True:
-        begin, inner[0] = time.process_time(), 0.0
-        item = next(items, None)
-        SPENT[type(stage).__name__] = (
-            SPENT.get(type(stage).__name__, 0.0) + time.process_time() - begin - inner[0]
-        )
-        if item is None:
-            return
-        yield item
-
-
-SPENT: dict[str, float] = {}
 
 
 def stages_of(shards: str, num_steps: int) -> tuple[Any, Any, Any, Any]:
@@ -73,31 +43,6 @@ def stages_of(shards: str, num_steps: int) -> tuple[Any, Any, Any, Any]:
     requests = TrainRequests(reader, plan, 0, 0, 16, True, 0, num_steps)
     preprocessing = Preprocessing(image=ImagePreprocessing(), max_tokens=128)
     return requests, preprocessing, word_tokenizer(texts, 8000, 128), Augmentation(0, 1.0, 0.5)
-
-
-def by_stage(shards: str) -> dict[str, float]:
-    """CPU milliseconds per sample of each stage, in this process, one thread."""
-    import torch
-
-    from mmsa.data.stream import Collate, DecodeImages, ReadSamples
-
-    torch.set_num_threads(1)
-    requests, preprocessing, tokenizer, augmentation = stages_of(shards, NUM_STEPS)
-    stages = [
-        requests,
-        ReadSamples(requests.reader),
-        DecodeImages(preprocessing, augmentation),
-        Collate(tokenizer),
-    ]
-    pipeline: Iterator[Any] | None = None
-    for stage in stages:
-        pipeline = measured(stage, pipeline)
-    assert pipeline is not None
-    for _ in range(3):  # imports, caches
-        next(pipeline)
-    SPENT.clear()
-    num_samples = sum(len(batch["keys"]) for batch in pipeline)
-    return {name: 1000 * seconds / num_samples for name, seconds in SPENT.items()}
 
 
 @dataclass
@@ -171,18 +116,7 @@ def main() -> None:
             raw, shards = f"{folder}/raw", f"{folder}/shards"
             assert shards_main(["synthetic", raw, "--samples", "1500"]) == 0
             assert shards_main(["pack", "mvsa-single", raw, shards, "--quiet"]) == 0
-        figures, handing, memory = by_stage(shards), handed_over(shards), memory_mib(shards)
-    from rich.console import Console
-    from rich.table import Table
-
-    total = sum(figures.values())
-    table = Table(title=f"data path, batch {BATCH_SIZE}, one thread, CPU time")
-    for column in ("stage", "ms per sample", "share"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for name, milliseconds in figures.items():
-        table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total:.0%}")
-    table.add_row("all", f"{total:.3f}", "100%")
-    Console().print(table)
+        handing, memory = handed_over(shards), memory_mib(shards)
     print(
         f"handing a batch of {BATCH_SIZE} ({handing['bytes'] / 1e6:.1f} MB) over: "
         f"{handing['worker_us']:.0f} us of the worker, {handing['rank_us']:.0f} us of the rank"
@@ -194,7 +128,7 @@ def main() -> None:
         )
     if arguments.json:
         facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        content = {**facts, "batch_size": BATCH_SIZE, "ms_per_sample": figures}
+        content = {**facts, "batch_size": BATCH_SIZE}
         content |= {"handing_over": handing, "memory_mib": memory}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
