@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
     from mmsa import engine
+    from mmsa.lonely import warn_if_lonely
     from mmsa.training import resume
     from mmsa.training.lock import RunLock
     from mmsa.training.setup import prepare_run, training_checks
@@ -95,7 +96,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     run.log_facts(engine.launch_facts(accelerator))
     command.tell_what_was_lost(run.progress.step)
     if config.launch.world_size == "any":
-        engine.warn_if_lonely(command.world)
+        warn_if_lonely(command.world)
     run_steps(command, config, run, stop)
 
 
