@@ -168,8 +168,8 @@ def memory_format_for(body: nn.Module) -> torch.memory_format:
 def lay_out(body: nn.Module, memory_format: torch.memory_format) -> None:
     """Bring the convolutions' weights into `memory_format`, in place; names and values stay.
 
-    ZeRO lays them out contiguously again when it cuts them: the pictures' format decides then,
-    with a copy of the weights at each call.
+    Where they stay contiguous (under DeepSpeed) the pictures' format decides alone, at the cost of
+    a copy of the weights at each call: 3 % of a step of ResNet-50.
     """
     for module in body.modules():
         # 1x1 weights lie in memory alike in both formats.

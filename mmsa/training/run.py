@@ -90,7 +90,7 @@ class Run:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
         self.accelerator = accelerator
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
-        adapt_to_launch(self.bare_model, self.config)
+        adapt_to_launch(self.bare_model, self.config, deepspeed=engine.is_deepspeed(accelerator))
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.guard = GradientGuard(
             optimizer,
