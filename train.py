@@ -127,6 +127,7 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
     )
     if owes_validation(config, run):
         validate(run, tracker, stop)
+    run.profile.begin_loop()
     while progress.step < run.num_steps and not progress.stopped_early and not stopped:
         scale = lr_scale(progress.step, run.num_steps, config.optim)
         rates = set_learning_rates(run.optimizer, scale)
@@ -150,11 +151,11 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
         if validation_due:
             validate(run, tracker, stop)
         if checkpoint_due or progress.stopped_early:
-            with stop.paused(saving=True):
-                run.save_checkpoint()
+            save(run, stop)
+        run.profile.end_step()
     if stopped:
-        with stop.paused(saving=True):
-            run.save_checkpoint()
+        save(run, stop)
+    run.profile.close()
     end(command, config, run, tracker, stopped)
 
 
@@ -164,6 +165,8 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
     All ranks hold the same report. What was not finite has not reached the weights.
     """
     from accelerate.utils import gather_object
+
+    from mmsa.training.guard import nonfinite_in_words
 
     step = report.step
     if report.nonfinite:
@@ -183,28 +186,21 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
             command.write_status("running", **tracker.latest)
 
 
-def nonfinite_in_words(report: StepReport, keys: list[str], in_a_row: int, newest: str) -> str:
-    """What was met at a step, on which samples, and what to do."""
-    from mmsa.training.tracking import few
-
-    rows = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
-    return (
-        f"step {report.step} has loss {report.loss} and gradient norm {report.grad_norm}{rows}; "
-        f"it has not changed the weights. Newest checkpoint: {newest}. Its samples: {few(keys)}. "
-        "The same command would most likely meet it again: leave such steps out with "
-        "train.on_nonfinite=skip, or begin a new run.dir with lower optim.*_lr or optim.clip_norm"
-    )
-
-
 def validate(run: Run, tracker: Tracker, stop: StopRequest) -> None:
     """Validate, and keep the model if it is the best so far."""
     from mmsa.evaluation.metrics import flat_metrics
 
     step = run.progress.step
-    with stop.paused():
+    with stop.paused(), run.profile.part("validation"):
         metrics = run.validate()
         tracker.validation(step, step / run.plan.steps_per_epoch, flat_metrics(metrics))
         run.keep_if_best(metrics)
+
+
+def save(run: Run, stop: StopRequest) -> None:
+    """Write a checkpoint of this step."""
+    with stop.paused(saving=True), run.profile.part("checkpoint"):
+        run.save_checkpoint()
 
 
 def end(command: Command, config: Config, run: Run, tracker: Tracker, stopped: list[str]) -> None:
@@ -247,35 +243,39 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
     from mmsa.models.model import per_sample_loss
     from mmsa.training.batchnorm import frozen_statistics
 
-    accelerator, plan, model = run.accelerator, run.plan, run.model
+    accelerator, plan, model, part = run.accelerator, run.plan, run.model, run.profile.part
     _, start, stop = plan.locate(run.progress.step)
     step_loss = torch.zeros((), device=accelerator.device)
     scale = plan.world_size * plan.accumulation_steps
     run.guard.begin_step()
     consumed: list[str] = []
     for _ in range(plan.accumulation_steps):
-        batch = to_device(next(run.train_batches), accelerator.device)
+        with part("data"):
+            batch = to_device(next(run.train_batches), accelerator.device)
         # Rows of weight 0, or a single one, must not reach a BatchNorm in training mode.
         too_few = batch["num_real"] < min(2, plan.micro_batch_size)
         with accelerator.accumulate(model), frozen_statistics(run.bare_model, too_few):
-            logits = model(batch["input_ids"], batch["attention_mask"], batch["images"])  # (B, C)
-            losses = per_sample_loss(
-                logits.float(),
-                batch["labels"] if batch["targets"] is None else batch["targets"],
-                loss=config.model.loss,
-                class_weights=run.class_weights,
-                label_smoothing=config.model.label_smoothing,
-            )  # (B,)
-            loss = (losses * batch["weights"]).sum() / (stop - start)
+            with part("forward"):
+                logits = model(batch["input_ids"], batch["attention_mask"], batch["images"])
+                losses = per_sample_loss(
+                    logits.float(),  # (B, C)
+                    batch["labels"] if batch["targets"] is None else batch["targets"],
+                    loss=config.model.loss,
+                    class_weights=run.class_weights,
+                    label_smoothing=config.model.label_smoothing,
+                )  # (B,)
+                loss = (losses * batch["weights"]).sum() / (stop - start)
             # The ranks' gradients are averaged and Accelerate divides by the accumulation; both
             # are undone here, so that the step's gradient is that of the global batch's mean.
             # A loss that is not finite makes its gradient so, and with it that of every rank.
-            accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
-            if accelerator.sync_gradients:
-                grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
-                nonfinite = run.guard.judge(grad_norm)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
+            with part("backward"):
+                accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
+            with part("optimizer"):
+                if accelerator.sync_gradients:
+                    grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
+                    nonfinite = run.guard.judge(grad_norm)
+                run.optimizer.step()
+                run.optimizer.zero_grad()
         step_loss += loss.detach()
         consumed += batch["keys"][: batch["num_real"]]
     if run.audit is not None:

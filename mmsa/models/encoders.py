@@ -172,10 +172,12 @@ def lay_out(body: nn.Module, memory_format: torch.memory_format) -> None:
     a copy of the weights at each call: 3 % of a step of ResNet-50.
     """
     for module in body.modules():
-        # 1x1 weights lie in memory alike in both formats.
-        if isinstance(module, nn.Conv2d) and module.weight.shape[2:].numel() > 1:
-            weight = module.weight
-            weight.data = weight.data.contiguous(memory_format=memory_format)
+        if isinstance(module, nn.Conv2d):
+            # 1x1 weights lie in memory alike in both formats and `contiguous` would leave their
+            # strides as they are; DDP compares them with the gradients'.
+            weight = module.weight.data
+            laid_out = torch.empty_like(weight, memory_format=memory_format)
+            module.weight.data = laid_out.copy_(weight)
 
 
 def trained_parts(
