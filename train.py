@@ -46,11 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
+    from mmsa.training.start import StartTimes
+
+    start = StartTimes()  # before torch is imported
     from mmsa import engine
     from mmsa.lonely import warn_if_lonely
     from mmsa.training import resume
     from mmsa.training.lock import RunLock
     from mmsa.training.setup import prepare_run, training_checks
+
+    start.mark("imports")
 
     # Settings. Everything that can be known beforehand is checked before the first collective.
     config = load_config(arguments.config, arguments.overrides, checks=training_checks())
@@ -82,7 +87,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
         runtime.make_deterministic()
 
     # Data, tokenizer, model; loader workers start here, before the device is touched.
-    run = prepare_run(config, run_dir, command.world)
+    start.mark("settings")
+    run = prepare_run(config, run_dir, command.world, start.mark)
     accelerator = engine.make_accelerator(
         config.train.mixed_precision,
         run.plan,
@@ -90,19 +96,23 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
         timeout_s=config.run.collective_timeout_s,
     )
     command.accelerator = accelerator
+    start.mark("process group")
     run.to_device(accelerator)
+    start.mark("engine")
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     run.log_facts(engine.launch_facts(accelerator))
     command.tell_what_was_lost(run.progress.step)
     if config.launch.world_size == "any":
         warn_if_lonely(command.world)
+    run.train_batches = start.first_of(run.train_batches)
     run_steps(command, config, run, stop)
 
 
 def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> None:
     """The loop over optimizer steps, from where the run stands to its end or to a stop."""
     from mmsa.training.checkpoint import last_save_s
+    from mmsa.training.due import is_due, owes_validation
     from mmsa.training.exchange import Exchange, StepReport
     from mmsa.training.optim import lr_scale, set_learning_rates
     from mmsa.training.tracking import Tracker
@@ -281,18 +291,6 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
     if run.audit is not None:
         run.audit.write(run.progress.step + 1, consumed)
     return step_loss, grad_norm, nonfinite | ~step_loss.isfinite(), consumed
-
-
-def owes_validation(config: Config, run: Run) -> bool:
-    """Whether the run was stopped between a step and the validation that was due after it."""
-    step = run.progress.step
-    due = is_due(step, config.train.validate_every_steps, run)
-    return due and run.progress.validated_step < step
-
-
-def is_due(step: int, every: int | None, run: Run) -> bool:
-    """Whether a thing is due after `step`: every so many (None: each epoch), and at the end."""
-    return step % (every or run.plan.steps_per_epoch) == 0 or step == run.num_steps
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+BUCKET_MIB = 25  # of DDP's gradient buckets: torch's own, which benchmarks/scaling.py varies
+
+
 def check_launch(expected: LaunchConfig, world: World) -> None:
     """Raise `UserError` where the launch is not the one that the configuration expects.
 
@@ -145,7 +148,8 @@ def make_accelerator(
     else:
         runtime.leave_deepspeed_out()
     # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
-    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=BUCKET_MIB)
+    handlers: list[Any] = [ddp]
     if world.launched:
         # Without gloo's name Accelerate reports one process on every rank of a DeepSpeed launch.
         backend = "gloo" if on_cpu else None
