@@ -124,7 +124,7 @@ def in_a_process(arm: dict[str, Any], options: argparse.Namespace) -> dict[str, 
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], tiny: bool) -> str:
     headings = ["", "engine", "precision", "compile", "workers", "batch", "samples/s", "on paper"]
     headings += ["TFLOP/s", "of the peak", "MiB", "epoch, s", "waiting for data"]
     cells = []
@@ -136,7 +136,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         per_s = row["samples_per_s"]
         cells.append(
             [
-                *[*said, row["batch"], f"{per_s:.0f}", f"{per_s / ON_PAPER:.0%}"],
+                *[*said, row["batch"], f"{per_s:.0f}", "" if tiny else f"{per_s / ON_PAPER:.0%}"],
                 *[f"{row['tflops']:.1f}", f"{row['utilisation']:.0%}"],
                 *[f"{row['memory_mib']:.0f}", f"{row['epoch_s']:.1f}", f"{row['waiting']:.0%}"],
             ]
@@ -169,7 +169,7 @@ def main() -> None:
             elif arm["group"] in options.only:
                 rows.append({**arm, "failed": "no time left"})
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(table(rows))
+    print(table(rows, options.tiny))
     if options.json:
         options.json.write_text(json.dumps({"hardware": facts, "rows": rows}, indent=1) + "\n")
 

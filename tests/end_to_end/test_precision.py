@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from accelerate.state import AcceleratorState
 from engines import SAME_EVERYWHERE
 from harness import metric_lines
 
@@ -24,6 +25,7 @@ def test_the_loss_curve_is_that_of_float32(shards: Path, tmp_path: Path) -> None
     for name, precision, more in (("plain", "no", plain), ("fast", "bf16", fast)):
         assert train_main([*settings, *more, f"run.dir={tmp_path / name}"]) == 0
         assert f"mixed_precision {precision}," in (tmp_path / name / "log.txt").read_text()
+        AcceleratorState._reset_state(reset_partial_state=True)  # a command is a process of its own
         losses = [line["loss"] for line in metric_lines(tmp_path / name, "train")]
         assert len(losses) == STEPS
         curves.append(np.convolve(losses, np.ones(10) / 10, "valid"))
