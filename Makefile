@@ -39,6 +39,10 @@ bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.handover
 	$(BIN)/python -m benchmarks.packing --images 600
 	$(BIN)/python -m benchmarks.plan
+	$(BIN)/python -m benchmarks.step --batches 16 --arms seed accelerate ours
+	$(BIN)/python -m benchmarks.scaling --size tiny
+	$(BIN)/python -m benchmarks.start --no-stall
+	$(BIN)/python -m benchmarks.gpu --tiny --only batch
 
 soak: install ## the long versions of the tests
 	$(BIN)/python -m pytest -m soak --timeout 3600

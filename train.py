@@ -46,10 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
+    from mmsa.training.start import StartTimes
+
+    start = StartTimes()  # before torch is imported
     from mmsa import engine
+    from mmsa.lonely import warn_if_lonely
     from mmsa.training import resume
     from mmsa.training.lock import RunLock
     from mmsa.training.setup import prepare_run, training_checks
+
+    start.mark("imports")
 
     # Settings. Everything that can be known beforehand is checked before the first collective.
     config = load_config(arguments.config, arguments.overrides, checks=training_checks())
@@ -81,7 +87,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
         runtime.make_deterministic()
 
     # Data, tokenizer, model; loader workers start here, before the device is touched.
-    run = prepare_run(config, run_dir, command.world)
+    start.mark("settings")
+    run = prepare_run(config, run_dir, command.world, start.mark)
     accelerator = engine.make_accelerator(
         config.train.mixed_precision,
         run.plan,
@@ -89,19 +96,23 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
         timeout_s=config.run.collective_timeout_s,
     )
     command.accelerator = accelerator
+    start.mark("process group")
     run.to_device(accelerator)
+    start.mark("engine")
     if accelerator.is_main_process and earlier is None:
         (run_dir / resume.CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     run.log_facts(engine.launch_facts(accelerator))
     command.tell_what_was_lost(run.progress.step)
     if config.launch.world_size == "any":
-        engine.warn_if_lonely(command.world)
+        warn_if_lonely(command.world)
+    run.train_batches = start.first_of(run.train_batches)
     run_steps(command, config, run, stop)
 
 
 def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> None:
     """The loop over optimizer steps, from where the run stands to its end or to a stop."""
     from mmsa.training.checkpoint import last_save_s
+    from mmsa.training.due import is_due, owes_validation
     from mmsa.training.exchange import Exchange, StepReport
     from mmsa.training.optim import lr_scale, set_learning_rates
     from mmsa.training.tracking import Tracker
@@ -126,6 +137,7 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
     )
     if owes_validation(config, run):
         validate(run, tracker, stop)
+    run.profile.begin_loop()
     while progress.step < run.num_steps and not progress.stopped_early and not stopped:
         scale = lr_scale(progress.step, run.num_steps, config.optim)
         rates = set_learning_rates(run.optimizer, scale)
@@ -149,11 +161,11 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
         if validation_due:
             validate(run, tracker, stop)
         if checkpoint_due or progress.stopped_early:
-            with stop.paused(saving=True):
-                run.save_checkpoint()
+            save(run, stop)
+        run.profile.end_step()
     if stopped:
-        with stop.paused(saving=True):
-            run.save_checkpoint()
+        save(run, stop)
+    run.profile.close()
     end(command, config, run, tracker, stopped)
 
 
@@ -163,6 +175,8 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
     All ranks hold the same report. What was not finite has not reached the weights.
     """
     from accelerate.utils import gather_object
+
+    from mmsa.training.guard import nonfinite_in_words
 
     step = report.step
     if report.nonfinite:
@@ -182,28 +196,21 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
             command.write_status("running", **tracker.latest)
 
 
-def nonfinite_in_words(report: StepReport, keys: list[str], in_a_row: int, newest: str) -> str:
-    """What was met at a step, on which samples, and what to do."""
-    from mmsa.training.tracking import few
-
-    rows = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
-    return (
-        f"step {report.step} has loss {report.loss} and gradient norm {report.grad_norm}{rows}; "
-        f"it has not changed the weights. Newest checkpoint: {newest}. Its samples: {few(keys)}. "
-        "The same command would most likely meet it again: leave such steps out with "
-        "train.on_nonfinite=skip, or begin a new run.dir with lower optim.*_lr or optim.clip_norm"
-    )
-
-
 def validate(run: Run, tracker: Tracker, stop: StopRequest) -> None:
     """Validate, and keep the model if it is the best so far."""
     from mmsa.evaluation.scores.metrics import flat_metrics
 
     step = run.progress.step
-    with stop.paused():
+    with stop.paused(), run.profile.part("validation"):
         metrics = run.validate()
         tracker.validation(step, step / run.plan.steps_per_epoch, flat_metrics(metrics))
         run.keep_if_best(metrics)
+
+
+def save(run: Run, stop: StopRequest) -> None:
+    """Write a checkpoint of this step."""
+    with stop.paused(saving=True), run.profile.part("checkpoint"):
+        run.save_checkpoint()
 
 
 def end(command: Command, config: Config, run: Run, tracker: Tracker, stopped: list[str]) -> None:
@@ -246,52 +253,44 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
     from mmsa.models.model import per_sample_loss
     from mmsa.training.batchnorm import frozen_statistics
 
-    accelerator, plan, model = run.accelerator, run.plan, run.model
+    accelerator, plan, model, part = run.accelerator, run.plan, run.model, run.profile.part
     _, start, stop = plan.locate(run.progress.step)
     step_loss = torch.zeros((), device=accelerator.device)
     scale = plan.world_size * plan.accumulation_steps
     run.guard.begin_step()
     consumed: list[str] = []
     for _ in range(plan.accumulation_steps):
-        batch = to_device(next(run.train_batches), accelerator.device)
+        with part("data"):
+            batch = to_device(next(run.train_batches), accelerator.device)
         # Rows of weight 0, or a single one, must not reach a BatchNorm in training mode.
         too_few = batch["num_real"] < min(2, plan.micro_batch_size)
         with accelerator.accumulate(model), frozen_statistics(run.bare_model, too_few):
-            logits = model(batch["input_ids"], batch["attention_mask"], batch["images"])  # (B, C)
-            losses = per_sample_loss(
-                logits.float(),
-                batch["labels"] if batch["targets"] is None else batch["targets"],
-                loss=config.model.loss,
-                class_weights=run.class_weights,
-                label_smoothing=config.model.label_smoothing,
-            )  # (B,)
-            loss = (losses * batch["weights"]).sum() / (stop - start)
+            with part("forward"):
+                logits = model(batch["input_ids"], batch["attention_mask"], batch["images"])
+                losses = per_sample_loss(
+                    logits.float(),  # (B, C)
+                    batch["labels"] if batch["targets"] is None else batch["targets"],
+                    loss=config.model.loss,
+                    class_weights=run.class_weights,
+                    label_smoothing=config.model.label_smoothing,
+                )  # (B,)
+                loss = (losses * batch["weights"]).sum() / (stop - start)
             # The ranks' gradients are averaged and Accelerate divides by the accumulation; both
             # are undone here, so that the step's gradient is that of the global batch's mean.
             # A loss that is not finite makes its gradient so, and with it that of every rank.
-            accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
-            if accelerator.sync_gradients:
-                grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
-                nonfinite = run.guard.judge(grad_norm)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
+            with part("backward"):
+                accelerator.backward(loss * torch.where(loss.isfinite(), scale, math.nan))
+            with part("optimizer"):
+                if accelerator.sync_gradients:
+                    grad_norm = engine.clip_gradients(accelerator, model, config.optim.clip_norm)
+                    nonfinite = run.guard.judge(grad_norm)
+                run.optimizer.step()
+                run.optimizer.zero_grad()
         step_loss += loss.detach()
         consumed += batch["keys"][: batch["num_real"]]
     if run.audit is not None:
         run.audit.write(run.progress.step + 1, consumed)
     return step_loss, grad_norm, nonfinite | ~step_loss.isfinite(), consumed
-
-
-def owes_validation(config: Config, run: Run) -> bool:
-    """Whether the run was stopped between a step and the validation that was due after it."""
-    step = run.progress.step
-    due = is_due(step, config.train.validate_every_steps, run)
-    return due and run.progress.validated_step < step
-
-
-def is_due(step: int, every: int | None, run: Run) -> bool:
-    """Whether a thing is due after `step`: every so many (None: each epoch), and at the end."""
-    return step % (every or run.plan.steps_per_epoch) == 0 or step == run.num_steps
 
 
 if __name__ == "__main__":

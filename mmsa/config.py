@@ -35,6 +35,7 @@ class RunConfig(Section):
     deterministic: bool = Field(False, description="deterministic CUDA algorithms; slower")
     log_every_steps: int = Field(10, ge=1)
     audit: bool = Field(False, description="write the keys that each rank read, to prove it")
+    profile: bool = Field(False, description="time the parts of the first steps, and trace some")
     max_time: Duration | None = Field(None, description="of this launch: seconds or HH:MM:SS")
     stop_signals: tuple[Literal["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"], ...] = Field(
         ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"), description="save, then end"

@@ -19,6 +19,7 @@ from mmsa.config import Config, LaunchConfig
 from mmsa.data.plan import BatchPlan
 from mmsa.deepspeed_settings import check_engine_file, deepspeed_settings, file_precision
 from mmsa.errors import UserError
+from mmsa.hardware import device_type, has_bf16
 from mmsa.runtime import World
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-logger = logging.getLogger("mmsa")
+
+BUCKET_MIB = 25  # of DDP's gradient buckets: torch's own, which benchmarks/scaling.py varies
 
 
 def check_launch(expected: LaunchConfig, world: World) -> None:
@@ -75,28 +77,16 @@ def _in_words(world: World) -> str:
     return f"{world.engine} with {world.world_size} process(es)"
 
 
-def lonely_reason(world: World, num_gpus: int) -> str:
-    """Why a world of one process looks like a mistake; empty where it does not."""
-    if world.world_size > 1:
-        return ""
-    if world.forced_cpu and not world.launched:
-        return "--cpu (or use_cpu: true) makes Accelerate start one, whatever --num_processes says"
-    if world.slurm_tasks > 1:
-        return f"SLURM started {world.slurm_tasks} tasks (SLURM_NTASKS)"
-    if world.stray_world_size > 1:
-        return f"WORLD_SIZE={world.stray_world_size} is set, but no RANK"
-    if num_gpus > 1:
-        return f"{num_gpus} GPUs are visible"
-    return ""
-
-
 def precision_of_launch(wanted: str | None, world: World) -> str:
-    """The precision of this launch: `wanted` (train.mixed_precision), else the launcher's.
+    """The precision of this launch: `wanted` (train.mixed_precision), else the launcher's, else
+    bf16 where the hardware has it.
 
     Returns "no", "bf16" or "fp16". Raises `UserError` for what cannot run: fp16 under DeepSpeed.
     """
     precision = wanted or (file_precision(world) if world.deepspeed else None)
-    precision = precision or world.mixed_precision
+    if precision is None and world.mixed_precision is None:
+        precision = "bf16" if has_bf16() else "no"
+    precision = precision or str(world.mixed_precision)
     if precision == "fp16" and world.deepspeed:
         raise UserError(
             "mixed precision fp16 is not run under DeepSpeed; use bf16 or no "
@@ -159,7 +149,8 @@ def make_accelerator(
     else:
         runtime.leave_deepspeed_out()
     # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
-    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=BUCKET_MIB)
+    handlers: list[Any] = [ddp]
     if world.launched:
         # Without gloo's name Accelerate reports one process on every rank of a DeepSpeed launch.
         backend = "gloo" if on_cpu else None
@@ -273,27 +264,3 @@ def launch_facts(accelerator: Accelerator) -> dict[str, Any]:
         "mixed_precision": precision(accelerator),
         "threads_per_process": torch.get_num_threads(),
     }
-
-
-def warn_if_lonely(world: World) -> None:
-    """Warn, so that it cannot be overlooked, of one process where more were probably meant."""
-    import torch
-
-    reason = lonely_reason(world, torch.cuda.device_count())
-    if not reason:
-        return
-    lines = (
-        f"ONE PROCESS TRAINS ALONE, although {reason}.",
-        "Every further copy of this command would train on the same data by itself.",
-        "Launch with: accelerate launch --config_file accelerate_config.yaml --num_processes N ...",
-        "or say that one is meant: launch.world_size=1",
-    )
-    for line in ("=" * 88, *lines, "=" * 88):
-        logger.warning(line)
-
-
-def device_type() -> str:
-    """cuda or cpu: what `make_accelerator` will compute on, known before it is made."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

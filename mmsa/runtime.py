@@ -32,7 +32,7 @@ class World:
     accumulation_steps: int | None = None  # as the engine's configuration says it, if it does
     offload_optimizer: str = "none"
     offload_param: str = "none"
-    mixed_precision: str = "no"
+    mixed_precision: str | None = None  # None: the launcher has not said
     forced_cpu: bool = False
     fsdp: bool = False
     slurm_tasks: int = 1
@@ -66,7 +66,7 @@ def world_from_environment() -> World:
         accumulation_steps=_number("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         offload_optimizer=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none"),
         offload_param=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none"),
-        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION"),
         forced_cpu=_flag("ACCELERATE_USE_CPU"),
         fsdp=_flag("ACCELERATE_USE_FSDP"),
         slurm_tasks=(_number("SLURM_NTASKS") or 1) if "SLURM_PROCID" in os.environ else 1,

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from mmsa import engine
+from mmsa import engine, hardware
 from mmsa.config import LaunchConfig, load_config
 from mmsa.data.plan import batch_plan
 from mmsa.deepspeed_settings import deepspeed_settings, file_precision
 from mmsa.errors import UserError
+from mmsa.lonely import lonely_reason
 from mmsa.runtime import World, world_from_environment
 from mmsa.training.launch import check_taken_by_engine
 
@@ -101,8 +102,8 @@ def test_what_launchers_say_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_one_process_that_was_probably_meant_to_be_more(
     world: World, num_gpus: int, reason: str
 ) -> None:
-    assert reason in engine.lonely_reason(world, num_gpus)
-    assert bool(engine.lonely_reason(world, num_gpus)) == bool(reason)
+    assert reason in lonely_reason(world, num_gpus)
+    assert bool(lonely_reason(world, num_gpus)) == bool(reason)
 
 
 def engine_file(directory: Path, **settings: Any) -> World:
@@ -221,6 +222,25 @@ def test_the_precision_that_an_engine_file_asks_for(
     tmp_path: Path, content: dict[str, Any], precision: str | None
 ) -> None:
     assert file_precision(engine_file(tmp_path, **content)) == precision
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "no")])
+def test_the_hardware_decides_where_nobody_has_said_a_precision(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(engine, "has_bf16", lambda: has_bf16)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    assert engine.precision_of_launch(None, world_from_environment()) == expected
+    assert engine.precision_of_launch("no", world_from_environment()) == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert engine.precision_of_launch(None, world_from_environment()) == "no"
+
+
+def test_this_processor_is_asked_for_bf16() -> None:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if hardware.device_type() != "cpu" or "flags" not in flags:
+        pytest.skip("asks an x86 processor under Linux")
+    assert hardware.has_bf16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def test_fp16_is_refused_under_deepspeed_and_on_cpu(tmp_path: Path) -> None:

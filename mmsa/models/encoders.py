@@ -138,9 +138,15 @@ class ImageEncoder(Encoder):
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
         self.register_buffer("mean", (mean * 255).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", (std * 255).view(1, 3, 1, 1), persistent=False)
+        self.memory_format = memory_format_for(body)
+        lay_out(body, self.memory_format)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel, same memory format."""
+        """uint8 (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel.
+
+        In the body's memory format, whichever the pictures come in: sums depend on it.
+        """
+        images = images.contiguous(memory_format=self.memory_format)
         return (images.float() - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
@@ -148,6 +154,30 @@ class ImageEncoder(Encoder):
         with self._body_gradient():
             features = self.body(self.normalise(images))
         return self._project(features)
+
+
+def memory_format_for(body: nn.Module) -> torch.memory_format:
+    """Channels last for a convolutional network, which its kernels are faster in.
+
+    A transformer's one convolution, over patches, gains nothing.
+    """
+    convolutions = [module for module in body.modules() if isinstance(module, nn.Conv2d)]
+    return torch.channels_last if len(convolutions) > 1 else torch.contiguous_format
+
+
+def lay_out(body: nn.Module, memory_format: torch.memory_format) -> None:
+    """Bring the convolutions' weights into `memory_format`, in place; names and values stay.
+
+    Where they stay contiguous (under DeepSpeed) the pictures' format decides alone, at the cost of
+    a copy of the weights at each call: 3 % of a step of ResNet-50.
+    """
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            # 1x1 weights lie in memory alike in both formats and `contiguous` would leave their
+            # strides as they are; DDP compares them with the gradients'.
+            weight = module.weight.data
+            laid_out = torch.empty_like(weight, memory_format=memory_format)
+            module.weight.data = laid_out.copy_(weight)
 
 
 def trained_parts(

@@ -44,13 +44,42 @@ class TextEncoder(Encoder):
         self.hf_config = {**hf_config_to_dict(config), "vocab_size": config.vocab_size}
         self.vocab_size: int = config.vocab_size
         self.max_positions = _max_positions(body)
+        self._takes_pairs = False  # until `look_at_masks` has looked
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D)."""
         with self._body_gradient():
-            hidden = self.body(input_ids=input_ids, attention_mask=attention_mask)[0]  # (B, T, D)
+            # From a mask over tokens transformers makes one over pairs by itself, but it first asks
+            # the device whether any token is masked, and waits for the answer.
+            of_pairs = self._takes_pairs and attention_mask.is_cuda
+            mask = pair_mask(attention_mask) if of_pairs else attention_mask
+            hidden = self.body(input_ids=input_ids, attention_mask=mask)[0]  # (B, T, D)
             pooled = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, attention_mask)
         return self._project(pooled)
+
+    @torch.no_grad()
+    def look_at_masks(self) -> None:
+        """Find out whether the body takes a mask over pairs, to the same effect as one over tokens.
+
+        Not all do: DeBERTa makes its own, and attention by plain products adds masks up.
+        """
+        training = self.training
+        self.eval()  # no dropout: the generator that seeds weights must not be drawn from
+        input_ids = torch.zeros(2, 4, dtype=torch.long)
+        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        expected = self.body(input_ids=input_ids, attention_mask=mask)[0]
+        try:
+            found = self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
+            self._takes_pairs = torch.allclose(found[mask > 0], expected[mask > 0], atol=1e-5)
+        except (ValueError, RuntimeError, IndexError, TypeError):
+            self._takes_pairs = False  # a choice for speed alone: the mask over tokens always works
+        self.train(training)
+
+
+def pair_mask(attention_mask: Tensor) -> Tensor:
+    """Which tokens each token looks at, (B, 1, T, T) bool, of a mask (B, T): those of text."""
+    num_tokens = attention_mask.shape[1]
+    return attention_mask[:, None, None, :].bool().expand(-1, 1, num_tokens, num_tokens)
 
 
 def masked_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -83,6 +112,7 @@ def build_text_encoder(config: TextEncoderConfig, vocab_size: int | None = None)
     else:
         encoder.source = source
     encoder.train_only(_trained(config, body))
+    encoder.look_at_masks()
     _leave_out_unused(encoder)
     if config.gradient_checkpointing:
         recompute_in_backward(_layers(encoder.body)[0], section=_SECTION)

@@ -57,9 +57,9 @@ def frozen_statistics(model: nn.Module, active: bool) -> Iterator[None]:
     For a micro-batch with rows of weight 0 or fewer than two rows, which must not reach a
     BatchNorm in training mode.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
-    if not active:
-        layers = []
+    layers = []
+    if active:  # looked for here alone: this is entered at each micro-step
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for layer in layers:
         layer.eval()
     try:

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from mmsa.engine import is_deepspeed
 from mmsa.training.batchnorm import running_statistics
+from mmsa.training.exchange import StepReport
+from mmsa.training.tracking import few
 
 # A GradScaler begins at 2**16 and halves its scale at each overflow: more skipped steps in a row
 # than this are no matter of the scale.
@@ -81,3 +83,14 @@ class GradientGuard:
         if self._found_inf is not None:
             self._found_inf = None
             del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def nonfinite_in_words(report: StepReport, keys: list[str], in_a_row: int, newest: str) -> str:
+    """What was met at a step, on which samples, and what to do."""
+    rows = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
+    return (
+        f"step {report.step} has loss {report.loss} and gradient norm {report.grad_norm}{rows}; "
+        f"it has not changed the weights. Newest checkpoint: {newest}. Its samples: {few(keys)}. "
+        "The same command would most likely meet it again: leave such steps out with "
+        "train.on_nonfinite=skip, or begin a new run.dir with lower optim.*_lr or optim.clip_norm"
+    )

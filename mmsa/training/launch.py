@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmsa.config import Config
 from mmsa.errors import UserError
+from mmsa.models.encoders import lay_out
 from mmsa.models.model import SentimentModel
 from mmsa.runtime import World
 from mmsa.training.batchnorm import frozen_statistics
@@ -15,11 +16,14 @@ from mmsa.training.batchnorm import frozen_statistics
 _TOKENS = 4  # of the rehearsal: as few as every text encoder takes
 
 
-def adapt_to_launch(model: SentimentModel, config: Config) -> None:
+def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -> None:
     """Synchronised BatchNorm and compilation, in place: the names of tensors stay as they are.
 
     Before the optimizer is built and the engine wraps the model.
     """
+    if deepspeed and model.image_encoder is not None:
+        # DeepSpeed sends the bytes of each weight around and cuts it as it lies in memory.
+        lay_out(model.image_encoder.body, torch.contiguous_format)
     if config.model.image_encoder.batch_norm == "sync":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.train.compile:

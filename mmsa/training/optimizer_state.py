@@ -39,7 +39,7 @@ def gather_optimizer_state(
     """The state of all trained parameters of the bare `model`; all ranks call it.
 
     Returns it in CPU memory on the main rank, None on the others; empty before the first step.
-    Tensors that were in CPU memory before are not copied: write them before the next step.
+    Tensors that lay contiguous in CPU memory are not copied: write them before the next step.
     """
     zero = zero_optimizer(optimizer)
     state = base_optimizer(optimizer).state

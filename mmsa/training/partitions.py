@@ -102,8 +102,8 @@ def gather_weights(
 ) -> dict[str, Tensor] | None:
     """All weights and buffers of the bare `model` by their state-dict names; all ranks call it.
 
-    Returns float32 weights in CPU memory on the main rank, None on the others. Weights that were
-    in CPU memory before are not copied: write them before the next step. Beyond the result no
+    Returns float32 weights in CPU memory on the main rank, None on the others. Weights that lay
+    contiguous in CPU memory are not copied: write them before the next step. Beyond the result no
     more memory is taken than for the largest parameter.
     """
     zero = zero_optimizer(optimizer)

@@ -30,6 +30,7 @@ _OF_A_FAILED_START = (
 _FREE = (
     "run.dir",
     "run.log_every_steps",
+    "run.profile",
     "run.max_time",
     "run.stop_signals",
     "run.stop_timeout_s",

@@ -39,6 +39,7 @@ from mmsa.training.guard import GradientGuard
 from mmsa.training.launch import adapt_to_launch, rehearse
 from mmsa.training.optim import build_optimizer
 from mmsa.training.partitions import gather_weights
+from mmsa.training.profile import StepProfile
 from mmsa.training.resume import config_sha256, continuation_in_words
 
 logger = logging.getLogger("mmsa")
@@ -82,6 +83,7 @@ class Run:
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
     guard: GradientGuard = field(init=False)
+    profile: StepProfile = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
     validated: Predictions | None = field(init=False, default=None)  # of the last validation
@@ -89,8 +91,10 @@ class Run:
     def to_device(self, accelerator: Accelerator) -> None:
         """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
         self.accelerator = accelerator
+        profiled = self.config.run.profile and accelerator.is_main_process
+        self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
-        adapt_to_launch(self.bare_model, self.config)
+        adapt_to_launch(self.bare_model, self.config, deepspeed=engine.is_deepspeed(accelerator))
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.guard = GradientGuard(
             optimizer,

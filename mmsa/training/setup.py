@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,13 @@ def _required_problems(raw: dict[str, Any]) -> list[str]:
     return problems
 
 
-def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
+def prepare_run(
+    config: Config, run_dir: Path, world: World, mark: Callable[[str], None] = lambda part: None
+) -> Run:
     """Check data and batch arithmetic, build or load the model, start the loaders.
 
-    No collective and no device: every rank raises the same `UserError`.
+    No collective and no device: every rank raises the same `UserError`. `mark` is told the name of
+    each part that is done: data, model, loader.
     """
     manifest = load_manifest(str(config.data.shards))
     classes = class_map(manifest.classes, config.data.classes)
@@ -87,6 +91,7 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
         world_size=world.world_size,
         drop_last=config.data.drop_last,
     )
+    mark("data")
     checkpoint = checkpoints.newest_checkpoint(run_dir)
     progress = Progress()
     if checkpoint is not None:
@@ -94,6 +99,7 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
     model, tokenizer = _model_and_tokenizer(config, checkpoint, train, len(classes.names))
     check_taken_by_engine(model, world)
     preprocessing = _preprocessing(config, model, manifest)
+    mark("model")
     num_steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps is not None:
         num_steps = min(num_steps, config.train.max_steps)
@@ -119,6 +125,7 @@ def prepare_run(config: Config, run_dir: Path, world: World) -> Run:
         tokenizer,
         classes if manifest.has_soft_labels else None,
     )
+    mark("loader")
     return Run(
         config=config,
         run_dir=run_dir,

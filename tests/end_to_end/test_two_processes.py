@@ -5,6 +5,7 @@ Each test first asserts that there were two, connected: a launch can come up as 
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -27,10 +28,35 @@ def assert_two_connected(run_dir: Path) -> None:
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "two"
     settings = [*TINY, *TWO, f"data.shards={shards}", f"run.dir={run_dir}", "train.epochs=2"]
-    ended = launched("train.py", *settings, "train.checkpoint_every_steps=5")
+    settings += ["train.checkpoint_every_steps=5", "run.profile=true"]
+    ended = launched("train.py", *settings)
     assert ended.returncode == 0, ended.stderr
     assert_two_connected(run_dir)
     return run_dir
+
+
+def test_a_profile_says_where_the_time_of_a_step_goes(trained: Path) -> None:
+    profile = trained / "profile"
+    content = json.loads((profile / "profile.json").read_text())
+    assert (content["steps"], content["timed_steps"]) == (20, 5)
+    parts = {name: part["ms"] for name, part in content["parts"].items()}
+    assert list(parts) == ["data", "forward", "backward", "optimizer", "other"]
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) == pytest.approx(content["ms_per_step"], abs=0.01)
+    under_way, traced = content["communication"]["under_way_ms"], content["communication"]
+    assert 0 <= traced["alone_ms"] <= under_way <= traced["ms_per_step"]
+    assert under_way > 0
+    assert {name: one["times"] for name, one in content["beside"].items()} == {
+        "validation": 2,
+        "checkpoint": 4,
+    }
+    trace = json.loads(gzip.decompress((profile / "trace.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"]]
+    # Two steps of two micro-steps; the ranks' gradients meet in the second of them alone.
+    assert [names.count(name) for name in ("data", "forward", "backward")] == [4, 4, 4]
+    assert "gloo:all_reduce" in names
+    table = (profile / "profile.txt").read_text().splitlines()
+    assert [row.split()[0] for row in table if row][:7] == ["of", *parts, "all"]
 
 
 def test_two_processes_train_as_one_does(shards: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from tests.models.tiny import TEXT_SIZES, image_settings, text_settings
 def _export(directory: Path, config: ModelConfig, model: SentimentModel) -> Path:
     """An export as training writes it, as far as encoders read it."""
     directory.mkdir()
-    save_file(model.state_dict(), directory / "model.safetensors")
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, directory / "model.safetensors")
     own = self_contained(config, model)
     (directory / "config.yaml").write_text(f"model: {own.model_dump_json()}", encoding="utf-8")
     brought = None if model.image_encoder is None else model.image_encoder.preprocessing

@@ -1,0 +1,222 @@
+"""What several benchmarks share: packed data, the real run of train.py, FLOPs, clocks, hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SIZES = {  # the two encoders' own sizes, spelled out: nothing is fetched
+    "large": {
+        "text": "{model_type: bert}",  # BERT-base is what a BertConfig is by default
+        "image": ["model.image_encoder.name=resnet50"],
+        "image_size_px": 224,
+    },
+    "tiny": {
+        "text": "{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
+        "intermediate_size: 64}",
+        "image": [
+            "model.image_encoder.name=hf:tiny",
+            "model.image_encoder.config={model_type: resnet, embedding_size: 8, "
+            "hidden_sizes: [8, 16], depths: [1, 1], layer_type: basic}",
+        ],
+        "image_size_px": 32,
+    },
+}
+
+
+def settings_of(size: str, shards: str, run_dir: str, tokenizer: str) -> list[str]:
+    """`section.key=value` of a run with fresh weights of `size` ("large" or "tiny")."""
+    sizes: dict[str, Any] = SIZES[size]
+    return [
+        *[f"data.shards={shards}", f"run.dir={run_dir}", "train.epochs=100000"],
+        *["model.text_encoder.weights=none", f"model.text_encoder.config={sizes['text']}"],
+        *[f"model.text_encoder.tokenizer={tokenizer}", "model.image_encoder.weights=none"],
+        *[*sizes["image"], f"model.image_encoder.image_size_px={sizes['image_size_px']}"],
+        "data.num_workers=0",
+    ]
+
+
+@contextmanager
+def packed(shards: str | None, samples: int = 600, short_side_px: int = 256) -> Iterator[str]:
+    """`shards`, or a made-up set packed for as long as the context is open."""
+    import tempfile
+
+    from shards.__main__ import main as shards_main
+
+    if shards is not None:
+        yield shards
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        raw, out = f"{folder}/raw", f"{folder}/shards"
+        assert shards_main(["synthetic", raw, "--samples", str(samples), "--quiet"]) == 0
+        side = ["--image-short-side", str(short_side_px)]
+        assert shards_main(["pack", "mvsa-single", raw, out, *side, "--quiet"]) == 0
+        yield out
+
+
+def start_run(settings: list[str]) -> tuple[Any, Any]:
+    """(config, run) as train.py has them before its first step, by the launch's engine."""
+    from mmsa import engine, runtime
+    from mmsa.config import load_config
+    from mmsa.training.setup import prepare_run, training_checks
+
+    config = load_config(None, settings, checks=training_checks())
+    world = runtime.world_from_environment()
+    run_dir = Path(str(config.run.dir))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run = prepare_run(config, run_dir, world)
+    clip_norm = config.optim.clip_norm
+    accelerator = engine.make_accelerator(
+        config.train.mixed_precision, run.plan, clip_norm=clip_norm
+    )
+    run.to_device(accelerator)
+    run.model.train()
+    return config, run
+
+
+def one_step(config: Any, run: Any) -> Any:
+    """The real optimizer step, with what the loop does around it; the loss, on the device."""
+    import train
+    from mmsa import runtime
+    from mmsa.training.optim import set_learning_rates
+
+    set_learning_rates(run.optimizer, 1.0)
+    runtime.seed_step(config.run.seed, run.progress.step, run.accelerator.process_index)
+    loss, *_ = train.train_step(config, run)
+    run.progress.step += 1
+    return loss
+
+
+def shapes_of(batches: Iterator[Any], seen: list[tuple[int, int]]) -> Iterator[Any]:
+    """`batches`, noting (B, T) of each in `seen`."""
+    for batch in batches:
+        seen.append(tuple(batch["input_ids"].shape))
+        yield batch
+
+
+def clock() -> float:
+    """Seconds: CPU time of this process, or on a GPU the time until it has done its work."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def peak_gflops(dtype: str, side: int | None = None, seconds: float = 1.5) -> float:
+    """GFLOP per second of square matrix products in bfloat16 or float32, as `clock` counts."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    side = side or (8192 if on_gpu else 2048)
+    a = torch.randn(side, side, device="cuda" if on_gpu else "cpu").to(getattr(torch, dtype))
+    for _ in range(2):
+        a @ a
+    count, best, deadline = 1, 0.0, time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        begin = clock()
+        for _ in range(count):
+            a @ a
+        spent = max(clock() - begin, 1e-9)
+        best = max(best, 2e-9 * side**3 * count / spent)
+        count = count if spent > 0.1 else 2 * count
+    return best
+
+
+@cache
+def gflop_of(size: str, batch: int, tokens: int) -> float:
+    """GFLOP of forward and backward of one micro-batch, counted by torch on shapes alone."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = plain_model(size, vocab_size=1000)
+        ids = torch.zeros(batch, tokens, dtype=torch.long)
+        side: Any = SIZES[size]["image_size_px"]
+        images = torch.zeros(batch, 3, side, side)
+    with FlopCounterMode(display=False) as counter:
+        model(ids, None, images).sum().backward()
+    return 1e-9 * counter.get_total_flops()
+
+
+def plain_model(size: str, vocab_size: int) -> Any:
+    """The same two networks and head, put together as one does without this project."""
+    import torch
+    import yaml
+    from torch import nn
+    from torchvision.models import resnet50
+    from transformers import AutoConfig, AutoModel
+
+    sizes = yaml.safe_load(str(SIZES[size]["text"]))
+    text = AutoModel.from_config(
+        AutoConfig.for_model(sizes.pop("model_type"), vocab_size=vocab_size, **sizes)
+    )
+    text.pooler = None
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = text
+            if size == "large":
+                self.image, width = resnet50(), 2048
+                self.image.fc = nn.Identity()
+            else:
+                self.image, width = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten()), 8 * 64
+            self.head = nn.Sequential(
+                nn.Linear(text.config.hidden_size + width, 512),
+                nn.ReLU(),
+                nn.Dropout(0.1),
+                nn.Linear(512, 3),
+            )
+
+        def forward(self, input_ids: Any, attention_mask: Any, images: Any) -> Any:
+            hidden = self.text(input_ids=input_ids, attention_mask=attention_mask)[0]
+            return self.head(torch.cat([hidden[:, 0], self.image(images)], dim=1))
+
+    return Plain()
+
+
+def memory_mib() -> float:
+    """The most memory that was held: of the GPU, or resident of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def hardware() -> dict[str, Any]:
+    """What a table must say of the machine and the versions."""
+    import accelerate
+    import torch
+    import transformers
+
+    model = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
+        model = names[0].split(":")[1].strip() if names else model
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else model,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+    }
+
+
+def markdown(headings: list[str], rows: list[list[Any]]) -> str:
+    """A table that can be put into a page as it is."""
+    lines = [headings, ["---"] * len(headings), *[[str(cell) for cell in row] for row in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

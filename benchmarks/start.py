@@ -1,0 +1,134 @@
+"""Start and stop: CPU seconds to the first step, `--help` of each command, and what a save stalls.
+
+    python -m benchmarks.start [--world 2] [--json FILE]
+
+CPU seconds of all processes of a launch, and the product's own line about its start (by the clock).
+A checkpoint's stall against a plain write and flush of the same bytes, both by the clock, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import real_run
+
+COMMANDS = (
+    *(["train.py"], ["evaluate.py"], ["-m", "shards"], ["-m", "shards", "pack"]),
+    *(["-m", "launch"], ["-m", "launch.demo"]),
+)
+
+
+def cpu_s(command: list[str]) -> tuple[float, str]:
+    """CPU seconds of a command and all that it started and waited for; its standard output."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, ended.stdout
+
+
+def first_step(world: int, shards: str) -> tuple[float, str]:
+    """CPU seconds of the demo's launch up to its first step and its end, and the line of its log.
+
+    One step and its save, the smallest run there is.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+        command += ["--config_file", "accelerate_config.yaml", "--num_processes", str(world)]
+        command += ["--main_process_port", "0", "train.py", "--config", "launch/runs/demo.yaml"]
+        command += [f"data.shards={shards}", f"run.dir={folder}/run", "train.max_steps=1"]
+        spent, told = cpu_s(command)
+    line = next(line for line in told.splitlines() if line.startswith("start: "))
+    return spent, line
+
+
+def stall(shards: str, rounds: int = 5) -> dict[str, float]:
+    """Milliseconds of a checkpoint, and of a plain write and flush of its files, in turn."""
+    import torch
+
+    torch.set_num_threads(1)
+    saves, plain = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = real_run.settings_of("large", shards, f"{folder}/run", "words:30000")
+        settings += ["train.global_batch_size=4", "train.micro_batch_size=4"]
+        config, run = real_run.start_run(settings)
+        real_run.one_step(config, run)
+        for step in range(1, rounds + 1):
+            run.progress.step = step
+            begin = time.perf_counter()
+            run.save_checkpoint()
+            saves.append(time.perf_counter() - begin)
+            newest = max((Path(folder) / "run" / "checkpoints").glob("step-*"))
+            contents = [path.read_bytes() for path in newest.rglob("*") if path.is_file()]
+            begin = time.perf_counter()
+            for number, content in enumerate(contents):
+                with open(f"{folder}/plain-{number}", "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            plain.append(time.perf_counter() - begin)
+        num_bytes = sum(map(len, contents))
+    save_ms, plain_ms = 1e3 * statistics.median(saves), 1e3 * statistics.median(plain)
+    return {"mb": num_bytes / 1e6, "save_ms": save_ms, "plain_ms": plain_ms}
+
+
+def agreement(steps: int = 2000) -> float:
+    """CPU microseconds of posting and reading a step's report, with its reasons to stop, alone."""
+    import torch
+    from accelerate import Accelerator
+
+    from mmsa.training.exchange import Exchange, StepReport
+
+    exchange = Exchange(Accelerator(cpu=True, mixed_precision="bf16"), ["SIGTERM", "run.max_time"])
+    loss, nonfinite = torch.ones(()), torch.zeros((), dtype=torch.bool)
+    begin = time.process_time()
+    for step in range(steps):
+        report = StepReport(step, [], {})
+        exchange.post(report, loss=loss, grad_norm=loss, nonfinite=nonfinite, stop=[])
+        exchange.collect(everything=False)
+    return 1e6 * (time.process_time() - begin) / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", help="packed data (default: a synthetic set)")
+    parser.add_argument("--world", type=int, default=2)
+    parser.add_argument("--no-stall", action="store_true", help="leave out the checkpoint")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    facts = real_run.hardware()
+    helps = {" ".join(one): cpu_s([sys.executable, *one, "--help"])[0] for one in COMMANDS}
+    content: dict[str, Any] = {"hardware": facts, "help_cpu_s": helps}
+    with real_run.packed(options.shards) as shards:
+        spent, line = first_step(options.world, shards)
+        content |= {"launch_cpu_s": spent, "line": line, "agreement_us": agreement()}
+        if not options.no_stall:
+            content["stall"] = stall(shards)
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    rows = [[f"`{name} --help`", f"{spent:.2f} s of CPU"] for name, spent in helps.items()]
+    rows.append([f"{options.world} processes of the demo, one step and its save", f"{spent:.1f} s"])
+    rows.append(["agreement on a stop, of one rank", f"{content['agreement_us']:.0f} us"])
+    if "stall" in content:
+        told = content["stall"]
+        rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms", f"{told['save_ms']:.0f}"])
+        rows.append(["a plain write and flush of it, ms", f"{told['plain_ms']:.0f}"])
+    print(real_run.markdown(["", "measured"], rows))
+    print(content["line"])
+    if options.json:
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""A training step of BERT-base and ResNet-50 beside the ways in which one usually writes it.
+
+    python -m benchmarks.step [--shards DIR --tokenizer DIR] [--json FILE] [--curves STEPS]
+
+Each arm runs in a process of its own, one thread, on the same samples. seed: padded to 128,
+float32, channels first, plain AdamW, pictures by Pillow, no workers. accelerate: the loop of
+Accelerate's examples in bf16, padded to the longest. lightning: its Trainer, bf16-mixed, if it is
+installed. ours: train.py's own step on its own stream. CPU seconds, or GPU seconds where one is.
+--curves: the losses of ours beside float32 with no shortcut, the same samples at each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import real_run
+from benchmarks.step_peers import MICRO_BATCH, peer
+
+ARMS = ("seed", "accelerate", "lightning", "ours")
+
+
+def our_settings(options: argparse.Namespace, run_dir: str) -> list[str]:
+    return [
+        *real_run.settings_of(options.size, options.shards, run_dir, options.tokenizer),
+        f"train.global_batch_size={options.batch}",
+        f"train.micro_batch_size={MICRO_BATCH}",
+        "model.fusion.hidden=[512]",
+    ]
+
+
+def ours(options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """train.py's own step on the real stream, with the settings that a run has by default."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, run = real_run.start_run(our_settings(options, folder))
+        seen: list[tuple[int, int]] = []
+        run.train_batches = real_run.shapes_of(run.train_batches, seen)
+        real_run.one_step(config, run)
+        seen.clear()
+        begin = real_run.clock()
+        for _ in range(steps):
+            real_run.one_step(config, run)
+        return {"seconds": real_run.clock() - begin, "shapes": seen}
+
+
+def curve(options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """Losses of `steps` steps, without dropout: it draws otherwise in another precision."""
+    settings = ["model.fusion.dropout=0.0", "optim.text_lr=1e-4"]
+    text: Any = real_run.SIZES[options.size]["text"]
+    no_dropout = ", hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
+    settings.append(f"model.text_encoder.config={text.rstrip('}')}{no_dropout}")
+    if options.arm == "curve-float32":
+        settings += ["train.mixed_precision=no", "data.bucket_by_length=false"]
+    with tempfile.TemporaryDirectory() as folder:
+        config, run = real_run.start_run([*our_settings(options, folder), *settings])
+        if options.arm == "curve-float32" and run.bare_model.image_encoder is not None:
+            import torch
+
+            from mmsa.models.encoders import lay_out
+
+            run.bare_model.image_encoder.memory_format = torch.contiguous_format
+            lay_out(run.bare_model.image_encoder.body, torch.contiguous_format)
+        return {"losses": [float(real_run.one_step(config, run)) for _ in range(steps)]}
+
+
+def run_arm(options: argparse.Namespace) -> dict[str, Any]:
+    """What the process of one arm finds out."""
+    import torch
+
+    torch.set_num_threads(1)
+    if options.arm.startswith("curve"):
+        return curve(options, options.steps)
+    work = ours(options, options.steps) if options.arm == "ours" else None
+    work = work or peer(options.arm, options, options.steps)
+    peak = {name: real_run.peak_gflops(name) for name in ("bfloat16", "float32")}
+    gflop = sum(real_run.gflop_of(options.size, *shape) for shape in work["shapes"])
+    num_samples = sum(shape[0] for shape in work["shapes"])
+    multiplied_in = "float32" if options.arm == "seed" else "bfloat16"
+    return {
+        "arm": options.arm,
+        "global_batch_size": options.batch,
+        "samples_per_s": num_samples / work["seconds"],
+        "tokens": sum(b * t for b, t in work["shapes"]) / num_samples,
+        "gflops": gflop / work["seconds"],
+        "peak_gflops": peak[multiplied_in],
+        "of_peak": gflop / work["seconds"] / peak[multiplied_in],
+        "memory_mib": real_run.memory_mib(),
+    }
+
+
+def in_a_process(arm: str, batch: int, steps: int, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step", "--arm", arm, "--batch", str(batch)]
+    command += ["--steps", str(steps), "--size", options.size, "--shards", options.shards]
+    command += ["--tokenizer", options.tokenizer]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ended.returncode != 0:
+        raise SystemExit(f"{arm} at {batch} failed:\n{ended.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    base = {row["global_batch_size"]: row["samples_per_s"] for row in rows if row["arm"] == "seed"}
+    headings = ["", "global batch", "samples/s", "against seed", "tokens a sample"]
+    headings += ["GFLOP/s", "of the peak", "MiB"]
+    return real_run.markdown(
+        headings,
+        [
+            [
+                *[row["arm"], row["global_batch_size"], f"{row['samples_per_s']:.2f}"],
+                f"{row['samples_per_s'] / base[row['global_batch_size']]:.1f}",
+                *[f"{row['tokens']:.0f}", f"{row['gflops']:.0f}", f"{row['of_peak']:.0%}"],
+                f"{row['memory_mib']:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def compare_curves(options: argparse.Namespace) -> dict[str, Any]:
+    """The two curves, and how far the mean of ten steps is apart at most, relative."""
+    import numpy as np
+
+    found = {
+        name: in_a_process(f"curve-{name}", MICRO_BATCH, options.curves, options)["losses"]
+        for name in ("ours", "float32")
+    }
+    window = np.ones(10) / 10
+    ours_mean, plain_mean = (np.convolve(found[name], window, "valid") for name in found)
+    apart = float(np.abs(ours_mean / plain_mean - 1).max())
+    print(f"mean loss of ten steps, ours against float32: {apart:.2%} apart at most")
+    return {**found, "apart": apart}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", help="packed data (default: a synthetic set)")
+    parser.add_argument("--tokenizer", default="words:30000", help="directory, or words:N")
+    parser.add_argument("--size", default="large", choices=tuple(real_run.SIZES))
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--steps", type=int, default=0, help="timed ones of each arm")
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--curves", type=int, default=0, metavar="STEPS")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=MICRO_BATCH, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(run_arm(options)))
+        return
+    arms = [arm for arm in options.arms if arm != "lightning" or importlib.util.find_spec(arm)]
+    content: dict[str, Any] = {"hardware": real_run.hardware(), "rows": []}
+    side = 256 if options.size == "large" else 64
+    with real_run.packed(options.shards, short_side_px=side) as options.shards:
+        for batch in options.batches:
+            for arm in arms:
+                steps = options.steps or (1 if arm == "seed" or batch > MICRO_BATCH else 4)
+                content["rows"].append(in_a_process(arm, batch, steps, options))
+        if options.curves:
+            content["curves"] = compare_curves(options)
+    print(", ".join(f"{name} {value}" for name, value in content["hardware"].items()))
+    print(table(content["rows"]))
+    if options.json:
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
