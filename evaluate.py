@@ -105,11 +105,12 @@ def _at_least_one(text: str) -> int:
 
 def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     """The story: what is asked for, the reports that are missing, and what several say together."""
-    from mmsa import engine
+    from mmsa.engine import make_accelerator
     from mmsa.evaluation.measure import Measurement, Options
     from mmsa.evaluation.modality_audit.audit import check_modalities
     from mmsa.evaluation.several import joint_report
     from mmsa.evaluation.targets import asked_for
+    from mmsa.hardware import device_type
 
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
@@ -117,7 +118,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     asked = asked_for(
         arguments.targets,
         precision=arguments.precision,
-        device_type=engine.device_type(),
+        device_type=device_type(),
         again=arguments.again or arguments.modality_audit or not together,
         checkpoint=arguments.checkpoint,
         shards=arguments.shards,
@@ -144,7 +145,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
             continue
         runtime.logger.info("evaluating %s", one.name)
         measurement = Measurement(one.subject, command.world, options)
-        accelerator = engine.make_accelerator(arguments.precision)
+        accelerator = make_accelerator(arguments.precision)
         command.accelerator = accelerator
         predictions, samples_per_rank = measurement.predict(accelerator)
         changed = measurement.predict_changed(accelerator) if arguments.modality_audit else None
