@@ -130,6 +130,7 @@ def measure(folder: Path, num_samples: int) -> dict[str, float]:
     sizes = {"train": round(0.8 * num_samples), "val": NUM_VAL, "test": num_samples}
     pack(shards, sizes)
     settings = [f"data.shards={shards}", f"run.dir={run}", "train.max_steps=1"]
+    settings.append("train.mixed_precision=no")  # as evaluate.py computes, in the same process
     assert train.main(["--config", "launch/runs/demo.yaml", *settings]) == 0
     spent: dict[str, float] = {}
     rows_of = measured.rows_of  # a generator: its work is done where it is read

@@ -12,7 +12,9 @@ from mmsa.training.start import StartTimes
 def test_the_line_comes_with_the_first_batch_and_has_every_part(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mmsa"), "propagate", True)
+    # Alone: commands that ran in this process before leave handlers on this logger.
+    monkeypatch.setattr(logging.getLogger("mmsa"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("mmsa"), "propagate", False)
     times = iter([100.0, 102.5, 103.0, 103.0, 104.2])
     monkeypatch.setattr("mmsa.training.start.time", lambda: next(times))
     start = StartTimes()
