@@ -84,9 +84,7 @@ def precision_of_launch(wanted: str | None, world: World) -> str:
     Returns "no", "bf16" or "fp16". Raises `UserError` for what cannot run: fp16 under DeepSpeed.
     """
     precision = wanted or (file_precision(world) if world.deepspeed else None)
-    if precision is None and world.mixed_precision is None:
-        precision = "bf16" if has_bf16() else "no"
-    precision = precision or str(world.mixed_precision)
+    precision = precision or world.mixed_precision or ("bf16" if has_bf16() else "no")
     if precision == "fp16" and world.deepspeed:
         raise UserError(
             "mixed precision fp16 is not run under DeepSpeed; use bf16 or no "

@@ -194,12 +194,12 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
         if (path / "best" / FACTS_NAME).is_file():
             return Target(path / "best", path, "best")
         raise UserError(f"{path} has no best export yet: its first validation is still to come")
-    whole = whole_checkpoints(path)[::-1]
-    wanted = whole[-1:] if checkpoint == "last" else []
+    whole = whole_checkpoints(path)
+    wanted = whole[:1] if checkpoint == "last" else []
     if checkpoint.isdecimal():
         wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
     if not wanted:
-        steps = ", ".join(str(int(folder.name[5:])) for folder in whole) or "none"
+        steps = ", ".join(str(int(folder.name[5:])) for folder in reversed(whole)) or "none"
         raise UserError(
             f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
         )
