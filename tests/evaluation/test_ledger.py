@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import sys
@@ -127,7 +126,7 @@ def test_two_processes_at_once_get_each_number_once(tmp_path: Path) -> None:
     numbers = [int(n) for opener in openers for n in opener.communicate(timeout=60)[0].split()]
     assert [opener.returncode for opener in openers] == [0, 0]
     assert sorted(numbers) == list(range(1, 201))
-    lines = (tmp_path / "test_ledger.jsonl").read_text().splitlines()
-    assert (
-        sorted(json.loads(line)["weights_sha256"] for line in lines) == ["w1"] * 100 + ["w2"] * 100
-    )
+    ledger = read_ledger(tmp_path)
+    assert (ledger.num_openings, ledger.num_damaged) == (200, 0)
+    weights = [opening["weights_sha256"] for opening in ledger.openings]
+    assert sorted(weights) == ["w1"] * 100 + ["w2"] * 100

@@ -101,7 +101,10 @@ def _append(path: Path, line: bytes) -> bytes:
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line  # a torn last line must not take this one with it
+            # A torn last line must not take this one with it. The line of another process looks
+            # torn as well while the file system grows the file in the midst of it, at a page's
+            # end: a blank line comes of that, which counts for nothing.
+            line = b"\n" + line
         written = os.write(descriptor, line)
         if written != len(line):
             raise OSError(f"only {written} of {len(line)} bytes were written; is the disk full?")
