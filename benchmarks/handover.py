@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.real_run import machine
 
 BATCH_SIZE = 32
 
@@ -127,8 +127,7 @@ def main() -> None:
             f"PSS {row['pss']:.0f}, RSS {row['rss']:.0f}"
         )
     if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        content = {**facts, "batch_size": BATCH_SIZE}
+        content = {**machine(), "batch_size": BATCH_SIZE}
         content |= {"handing_over": handing, "memory_mib": memory}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 

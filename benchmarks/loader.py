@@ -41,6 +41,7 @@ from typing import Any  # noqa: E402
 
 from benchmarks.loader_peers import Batches, missing, peers, seed_style  # noqa: E402
 from benchmarks.loader_setup import BATCH_SIZE, Setup  # noqa: E402
+from benchmarks.real_run import machine  # noqa: E402
 
 SEED_STYLE, OURS = "seed-style", "ours"
 _PACKAGES = (
@@ -266,8 +267,7 @@ def main() -> None:
         figures = run(arguments, Path(folder))
     show(figures)
     if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        content = {**facts, "versions": versions(), "batch_size": BATCH_SIZE, **figures}
+        content = {**machine(), "versions": versions(), "batch_size": BATCH_SIZE, **figures}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -27,7 +27,6 @@ import ctypes
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.real_run import machine
 
 # One thread per process: the processes are what is counted.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -254,8 +255,7 @@ def main() -> None:
     for name, value in figures["psnr_db"].items():
         console.print(f"PSNR, {name}: {value} dB")
     if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        arguments.json.write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({**machine(), **figures}, indent=1) + "\n")
 
 
 def load() -> str:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from benchmarks.real_run import clock
 
 REPEATS = 3
 
@@ -47,35 +48,28 @@ def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:
 
     model, batches, names = ready(target, num_samples)
     accelerator = engine.make_accelerator(precision)
-    on_gpu = accelerator.device.type == "cuda"
     torch.set_num_threads(1)
     model.to(accelerator.device)
-
-    def now() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
 
     forward_s = [0.0]
     forward = model.forward
 
     def timed(*arguments: Any) -> Any:
-        begin = now()
+        begin = clock()
         output = forward(*arguments)
-        forward_s[0] += now() - begin
+        forward_s[0] += clock() - begin
         return output
 
     model.forward = timed
     count = sum(int(batch["num_real"]) for batch in batches)
     rows = []
     for _ in range(REPEATS + 1):
-        forward_s[0], begin = 0.0, now()
+        forward_s[0], begin = 0.0, clock()
         predict_split(
             model, iter(batches), len(batches),
             accelerator=accelerator, label_names=names, num_samples=count,
         )  # fmt: skip
-        rows.append((now() - begin, forward_s[0]))
+        rows.append((clock() - begin, forward_s[0]))
     loop_s, alone_s = (sum(column) / REPEATS for column in zip(*rows[1:], strict=True))
     return {
         "samples": count, "batches": len(batches), "loop_s": loop_s, "forward_s": alone_s,

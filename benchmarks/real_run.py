@@ -193,6 +193,11 @@ def memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def machine() -> dict[str, Any]:
+    """What a benchmark without torch says of the machine."""
+    return {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+
+
 def hardware() -> dict[str, Any]:
     """What a table must say of the machine and the versions."""
     import accelerate

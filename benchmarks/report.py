@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.real_run import machine
 from mmsa.labels import LABEL_NAMES
 
 NUM_WORDS = 20_000
@@ -159,8 +158,7 @@ def main() -> None:
     for part, seconds in figures.items():
         print(f"{part:42} {seconds:7.2f}")
     if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        content = {**facts, "num_samples": arguments.samples, "cpu_s": figures}
+        content = {**machine(), "num_samples": arguments.samples, "cpu_s": figures}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -18,6 +18,7 @@ class Samples:
         from torchvision import transforms
 
         from mmsa.data.manifest import load_manifest
+        from mmsa.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
         from mmsa.data.reader import SplitReader
         from mmsa.data.text import load_tokenizer, word_tokenizer
         from mmsa.labels import class_map
@@ -32,11 +33,10 @@ class Samples:
             self.tokenizer = load_tokenizer(tokenizer, PADDED_TO)
         self.padded = padded
         crop = [transforms.Resize((side, side))] if padded else [transforms.RandomCrop(side)]
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         self.transform = transforms.Compose(
             [
                 *[*crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()],
-                transforms.Normalize(mean, std),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
 
