@@ -2,12 +2,14 @@
 
     python -m benchmarks.loader [--raw DIR] [--shards DIR] [--images N] [--passes N]
                                 [--resize-px N] [--tokenizer NAME] [--json FILE]
+                                [--peers-finish their-way|by-ours]
 
 One thread, no loader worker, random crop to 224 px and flip, padded token ids. Pictures are those
 of --raw (MVSA-Single's layout), else made up, packed at short side 256, unless --shards names what
 was packed of them. All loaders run in this process and take turns, a pass over the training split
 each; told is the median pass in CPU milliseconds per sample. The seed-style loader reads the
-originals; the peers (loader_peers.py) decode by our functions. Absent ones are named, with what
+originals; the peers (loader_peers.py) decode by our function, and finish their own way or by our
+functions (--peers-finish by-ours): then nothing differs but reading. Absent ones are named, with what
 to install.
 
 Then the share of each of our stages, two workers against none by the clock, and the time to the
@@ -96,8 +98,6 @@ class Stopwatch:
 
 def by_stage(setup: Setup) -> dict[str, float]:
     """CPU milliseconds per sample of each of our stages, over two epochs."""
-    import zlib
-
     from mmsa.data import images
     from mmsa.data import reader as reading
 
@@ -109,8 +109,8 @@ def by_stage(setup: Setup) -> dict[str, float]:
         return iter(next_item, None)
 
     reader = SimpleNamespace(read=watch.timed("read", source.reader.read))
-    kept = images.decode, images.training_view, images.stacked, setup.tokenizer, reading.zlib
-    reading.zlib = SimpleNamespace(crc32=watch.timed("checksum", zlib.crc32))  # type: ignore
+    kept = images.decode, images.training_view, images.stacked, setup.tokenizer, reading.crc32
+    reading.crc32 = watch.timed("checksum", reading.crc32)
     images.decode = watch.timed("decode", images.decode)
     images.training_view = watch.timed("augment (crop, flip)", images.training_view)
     images.stacked = watch.timed("collate", images.stacked)
@@ -124,7 +124,7 @@ def by_stage(setup: Setup) -> dict[str, float]:
         watch.spent.clear()
         num_samples = sum(len(batch["keys"]) for batch in iter(take, None))
     finally:
-        images.decode, images.training_view, images.stacked, setup.tokenizer, reading.zlib = kept
+        images.decode, images.training_view, images.stacked, setup.tokenizer, reading.crc32 = kept
     return {name: 1000 * cpu_s / num_samples for name, cpu_s in watch.spent.items()}
 
 
@@ -187,7 +187,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     shards = arguments.shards or folder / "shards"
     if arguments.shards is None:
         packed(raw, shards)
-    setup = Setup(raw, shards, arguments.resize_px, arguments.tokenizer)
+    setup = Setup(
+        raw, shards, arguments.resize_px, arguments.tokenizer, arguments.peers_finish == "by-ours"
+    )
     scratch = folder / "peers"
     scratch.mkdir()
     first = first_batch(setup)
@@ -259,6 +261,12 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5, help="over the training split, timed")
     parser.add_argument("--resize-px", type=int, default=256, help="the encoder's, before the cut")
     parser.add_argument("--tokenizer", help="a name or directory; default: made of the texts")
+    parser.add_argument(
+        "--peers-finish",
+        choices=("their-way", "by-ours"),
+        default="their-way",
+        help="after decoding: torchvision, Hugging Face's batch call and a stack, or our functions",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     if arguments.shards and not arguments.raw:

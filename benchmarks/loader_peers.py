@@ -1,8 +1,9 @@
 """Other loaders of the same samples, for loader.py: the seed-style one and the peers.
 
-Peers get the stored JPEGs of our own shards in the form that they document, and decode, crop, flip,
-tokenize and collate by our functions: what differs is how they read. Each is iterated in one
-process, one whole pass at a time, shuffled, to batches of 32.
+Peers get the stored JPEGs of our own shards in the form that they document, and decode by our
+function. They crop and flip by torchvision's transforms, tokenize by Hugging Face's batch call and
+stack, as their users do; or all of it by our functions, so that nothing differs but how they read.
+Each is iterated in one process, one whole pass at a time, shuffled, to batches of 32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loader_setup import BATCH_SIZE, MAX_TOKENS, Setup
+from benchmarks.loader_setup import BATCH_SIZE, MAX_TOKENS, SHORT_SIDE_PX, Setup
 
 SHUFFLE_BUFFER = 1000  # samples, as in webdataset's and datasets' own examples
 # name: what must be there to import, and the package that holds it
@@ -31,12 +32,56 @@ Batches = Callable[[], Iterator[Any]]
 
 @dataclass
 class Finish:
-    """Our decoding, view, tokenizer and collation, of pictures and texts read by a peer."""
+    """From pictures and texts that a peer has read to a batch."""
 
     setup: Setup
 
     def __post_init__(self) -> None:
+        from torchvision.transforms import v2
+
         self.numbers = count()
+        image = self.setup.preprocessing.image
+        side = round(SHORT_SIDE_PX * image.image_size_px / image.resize_px)
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(side, pad_if_needed=True),
+                *([v2.Resize(image.image_size_px)] if side != image.image_size_px else []),
+                v2.RandomHorizontalFlip(self.setup.augmentation.flip_probability),
+            ]
+        )
+
+    def batch(self, images_: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
+        """Decoded by our function, the rest as users of a peer do it."""
+        import torch
+
+        from mmsa.data import images
+
+        if self.setup.finish_by_ours:
+            return self.by_ours(images_, texts, labels)
+        tokens = self.setup.tokenizer.hugging_face(
+            texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        return {
+            "images": torch.stack([self.transform(images.decode(image)) for image in images_]),
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "labels": torch.tensor(labels),
+        }
+
+    def by_ours(self, images_: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
+        """Decoded, cropped, flipped, tokenized and stacked by our functions."""
+        import torch
+
+        from mmsa.data import images
+
+        ids, mask = self.setup.tokenizer(texts)
+        views = (self.view(image) for image in images_)
+        return {
+            "images": images.stacked(views, len(texts), self.setup.preprocessing),
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor(labels),
+        }
 
     def view(self, image: bytes) -> Any:
         from mmsa.data import images
@@ -50,20 +95,6 @@ class Finish:
             min_crop_scale=self.setup.augmentation.min_crop_scale,
             flip_probability=self.setup.augmentation.flip_probability,
         )
-
-    def batch(self, images_: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
-        import torch
-
-        from mmsa.data import images
-
-        ids, mask = self.setup.tokenizer(texts)
-        views = (self.view(image) for image in images_)
-        return {
-            "images": images.stacked(views, len(texts), self.setup.preprocessing),
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": torch.tensor(labels),
-        }
 
     def rows(self, rows: list[dict[str, Any]]) -> Any:
         """A batch of rows with `image`, `text` and `label`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BATCH_SIZE, MAX_TOKENS = 32, 128
+BATCH_SIZE, MAX_TOKENS, SHORT_SIDE_PX = 32, 128, 256
 _WORDS = 8000  # of the vocabulary that is made of the texts where no tokenizer is named
 
 
@@ -22,6 +22,7 @@ class Setup:
     directory: Path
     resize_px: int = 256
     tokenizer_name: str | None = None
+    finish_by_ours: bool = False  # peers: all but reading by our functions
     samples: list[Any] = field(init=False, repr=False)  # RawSample, all of the split
     raw_samples: list[tuple[Path, int]] = field(init=False, repr=False)  # picture, label
 

@@ -6,6 +6,7 @@ The reader, verification and the indexing of tars packed by others all parse sam
 from __future__ import annotations
 
 import json
+import struct
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from io import BytesIO
 from typing import Any
 
 _BLOCK = 512  # bytes of a tar header; members are padded to a multiple
+# Of an ustar header: name, size, type, and the first byte of what would stand before the name.
+_HEADER = struct.Struct("100s24x12s20xc188xc166x")
+assert _HEADER.size == _BLOCK
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,13 @@ def tar_members(content: bytes) -> list[tuple[str, bytes]]:
     members = []
     at = 0
     while at + _BLOCK <= len(content):
-        digits = content[at + 124 : at + 136].rstrip(b" \0") or b"0"
-        plain = content[at + 156] in b"0\0" and not content[at + 345]  # a file, no name prefix
+        name, digits, kind, prefix = _HEADER.unpack_from(content, at)
+        digits = digits.rstrip(b" \0") or b"0"
+        plain = kind in b"0\0" and prefix == b"\0"  # a file
         if not plain or not digits.isdigit():  # a sign would lead us in circles
             return _tarfile_members(content)
         size = int(digits, 8)
-        name = content[at : at + 100].partition(b"\0")[0].decode("utf-8")
+        name = name.partition(b"\0")[0].decode("utf-8")
         at += _BLOCK
         if at + size > len(content):
             raise ValueError(f"the member {name} is longer than its sample")

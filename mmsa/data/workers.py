@@ -37,6 +37,7 @@ import torch
 from mmsa.data.handover import receive, send
 from mmsa.data.whereabouts import Board, anonymous_file, board_file, note_on
 from mmsa.errors import ShardDamage, UserError
+from mmsa.memory import keep_freed_memory
 
 AHEAD = 2  # batches of one worker that wait for the rank or are being made
 DEFAULT_TIMEOUT_S = 300.0  # below the 600 s after which NCCL gives up a collective
@@ -175,6 +176,7 @@ def _work(connection: socket.socket, pipeline: Iterable[Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
         for descriptor in descriptors:  # none where the rank is gone

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from mmsa.models.encoders import (
     hf_config_to_dict,
     trained_parts,
 )
+from mmsa.models.packed_texts import PackedTexts, pack_texts
 from mmsa.models.recompute import recompute_in_backward
 from mmsa.models.weights import export_encoder_config, is_export
 
@@ -44,22 +46,52 @@ class TextEncoder(Encoder):
         self.hf_config = {**hf_config_to_dict(config), "vocab_size": config.vocab_size}
         self.vocab_size: int = config.vocab_size
         self.max_positions = _max_positions(body)
-        self._takes_pairs = False  # until `look_at_masks` has looked
+        self._first_position = _first_position(body)
+        # Until `look_at_masks` has looked.
+        self._takes_pairs = self._takes_packs = False
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D)."""
         with self._body_gradient():
-            # From a mask over tokens transformers makes one over pairs by itself, but it first asks
-            # the device whether any token is masked, and waits for the answer.
-            of_pairs = self._takes_pairs and attention_mask.is_cuda
-            mask = pair_mask(attention_mask) if of_pairs else attention_mask
-            hidden = self.body(input_ids=input_ids, attention_mask=mask)[0]  # (B, T, D)
+            hidden = self._hidden(input_ids, attention_mask)  # (B, T, D)
             pooled = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, attention_mask)
         return self._project(pooled)
 
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        # One call of the body whatever the lengths: under ZeRO-3 each call is a collective.
+        on_cpu = input_ids.device.type == "cpu"
+        packed = None
+        if on_cpu and self._takes_packs and not torch.compiler.is_compiling():
+            packed = self._packed(input_ids, attention_mask)
+        if packed is not None:
+            return self._of_packed(packed)
+        # From a mask over tokens transformers makes one over pairs by itself, but it first asks
+        # the device whether any token is masked, and waits for the answer.
+        of_pairs = self._takes_pairs and attention_mask.is_cuda
+        mask = pair_mask(attention_mask) if of_pairs else attention_mask
+        hidden: Tensor = self.body(input_ids=input_ids, attention_mask=mask)[0]
+        return hidden
+
+    def _of_packed(self, packed: PackedTexts) -> Tensor:
+        hidden = self.body(
+            input_ids=packed.input_ids,
+            attention_mask=packed.attention_mask,
+            position_ids=packed.position_ids,
+        )[0]
+        return packed.unpacked(hidden)
+
+    def _packed(self, input_ids: Tensor, attention_mask: Tensor) -> PackedTexts | None:
+        return pack_texts(
+            input_ids,
+            attention_mask,
+            first_position=self._first_position,
+            max_positions=self.max_positions,
+        )
+
     @torch.no_grad()
     def look_at_masks(self) -> None:
-        """Find out whether the body takes a mask over pairs, to the same effect as one over tokens.
+        """Find out whether the body takes a mask over pairs, to the same effect as one over tokens,
+        and texts packed into one row.
 
         Not all do: DeBERTa makes its own, and attention by plain products adds masks up.
         """
@@ -68,11 +100,18 @@ class TextEncoder(Encoder):
         input_ids = torch.zeros(2, 4, dtype=torch.long)
         mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
         expected = self.body(input_ids=input_ids, attention_mask=mask)[0]
-        try:
-            found = self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
-            self._takes_pairs = torch.allclose(found[mask > 0], expected[mask > 0], atol=1e-5)
-        except (ValueError, RuntimeError, IndexError, TypeError):
-            self._takes_pairs = False  # a choice for speed alone: the mask over tokens always works
+        packed = self._packed(input_ids, mask)
+
+        def agrees(hidden: Callable[[], Tensor]) -> bool:
+            try:
+                return torch.allclose(hidden()[mask > 0], expected[mask > 0], atol=1e-5)
+            except (ValueError, RuntimeError, IndexError, TypeError):
+                return False  # a choice for speed alone: the mask over tokens always works
+
+        self._takes_pairs = agrees(
+            lambda: self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
+        )
+        self._takes_packs = packed is not None and agrees(lambda: self._of_packed(packed))
         self.train(training)
 
 
@@ -229,10 +268,16 @@ def _layers(body: Any) -> tuple[list[nn.Module], list[nn.Module]]:
 def _max_positions(body: nn.Module) -> int | None:
     for name, module in body.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from behind the padding id.
-            taken = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - taken
+            return module.num_embeddings - _first_position(body)
     return None
+
+
+def _first_position(body: nn.Module) -> int:
+    """The position of a text's first token: RoBERTa counts from behind the padding id."""
+    for name, module in body.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
 def _leave_out_unused(encoder: TextEncoder) -> None:

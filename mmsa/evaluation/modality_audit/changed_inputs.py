@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -61,13 +60,13 @@ class ChangedReader(SplitReader):
         sample = super().read(shard, ordinal)
         change, partners = self._change, self._partners[shard, ordinal]
         if change is Change.TEXT_ONLY:
-            return replace(sample, image=self._plain)
+            return sample._replace(image=self._plain)
         if change is Change.IMAGE_ONLY:
-            return replace(sample, text="")
+            return sample._replace(text="")
         if change in (Change.SHUFFLED_IMAGES, Change.SHUFFLED_BOTH):
-            sample = replace(sample, image=super().read(*partners[0]).image)
+            sample = sample._replace(image=super().read(*partners[0]).image)
         if change in (Change.SHUFFLED_TEXTS, Change.SHUFFLED_BOTH):
-            sample = replace(sample, text=super().read(*partners[1]).text)
+            sample = sample._replace(text=super().read(*partners[1]).text)
         return sample
 
 
