@@ -9,8 +9,8 @@ of --raw (MVSA-Single's layout), else made up, packed at short side 256, unless 
 was packed of them. All loaders run in this process and take turns, a pass over the training split
 each; told is the median pass in CPU milliseconds per sample. The seed-style loader reads the
 originals; the peers (loader_peers.py) decode by our function, and finish their own way or by our
-functions (--peers-finish by-ours): then nothing differs but reading. Absent ones are named, with what
-to install.
+functions (--peers-finish by-ours): then nothing differs but reading. Absent ones are named, with
+what to install.
 
 Then the share of each of our stages, two workers against none by the clock, and the time to the
 first batch. Wall times need a machine with nothing else to do.

@@ -94,11 +94,28 @@ def one_step(config: Any, run: Any) -> Any:
     return loss
 
 
-def shapes_of(batches: Iterator[Any], seen: list[tuple[int, int]]) -> Iterator[Any]:
-    """`batches`, noting (B, T) of each in `seen`."""
-    for batch in batches:
-        seen.append(tuple(batch["input_ids"].shape))
-        yield batch
+Shape = tuple[int, int, int]  # samples; rows and tokens of what the text encoder's body takes
+
+
+def note_shapes(run: Any, seen: list[Shape]) -> None:
+    """Let a run put the shape of each micro-batch into `seen`."""
+    num_samples = [0]
+
+    def watched(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            num_samples[0] = len(batch["labels"])
+            if not on_cpu:
+                seen.append((num_samples[0], *batch["input_ids"].shape))
+            yield batch
+
+    def of_body(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        seen.append((num_samples[0], *inputs["input_ids"].shape))
+
+    # On a CPU texts are packed; a GPU gets them padded, and a hook would cut compiled code.
+    on_cpu = run.accelerator.device.type == "cpu"
+    run.train_batches = watched(run.train_batches)
+    if on_cpu:
+        run.bare_model.text_encoder.body.register_forward_pre_hook(of_body, with_kwargs=True)
 
 
 def clock() -> float:
@@ -132,18 +149,20 @@ def peak_gflops(dtype: str, side: int | None = None, seconds: float = 1.5) -> fl
 
 
 @cache
-def gflop_of(size: str, batch: int, tokens: int) -> float:
+def gflop_of(size: str, samples: int, rows: int, tokens: int) -> float:
     """GFLOP of forward and backward of one micro-batch, counted by torch on shapes alone."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         model = plain_model(size, vocab_size=1000)
-        ids = torch.zeros(batch, tokens, dtype=torch.long)
+        ids = torch.zeros(rows, tokens, dtype=torch.long)
         side: Any = SIZES[size]["image_size_px"]
-        images = torch.zeros(batch, 3, side, side)
+        images = torch.zeros(samples, 3, side, side)
     with FlopCounterMode(display=False) as counter:
-        model(ids, None, images).sum().backward()
+        text = model.text(input_ids=ids)[0]
+        features = torch.cat([text[:1, 0].expand(samples, -1), model.image(images)], dim=1)
+        model.head(features).sum().backward()
     return 1e-9 * counter.get_total_flops()
 
 

@@ -40,9 +40,10 @@ def ours(options: argparse.Namespace, steps: int) -> dict[str, Any]:
     """train.py's own step on the real stream, with the settings that a run has by default."""
     with tempfile.TemporaryDirectory() as folder:
         config, run = real_run.start_run(our_settings(options, folder))
-        seen: list[tuple[int, int]] = []
-        run.train_batches = real_run.shapes_of(run.train_batches, seen)
-        real_run.one_step(config, run)
+        seen: list[real_run.Shape] = []
+        real_run.note_shapes(run, seen)
+        for _ in range(2):  # warms up
+            real_run.one_step(config, run)
         seen.clear()
         begin = real_run.clock()
         for _ in range(steps):
@@ -87,7 +88,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
         "arm": options.arm,
         "global_batch_size": options.batch,
         "samples_per_s": num_samples / work["seconds"],
-        "tokens": sum(b * t for b, t in work["shapes"]) / num_samples,
+        "tokens": sum(rows * tokens for _, rows, tokens in work["shapes"]) / num_samples,
         "gflops": gflop / work["seconds"],
         "peak_gflops": peak[multiplied_in],
         "of_peak": gflop / work["seconds"] / peak[multiplied_in],

@@ -32,7 +32,9 @@ class Samples:
         else:
             self.tokenizer = load_tokenizer(tokenizer, PADDED_TO)
         self.padded = padded
-        crop = [transforms.Resize((side, side))] if padded else [transforms.RandomCrop(side)]
+        crop: list[Any] = [transforms.Resize((side, side))]
+        if not padded:
+            crop = [transforms.RandomCrop(side, pad_if_needed=True)]
         self.transform = transforms.Compose(
             [
                 *[*crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()],
@@ -99,19 +101,19 @@ def seed_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[s
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    seen: list[tuple[int, int]] = []
+    seen: list[real_run.Shape] = []
 
-    def step(micro_steps: int, rows: int = MICRO_BATCH) -> None:
+    def step(micro_steps: int) -> None:
         for _ in range(micro_steps):
-            batch = [each[:rows].to(device) for each in next(batches)]
-            seen.append((rows, batch[0].shape[1]))
+            batch = [each.to(device) for each in next(batches)]
+            seen.append((len(batch[0]), *batch[0].shape))
             loss = torch.nn.functional.cross_entropy(model(*batch[:3]), batch[3])
             (loss / micro_steps).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     batches = (batch for _ in range(1000) for batch in loader)
-    step(1, rows=2)  # warms up: a whole step takes a quarter of a minute on a CPU
+    step(1)  # warms up; its memory is had from the system here
     seen.clear()
     begin = real_run.clock()
     for _ in range(steps):
@@ -131,7 +133,7 @@ def accelerate_steps(model: Any, loader: Any, accumulation: int, steps: int) -> 
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
-    seen: list[tuple[int, int]] = []
+    seen: list[real_run.Shape] = []
     begin, done = 0.0, -1
     batches = (batch for _ in range(1000) for batch in loader)
     while done < steps:
@@ -140,7 +142,7 @@ def accelerate_steps(model: Any, loader: Any, accumulation: int, steps: int) -> 
             begin = real_run.clock()
         for _ in range(accumulation):
             ids, mask, images, labels = next(batches)
-            seen.append(tuple(ids.shape))
+            seen.append((len(ids), *ids.shape))
             with accelerator.accumulate(model):
                 loss = torch.nn.functional.cross_entropy(model(ids, mask, images), labels)
                 accelerator.backward(loss)
@@ -154,7 +156,7 @@ def lightning_steps(model: Any, loader: Any, accumulation: int, steps: int) -> d
     import lightning
     import torch
 
-    seen: list[tuple[int, int]] = []
+    seen: list[real_run.Shape] = []
     times: list[float] = []
 
     class Module(lightning.LightningModule):
@@ -163,7 +165,7 @@ def lightning_steps(model: Any, loader: Any, accumulation: int, steps: int) -> d
             self.model = model
 
         def training_step(self, batch: Any, _: int) -> Any:
-            seen.append(tuple(batch[0].shape))
+            seen.append((len(batch[0]), *batch[0].shape))
             return torch.nn.functional.cross_entropy(self.model(*batch[:3]), batch[3])
 
         def configure_optimizers(self) -> Any:

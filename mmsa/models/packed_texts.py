@@ -15,7 +15,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-_ROW_TOKENS = 512  # of a packed row at most: attention grows by its square
+_ROW_TOKENS = 128  # of a packed row at most: attention grows by its square (docs/benchmarks.md)
 _WORTH = 0.9  # the share of the padded tokens that must not be exceeded
 
 
