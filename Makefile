@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+# Tests that start ranks on all cores: one after the other. The rest runs on all cores at once.
+LAUNCHING := tests/end_to_end tests/faults tests/slurm
 
 .PHONY: help install demo test lint format bench soak clean
 
@@ -23,7 +25,8 @@ demo: install ## made-up data, packed, trained on all GPUs or two CPU processes,
 	$(BIN)/python -m launch.demo $(DEMO)
 
 test: install ## what this machine can run; MMSA_REQUIRE=shared,slurm makes missing things failures
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(LAUNCHING))
+	$(BIN)/python -m pytest $(LAUNCHING)
 
 lint: install ## ruff, ruff format, mypy
 	$(BIN)/ruff check .

@@ -20,7 +20,10 @@ from train import main as train_main
 SHORT = [*TINY, "train.max_steps=5", "train.validate_every_steps=100", "train.keep_checkpoints=1"]
 
 
-@pytest.mark.parametrize(("engine", "world_size"), [("single", 1), ("zero2", 2), ("zero3", 2)])
+@pytest.mark.parametrize(
+    ("engine", "world_size"),
+    [("single", 1), pytest.param("zero2", 2, marks=pytest.mark.soak), ("zero3", 2)],
+)
 def test_saving_at_every_step_changes_no_bit(
     engine: str, world_size: int, shards: Path, tmp_path: Path
 ) -> None:
