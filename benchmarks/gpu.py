@@ -80,15 +80,15 @@ def run_arm(arm: dict[str, Any], shards: str, size: str, seconds: float) -> dict
             finish()
         spent = time.perf_counter() - begin
         dtype = "float32" if arm["precision"] == "no" else "bfloat16"
-        gflop = sum(real_run.gflop_of(size, *shape) for shape in seen)
         samples_per_s = steps * arm["batch"] / spent
         return {
             **arm,
             "world": run.accelerator.num_processes,
             "device": str(run.accelerator.device.type),
             "samples_per_s": samples_per_s,
-            "utilisation": gflop / spent / real_run.peak_gflops(dtype),
-            "tflops": gflop / spent / 1e3,
+            "seconds": spent,
+            "shapes": seen,
+            "peak_gflops": real_run.peak_gflops(dtype),
             "memory_mib": real_run.memory_mib(),
             "epoch_s": MVSA_SINGLE / samples_per_s,
             "waiting": waited[0] / spent,
@@ -122,6 +122,11 @@ def in_a_process(arm: dict[str, Any], options: argparse.Namespace) -> dict[str, 
         errors = [line for line in ended.stderr.splitlines() if "Error" in line]
         return {**arm, "failed": (errors or ["no word"])[0].strip()[:120]}
     found: dict[str, Any] = json.loads(lines[0])
+    # Counted here: under ZeRO-3 every model that a process makes is cut into parts.
+    size = "tiny" if options.tiny else "large"
+    gflop = sum(real_run.gflop_of(size, *shape) for shape in found.pop("shapes"))
+    found["tflops"] = gflop / found["seconds"] / 1e3
+    found["utilisation"] = gflop / found["seconds"] / found["peak_gflops"]
     return found
 
 
