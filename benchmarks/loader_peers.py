@@ -51,33 +51,23 @@ class Finish:
         )
 
     def batch(self, images_: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
-        """Decoded by our function, the rest as users of a peer do it."""
+        """Decoded by our function, the rest as users of a peer do it, or by our functions too."""
         import torch
 
         from mmsa.data import images
 
         if self.setup.finish_by_ours:
-            return self.by_ours(images_, texts, labels)
-        tokens = self.setup.tokenizer.hugging_face(
-            texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
+            ids, mask = self.setup.tokenizer(texts)
+            views = (self.view(image) for image in images_)
+            pictures = images.stacked(views, len(texts), self.setup.preprocessing)
+        else:
+            tokens = self.setup.tokenizer.hugging_face(
+                texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            )
+            ids, mask = tokens["input_ids"], tokens["attention_mask"]
+            pictures = torch.stack([self.transform(images.decode(image)) for image in images_])
         return {
-            "images": torch.stack([self.transform(images.decode(image)) for image in images_]),
-            "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"],
-            "labels": torch.tensor(labels),
-        }
-
-    def by_ours(self, images_: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
-        """Decoded, cropped, flipped, tokenized and stacked by our functions."""
-        import torch
-
-        from mmsa.data import images
-
-        ids, mask = self.setup.tokenizer(texts)
-        views = (self.view(image) for image in images_)
-        return {
-            "images": images.stacked(views, len(texts), self.setup.preprocessing),
+            "images": pictures,
             "input_ids": ids,
             "attention_mask": mask,
             "labels": torch.tensor(labels),

@@ -6,15 +6,13 @@ import ctypes
 import os
 
 _MIB = 1 << 20
-# glibc's mallopt(3): option, value, and the variable by which a user sets it.
+# glibc's mallopt(3): option, value, and the variable by which a user sets it. Free memory that is
+# kept at the heap's end; what the heap grows by; the size from which each block is mapped by itself
+# (32 MiB is the most that it takes).
 _OPTIONS = (
-    (-1, 256 * _MIB, "MALLOC_TRIM_THRESHOLD_"),  # free memory that is kept at the heap's end
-    (-2, 16 * _MIB, "MALLOC_TOP_PAD_"),  # what the heap grows by at least
-    (
-        -3,
-        32 * _MIB,
-        "MALLOC_MMAP_THRESHOLD_",
-    ),  # from here on each block is mapped; the most it takes
+    (-1, 256 * _MIB, "MALLOC_TRIM_THRESHOLD_"),
+    (-2, 16 * _MIB, "MALLOC_TOP_PAD_"),
+    (-3, 32 * _MIB, "MALLOC_MMAP_THRESHOLD_"),
 )
 
 

@@ -82,7 +82,6 @@ class SplitReader:
         # Manifest class -> the model's label, -1 where samples of the class are left out.
         labels = [classes.label_of(name) for name in manifest.classes]
         self._labels = np.array([-1 if label is None else label for label in labels], dtype=int)
-        self._label_of: list[int] = self._labels.tolist()
         self._leaves_out = bool((self._labels < 0).any())
         kept = {
             name for name, label in zip(manifest.classes, labels, strict=True) if label is not None
@@ -175,7 +174,7 @@ class SplitReader:
             image=image,
             text=text,
             meta=meta,
-            label=self._label_of[record.label],
+            label=int(self._labels[record.label]),
             key_hash=record.key_hash,
         )
 

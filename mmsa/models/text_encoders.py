@@ -265,19 +265,22 @@ def _layers(body: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     return ([], []) if layers is None else (list(layers), above)
 
 
-def _max_positions(body: nn.Module) -> int | None:
+def _position_embeddings(body: nn.Module) -> nn.Embedding | None:
     for name, module in body.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module.num_embeddings - _first_position(body)
+            return module
     return None
 
 
 def _first_position(body: nn.Module) -> int:
     """The position of a text's first token: RoBERTa counts from behind the padding id."""
-    for name, module in body.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
+    table = _position_embeddings(body)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def _max_positions(body: nn.Module) -> int | None:
+    table = _position_embeddings(body)
+    return None if table is None else table.num_embeddings - _first_position(body)
 
 
 def _leave_out_unused(encoder: TextEncoder) -> None:

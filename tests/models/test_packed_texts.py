@@ -66,13 +66,16 @@ def test_a_text_does_not_see_its_neighbours_in_the_row() -> None:
 
 def test_every_token_has_one_place_and_comes_back_from_it() -> None:
     generator = torch.Generator().manual_seed(1)
+    num_packed = 0
     for _ in range(50):
-        lengths = torch.randint(1, 30, (int(torch.randint(1, 70, (1,), generator=generator)),))
+        num_texts = int(torch.randint(1, 70, (1,), generator=generator))
+        lengths = torch.randint(1, 30, (num_texts,), generator=generator)
         lengths[0] = 40
         ids, mask = texts(lengths.tolist(), vocab_size=10**6)
         packed = pack_texts(ids, mask, first_position=0, max_positions=64)
         if packed is None:
             continue
+        num_packed += 1
         assert packed.input_ids.shape[1] <= 64
         assert packed.input_ids.numel() <= 0.9 * ids.numel()
         back = packed.unpacked(packed.input_ids[..., None].double())[..., 0]
@@ -82,6 +85,7 @@ def test_every_token_has_one_place_and_comes_back_from_it() -> None:
         looks_at = packed.attention_mask[:, 0].sum(dim=2)  # (P, S): tokens of its own text
         seen = packed.unpacked(looks_at[..., None].double())[..., 0].long()
         assert torch.equal(seen, mask * mask.sum(dim=1, keepdim=True))
+    assert num_packed > 40
 
 
 def test_what_saves_too_little_is_left_as_it_is() -> None:
