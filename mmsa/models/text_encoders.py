@@ -93,8 +93,12 @@ class TextEncoder(Encoder):
         """Find out whether the body takes a mask over pairs, to the same effect as one over tokens,
         and texts packed into one row.
 
-        Not all do: DeBERTa makes its own, and attention by plain products adds masks up.
+        Not all do: DeBERTa makes its own, and attention by plain products adds masks up. Layers
+        that look through a window (ModernBERT) would lose it to a mask over pairs.
         """
+        config: Any = self.body.config
+        if getattr(config, "local_attention", None) or getattr(config, "sliding_window", None):
+            return
         training = self.training
         self.eval()  # no dropout: the generator that seeds weights must not be drawn from
         input_ids = torch.zeros(2, 4, dtype=torch.long)

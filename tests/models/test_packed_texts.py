@@ -104,3 +104,13 @@ def test_an_encoder_with_positions_of_its_own_is_not_packed() -> None:
     assert not made._takes_packs
     ids, mask = texts(LENGTHS)
     torch.testing.assert_close(made(ids, mask)[4:5], made(ids[4:5, :5], mask[4:5, :5]))
+
+
+def test_an_encoder_that_looks_through_a_window_keeps_it() -> None:
+    sizes = {"model_type": "modernbert", "hidden_size": 16, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50}
+    sizes |= {"local_attention": 8, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}
+    sizes |= {"bos_token_id": 1, "eos_token_id": 2}
+    made = build_text_encoder(TextEncoderConfig(name="m", weights="none", config=sizes))
+    assert not made._takes_packs
+    assert not made._takes_pairs
