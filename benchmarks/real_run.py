@@ -81,13 +81,13 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
     return config, run
 
 
-def one_step(config: Any, run: Any) -> Any:
+def one_step(config: Any, run: Any, lr_scale: float = 1.0) -> Any:
     """The real optimizer step, with what the loop does around it; the loss, on the device."""
     import train
     from mmsa import runtime
     from mmsa.training.optim import set_learning_rates
 
-    set_learning_rates(run.optimizer, 1.0)
+    set_learning_rates(run.optimizer, lr_scale)
     runtime.seed_step(config.run.seed, run.progress.step, run.accelerator.process_index)
     loss, *_ = train.train_step(config, run)
     run.progress.step += 1

@@ -51,24 +51,35 @@ def ours(options: argparse.Namespace, steps: int) -> dict[str, Any]:
         return {"seconds": real_run.clock() - begin, "shapes": seen}
 
 
-def curve(options: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """Losses of `steps` steps, without dropout: it draws otherwise in another precision."""
-    settings = ["model.fusion.dropout=0.0", "optim.text_lr=1e-4"]
+CURVE = "curve of "
+CURVES = {  # settings of each; the second tells what another order of additions alone does
+    "float32": ["train.mixed_precision=no", "data.bucket_by_length=false"],
+    "float32, as ours": ["train.mixed_precision=no"],
+    "ours": [],
+}
+
+
+def curve(options: argparse.Namespace, name: str, steps: int) -> dict[str, Any]:
+    """Losses of `steps` steps with warm-up and decay as a run has them by default.
+
+    Without dropout: it draws otherwise in another precision.
+    """
+    import torch
+
+    from mmsa.models.encoders import lay_out
+    from mmsa.training.optim import lr_scale
+
     text: Any = real_run.SIZES[options.size]["text"]
     no_dropout = ", hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
-    settings.append(f"model.text_encoder.config={text.rstrip('}')}{no_dropout}")
-    if options.arm == "curve-float32":
-        settings += ["train.mixed_precision=no", "data.bucket_by_length=false"]
+    settings = [f"model.text_encoder.config={text.rstrip('}')}{no_dropout}"]
+    settings += ["model.fusion.dropout=0.0", *CURVES[name]]
     with tempfile.TemporaryDirectory() as folder:
         config, run = real_run.start_run([*our_settings(options, folder), *settings])
-        if options.arm == "curve-float32" and run.bare_model.image_encoder is not None:
-            import torch
-
-            from mmsa.models.encoders import lay_out
-
+        if name == "float32":
             run.bare_model.image_encoder.memory_format = torch.contiguous_format
             lay_out(run.bare_model.image_encoder.body, torch.contiguous_format)
-        return {"losses": [float(real_run.one_step(config, run)) for _ in range(steps)]}
+        scales = [lr_scale(step, steps, config.optim) for step in range(steps)]
+        return {"losses": [float(real_run.one_step(config, run, scale)) for scale in scales]}
 
 
 def run_arm(options: argparse.Namespace) -> dict[str, Any]:
@@ -76,8 +87,8 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    if options.arm.startswith("curve"):
-        return curve(options, options.steps)
+    if options.arm.startswith(CURVE):
+        return curve(options, options.arm.removeprefix(CURVE), options.steps)
     work = ours(options, options.steps) if options.arm == "ours" else None
     work = work or peer(options.arm, options, options.steps)
     peak = {name: real_run.peak_gflops(name) for name in ("bfloat16", "float32")}
@@ -127,18 +138,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def compare_curves(options: argparse.Namespace) -> dict[str, Any]:
-    """The two curves, and how far the mean of ten steps is apart at most, relative."""
+    """The curves, and how far the mean of ten steps is from float32's at most, relative."""
     import numpy as np
 
-    found = {
-        name: in_a_process(f"curve-{name}", MICRO_BATCH, options.curves, options)["losses"]
-        for name in ("ours", "float32")
+    found: dict[str, Any] = {
+        name: in_a_process(CURVE + name, MICRO_BATCH, options.curves, options)["losses"]
+        for name in CURVES
     }
     window = np.ones(10) / 10
-    ours_mean, plain_mean = (np.convolve(found[name], window, "valid") for name in found)
-    apart = float(np.abs(ours_mean / plain_mean - 1).max())
-    print(f"mean loss of ten steps, ours against float32: {apart:.2%} apart at most")
-    return {**found, "apart": apart}
+    means = {name: np.convolve(losses, window, "valid") for name, losses in found.items()}
+    for name in list(CURVES)[1:]:
+        apart = float(np.abs(means[name] / means["float32"] - 1).max())
+        print(f"mean loss of ten steps, {name} against float32: {apart:.2%} apart at most")
+        found[f"{name}, apart"] = apart
+    return found
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from mmsa.training.durable import WRITE_ERRORS, flush
+from mmsa.training.durable import WRITE_ERRORS, flush, remove_by_thread, remove_leftovers
 
 LINK_NAME = "best"
 FOLDER_NAME = "exports"
@@ -65,10 +65,12 @@ def settle_best(run_dir: Path, best_step: int | None, known_steps: Collection[in
 
 def keep_exports(run_dir: Path, known_steps: Collection[int]) -> None:
     """Remove all exports but those of `known_steps`, and what a killed write left; main rank."""
+    folder = run_dir / FOLDER_NAME
+    remove_leftovers(folder)
     known = {export_path(run_dir, step).name for step in known_steps}
-    for path in (run_dir / FOLDER_NAME).glob("*step-*"):
+    for path in folder.glob("step-*"):
         if path.name not in known:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_by_thread(path)
 
 
 def _point(run_dir: Path, final: Path) -> None:

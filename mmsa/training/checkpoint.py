@@ -8,8 +8,9 @@
         COMPLETE                 each file with its size; written last
 
 A checkpoint is written to `.step-N.tmp`, every file flushed to disk, and renamed when all ranks say
-that they succeeded. Saving changes nothing in the live model. Nothing in it is executed when it is
-read: no pickle. See docs/checkpoints.md.
+that they succeeded. The disk is kept busy: weights are flushed while the optimizer's state is
+gathered and written, and an old checkpoint is removed by a thread. Saving changes nothing in the
+live model. Nothing in it is executed when it is read: no pickle. See docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,21 @@ from torch import Tensor, nn
 
 from mmsa.command import write_json_aside
 from mmsa.errors import AgreedError, UserError
-from mmsa.export import CHECKPOINT_EXPORT_NAME, COMPLETE_NAME, STATE_NAME, whole_checkpoints
+from mmsa.export import (
+    CHECKPOINT_EXPORT_NAME,
+    COMPLETE_NAME,
+    STATE_NAME,
+    WEIGHTS_NAME,
+    whole_checkpoints,
+)
 from mmsa.training.batchnorm import running_statistics
-from mmsa.training.durable import WriteError, flush, together
+from mmsa.training.durable import (
+    WriteError,
+    flush,
+    remove_by_thread,
+    remove_leftovers,
+    together,
+)
 from mmsa.training.optimizer_state import gather_optimizer_state, load_optimizer_state
 from mmsa.training.partitions import gather_weights
 
@@ -69,11 +83,13 @@ def save_checkpoint(
     on_main = accelerator.is_main_process
     content = {**CHECKPOINT_FORMAT, **state, "loss_scale": _loss_scale(accelerator)}
     try:
-        together(accelerator, (lambda: _make_empty(aside)) if on_main else None)
-        # One after the other: the main rank never holds weights and optimizer state at once.
-        _save_model(aside, accelerator, model, optimizer, write_export)
-        _save_optimizer(aside, accelerator, model, optimizer, content)
-        together(accelerator, (lambda: _complete(aside, final)) if on_main else None)
+        together(accelerator, (lambda: _make_room(aside)) if on_main else None)
+        with ThreadPoolExecutor(1) as disk:
+            # One after the other: the main rank never holds weights and optimizer state at once.
+            _save_model(aside, accelerator, model, optimizer, write_export)
+            flushed = [disk.submit(flush, _weights_file(aside))] if on_main else []
+            _save_optimizer(aside, accelerator, model, optimizer, content)
+            together(accelerator, (lambda: _complete(aside, final, flushed)) if on_main else None)
     except WriteError as error:
         if on_main:
             shutil.rmtree(aside, ignore_errors=True)
@@ -88,10 +104,13 @@ def save_checkpoint(
     return final
 
 
-def _make_empty(aside: Path) -> None:
-    if aside.exists():
-        shutil.rmtree(aside)
+def _make_room(aside: Path) -> None:
+    remove_leftovers(aside.parent)
     aside.mkdir(parents=True)
+
+
+def _weights_file(checkpoint: Path) -> Path:
+    return checkpoint / CHECKPOINT_EXPORT_NAME / WEIGHTS_NAME
 
 
 def _save_model(
@@ -131,8 +150,13 @@ def _save_optimizer(
     together(accelerator, write)
 
 
-def _complete(aside: Path, final: Path) -> None:
-    """Flush everything in `aside`, list it in COMPLETE, and give it its final name."""
+def _complete(aside: Path, final: Path, flushed: list[Future[None]]) -> None:
+    """Flush everything in `aside`, list it in COMPLETE, and give it its final name.
+
+    `flushed` are the weights; the system tells of an error while writing them only once.
+    """
+    for future in flushed:
+        future.result()
     paths = sorted(aside.rglob("*"))
     sizes = {str(path.relative_to(aside)): path.stat().st_size for path in paths if path.is_file()}
     for path in paths:
@@ -189,12 +213,11 @@ def keep_newest(run_dir: Path, count: int) -> None:
     A damaged one does not count, so that it never displaces the one to resume from.
     """
     folder = run_dir / "checkpoints"
+    remove_leftovers(folder)
     kept = whole_checkpoints(run_dir)[:count]
     for old in folder.glob("step-*"):
         if len(kept) == count and old.name < kept[-1].name:
-            shutil.rmtree(old)
-    for torn in folder.glob(".step-*.tmp"):
-        shutil.rmtree(torn)
+            remove_by_thread(old)
 
 
 def last_save_s(run_dir: Path) -> float | None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from mmsa.training.checkpoint import save_checkpoint
+from mmsa.training.durable import REMOVAL
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -31,6 +36,28 @@ def write_weights(directory: Path, weights: Mapping[str, Tensor]) -> None:
     (directory / "tokenizer" / "words.txt").write_text("the\n")
 
 
+def save(
+    run_dir: Path,
+    step: int,
+    accelerator: Accelerator,
+    *,
+    model: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    write_export: Callable[..., None] = write_weights,
+) -> Path:
+    fresh_model, fresh_optimizer = trained()
+    model = model or fresh_model
+    return save_checkpoint(
+        run_dir,
+        step,
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer or fresh_optimizer,
+        write_export=write_export,
+        state={"step": step, "best_value": 0.5, "world_size": 1, "best_step": 1},
+    )
+
+
 def content_of(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes()
@@ -40,6 +67,10 @@ def content_of(directory: Path) -> dict[str, bytes]:
 
 
 def names(directory: Path) -> list[str]:
+    """What is there once threads that remove something have done so."""
+    for thread in threading.enumerate():
+        if thread.name == REMOVAL:
+            thread.join()
     return sorted(path.name for path in directory.iterdir())
 
 
