@@ -105,6 +105,9 @@ def _at_least_one(text: str) -> int:
 
 def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     """The story: what is asked for, the reports that are missing, and what several say together."""
+    from mmsa.start_times import StartTimes
+
+    start = StartTimes("first batch")  # before torch is imported
     from mmsa.engine import make_accelerator
     from mmsa.evaluation.measure import Measurement, Options
     from mmsa.evaluation.modality_audit.audit import check_modalities
@@ -112,6 +115,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.targets import asked_for
     from mmsa.hardware import device_type
 
+    start.mark("imports")
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
     together = arguments.compare or arguments.folds
@@ -139,14 +143,18 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         page=not arguments.no_page,
         private=arguments.private,
     )
+    start.mark("export and shards")
     for one in asked:
         if one.subject is None:
             runtime.logger.info("%s: its report is there already, %s", one.name, one.report)
             continue
         runtime.logger.info("evaluating %s", one.name)
         measurement = Measurement(one.subject, command.world, options)
+        start.mark("loader and model")
         accelerator = make_accelerator(arguments.precision)
         command.accelerator = accelerator
+        start.mark("process group")
+        measurement.batches = start.first_of(measurement.batches)
         predictions, samples_per_rank = measurement.predict(accelerator)
         changed = measurement.predict_changed(accelerator) if arguments.modality_audit else None
         if accelerator.is_main_process:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
-    from mmsa.training.start import StartTimes
+    from mmsa.start_times import StartTimes
 
     start = StartTimes()  # before torch is imported
     from mmsa import engine

@@ -176,8 +176,7 @@ def main() -> None:
                 rows.append({**arm, "failed": "no time left"})
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(table(rows, options.tiny))
-    if options.json:
-        options.json.write_text(json.dumps({"hardware": facts, "rows": rows}, indent=1) + "\n")
+    real_run.write_json(options.json, {"hardware": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ what else the machine does.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import machine
+from benchmarks.real_run import machine, write_json
 
 BATCH_SIZE = 32
 
@@ -126,10 +125,8 @@ def main() -> None:
             f"a worker of 2 after {row['taken']} batches, MiB: USS {row['uss']:.0f}, "
             f"PSS {row['pss']:.0f}, RSS {row['rss']:.0f}"
         )
-    if arguments.json:
-        content = {**machine(), "batch_size": BATCH_SIZE}
-        content |= {"handing_over": handing, "memory_mib": memory}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    content = {"batch_size": BATCH_SIZE, "handing_over": handing, "memory_mib": memory}
+    write_json(arguments.json, {**machine(), **content})
 
 
 if __name__ == "__main__":

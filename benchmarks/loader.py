@@ -29,7 +29,6 @@ for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "DO_NOT
 
 import argparse  # noqa: E402
 import importlib.metadata  # noqa: E402
-import json  # noqa: E402
 import platform  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -43,7 +42,7 @@ from typing import Any  # noqa: E402
 
 from benchmarks.loader_peers import Batches, missing, peers, seed_style  # noqa: E402
 from benchmarks.loader_setup import BATCH_SIZE, Setup  # noqa: E402
-from benchmarks.real_run import machine  # noqa: E402
+from benchmarks.real_run import machine, write_json  # noqa: E402
 
 SEED_STYLE, OURS = "seed-style", "ours"
 _PACKAGES = (
@@ -274,9 +273,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = run(arguments, Path(folder))
     show(figures)
-    if arguments.json:
-        content = {**machine(), "versions": versions(), "batch_size": BATCH_SIZE, **figures}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    content = {"versions": versions(), "batch_size": BATCH_SIZE, **figures}
+    write_json(arguments.json, {**machine(), **content})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import argparse
 import contextlib
 import ctypes
 import io
-import json
 import os
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import machine
+from benchmarks.real_run import machine, write_json
 
 # One thread per process: the processes are what is counted.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -254,8 +253,7 @@ def main() -> None:
     )
     for name, value in figures["psnr_db"].items():
         console.print(f"PSNR, {name}: {value} dB")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({**machine(), **figures}, indent=1) + "\n")
+    write_json(arguments.json, {**machine(), **figures})
 
 
 def load() -> str:

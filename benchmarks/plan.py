@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import pickle
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.real_run import write_json
 from mmsa.data.audit_files import AuditWriter
 from mmsa.data.manifest import (
     INDEX_DTYPE,
@@ -209,9 +209,7 @@ def main() -> None:
     Console().print(table)
     print(f"audit: {audit_us:.1f} microseconds of CPU time for a step's 32 keys")
     print(f"manifest: {manifest_s:.1f} seconds of CPU time to load and check")
-    if arguments.json:
-        content = {"rows": rows, "audit_us": audit_us, "manifest_s": manifest_s}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(arguments.json, {"rows": rows, "audit_us": audit_us, "manifest_s": manifest_s})
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ the forward passes inside it; on a GPU seconds by the clock, the device waited f
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import clock
+from benchmarks.real_run import clock, write_json
 
 REPEATS = 3
 
@@ -89,8 +88,7 @@ def main() -> None:
         f"{found['samples']} samples in {found['batches']} batches: {found['loop_s']:.3f} s, "
         f"of which forward passes {found['forward_s']:.3f} s; {found['share']:.2%} of them beside"
     )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(arguments.json, found)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -244,3 +245,9 @@ def markdown(headings: list[str], rows: list[list[Any]]) -> str:
     """A table that can be put into a page as it is."""
     lines = [headings, ["---"] * len(headings), *[[str(cell) for cell in row] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_json(file: Path | None, content: Any) -> None:
+    """Write the figures to what `--json` named, if it was given."""
+    if file is not None:
+        file.write_text(json.dumps(content, indent=1) + "\n")

@@ -10,7 +10,6 @@ forward passes. CPU time, not wall time, with all that the report imports and re
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_run import machine
+from benchmarks.real_run import machine, write_json
 from mmsa.labels import LABEL_NAMES
 
 NUM_WORDS = 20_000
@@ -157,9 +156,7 @@ def main() -> None:
     print(f"\na report of {arguments.samples:,} samples without the model, CPU seconds")
     for part, seconds in figures.items():
         print(f"{part:42} {seconds:7.2f}")
-    if arguments.json:
-        content = {**machine(), "num_samples": arguments.samples, "cpu_s": figures}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(arguments.json, {**machine(), "num_samples": arguments.samples, "cpu_s": figures})
 
 
 if __name__ == "__main__":

@@ -132,8 +132,7 @@ def main() -> None:
         for row in rows
     ]
     print(real_run.markdown(headings, cells))
-    if options.json:
-        options.json.write_text(json.dumps({"hardware": facts, "rows": rows}, indent=1) + "\n")
+    real_run.write_json(options.json, {"hardware": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Start and stop: CPU seconds to the first step, `--help` of each command, and what a save stalls.
+"""Start and stop: what happens beside the steps themselves.
 
-    python -m benchmarks.start [--world 2] [--json FILE]
+    python -m benchmarks.start [--world 2] [--no-stall] [--json FILE]
 
-CPU seconds of all processes of a launch, and the product's own line about its start (by the clock).
-A checkpoint's stall against a plain write and flush of the same bytes, both by the clock, in turn.
+`--help` of each command; CPU seconds of all processes of a launch of the demo for one step, and of
+the evaluation of what it left, with the lines that both log about their start (by the clock); a
+validation by parts; the agreement on a stop; a checkpoint against a plain write and flush of the
+same bytes, by the clock, in turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,70 @@ def cpu_s(command: list[str]) -> tuple[float, str]:
     return spent, ended.stdout
 
 
-def first_step(world: int, shards: str) -> tuple[float, str]:
-    """CPU seconds of the demo's launch up to its first step and its end, and the line of its log.
-
-    One step and its save, the smallest run there is.
-    """
+def launches(world: int, shards: str) -> dict[str, dict[str, Any]]:
+    """CPU seconds of the demo's launch with one step, a validation and a save, the smallest run
+    there is, and of the evaluation of its export; with the line that each logs about its start."""
+    start = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    start += ["--config_file", "accelerate_config.yaml", "--num_processes", str(world)]
+    start += ["--main_process_port", "0"]
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-        command += ["--config_file", "accelerate_config.yaml", "--num_processes", str(world)]
-        command += ["--main_process_port", "0", "train.py", "--config", "launch/runs/demo.yaml"]
-        command += [f"data.shards={shards}", f"run.dir={folder}/run", "train.max_steps=1"]
-        spent, told = cpu_s(command)
-    line = next(line for line in told.splitlines() if line.startswith("start: "))
-    return spent, line
+        run = [f"data.shards={shards}", f"run.dir={folder}/run", "train.max_steps=1"]
+        for name, command in {
+            "training": ["train.py", "--config", "launch/runs/demo.yaml", *run],
+            "evaluation": ["evaluate.py", f"{folder}/run", "--split", "val"],
+        }.items():
+            spent, told = cpu_s([*start, *command])
+            lines = [line for line in told.splitlines() if line.startswith("start: ")]
+            found[name] = {"cpu_s": spent, "line": lines[0]}
+    return found
+
+
+def validation(shards: str, rounds: int = 3) -> dict[str, float]:
+    """Milliseconds of a validation by the clock: until its first batch, in forward passes, waiting
+    for further batches, and in what is beside these; medians."""
+    import torch
+
+    torch.set_num_threads(1)
+    parts: dict[str, list[float]] = {name: [] for name in ("first batch", "forward", "batches")}
+    whole = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = real_run.settings_of("tiny", shards, f"{folder}/run", "words:30000")
+        config, run = real_run.start_run([*settings, "data.num_workers=2"])
+        waits: list[float] = []
+        forwards: list[float] = []
+        run.validation_batches = timed_items(run.validation_batches, waits)
+        forward = run.bare_model.forward
+
+        def timed_forward(*inputs: Any) -> Any:
+            begin = time.perf_counter()
+            output = forward(*inputs)
+            forwards.append(time.perf_counter() - begin)
+            return output
+
+        for _ in range(rounds):
+            real_run.one_step(config, run)
+            run.bare_model.forward = timed_forward
+            begin = time.perf_counter()
+            run.validate()
+            whole.append(time.perf_counter() - begin)
+            run.bare_model.forward = forward
+            for name, times in zip(parts, (waits[:1], forwards, waits[1:]), strict=True):
+                parts[name].append(sum(times))
+            waits.clear()
+            forwards.clear()
+        found = {name: 1e3 * statistics.median(values) for name, values in parts.items()}
+        samples = run.num_validation_samples
+    beside = [all_s - sum(values) for all_s, *values in zip(whole, *parts.values(), strict=True)]
+    return {"samples": samples, **found, "beside": 1e3 * statistics.median(beside)}
+
+
+def timed_items(items: Iterator[Any], waits: list[float]) -> Iterator[Any]:
+    while True:
+        begin = time.perf_counter()
+        item = next(items)
+        waits.append(time.perf_counter() - begin)
+        yield item
 
 
 def stall(shards: str, rounds: int = 7) -> dict[str, float]:
@@ -147,13 +199,19 @@ def main() -> None:
     helps = {" ".join(one): cpu_s([sys.executable, *one, "--help"])[0] for one in COMMANDS}
     content: dict[str, Any] = {"hardware": facts, "help_cpu_s": helps}
     with real_run.packed(options.shards) as shards:
-        spent, line = first_step(options.world, shards)
-        content |= {"launch_cpu_s": spent, "line": line, "agreement_us": agreement()}
+        content["launches"] = launches(options.world, shards)
+        content |= {"agreement_us": agreement(), "validation_ms": validation(shards)}
         if not options.no_stall:
             content["stall"] = stall(shards)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     rows = [[f"`{name} --help`", f"{spent:.2f} s of CPU"] for name, spent in helps.items()]
-    rows.append([f"{options.world} processes of the demo, one step and its save", f"{spent:.1f} s"])
+    for name, told in content["launches"].items():
+        launch = f"{options.world} processes of the demo, {name}"
+        rows.append([launch, f"{told['cpu_s']:.1f} s of CPU"])
+    parts = dict(content["validation_ms"])
+    samples = parts.pop("samples")
+    told = ", ".join(f"{name} {figure:.1f}" for name, figure in parts.items())
+    rows.append([f"a validation of {samples} samples, tiny model, ms", told])
     rows.append(["agreement on a stop, of one rank", f"{content['agreement_us']:.0f} us"])
     if "stall" in content:
         told = content["stall"]
@@ -161,9 +219,9 @@ def main() -> None:
         rows.append(["a plain write and flush of it, ms", f"{told['plain_ms']:.0f}"])
         rows.append(["a checkpoint against it, times (of each turn)", f"{told['times']:.2f}"])
     print(real_run.markdown(["", "measured"], rows))
-    print(content["line"])
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    for name, told in content["launches"].items():
+        print(f"{name}: {told['line']}")
+    real_run.write_json(options.json, content)
 
 
 if __name__ == "__main__":

@@ -182,8 +182,7 @@ def main() -> None:
             content["curves"] = compare_curves(options)
     print(", ".join(f"{name} {value}" for name, value in content["hardware"].items()))
     print(table(content["rows"]))
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    real_run.write_json(options.json, content)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from mmsa.data.manifest import (
     write_manifest,
 )
 from mmsa.errors import UserError
+from mmsa.progress import Progress
 from shards.packing.workers import Workers, default_workers
 from shards.packing.write import split_info
-from shards.progress import Progress
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import protocol_hash
 from shards.tar_scan import IndexSettings, ScanTask, TarContents, scan_tar
@@ -59,7 +59,7 @@ def index(
     count = min(default_workers(), len(tars)) if workers is None else workers
     with (
         Workers(count) as pool,
-        Progress(total=len(tars), what="indexing", unit="tar", quiet=quiet) as told,
+        Progress(total=len(tars), what="indexing", unit="tars", quiet=quiet) as told,
     ):
         for result in pool.map(scan_tar, tasks):
             found.append(result)

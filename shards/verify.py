@@ -29,9 +29,9 @@ from mmsa.data.manifest import (
 )
 from mmsa.data.members import Fields, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
+from mmsa.progress import Progress
 from shards.packing.assemble import REJECTED_NAME
 from shards.packing.workers import Workers, default_workers
-from shards.progress import Progress
 from shards.splits.protocols import protocol_hash
 
 _SHOWN = 20  # faults of one shard that are told singly

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from mmsa import engine, runtime
 from mmsa.data.reader import SplitReader
 from mmsa.data.requests import EvaluationRequests
-from mmsa.data.stream import Loader
+from mmsa.data.stream import Batch, Loader
 from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, floors_of, read_texts
 from mmsa.evaluation.inputs import ledger
@@ -75,10 +75,10 @@ class Measurement:
         # Sums depend on the number of threads; with a fixed one results do not depend on the world.
         torch.set_num_threads(subject.export.config.eval.cpu_threads)
         self._tokenizer = load_tokenizer_of(subject.export)
-        self._first = self._loader(subject.reader)
+        self._requests, self.batches = self._loader(subject.reader)
         self._model: SentimentModel = load_model(subject.export)
 
-    def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Loader]:
+    def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
         world, config = self._world, self.subject.export.config
         requests = EvaluationRequests(reader, self.subject.batch_size, world.world_size, world.rank)
         workers = self.options.num_workers
@@ -100,7 +100,9 @@ class Measurement:
     ) -> tuple[Predictions, list[int]]:
         """Predictions of the split, or of the same samples as another `reader` gives them;
         collective. Also how many samples each rank computed."""
-        requests, batches = self._first if reader is None else self._loader(reader)
+        requests, batches = self._requests, self.batches
+        if reader is not None:
+            requests, batches = self._loader(reader)
         return predict_split(
             self._model.to(accelerator.device),
             batches,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm import tqdm
 
 from mmsa import engine
 from mmsa.data.stream import Batch
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import Predictions
+from mmsa.progress import Progress
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -43,22 +42,16 @@ def predict_split(
 
     `model` is the bare model; its training mode is restored afterwards. All ranks call this
     together and all get the same predictions, sorted by key, with the number of samples that each
-    rank computed. `progress` names a bar on the main rank's terminal; "" shows none. Raises
-    `UserError` where the gathered keys are not `num_samples` different ones.
+    rank computed. `progress` names a bar on the main rank's terminal, or lines in its log; "" tells
+    nothing. Raises `UserError` where the gathered keys are not `num_samples` different ones.
     """
     was_training = model.training
     model.eval()
     keys: list[str] = []
     labels: list[np.ndarray[Any, Any]] = []
     logits: list[torch.Tensor] = []
-    bar = tqdm(
-        total=num_batches,
-        desc=progress,
-        unit="batch",
-        leave=False,
-        disable=not (progress and accelerator.is_main_process and sys.stderr.isatty()),
-    )
-    with bar:
+    quiet = not (progress and accelerator.is_main_process)
+    with Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as told:
         for _ in range(num_batches):
             host_batch = next(batches)
             batch = to_device(host_batch, accelerator.device)
@@ -70,7 +63,7 @@ def predict_split(
             # They stay on the device: to fetch them here would wait for the forward pass, with the
             # next batch not yet on its way.
             logits.append(output[:real].float())
-            bar.update(1)
+            told.advance()
     model.train(was_training)
     own = (keys, np.concatenate(labels), torch.cat(logits).cpu().numpy())
     parts = gather_object([own])

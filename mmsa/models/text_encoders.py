@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, D features.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,8 +102,12 @@ class TextEncoder(Encoder):
             return
         training = self.training
         self.eval()  # no dropout: the generator that seeds weights must not be drawn from
-        input_ids = torch.zeros(2, 4, dtype=torch.long)
         mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        # As in a batch: tokens that differ, and padding by its own id, which some count places by.
+        pad = getattr(config, "pad_token_id", None) or 0
+        others = [token for token in range(min(self.vocab_size, 8)) if token != pad]
+        input_ids = torch.full_like(mask, pad)
+        input_ids[mask > 0] = torch.tensor(list(islice(cycle(others), int(mask.sum()))))
         expected = self.body(input_ids=input_ids, attention_mask=mask)[0]
         packed = self._packed(input_ids, mask)
 

@@ -175,6 +175,7 @@ class Run:
                 accelerator=self.accelerator,
                 label_names=self.label_names,
                 num_samples=self.num_validation_samples,
+                progress="validating",
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
         return compute_metrics(self.validated)

@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
+from mmsa.progress import Progress
 from shards.packing.aside import put_in_place, refuse_existing
 from shards.packing.assemble import Encodings, assemble
 from shards.packing.chunks import Chunk, chunk_path, read_chunk
 from shards.packing.settings import PackSettings
 from shards.packing.workdir import workdir
 from shards.packing.workers import Workers, default_workers
-from shards.progress import Progress
 
 _PART_NAME = "part.json"
 _PART_DIRECTORY = re.compile(r"part-([0-9]+)-of-([0-9]+)")
@@ -131,7 +131,7 @@ def merge(
         Workers(default_workers() if workers is None else workers) as pool,
     ):
         chunks = []
-        with Progress(total=len(places), what="reading parts", unit="chunk", quiet=quiet) as told:
+        with Progress(total=len(places), what="reading parts", unit="chunks", quiet=quiet) as told:
             for chunk in pool.map(_checked_chunk, places):
                 chunks.append(chunk)
                 told.advance()

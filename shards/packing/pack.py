@@ -15,6 +15,7 @@ from typing import Any
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError, one_or_many
+from mmsa.progress import Progress
 from shards.example import Example, RawData, Rejected
 from shards.packing.aside import refuse_existing
 from shards.packing.assemble import Encodings, assemble
@@ -30,7 +31,6 @@ from shards.packing.merge import finish_part, part_path
 from shards.packing.settings import PackSettings, canonical_json
 from shards.packing.workdir import workdir
 from shards.packing.workers import Workers, default_workers
-from shards.progress import Progress
 from shards.sources import SourceOptions, get_source
 from shards.splits.protocols import check_settings, parse_protocol
 

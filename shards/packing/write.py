@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmsa.data.manifest import ShardInfo, SplitInfo
+from mmsa.progress import Progress
 from shards.packing.chunks import Encoded
 from shards.packing.settings import ShardSize
 from shards.packing.tars import PackedSample, write_shard
 from shards.packing.workers import Workers
-from shards.progress import Progress
 from shards.splits.by_hash import packed_order, shard_sizes
 
 _BLOCK = 512  # bytes: a tar header, and what members are padded to

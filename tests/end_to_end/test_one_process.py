@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,9 @@ def test_evaluation_and_prediction_agree(
     """Prediction on the raw files gives the probabilities of the evaluation on the packed ones."""
     out = tmp_path / "report"
     assert evaluate_main([str(finished), "--split", "val", "--out", str(out)]) == 0
-    assert "weighted avg" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "weighted avg" in told
+    assert re.search(r"start: \d+\.\d s to the first batch \(imports .*first batch \d", told)
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     metrics = json.loads((out / "metrics.json").read_text())
     assert len(rows) == metrics["num_samples"] == load_manifest(shards).split("val").num_samples

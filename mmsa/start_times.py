@@ -1,4 +1,4 @@
-"""How long a launch takes to its first step, in parts: one line in the log."""
+"""How long a launch takes to its first step or batch, in parts: one line in the log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ logger = logging.getLogger("mmsa")
 
 
 class StartTimes:
-    """Made before the heavy imports; `mark` ends a part. Seconds, by the clock."""
+    """Made before the heavy imports; `mark` ends a part. Seconds, by the clock.
 
-    def __init__(self) -> None:
+    `until` says in the line what the first batch is there for.
+    """
+
+    def __init__(self, until: str = "first step") -> None:
+        self._until = until
         self._parts: dict[str, float] = {}
         self._last = time()
         # A process that has torch already (a notebook's) did not begin with this command.
@@ -30,7 +34,7 @@ class StartTimes:
         self._last = now
 
     def first_of(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """`batches`; the line is logged when the first one is there, before its step."""
+        """`batches`; the line is logged when the first one is there, before its use."""
         self.mark("other")
         first = next(batches, None)
         if first is None:
@@ -42,4 +46,4 @@ class StartTimes:
 
     def in_words(self) -> str:
         parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self._parts.items())
-        return f"start: {sum(self._parts.values()):.1f} s to the first step ({parts})"
+        return f"start: {sum(self._parts.values()):.1f} s to the {self._until} ({parts})"

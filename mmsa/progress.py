@@ -14,12 +14,12 @@ _LOG_EVERY_S = 10.0
 
 
 class Progress:
-    """Tells on stderr how many of `total` samples are done, how fast, and how long it will take.
+    """Tells on stderr how many of `total` units are done, how fast, and how long it will take.
 
     A context manager; nothing is told where `quiet`.
     """
 
-    def __init__(self, *, total: int, what: str, quiet: bool, unit: str = "sample") -> None:
+    def __init__(self, *, total: int, what: str, quiet: bool, unit: str = "samples") -> None:
         self._total, self._what, self._quiet, self._unit = total, what, quiet, unit
         self._done = 0
         self._started = self._told = time.monotonic()
@@ -28,7 +28,7 @@ class Progress:
             self._bar = tqdm(total=total, desc=what, unit=unit, leave=False)
 
     def advance(self, number: int = 1) -> None:
-        """`number` more samples are done."""
+        """`number` more are done."""
         self._done += number
         if self._bar is not None:
             self._bar.update(number)
@@ -37,7 +37,7 @@ class Progress:
             rate = self._done / (self._told - self._started)
             left_s = round((self._total - self._done) / rate)
             print(
-                f"{self._what}: {self._done} of {self._total}, {rate:.0f} {self._unit}s/s, "
+                f"{self._what}: {self._done} of {self._total}, {rate:.3g} {self._unit}/s, "
                 f"{left_s // 60}:{left_s % 60:02d} min left",
                 file=sys.stderr,
                 flush=True,

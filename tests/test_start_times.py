@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mmsa.training.start import StartTimes
+from mmsa.start_times import StartTimes
 
 
 def test_the_line_comes_with_the_first_batch_and_has_every_part(
@@ -16,7 +16,7 @@ def test_the_line_comes_with_the_first_batch_and_has_every_part(
     monkeypatch.setattr(logging.getLogger("mmsa"), "handlers", [caplog.handler])
     monkeypatch.setattr(logging.getLogger("mmsa"), "propagate", False)
     times = iter([100.0, 102.5, 103.0, 103.0, 104.2])
-    monkeypatch.setattr("mmsa.training.start.time", lambda: next(times))
+    monkeypatch.setattr("mmsa.start_times.time", lambda: next(times))
     start = StartTimes()
     start.mark("imports")
     start.mark("model")
