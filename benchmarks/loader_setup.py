@@ -33,7 +33,8 @@ class Setup:
         self.reader = self.opened()
         shards = self.reader.shards
         self.tars = [str(self.directory / shards.tar(row)) for row in range(len(shards))]
-        self.samples = [self.reader.read(*place) for place in self.reader.places()]
+        read = (self.reader.read(*place) for place in self.reader.places())
+        self.samples = [sample._replace(image=bytes(sample.image)) for sample in read]
         self.raw_samples = [
             (self.raw / "data" / f"{sample.meta['source_id']}.jpg", sample.label)
             for sample in self.samples

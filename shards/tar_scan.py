@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa.data.members import Fields, field_text, sample_of, tar_members
+from mmsa.data.members import Fields, field_text, object_in, sample_of, tar_members
 from mmsa.errors import UserError
 from shards.splits.by_hash import SPLITS
 
@@ -124,13 +124,14 @@ def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
     """(key, text, label) of one sample; `ValueError` saying what is not as expected."""
     members = tar_members(piece)
     try:
-        key, image, text, meta = sample_of(members, settings.fields)
+        key, image, text, json = sample_of(members, settings.fields)
+        object_in(json)  # whoever asks for it later shall find it readable
     except ValueError as error:
         raise ValueError(f"{error}. Fields are named with --image-field and --text-field") from None
     if not image.startswith(_PICTURES):
         raise ValueError(f"the picture of '{key}' is no JPEG, PNG, GIF, WebP or BMP")
     by_field = {name.rpartition("/")[2].partition(".")[2].lower(): data for name, data in members}
-    label = _label(by_field, meta, settings.labels)
+    label = _label(by_field, settings.labels)
     if label is None:
         raise ValueError(
             f"'{key}' holds the members {sorted(by_field)} and no class "
@@ -144,11 +145,9 @@ def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
     return key, text, label
 
 
-def _label(
-    by_field: Mapping[str, bytes], meta: Mapping[str, object], names: tuple[str, ...]
-) -> str | None:
+def _label(by_field: Mapping[str, bytes], names: tuple[str, ...]) -> str | None:
     for name in names:
-        label = field_text(name, by_field, meta)
+        label = field_text(name, by_field)
         if label is not None and label.strip():
             return label.strip()
     return None

@@ -27,7 +27,7 @@ from mmsa.data.manifest import (
     manifest_text,
     read_index,
 )
-from mmsa.data.members import Fields, sample_of, tar_members
+from mmsa.data.members import Fields, object_in, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
 from mmsa.progress import Progress
 from shards.packing.assemble import REJECTED_NAME
@@ -215,7 +215,8 @@ def _one_sample(
     task: _Task, number: int, piece: bytes, record: np.void, result: _Checked
 ) -> Iterator[str]:
     fields = Fields.of(task.packing)
-    key, image, text, meta = sample_of(tar_members(piece), fields)
+    key, image, text, json = sample_of(tar_members(piece), fields)
+    meta = object_in(json)
     where = f"{task.shard.tar}: {key}"
     result.keys.append(key)
     result.groups.append(int(record["group"]))

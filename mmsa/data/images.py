@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mmsa.data.members import Content
 from mmsa.data.pictures import decode_picture, upright
 from mmsa.data.plan import stream_key, uniforms
 from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
@@ -25,7 +26,7 @@ _APP1, _APP14, _FILL, _SOS = 0xE1, 0xEE, 0xFF, 0xDA
 _MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may ask for 12 GiB
 
 
-def decode(content: bytes) -> Tensor:
+def decode(content: Content) -> Tensor:
     """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode.
 
     Packed pictures are plain JPEGs and take the short way; tars packed by others may hold any type,
@@ -58,7 +59,7 @@ def stacked(views: Iterable[Tensor], number: int, preprocessing: Preprocessing) 
     return batch
 
 
-def _is_plain_jpeg(content: bytes) -> bool:
+def _is_plain_jpeg(content: Content) -> bool:
     """Whether any decoder shows a JPEG as it is meant: no segment before its scan may hold an
     orientation (Exif) or say that it is CMYK (Adobe). False for whatever is not quite a JPEG."""
     if content[:3] != _JPEG_START:

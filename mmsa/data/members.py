@@ -11,8 +11,10 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
+Content = bytes | memoryview
+C = TypeVar("C", bytes, memoryview)  # of a piece of a tar, and so of its members
 _BLOCK = 512  # bytes of a tar header; members are padded to a multiple
 # Of an ustar header: name, size, type, and the first byte of what would stand before the name.
 _HEADER = struct.Struct("100s24x12s20xc188xc166x")
@@ -40,59 +42,64 @@ class Fields:
         )
 
 
-def sample_of(
-    members: Sequence[tuple[str, bytes]], fields: Fields
-) -> tuple[str, bytes, str, dict[str, Any]]:
-    """(key, picture, text, the object in its `json` or nothing) of one sample's tar members.
+def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C, str, bytes]:
+    """(key, picture, text, its `json` as it stands, b"" without) of one sample's tar members.
 
     The key is a member's name to the first dot behind the last slash, as in WebDataset. Raises
     `ValueError` where the members are of several keys, and where picture or text are not there.
     """
-    by_field: dict[str, bytes] = {}
+    by_field: dict[str, C] = {}
     keys = set()
     for name, data in members:
-        _, dot, extension = name.rpartition("/")[2].partition(".")
-        keys.add(name[: len(name) - len(dot) - len(extension)])
-        by_field[extension.lower()] = data
+        dot = name.find(".", name.rfind("/") + 1)
+        end = len(name) if dot < 0 else dot
+        keys.add(name[:end])
+        by_field[name[end + 1 :].lower()] = data
     if len(keys) != 1 or len(by_field) != len(members):
         raise ValueError(f"it holds the members {[name for name, _ in members]}")
-    meta = json.loads(by_field["json"]) if "json" in by_field else {}
-    if not isinstance(meta, dict):
-        meta = {}
-    images = [by_field[name] for name in fields.image if name in by_field]
-    texts = [field_text(name, by_field, meta) for name in fields.text]
+    key = keys.pop()
+    image = next((by_field[name] for name in fields.image if name in by_field), None)
+    texts = [field_text(name, by_field) for name in fields.text]
     text = next(filter(None, texts), None)
-    if not images or texts == [None] * len(texts):
-        what, wanted = ("text", fields.text) if images else ("picture", fields.image)
+    if image is None or (text is None and not any(found == "" for found in texts)):
+        what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
         names = [name for name, _ in members]
         raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
     if text is None:
-        raise ValueError(f"the text of '{keys.pop()}' is empty")
-    return keys.pop(), images[0], text, meta
+        raise ValueError(f"the text of '{key}' is empty")
+    return key, image, text, bytes(by_field.get("json", b""))
 
 
-def field_text(name: str, by_field: Mapping[str, bytes], meta: Mapping[str, Any]) -> str | None:
+def field_text(name: str, by_field: Mapping[str, C]) -> str | None:
     """The text of the member `name`, or of `MEMBER:NAME` in a JSON member; None where it is not
-    there. `meta` is the object in `json`.
+    there.
 
     A number becomes its digits. Raises `ValueError` for a member that is not UTF-8 or no JSON.
     """
     member, colon, inner = name.partition(":")
+    if member not in by_field:
+        return None
     if colon:
-        found = meta if member == "json" else json.loads(by_field.get(member, b"{}"))
-        value = found.get(inner) if isinstance(found, Mapping) else None
+        value = object_in(bytes(by_field[member])).get(inner)
         return str(value) if isinstance(value, (str, int)) else None
-    return by_field[member].decode("utf-8") if member in by_field else None
+    return str(by_field[member], "utf-8")
 
 
-def tar_members(content: bytes) -> list[tuple[str, bytes]]:
+def object_in(content: bytes) -> dict[str, Any]:
+    """The object in a JSON member; empty where it is something else, or absent (b""). Raises
+    `ValueError` where it is no JSON."""
+    found = json.loads(content) if content else {}
+    return found if isinstance(found, dict) else {}
+
+
+def tar_members(content: C) -> list[tuple[str, C]]:
     """(name, bytes) of the regular members in a piece of a tar, in their order.
 
-    Reads plain ustar headers itself (POSIX.1-1988), which is ten times quicker than `tarfile`;
-    anything else (long names, PAX headers) goes to `tarfile`. Raises `ValueError` or
-    `tarfile.TarError` where it is no tar, and where its last member is cut.
+    Of a memoryview the members are views. Reads plain ustar headers itself (POSIX.1-1988), which is
+    ten times quicker than `tarfile`; anything else (long names, PAX headers) goes to `tarfile`.
+    Raises `ValueError` or `tarfile.TarError` where it is no tar, and where its last member is cut.
     """
-    members = []
+    members: list[tuple[str, C]] = []
     at = 0
     while at + _BLOCK <= len(content):
         name, digits, kind, prefix = _HEADER.unpack_from(content, at)
@@ -100,13 +107,13 @@ def tar_members(content: bytes) -> list[tuple[str, bytes]]:
         plain = kind in b"0\0" and prefix == b"\0"  # a file
         if not plain or not digits.isdigit():  # a sign would lead us in circles
             return _tarfile_members(content)
-        size = int(digits, 8)
-        name = name.partition(b"\0")[0].decode("utf-8")
         at += _BLOCK
-        if at + size > len(content):
+        end = at + int(digits, 8)
+        name = name.partition(b"\0")[0].decode("utf-8")
+        if end > len(content):
             raise ValueError(f"the member {name} is longer than its sample")
-        members.append((name, content[at : at + size]))
-        at += -(-size // _BLOCK) * _BLOCK
+        members.append((name, content[at:end]))
+        at = end + (at - end) % _BLOCK
     return members
 
 
@@ -114,7 +121,7 @@ class _Bounded(BytesIO):
     """Bytes that can be read so often and no more: a negative size in a header, which some
     versions of `tarfile` believe, leads them in circles (CVE-2025-8194)."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: Content) -> None:
         super().__init__(content)
         self._reads_left = 100 + 8 * (len(content) // _BLOCK)
 
@@ -125,7 +132,7 @@ class _Bounded(BytesIO):
         return super().read(size)
 
 
-def _tarfile_members(content: bytes) -> list[tuple[str, bytes]]:
+def _tarfile_members(content: C) -> list[tuple[str, C]]:
     members = []
     # In this mode a damaged header is an error; the default takes some for the end.
     with tarfile.open(fileobj=_Bounded(content), mode="r:") as tar:
@@ -135,5 +142,5 @@ def _tarfile_members(content: bytes) -> list[tuple[str, bytes]]:
                 data = opened.read()
                 if len(data) != member.size:
                     raise ValueError(f"the member {member.name} is longer than its sample")
-                members.append((member.name, data))
+                members.append((member.name, type(content)(data)))
     return members

@@ -16,6 +16,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmsa.data.members import Content
+
 # Others are refused: Pillow hands EPS to a program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 
@@ -66,7 +68,7 @@ class Header:
 
 
 def decode_picture(
-    content: bytes, *, max_pixels: int = MAX_PIXELS, short_side_px: int | None = None
+    content: Content, *, max_pixels: int = MAX_PIXELS, short_side_px: int | None = None
 ) -> tuple[Pixels, Header]:
     """The pixels (H, W, 3) of a picture, not yet turned upright (`upright` does), and its header.
 
@@ -135,7 +137,9 @@ def _orientation(opened: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _decode_clean_jpeg(content: bytes, header: Header, short_side_px: int | None) -> Pixels | None:
+def _decode_clean_jpeg(
+    content: Content, header: Header, short_side_px: int | None
+) -> Pixels | None:
     """A JPEG by the faster decoder, or None where it finds anything odd: Pillow decides then."""
     if header.format != "JPEG" or header.mode not in ("RGB", "L"):
         return None

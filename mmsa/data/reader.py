@@ -10,13 +10,14 @@ import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
-from mmsa.data.members import Fields, sample_of, tar_members
+from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
 from mmsa.data.shard_table import ShardTable
 from mmsa.data.whereabouts import note
 from mmsa.errors import ShardDamage
@@ -48,15 +49,32 @@ assert _Record._fields == INDEX_DTYPE.names
 
 
 class RawSample(NamedTuple):
-    """One sample as it stands in its tar. `label` is the model's integer label."""
+    """One sample as it stands in its tar. `label` is the model's integer label.
+
+    `image` is a view into what was read: a copy would double what the loader writes to memory.
+    """
 
     key: str
     shard: str
-    image: bytes
+    image: Content
     text: str
-    meta: dict[str, Any]
+    json: bytes
     label: int
     key_hash: int
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The object in `json`, parsed anew: training seldom asks, and it costs as much as opening
+        the tar's headers. Raises `ShardDamage` where it is no JSON."""
+        try:
+            return object_in(self.json)
+        except (ValueError, RecursionError) as error:
+            raise ShardDamage(
+                f"the json of {self.key} in {self.shard} cannot be read ({error}). "
+                "Pack the data again",
+                shard=self.shard,
+                key=self.key,
+            ) from None
 
 
 class SplitReader:
@@ -79,6 +97,9 @@ class SplitReader:
         self._fields = Fields.of(manifest.packing)
         self._packed_here = "fields" not in manifest.packing
         self._classes = manifest.classes
+        self._label_marks = [
+            f'"label":{dumps(name, ensure_ascii=False)}'.encode() for name in manifest.classes
+        ]
         # Manifest class -> the model's label, -1 where samples of the class are left out.
         labels = [classes.label_of(name) for name in manifest.classes]
         self._labels = np.array([-1 if label is None else label for label in labels], dtype=int)
@@ -162,10 +183,10 @@ class SplitReader:
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
         # What follows holds of whatever our own packing wrote; other programs write tars too.
         try:
-            key, image, text, meta = sample_of(tar_members(content), self._fields)
+            key, image, text, json = sample_of(tar_members(memoryview(content)), self._fields)
+            problem = self._contradiction(record, key, text, json)
         except (ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
             raise self._damage(shard, ordinal, str(error) or type(error).__name__) from None
-        problem = self._contradiction(record, key, text, meta)
         if problem:
             raise self._damage(shard, ordinal, problem, key)
         return RawSample(
@@ -173,19 +194,20 @@ class SplitReader:
             shard=tar,
             image=image,
             text=text,
-            meta=meta,
+            json=json,
             label=int(self._labels[record.label]),
             key_hash=record.key_hash,
         )
 
-    def _contradiction(self, record: _Record, key: str, text: str, meta: Any) -> str:
+    def _contradiction(self, record: _Record, key: str, text: str, json: bytes) -> str:
         """Where a sample's content is not what its index record says, in words; "" if it is."""
         if key_hash(key) != record.key_hash:
             return f"its key is '{key}', the index says another"
         if len(text) != record.text_length:
             return f"its text has {len(text)} characters, the index says {record.text_length}"
-        if self._packed_here:  # tars of others may keep their labels elsewhere
-            label, named = meta.get("label"), self._classes[record.label]
+        # Tars of others may keep their labels elsewhere. Ours are looked at before they are parsed.
+        if self._packed_here and self._label_marks[record.label] not in json:
+            label, named = object_in(json).get("label"), self._classes[record.label]
             if label is None:
                 return "its json names no label"
             if label != named and label in self._classes:

@@ -34,7 +34,7 @@ from mmsa.memory import keep_freed_memory
 #  "num_real": rows of weight 1, as a Python number}
 Batch = dict[str, Any]
 
-_READ_TOGETHER = 16  # samples
+_READ_TOGETHER = 32  # samples
 
 
 @dataclass

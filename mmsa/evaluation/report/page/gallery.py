@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmsa.data.members import Content
 from mmsa.data.reader import SplitReader
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
@@ -76,7 +77,7 @@ def cards(
     return found
 
 
-def thumbnail(content: bytes) -> str | None:
+def thumbnail(content: Content) -> str | None:
     """A data URL of a small JPEG; None where the bytes are no picture."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
