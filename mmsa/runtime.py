@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmsa.errors import UserError
 from mmsa.launcher import end_with_launcher
@@ -151,13 +152,25 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
 
 
+class _BesideBars(logging.StreamHandler):
+    """Lines on the screen; progress bars make room for them and are drawn anew below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        if getattr(tqdm, "_instances", None):  # none where no bar is open
+            with tqdm.external_write_mode(file=self.stream):
+                super().emit(record)
+        else:
+            super().emit(record)
+
+
 def set_up_logging(world: World, log_file: Path | None) -> None:
     """The main rank logs to standard output and `log_file`; the others warnings alone."""
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO if world.is_main_process else logging.WARNING)
     prefix = "" if world.is_main_process else f"[rank {world.rank}] "
-    to_screen = logging.StreamHandler(sys.stdout)
+    to_screen = _BesideBars(sys.stdout)
     to_screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     logger.addHandler(to_screen)
     if log_file is not None and world.is_main_process:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mmsa import runtime
 from mmsa.progress import Progress
 
 
@@ -54,3 +55,21 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         told.advance(10)
     assert "evaluating:   0%" in terminal.getvalue()
     assert "?batches/s" in terminal.getvalue()
+
+
+def test_a_line_of_the_log_stands_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(runtime.logger, "handlers", [])
+    runtime.set_up_logging(runtime.world_from_environment(), None)
+    with Progress(total=10, what="training", quiet=False, unit="steps"):
+        runtime.logger.info("start: 9.4 s")
+    runtime.logger.info("done")
+    before, line, after = terminal.getvalue().partition("start: 9.4 s\n")
+    assert line
+    assert before.endswith("\r")  # the bar was wiped away
+    assert "training:   0%" in before
+    assert "training:   0%" in after
+    assert after.endswith("\rdone\n")

@@ -111,11 +111,10 @@ class Tracker:
         measures = {"loss": str(loss), "grad_norm": str(grad_norm)}
         self._write({"kind": "skipped", "step": step, **measures, "keys": list(keys)})
         self.latest["skipped_steps"] = self.latest.get("skipped_steps", 0) + 1
-        with tqdm.external_write_mode(file=sys.stdout):
-            logger.warning(
-                "step %d has not changed the weights: loss %s, gradient norm %s; its samples: %s",
-                *(step, loss, grad_norm, few(keys)),
-            )
+        logger.warning(
+            "step %d has not changed the weights: loss %s, gradient norm %s; its samples: %s",
+            *(step, loss, grad_norm, few(keys)),
+        )
         return self._in_a_row
 
     def validation(self, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
@@ -129,17 +128,16 @@ class Tracker:
         }
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         self._show({f"validation/{name}": value for name, value in numbers.items()}, step)
-        with tqdm.external_write_mode(file=sys.stdout):
-            logger.info(
-                "validation after step %d (epoch %.2f)  loss %.4f  accuracy %.4f  macro F1 %.4f  "
-                "weighted F1 %.4f",
-                step,
-                epoch,
-                metrics["loss"],
-                metrics["accuracy"],
-                metrics["macro_f1"],
-                metrics["weighted_f1"],
-            )
+        logger.info(
+            "validation after step %d (epoch %.2f)  loss %.4f  accuracy %.4f  macro F1 %.4f  "
+            "weighted F1 %.4f",
+            step,
+            epoch,
+            metrics["loss"],
+            metrics["accuracy"],
+            metrics["macro_f1"],
+            metrics["weighted_f1"],
+        )
         self._last = (time.perf_counter(), step)  # validation is no training time
 
     def close(self) -> None:
