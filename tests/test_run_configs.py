@@ -5,7 +5,7 @@ BERT-base: embeddings (30,522 + 512 + 2) x 768 + norm 1,536 = 23,837,184; a laye
   + 768) + (768 x 3072 + 3072) + (3072 x 768 + 768) + 2 x 1,536 = 7,087,872; twelve and the
   embeddings are 108,891,648, without the pooler.
 ResNet-18 11,176,512, ResNet-50 23,508,032, MobileNetV2 2,223,872: published totals less the
-  classifier (tests/models/test_encoders.py). ResNet-50's layer4: three blocks,
+  classifier (tests/models/test_image_encoders.py). ResNet-50's layer4: three blocks,
   1024 x 512 + 9 x 512 x 512 + 512 x 2048 + norms 2 x (512 + 512 + 2048), then the shortcut
   1024 x 2048 + 2 x 2048, then two of 2048 x 512 + 9 x 512 x 512 + 512 x 2048 + 6,144
   = 3,938,304 + 2,101,248 + 2 x 4,462,592 = 14,964,736.
