@@ -40,6 +40,7 @@ logger = logging.getLogger("mmsa")
 
 _SETTLES_S = 0.5  # how long a failing rank looks after its word in status.json
 _FILES_OF_PEERS_S = 3.0  # how long a rank waits for the main rank's word before speaking itself
+_END_OF_MAIN_S = 10.0  # and for its end, where there is no file to see its word in
 
 
 @dataclass
@@ -158,7 +159,10 @@ class Command:
     def main_rank_spoke(self) -> bool:
         """Whether the main rank has reported this failure; waits a little for it."""
         if self.status_file is None:
-            return True
+            # A rank that ended first would have the launcher end the main rank before it has
+            # spoken. When that one has, and has ended, the launcher ends this one here.
+            time.sleep(_END_OF_MAIN_S)
+            return False
         deadline = time.time() + _FILES_OF_PEERS_S
         while time.time() < deadline:
             if self._peer_failed():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from harness import ROOT, TINY, status
+from harness import ROOT, TINY, launched, status
 from packed import packed_set
 
 from evaluate import main as evaluate_main
@@ -80,6 +80,13 @@ def test_every_problem_of_a_configuration_is_reported_together(capsys: Capture) 
         "data.shards is not given",
     ):
         assert words in message
+
+
+def test_the_main_rank_speaks_though_another_meets_the_mistake_first() -> None:
+    """The launcher ends all ranks when one ends; no file is known yet to tell it in."""
+    done = launched("tests/end_to_end/late_main_rank.py")
+    assert done.returncode == 1
+    assert done.stderr.count("error: a mistake that all ranks find") == 1
 
 
 def test_a_missing_configuration_file(capsys: Capture) -> None:

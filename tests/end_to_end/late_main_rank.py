@@ -1,0 +1,19 @@
+"""A mistake that every rank finds, the main rank two seconds after the other."""
+
+from __future__ import annotations
+
+import time
+
+from mmsa.command import Command, run_command
+from mmsa.errors import UserError
+
+
+def body(command: Command) -> None:
+    assert command.world.world_size == 2
+    if command.world.is_main_process:
+        time.sleep(2)
+    raise UserError("a mistake that all ranks find")
+
+
+if __name__ == "__main__":
+    run_command(body)
