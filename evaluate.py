@@ -177,6 +177,12 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f"--split {FITTED_ON}"
         )
     together = arguments.compare or arguments.folds
+    settings = [str(one) for one in arguments.targets if "=" in one.name and not one.exists()]
+    if settings:
+        raise UserError(
+            f"evaluate.py takes no settings, and was given {' '.join(settings)}; other shards are "
+            "given with --shards, all else stands in the export's configuration"
+        )
     if len(arguments.targets) > 1 and not together:
         raise UserError(
             f"{len(arguments.targets)} targets were given; add --compare or --folds, or give one"

@@ -219,7 +219,7 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row(name, f"{milliseconds:.3f}", f"{least:.3f}", *(f"{r:.2f}" for r in ratios))
     console.print(table)
     for name, package in missing().items():
-        print(f"{name} is not installed: pip install {package} (docs/benchmarks.md, Loader)")
+        print(f"{name} needs {package}, which is not installed: docs/benchmarks.md, Loader")
     stages = figures["stages_ms_per_sample"]
     total = sum(stages.values())
     table = Table(title="ours, by stage, CPU time")

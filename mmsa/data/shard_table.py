@@ -6,12 +6,15 @@ reader holds.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmsa.data.manifest import ShardInfo
+from mmsa.errors import ShardDamage
 
 _DIGEST_BYTES = 32  # sha256
 
@@ -74,6 +77,25 @@ class ShardTable:
             num_samples=int(self._num_samples[number]),
             classes=dict(counts),
         )
+
+    def check_tars(self, directory: Path) -> None:
+        """Look whether each tar lies in `directory` with the size that was packed, before hours of
+        work come to one that does not. Their bytes are compared when samples are read.
+
+        Raises `ShardDamage` for the first; a tenth of a second for 10,000 tars on a local disk.
+        """
+        for number, expected in enumerate(self._tar_bytes.tolist()):
+            path = directory / self._tars[number]
+            try:
+                found = f"has {os.stat(path).st_size} bytes"
+            except OSError as error:
+                found = f"cannot be read ({error.strerror})"
+            if found != f"has {expected} bytes":
+                raise ShardDamage(
+                    f"the shard {path} {found}; packed were {expected}. Restore it, or pack the "
+                    "data again",
+                    shard=self._tars[number],
+                )
 
     def __iter__(self) -> Iterator[ShardInfo]:
         return (self[number] for number in range(len(self)))

@@ -30,6 +30,8 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import cycle
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
@@ -66,9 +68,7 @@ class Workers:
         A batch that takes longer than `timeout_s` is an error; 0 waits for ever. `rank` is for
         the message alone.
         """
-        context = multiprocessing.get_context("forkserver")
-        # Each worker is forked from a server that has done the slow imports once.
-        context.set_forkserver_preload(["mmsa.data.stream"])
+        context = start_server()
         self._sockets: list[socket.socket] = []
         self._processes = []
         self._boards: list[Board] = []
@@ -154,6 +154,18 @@ class Workers:
             "out of memory: use fewer data.num_workers, a smaller train.micro_batch_size, or ask "
             "for more memory. The same command goes on from the last checkpoint"
         )
+
+
+def start_server() -> ForkServerContext:
+    """Start the process that workers are forked from, unless it runs; returns at once.
+
+    It does the slow imports, once for all workers, beside what this process does meanwhile: call it
+    as soon as it is known that there will be workers.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmsa.data.stream"])
+    forkserver.ensure_running()
+    return context
 
 
 def _hang_up(workers: weakref.ref[Workers]) -> None:

@@ -19,6 +19,7 @@ from mmsa import engine, runtime
 from mmsa.data.reader import SplitReader
 from mmsa.data.requests import EvaluationRequests
 from mmsa.data.stream import Batch, Loader
+from mmsa.data.workers import start_server
 from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, floors_of, read_texts
 from mmsa.evaluation.inputs import ledger
@@ -74,19 +75,25 @@ class Measurement:
             )
         # Sums depend on the number of threads; with a fixed one results do not depend on the world.
         torch.set_num_threads(subject.export.config.eval.cpu_threads)
+        if self._num_workers:
+            start_server()
         self._tokenizer = load_tokenizer_of(subject.export)
-        self._requests, self.batches = self._loader(subject.reader)
         self._model: SentimentModel = load_model(subject.export)
+        self._requests, self.batches = self._loader(subject.reader)
+
+    @property
+    def _num_workers(self) -> int:
+        asked = self.options.num_workers
+        return self.subject.export.config.data.num_workers if asked is None else asked
 
     def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
         world, config = self._world, self.subject.export.config
         requests = EvaluationRequests(reader, self.subject.batch_size, world.world_size, world.rank)
-        workers = self.options.num_workers
         loader = Loader(
             requests,
             self.subject.export.preprocessing,
             self._tokenizer,
-            config.data.num_workers if workers is None else workers,
+            self._num_workers,
             pin_memory=torch.cuda.is_available(),
             timeout_s=config.data.timeout_s,
         )

@@ -22,6 +22,7 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.requests import EvaluationRequests, TrainRequests
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
+from mmsa.data.workers import start_server
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.export import (
@@ -75,6 +76,8 @@ def prepare_run(
     No collective and no device: every rank raises the same `UserError`. `mark` is told the name of
     each part that is done: data, model, loader.
     """
+    if config.data.num_workers:
+        start_server()
     manifest = load_manifest(str(config.data.shards))
     classes = class_map(manifest.classes, config.data.classes)
     train = SplitReader(str(config.data.shards), manifest, "train", classes)
@@ -84,6 +87,9 @@ def prepare_run(
             f"the validation split of {config.data.shards} is empty; the best export is chosen on "
             "it. Pack with a share for it (--ratios 8:1:1)"
         )
+    if world.local_rank == 0:  # one look for each machine, which may have a copy of its own
+        for reader in (train, validation):
+            reader.shards.check_tars(reader.directory)
     plan = batch_plan(
         len(train),
         global_batch_size=config.train.global_batch_size,

@@ -66,21 +66,21 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
         "in several splits",
         soft_wrap=True,
     )
-    table = Table(box=box.SIMPLE)
+    # Narrow enough for 80 columns: figures that were cut off would be lost.
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("", no_wrap=True)
     distributions = facts["distributions"]
     if not distributions:
         return
     first = next(iter(distributions.values()))
     for percent in first["quantiles"]:
-        table.add_column(f"{percent} %", justify="right")
-    table.add_column("mean", justify="right")
+        table.add_column(f"{percent} %", justify="right", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
     for name, one in distributions.items():
         table.add_row(
             name, *(f"{value:.4g}" for value in one["quantiles"].values()), f"{one['mean']:.4g}"
         )
-    # A terminal may wrap a line; figures that were cut off would be lost.
-    console.print(table, width=max(console.width, 120))
+    console.print(table)
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

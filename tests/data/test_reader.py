@@ -213,6 +213,10 @@ def test_a_truncated_tar(copied: Path) -> None:
     records = read_index(copied, load_manifest(copied).splits["train"].shards[2])
     os.truncate(tar, int(records[6]["offset"]) + 600)
     reader = open_split(copied, load_manifest(copied))
+    told = rf"has {tar.stat().st_size} bytes; packed were {reader.shards[2].tar_bytes}\."
+    with pytest.raises(ShardDamage, match=told) as damage:
+        reader.shards.check_tars(copied)
+    assert damage.value.shard == "train-00002.tar"
     assert [reader.read(2, n).key for n in range(6)] == [f"tiny-train-{n}" for n in range(7, 13)]
     with pytest.raises(ShardDamage, match="ends before the sample does") as damage:
         reader.read(2, 6)
@@ -225,6 +229,8 @@ def test_a_truncated_tar(copied: Path) -> None:
 def test_a_missing_tar(copied: Path) -> None:
     (copied / "train-00002.tar").unlink()
     reader = open_split(copied, load_manifest(copied))
+    with pytest.raises(ShardDamage, match="cannot be read .No such file"):
+        reader.shards.check_tars(copied)
     assert reader.read(0, 0).key == "tiny-train-0"
     with pytest.raises(ShardDamage, match="cannot be opened") as damage:
         reader.read(2, 0)

@@ -140,6 +140,7 @@ def test_a_run_directory_of_another_configuration(
         (["nowhere"], "nowhere is neither a run directory, an export nor a whole checkpoint"),
         (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
         (["{run}", "--shards", "nowhere"], "nowhere is no shards directory"),
+        (["{run}", "data.shards=elsewhere"], "takes no settings, and was given data.shards=elsew"),
         (["{run}", "--shards", "{no_test}"], "no-test have no split 'test'; they have: train"),
     ],
 )

@@ -161,6 +161,16 @@ def test_a_set_packed_here_is_not_indexed(
     assert load_manifest(small_packed) == before
 
 
+def test_the_table_of_info_is_whole_in_80_columns(
+    small_packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(small_packed)]) == 0
+    table = capsys.readouterr().out.partition("several splits\n")[2]
+    assert "100 %   mean" in table
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
 def test_info_as_json_and_page(
     small_packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def open_subject(
     reader = SplitReader(where, manifest, split, export.class_map(manifest.classes))
     if not len(reader):
         raise UserError(f"the split '{split}' of {where} has no samples to evaluate")
+    reader.shards.check_tars(reader.directory)
     return Subject(
         target, export, where, manifest, reader, batch_size or export.config.eval.batch_size
     )
