@@ -145,7 +145,7 @@ def test_clean_and_leaked_samples_are_scored_apart() -> None:
     text = summary_text(found)
     assert re.search(r"^leaks +clean, n = 3 +leaked, n = 3$", text, re.M)
     nothing = summary_text(found_of(predictions, SeenBefore(np.zeros(6, dtype=bool))))
-    assert "no sample has a duplicate in what the model was trained or chosen on" in nothing
+    assert "no sample has a duplicate in a split that was used before this one" in nothing
     unknown = summary_text(found_of(predictions, SeenBefore(None, "because")))
     assert "leaks: not known (because)" in unknown
 

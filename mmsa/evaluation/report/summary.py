@@ -51,7 +51,7 @@ def _leaks(leaks: Mapping[str, Any]) -> list[str]:
     counts = {name: leaks[name]["num_samples"] for name in ("clean", "leaked")}
     if "scores" not in leaks["clean"]:
         share = "no sample has" if not counts["leaked"] else "every sample has"
-        return [f"leaks: {share} a duplicate in what the model was trained or chosen on"]
+        return [f"leaks: {share} a duplicate in a split that was used before this one"]
     rows = [["leaks", f"clean, n = {counts['clean']:,}", f"leaked, n = {counts['leaked']:,}"]]
     for name in ("accuracy", "macro_f1", "weighted_f1", "loss"):
         parts = [leaks[which]["scores"][name] for which in ("clean", "leaked")]
