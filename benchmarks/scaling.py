@@ -34,7 +34,7 @@ def rank(options: argparse.Namespace) -> dict[str, Any]:
     from mmsa.training.profile import communication
 
     torch.set_num_threads(1)
-    engine.BUCKET_MIB = options.bucket_mb[0]
+    engine.BUCKET_MIB = dict.fromkeys(engine.BUCKET_MIB, options.bucket_mb[0])
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with tempfile.TemporaryDirectory() as folder:
         settings = real_run.settings_of(options.size, options.shards, folder, "words:30000")
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2, help="timed ones of each launch")
     parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--bucket-mb", type=float, nargs="+", default=[25.0])
+    parser.add_argument("--bucket-mb", type=float, nargs="+", default=[5.0])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

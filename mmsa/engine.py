@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-BUCKET_MIB = 25  # of DDP's gradient buckets: torch's own, which benchmarks/scaling.py varies
+# DDP's gradient buckets by device, in MiB: of gloo by measurement (benchmarks/scaling.py), of NCCL
+# torch's own.
+BUCKET_MIB = {"cpu": 5.0, "gpu": 25.0}
 
 
 def check_launch(expected: LaunchConfig, world: World) -> None:
@@ -147,7 +149,8 @@ def make_accelerator(
     else:
         runtime.leave_deepspeed_out()
     # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=BUCKET_MIB)
+    bucket_mib = BUCKET_MIB["cpu" if on_cpu else "gpu"]
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=bucket_mib)
     handlers: list[Any] = [ddp]
     if world.launched:
         # Without gloo's name Accelerate reports one process on every rank of a DeepSpeed launch.
