@@ -18,14 +18,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import real_run
-from mmsa.training.durable import REMOVAL
+from mmsa.training.durable import wait_for_removals
 
 COMMANDS = (
     *(["train.py"], ["evaluate.py"], ["-m", "shards"], ["-m", "shards", "pack"]),
@@ -173,12 +172,6 @@ def write_plainly(folder: Path, contents: list[bytes]) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-
-
-def wait_for_removals() -> None:
-    for thread in threading.enumerate():
-        if thread.name == REMOVAL:
-            thread.join()
 
 
 def by_clock(work: Callable[[], object], num_bytes: int) -> float:

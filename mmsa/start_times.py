@@ -19,6 +19,7 @@ class StartTimes:
 
     def __init__(self, until: str = "first step") -> None:
         self._until = until
+        self._told = False
         self._parts: dict[str, float] = {}
         self._last = time()
         # A process that has torch already (a notebook's) did not begin with this command.
@@ -34,7 +35,14 @@ class StartTimes:
         self._last = now
 
     def first_of(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """`batches`; the line is logged when the first one is there, before its use."""
+        """`batches`; the line is logged when the first one is there, before its use.
+
+        Once: the second report of a command is no part of its start.
+        """
+        if self._told:
+            yield from batches
+            return
+        self._told = True
         self.mark("other")
         first = next(batches, None)
         if first is None:

@@ -27,6 +27,8 @@ def test_the_line_comes_with_the_first_batch_and_has_every_part(
     expected = "start: 4.2 s to the first step (imports 2.5, model 0.5, other 0.0, first batch 1.2)"
     assert caplog.messages == [expected]
     assert list(batches) == ["b"]
+    assert list(start.first_of(iter(["c"]))) == ["c"]  # of the next report of the same command
+    assert caplog.messages == [expected]
 
 
 def test_no_batch_is_no_first_step() -> None:

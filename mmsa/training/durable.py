@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 # A full disk is an OSError in Python, a RuntimeError in torch, and safetensors has its own.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
-REMOVAL = "removal"  # the name of threads that remove
+_REMOVAL = "removal"  # the name of threads that remove
 
 
 class WriteError(Exception):
@@ -50,7 +50,14 @@ def remove_by_thread(directory: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(directory, aside)
     # No daemon: the process ends after it.
-    threading.Thread(target=shutil.rmtree, args=(aside, True), name=REMOVAL).start()
+    threading.Thread(target=shutil.rmtree, args=(aside, True), name=_REMOVAL).start()
+
+
+def wait_for_removals() -> None:
+    """Wait until the threads of `remove_by_thread` are done: for who looks at what is there."""
+    for thread in threading.enumerate():
+        if thread.name == _REMOVAL:
+            thread.join()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -73,8 +73,9 @@ def prepare_run(
 ) -> Run:
     """Check data and batch arithmetic, build or load the model, start the loaders.
 
-    No collective and no device: every rank raises the same `UserError`. `mark` is told the name of
-    each part that is done: data, model, loader.
+    No collective and no device: every rank raises the same `UserError`, but for a tar without the
+    size that was packed, which one rank of each machine finds. `mark` is told the name of each part
+    that is done: data, model, loader.
     """
     if config.data.num_workers:
         start_server()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmsa.training.checkpoint import save_checkpoint
-from mmsa.training.durable import REMOVAL
+from mmsa.training.durable import wait_for_removals
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -68,9 +67,7 @@ def content_of(directory: Path) -> dict[str, bytes]:
 
 def names(directory: Path) -> list[str]:
     """What is there once threads that remove something have done so."""
-    for thread in threading.enumerate():
-        if thread.name == REMOVAL:
-            thread.join()
+    wait_for_removals()
     return sorted(path.name for path in directory.iterdir())
 
 
