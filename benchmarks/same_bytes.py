@@ -1,0 +1,131 @@
+"""The numerics gate: digests of what a fixed set of commands produces, to compare two versions.
+
+    python -m benchmarks.same_bytes before.json                      # on the old version
+    python -m benchmarks.same_bytes after.json --against before.json # on the new one: exit code 1
+                                                                     # and the names that differ
+
+Packs made-up data twice (MVSA-Single's layout, a CSV table) and, with --raw, a real raw directory;
+trains in one process, in two under DDP and in two under ZeRO-2; evaluates each. A refactor must not
+change any digest. Digests are comparable on the same machine and library versions only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+TWO = ["--num_processes", "2"]
+ENGINES = {
+    "one process": [sys.executable],
+    "DDP, 2 processes": [*LAUNCH, "--config_file", "launch/accelerate/ddp_cpu.yaml", *TWO],
+    "ZeRO-2, 2 processes": [*LAUNCH, "--config_file", "launch/accelerate/zero2.yaml", *TWO],
+}
+SETTINGS = [
+    *["train.max_steps=14", "train.validate_every_steps=7", "train.checkpoint_every_steps=7"],
+    *["run.log_every_steps=1", "data.num_workers=1", "data.augment=true", "train.mixed_precision=no"],
+]
+TIMES = ("samples_per_s",)  # what a line of metrics.jsonl says of the clock
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def run(command: Sequence[str], log: Path) -> None:
+    print(f"$ {' '.join(command)}", flush=True)
+    with log.open("a") as stream:
+        code = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=stream).returncode
+    if code:
+        sys.exit(f"exit code {code}:\n{log.read_text()[-3000:]}")
+
+
+def packed_files(directory: Path) -> dict[str, str]:
+    """File name -> digest of every tar, index and the manifest of a packed set."""
+    found = sorted([*directory.glob("*.tar"), *directory.glob("*.idx")])
+    return {path.name: digest(path.read_bytes()) for path in [*found, directory / "manifest.json"]}
+
+
+def losses(run_dir: Path) -> str:
+    """Digest of `metrics.jsonl` without what it says of the clock."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+    assert sum(line["kind"] == "train" for line in kept) == 14, "a training loss for every step"
+    return digest(json.dumps(kept, sort_keys=True).encode())
+
+
+def write_table(raw: Path, file: Path) -> None:
+    """The made-up set as a CSV table: text, image path, label of its first annotator."""
+    rows = (raw / "labelResultAll.txt").read_text().splitlines()[1:]
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["text", "image", "label"])
+        for key, labels in (row.split("\t")[:2] for row in rows):
+            text = (raw / "data" / f"{key}.txt").read_bytes().decode("gb18030")
+            table.writerow([text, raw / "data" / f"{key}.jpg", labels.split(",")[0]])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--against", type=Path, help="digests of the version to compare with")
+    parser.add_argument("--raw", type=Path, help="a real MVSA-Single directory to pack as well")
+    arguments = parser.parse_args(argv)
+    # The same path each time: a manifest and a report name the directories they came from.
+    work = Path(tempfile.gettempdir()) / "mmsa-same-bytes"
+    subprocess.run(["rm", "-rf", str(work)], check=True)
+    work.mkdir(parents=True)
+    log, raw, shards = work / "log.txt", work / "raw", work / "shards"
+    found: dict[str, str] = {}
+
+    pack = [sys.executable, "-m", "shards", "pack"]
+    run([sys.executable, "-m", "shards", "synthetic", str(raw), "--samples", "640"], log)
+    write_table(raw, work / "table.csv")
+    packed = {"mvsa-single": (raw, shards), "table": (work / "table.csv", work / "table")}
+    if arguments.raw:
+        packed["real"] = (arguments.raw, work / "real")
+    for name, (source, out) in packed.items():
+        kind = "table" if name == "table" else "mvsa-single"
+        run([*pack, kind, str(source), str(out), "--workers", "2"], log)
+        for file, value in packed_files(out).items():
+            found[f"packed {name}: {file}"] = value
+
+    for engine, launcher in ENGINES.items():
+        run_dir = work / engine.split(",")[0].replace(" ", "-")
+        settings = [*SETTINGS, f"data.shards={shards}", f"run.dir={run_dir}"]
+        run([*launcher, "train.py", "--config", "launch/runs/demo.yaml", *settings], log)
+        run([*launcher, "evaluate.py", str(run_dir), "--split", "test", "--no-page"], log)
+        last = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+        weights = last / "export" / "model.safetensors"
+        optimizer = last / "optimizer.safetensors"
+        report = next((run_dir / "reports").glob("*/metrics.json"))
+        found[f"{engine}: losses and validations"] = losses(run_dir)
+        found[f"{engine}: final weights"] = digest(weights.read_bytes())
+        found[f"{engine}: final optimizer state"] = digest(optimizer.read_bytes())
+        found[f"{engine}: metrics.json"] = digest(report.read_bytes())
+
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    for name, value in found.items():
+        print(f"{value[:16]}  {name}")
+    if arguments.against is None:
+        return 0
+    before = json.loads(arguments.against.read_text())
+    differing = [name for name in before | found if before.get(name) != found.get(name)]
+    print(f"{len(found) - len(differing)} of {len(found)} the same")
+    for name in differing:
+        print(f"DIFFERS: {name}")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
