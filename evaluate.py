@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsa import runtime
-from mmsa.command import Command, run_command
+from mmsa.process import runtime
+from mmsa.process.command import Command, run_command
 
 _SPLITS = ("train", "val", "test")
 
@@ -105,21 +105,21 @@ def _at_least_one(text: str) -> int:
 
 def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     """The story: what is asked for, the reports that are missing, and what several say together."""
-    from mmsa.start_times import StartTimes
+    from mmsa.process.start_clock import StartClock
 
-    start = StartTimes("first batch")  # before torch is imported
-    from mmsa.engine import make_accelerator
-    from mmsa.evaluation.measure import Measurement, Options
+    start = StartClock("first batch")  # before torch is imported
+    from mmsa.engines.engine import make_accelerator
+    from mmsa.engines.hardware import device_type
+    from mmsa.evaluation.compare import joint_report
     from mmsa.evaluation.modality_audit.audit import check_modalities
-    from mmsa.evaluation.several import joint_report
-    from mmsa.evaluation.targets import asked_for
-    from mmsa.hardware import device_type
+    from mmsa.evaluation.requested_targets import requested_targets
+    from mmsa.evaluation.split_evaluation import Options, SplitEvaluation
 
     start.mark("imports")
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
     together = arguments.compare or arguments.folds
-    asked = asked_for(
+    asked = requested_targets(
         arguments.targets,
         precision=arguments.precision,
         device_type=device_type(),
@@ -149,7 +149,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
             runtime.logger.info("%s: its report is there already, %s", one.name, one.report)
             continue
         runtime.logger.info("evaluating %s", one.name)
-        measurement = Measurement(one.subject, command.world, options)
+        measurement = SplitEvaluation(one.subject, command.world, options)
         start.mark("loader and model")
         accelerator = make_accelerator(arguments.precision)
         command.accelerator = accelerator
@@ -166,9 +166,9 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise `UserError` for arguments that do not go together, before anything is opened."""
+    from mmsa.calibration import FITTED_ON
     from mmsa.errors import UserError
     from mmsa.evaluation.report.predictions_file import check_format
-    from mmsa.evaluation.scores.calibration import FITTED_ON
 
     check_format(arguments.predictions)
     if arguments.calibrate and arguments.split != FITTED_ON:

@@ -16,24 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsa import runtime
-from mmsa.command import Command, leave, run_command
 from mmsa.config import Config, load_config
 from mmsa.errors import EXIT_PREEMPTED, AgreedError
-from mmsa.training.preemption import StopRequest
+from mmsa.process import runtime
+from mmsa.process.command import Command, leave, run_command
+from mmsa.process.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmsa.training.exchange import StepReport
     from mmsa.training.run import Run
+    from mmsa.training.step_reports import StepReport
     from mmsa.training.tracking import Tracker
 
 MOST_SKIPPED_IN_A_ROW = 50  # steps that are not finite: the run would only spend its time
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the arguments say; returns the exit code (mmsa/command.py)."""
+    """Train as the arguments say; returns the exit code (mmsa/process/command.py)."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, loop, checkpoints."""
-    from mmsa.start_times import StartTimes
+    from mmsa.process.start_clock import StartClock
 
-    start = StartTimes()  # before torch is imported
-    from mmsa import engine
-    from mmsa.lonely import warn_if_lonely
-    from mmsa.training import resume
-    from mmsa.training.lock import RunLock
+    start = StartClock()  # before torch is imported
+    from mmsa.engines import engine
+    from mmsa.engines.single_process_warning import warn_if_single_process
+    from mmsa.training.checkpoints import resume
+    from mmsa.training.checkpoints.run_lock import lock_run
     from mmsa.training.setup import prepare_run, training_checks
 
     start.mark("imports")
@@ -76,7 +76,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
                 print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
             return
     if command.world.is_main_process:
-        command.resources.enter_context(RunLock(run_dir))  # before anything is written there
+        command.resources.enter_context(lock_run(run_dir))  # before anything is written there
     command.report_to(run_dir / resume.STATUS_NAME, goes_on=earlier is not None)
     stop = command.hear_stops(config.run)
     runtime.set_up_logging(command.world, run_dir / "log.txt")
@@ -104,17 +104,17 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     run.log_facts(engine.launch_facts(accelerator))
     command.tell_what_was_lost(run.progress.step)
     if config.launch.world_size == "any":
-        warn_if_lonely(command.world)
+        warn_if_single_process(command.world)
     run.train_batches = start.first_of(run.train_batches)
     run_steps(command, config, run, stop)
 
 
 def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> None:
     """The loop over optimizer steps, from where the run stands to its end or to a stop."""
-    from mmsa.training.checkpoint import last_save_s
+    from mmsa.training.checkpoints.checkpoint import last_save_s
     from mmsa.training.due import is_due, owes_validation
-    from mmsa.training.exchange import Exchange, StepReport
-    from mmsa.training.optim import lr_scale, set_learning_rates
+    from mmsa.training.optim import lr_scale, seed_step, set_learning_rates
+    from mmsa.training.step_reports import StepReport, StepReports
     from mmsa.training.tracking import Tracker
 
     accelerator, progress = run.accelerator, run.progress
@@ -125,7 +125,7 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
         enabled=accelerator.is_main_process,
         samples_per_step=run.plan.global_batch_size,
     )
-    exchange = Exchange(accelerator, stop.reasons)
+    exchange = StepReports(accelerator, stop.reasons)
     stopped: list[str] = []
     command.step = progress.step
     if accelerator.is_main_process:
@@ -141,7 +141,7 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
     while progress.step < run.num_steps and not progress.stopped_early and not stopped:
         scale = lr_scale(progress.step, run.num_steps, config.optim)
         rates = set_learning_rates(run.optimizer, scale)
-        runtime.seed_step(config.run.seed, progress.step, accelerator.process_index)
+        seed_step(config.run.seed, progress.step, accelerator.process_index)
         loss, grad_norm, nonfinite, keys = train_step(config, run)
         progress.step += 1
         command.step = step = progress.step
@@ -176,7 +176,7 @@ def note(report: StepReport, command: Command, config: Config, run: Run, tracker
     """
     from accelerate.utils import gather_object
 
-    from mmsa.training.guard import nonfinite_in_words
+    from mmsa.training.nonfinite_guard import nonfinite_in_words
 
     step = report.step
     if report.nonfinite:
@@ -248,10 +248,10 @@ def train_step(config: Config, run: Run) -> tuple[Tensor, Tensor | float, Tensor
     """
     import torch
 
-    from mmsa import engine
+    from mmsa.engines import engine
     from mmsa.evaluation.predict import to_device
+    from mmsa.models.batchnorm import frozen_statistics
     from mmsa.models.model import per_sample_loss
-    from mmsa.training.batchnorm import frozen_statistics
 
     accelerator, plan, model, part = run.accelerator, run.plan, run.model, run.profile.part
     _, start, stop = plan.locate(run.progress.step)

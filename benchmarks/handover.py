@@ -23,14 +23,14 @@ BATCH_SIZE = 32
 
 def stages_of(shards: str, num_steps: int) -> tuple[Any, Any, Any, Any]:
     """(requests, preprocessing, tokenizer, augmentation) of batches of 32 at 224 px."""
+    from mmsa.data.batch_requests import TrainRequests
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
-    from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
     from mmsa.data.reader import SplitReader
-    from mmsa.data.requests import TrainRequests
     from mmsa.data.stream import Augmentation
     from mmsa.data.text import word_tokenizer
     from mmsa.labels import class_map
+    from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
     manifest = load_manifest(shards)
     reader = SplitReader(shards, manifest, "train", class_map(manifest.classes, None))
@@ -60,12 +60,12 @@ def handed_over(shards: str, number: int = 1000) -> dict[str, float]:
     import psutil
     import torch
 
+    from mmsa.data.loading.workers import LoaderWorkers
     from mmsa.data.stream import Loader
-    from mmsa.data.workers import Workers
 
     requests, preprocessing, tokenizer, augmentation = stages_of(shards, 1)
     batch = next(Loader(requests, preprocessing, tokenizer, 0, augmentation))
-    workers = Workers([Ready(batch, number + 10)])
+    workers = LoaderWorkers([Ready(batch, number + 10)])
     process = psutil.Process(workers.pids[0])
     for _ in range(10):
         next(workers)

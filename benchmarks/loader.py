@@ -97,8 +97,8 @@ class Stopwatch:
 
 def by_stage(setup: Setup) -> dict[str, float]:
     """CPU milliseconds per sample of each of our stages, over two epochs."""
-    from mmsa.data import images
     from mmsa.data import reader as reading
+    from mmsa.data.decoding import image_views
 
     watch, source = Stopwatch(), setup.requests(2)
 
@@ -108,11 +108,17 @@ def by_stage(setup: Setup) -> dict[str, float]:
         return iter(next_item, None)
 
     reader = SimpleNamespace(read=watch.timed("read", source.reader.read))
-    kept = images.decode, images.training_view, images.stacked, setup.tokenizer, reading.crc32
+    kept = (
+        image_views.decode,
+        image_views.training_view,
+        image_views.stacked,
+        setup.tokenizer,
+        reading.crc32,
+    )
     reading.crc32 = watch.timed("checksum", reading.crc32)
-    images.decode = watch.timed("decode", images.decode)
-    images.training_view = watch.timed("augment (crop, flip)", images.training_view)
-    images.stacked = watch.timed("collate", images.stacked)
+    image_views.decode = watch.timed("decode", image_views.decode)
+    image_views.training_view = watch.timed("augment (crop, flip)", image_views.training_view)
+    image_views.stacked = watch.timed("collate", image_views.stacked)
     setup.tokenizer = watch.timed("tokenize", setup.tokenizer)
     try:
         share = _Requests(requests, reader)
@@ -123,7 +129,13 @@ def by_stage(setup: Setup) -> dict[str, float]:
         watch.spent.clear()
         num_samples = sum(len(batch["keys"]) for batch in iter(take, None))
     finally:
-        images.decode, images.training_view, images.stacked, setup.tokenizer, reading.crc32 = kept
+        (
+            image_views.decode,
+            image_views.training_view,
+            image_views.stacked,
+            setup.tokenizer,
+            reading.crc32,
+        ) = kept
     return {name: 1000 * cpu_s / num_samples for name, cpu_s in watch.spent.items()}
 
 
@@ -139,7 +151,7 @@ class _Requests:
 
 def workers_against_none(setup: Setup, rounds: int, num_batches: int = 20) -> dict[str, float]:
     """Batches per second by the clock without and with two workers, medians of turns."""
-    from mmsa.data.workers import AHEAD
+    from mmsa.data.loading.workers import AHEAD
 
     needed = rounds * (num_batches + 2 * AHEAD) + 4 * AHEAD
     num_epochs = -(-needed * BATCH_SIZE // len(setup.samples)) + 1

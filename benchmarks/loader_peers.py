@@ -54,18 +54,18 @@ class Finish:
         """Decoded by our function, the rest as users of a peer do it, or by our functions too."""
         import torch
 
-        from mmsa.data import images
+        from mmsa.data.decoding import image_views
 
         if self.setup.finish_by_ours:
             ids, mask = self.setup.tokenizer(texts)
             views = (self.view(image) for image in images_)
-            pictures = images.stacked(views, len(texts), self.setup.preprocessing)
+            pictures = image_views.stacked(views, len(texts), self.setup.preprocessing)
         else:
             tokens = self.setup.tokenizer.hugging_face(
                 texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
             )
             ids, mask = tokens["input_ids"], tokens["attention_mask"]
-            pictures = torch.stack([self.transform(images.decode(image)) for image in images_])
+            pictures = torch.stack([self.transform(image_views.decode(image)) for image in images_])
         return {
             "images": pictures,
             "input_ids": ids,
@@ -74,10 +74,10 @@ class Finish:
         }
 
     def view(self, image: bytes) -> Any:
-        from mmsa.data import images
+        from mmsa.data.decoding import image_views
 
-        return images.training_view(
-            images.decode(image),
+        return image_views.training_view(
+            image_views.decode(image),
             self.setup.preprocessing,
             seed=0,
             epoch=0,
@@ -101,7 +101,7 @@ def seed_style(setup: Setup) -> Batches:
     from PIL import Image
     from torchvision import transforms
 
-    from mmsa.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+    from mmsa.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
     tokenizer = setup.tokenizer.hugging_face
     transform = transforms.Compose(

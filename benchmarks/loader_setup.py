@@ -27,8 +27,8 @@ class Setup:
     raw_samples: list[tuple[Path, int]] = field(init=False, repr=False)  # picture, label
 
     def __post_init__(self) -> None:
-        from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
         from mmsa.data.stream import Augmentation
+        from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
         self.reader = self.opened()
         shards = self.reader.shards
@@ -75,8 +75,8 @@ class Setup:
 
     def requests(self, num_epochs: int, reader: Any = None) -> Any:
         """Training requests of whole epochs, batches of similar length as in training."""
+        from mmsa.data.batch_requests import TrainRequests
         from mmsa.data.plan import batch_plan
-        from mmsa.data.requests import TrainRequests
 
         reader = reader or self.reader
         plan = batch_plan(

@@ -148,7 +148,7 @@ def quality(contents: list[bytes]) -> dict[str, float]:
     import numpy as np
     from PIL import Image
 
-    from mmsa.data.canonical import canonical_picture
+    from mmsa.data.decoding.packed_form import canonical_picture
 
     def psnr(one: Any, other: Any) -> float:
         error = ((np.asarray(one, dtype=float) - np.asarray(other, dtype=float)) ** 2).mean()

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.real_run import write_json
 from mmsa.data.audit_files import AuditWriter
+from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.manifest import (
     INDEX_DTYPE,
     Manifest,
@@ -34,7 +35,6 @@ from mmsa.data.manifest import (
 )
 from mmsa.data.plan import Order, batch_plan
 from mmsa.data.reader import SplitReader
-from mmsa.data.requests import TrainRequests
 from mmsa.labels import LABEL_NAMES, class_map
 
 NUM_SHARDS = 100_000

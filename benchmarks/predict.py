@@ -21,9 +21,9 @@ REPEATS = 3
 
 def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ...]]:
     """(model, batches in memory, class names) of a run or an export; nothing is opened for test."""
+    from mmsa.data.batch_requests import EvaluationRequests
     from mmsa.data.manifest import load_manifest
     from mmsa.data.reader import SplitReader
-    from mmsa.data.requests import EvaluationRequests
     from mmsa.data.stream import Loader
     from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
 
@@ -42,7 +42,7 @@ def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:
     """Seconds of the loop, of the forward passes in it, and the share of the rest of them."""
     import torch
 
-    from mmsa import engine
+    from mmsa.engines import engine
     from mmsa.evaluation.predict import predict_split
 
     model, batches, names = ready(target, num_samples)

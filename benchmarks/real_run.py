@@ -64,8 +64,9 @@ def packed(shards: str | None, samples: int = 600, short_side_px: int = 256) -> 
 
 def start_run(settings: list[str]) -> tuple[Any, Any]:
     """(config, run) as train.py has them before its first step, by the launch's engine."""
-    from mmsa import engine, runtime
     from mmsa.config import load_config
+    from mmsa.engines import engine
+    from mmsa.process import runtime
     from mmsa.training.setup import prepare_run, training_checks
 
     config = load_config(None, settings, checks=training_checks())
@@ -85,7 +86,7 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
 def one_step(config: Any, run: Any, lr_scale: float = 1.0) -> Any:
     """The real optimizer step, with what the loop does around it; the loss, on the device."""
     import train
-    from mmsa import runtime
+    from mmsa.process import runtime
     from mmsa.training.optim import set_learning_rates
 
     set_learning_rates(run.optimizer, lr_scale)

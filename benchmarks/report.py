@@ -27,7 +27,7 @@ OWN_WORDS = 400  # of each class, so that there is something to be learnt from t
 OWN_SHARE = 0.12
 NUM_VAL = 400
 
-# Part of a report -> the functions, as `mmsa.evaluation.measure` calls them, that make it.
+# Part of a report -> the functions, as `mmsa.evaluation.split_evaluation` calls them, that make it.
 PARTS = {
     "facts of the samples, from the shards": ("read_facts",),
     "classification report": ("classification_report_text",),
@@ -122,7 +122,7 @@ def measure(folder: Path, num_samples: int) -> dict[str, float]:
     """Part -> CPU seconds, and all of them with what lies between."""
     import evaluate
     import train
-    from mmsa.evaluation import measure as measured
+    from mmsa.evaluation import split_evaluation as measured
 
     shards, run = folder / "shards", folder / "run"
     sizes = {"train": round(0.8 * num_samples), "val": NUM_VAL, "test": num_samples}
@@ -138,7 +138,7 @@ def measure(folder: Path, num_samples: int) -> dict[str, float]:
             owner, _, attribute = f"measured.{name}".rpartition(".")
             place = measured.files if owner.endswith("files") else measured
             setattr(place, attribute, timed(getattr(place, attribute), name, spent))
-    of = measured.Measurement
+    of = measured.SplitEvaluation
     of.write_report = timed(of.write_report, "all", spent)  # type: ignore[method-assign]
     of.predict = lambda self, *_, **__: made_up(self.subject)  # type: ignore[method-assign]
     assert evaluate.main([str(run), "--split", "test"]) == 0

@@ -30,7 +30,7 @@ def rank(options: argparse.Namespace) -> dict[str, Any]:
     """One rank: median seconds of a step, and what of a traced one collectives took alone."""
     import torch
 
-    from mmsa import engine
+    from mmsa.engines import engine
     from mmsa.training.profile import communication
 
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import real_run
-from mmsa.training.durable import wait_for_removals
+from mmsa.training.checkpoints.collective_write import wait_for_removals
 
 COMMANDS = (
     *(["train.py"], ["evaluate.py"], ["-m", "shards"], ["-m", "shards", "pack"]),
@@ -135,7 +135,7 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
     """
     import torch
 
-    from mmsa.training.checkpoint import newest_checkpoint
+    from mmsa.training.checkpoints.checkpoint import newest_checkpoint
 
     torch.set_num_threads(1)
     saves, plain = [], []
@@ -187,9 +187,11 @@ def agreement(steps: int = 2000) -> float:
     import torch
     from accelerate import Accelerator
 
-    from mmsa.training.exchange import Exchange, StepReport
+    from mmsa.training.step_reports import StepReport, StepReports
 
-    exchange = Exchange(Accelerator(cpu=True, mixed_precision="bf16"), ["SIGTERM", "run.max_time"])
+    exchange = StepReports(
+        Accelerator(cpu=True, mixed_precision="bf16"), ["SIGTERM", "run.max_time"]
+    )
     loss, nonfinite = torch.ones(()), torch.zeros((), dtype=torch.bool)
     begin = time.process_time()
     for step in range(steps):

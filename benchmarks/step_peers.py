@@ -18,10 +18,10 @@ class Samples:
         from torchvision import transforms
 
         from mmsa.data.manifest import load_manifest
-        from mmsa.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
         from mmsa.data.reader import SplitReader
         from mmsa.data.text import load_tokenizer, word_tokenizer
         from mmsa.labels import class_map
+        from mmsa.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
         manifest = load_manifest(shards)
         self.reader = SplitReader(shards, manifest, "train", class_map(manifest.classes, None))

@@ -12,10 +12,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launch import folds, job, prefetch, status, submit
+from launch import folds, job_hooks, prefetch, status, submit
 from mmsa.errors import EXIT_USER_ERROR, UserError
 
-COMMANDS = (submit, status, prefetch, folds, job)
+COMMANDS = (submit, status, prefetch, folds, job_hooks)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from launch import queue, run_jobs
-from launch.partitions import check_fits, read_partitions
+from launch import job_log, slurm_queue
 from launch.prefetch import missing_for_jobs
 from launch.script import shape_of
 from launch.site import ROOT, Site
+from launch.slurm_partitions import check_fits, read_partitions
 from mmsa.config import Config
 from mmsa.errors import UserError
-from mmsa.runtime import World
+from mmsa.process.runtime import World
 
 
 def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
@@ -22,9 +22,9 @@ def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
 
     A dry run may be made anywhere: there it returns a note of what was not checked.
     """
-    if dry_run and not queue.available():
+    if dry_run and not slurm_queue.available():
         return ["there is no SLURM on this machine: the partition was not checked"]
-    queue.require()
+    slurm_queue.require()
     check_fits(read_partitions(), site.partition, shape_of(kind, site))
     return []
 
@@ -84,7 +84,7 @@ def check_run(config: Config) -> list[str]:
     from mmsa.data.plan import batch_plan
     from mmsa.data.reader import SplitReader
     from mmsa.labels import class_map
-    from mmsa.training import resume
+    from mmsa.training.checkpoints import resume
 
     shards = str(config.data.shards)
     manifest = load_manifest(shards)
@@ -133,9 +133,9 @@ def note_missing_weights(config: Config, words: list[str], site: Site) -> list[s
 
 def check_no_job(run_dir: Path) -> None:
     """Raise `UserError` where a training job of this run directory is queued or running."""
-    jobs = run_jobs.known_jobs(run_jobs.folder_of(run_dir))
+    jobs = job_log.known_jobs(job_log.folder_of(run_dir))
     trains = [job for job, noted in jobs.items() if noted["kind"] == "train"]
-    for job, state in queue.states(trains).items():
+    for job, state in slurm_queue.states(trains).items():
         raise UserError(
             f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
             f"or cancel it (scancel {job}), or give another run.dir"
@@ -144,7 +144,7 @@ def check_no_job(run_dir: Path) -> None:
 
 def _precision(config: Config) -> str:
     """The precision that the launch will have, by the same rule as on the node."""
-    from mmsa.engine import precision_of_launch
+    from mmsa.engines.engine import precision_of_launch
 
     file = ROOT / "launch" / "accelerate" / f"{config.launch.engine}.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -12,8 +12,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from launch.partitions import Shape
 from launch.site import ROOT, Site
+from launch.slurm_partitions import Shape
 from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
 

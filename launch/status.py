@@ -27,10 +27,10 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from launch import run_jobs
+    from launch import job_log
 
     run_dir = find_run(arguments.target)
-    runs = run_jobs.runs_of_array(run_dir)
+    runs = job_log.runs_of_array(run_dir)
     if runs:
         _tell_all(runs, as_json=arguments.json)
         return
@@ -56,25 +56,25 @@ def _tell_all(runs: list[Path], *, as_json: bool) -> None:
 
 def find_run(target: str) -> Path:
     """The run directory of a path or of a job's number; `UserError` where there is none."""
-    from launch import queue, run_jobs
+    from launch import job_log, slurm_queue
 
     path = Path(target)
     if path.is_dir():
         return path
     if not target.replace("_", "").isdecimal():
         raise UserError(f"{target} is no directory and no number of a job; give one of the two")
-    log = Path(queue.facts(target).get("StdOut", ""))
-    if log.parent.name == run_jobs.FOLDER:
+    log = Path(slurm_queue.facts(target).get("StdOut", ""))
+    if log.parent.name == job_log.FOLDER:
         base = log.parent.parent
-        if target in run_jobs.known_jobs(log.parent):
+        if target in job_log.known_jobs(log.parent):
             return base
         of_tasks = (
             run
-            for run in run_jobs.runs_of_array(base)
-            if target in run_jobs.known_jobs(run_jobs.folder_of(run))
+            for run in job_log.runs_of_array(base)
+            if target in job_log.known_jobs(job_log.folder_of(run))
         )
         return next(of_tasks, base)
-    if log.parent.name.endswith(f".{run_jobs.FOLDER}"):
+    if log.parent.name.endswith(f".{job_log.FOLDER}"):
         raise UserError(f"job {target} trains no run, it packs; its log: {log}")
     raise UserError(
         f"job {target} is not one of `python -m launch submit`, or SLURM has forgotten it; give "
@@ -84,14 +84,14 @@ def find_run(target: str) -> Path:
 
 def facts_of(run_dir: Path) -> Facts:
     """What is known of a run, and None for what is not. Raises `UserError` for no run."""
-    from launch import queue, run_jobs
-    from mmsa.command import read_status
+    from launch import job_log, slurm_queue
+    from mmsa.process.status import read_status
 
     status = read_status(run_dir / "status.json")
-    jobs = run_jobs.known_jobs(run_jobs.folder_of(run_dir))
+    jobs = job_log.known_jobs(job_log.folder_of(run_dir))
     if not status and not jobs:
         raise UserError(f"{run_dir} is no run: neither status.json nor a job's note is there")
-    queued = queue.states(jobs)
+    queued = slurm_queue.states(jobs)
     # The one to follow: of those in the queue, before an evaluation that waits for its training.
     trains = [one for one in queued if jobs[one]["kind"] == "train"]
     job = next(reversed(trains or list(queued) or list(jobs)), None)
@@ -111,7 +111,7 @@ def facts_of(run_dir: Path) -> Facts:
         "restarts": status.get("restarts"),
         "job": job,
         "queued": queued,
-        "job_time_left": queue.time_left(job) if job in queued else None,
+        "job_time_left": slurm_queue.time_left(job) if job in queued else None,
         "log": jobs[job]["log"] if job else str(run_dir / "log.txt"),
         "seconds_since_word": _age_s(run_dir),
     }

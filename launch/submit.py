@@ -64,7 +64,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from launch import jobs
+    from launch import job_builders
 
     site = load_site(
         arguments.site,
@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     if arguments.chain and (arguments.kind, arguments.chain) != ("train", "train,evaluate"):
         raise UserError(f"--chain {arguments.chain}: expected submit train --chain train,evaluate")
-    jobs.SUBMITTERS[arguments.kind](site, arguments)
+    job_builders.SUBMITTERS[arguments.kind](site, arguments)
 
 
 _EXAMPLES = {

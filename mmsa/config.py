@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.durations import seconds_of
 from mmsa.errors import UserError, one_or_many
-from mmsa.settings_yaml import Dumper, Loader, read_yaml
+from mmsa.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns problems in words.
@@ -186,7 +186,7 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The content of a file that `load_config` reads back as an equal configuration."""
         content = self.model_dump(mode="json")
-        return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(content, Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
 
 
 def load_config(
@@ -223,7 +223,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is no override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = yaml.load(text, Loader=Loader)
+        value = yaml.load(text, Loader=SettingsLoader)
     except yaml.YAMLError:
         return f"the value of '{override}' is no valid YAML; quote it"
     node = raw

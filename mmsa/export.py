@@ -23,16 +23,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmsa.calibration import CALIBRATION_NAME, Calibration, read_calibration, to_json
 from mmsa.config import Config, load_config
-from mmsa.data.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 from mmsa.errors import UserError
-from mmsa.evaluation.scores.calibration import (
-    CALIBRATION_NAME,
-    Calibration,
-    read_calibration,
-    to_json,
-)
 from mmsa.labels import ClassMap, class_map
+from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmsa.data import images
-from mmsa.data.canonical import BadPicture, BadText, canonical_image, canonical_text
+from mmsa.data.decoding import image_views
+from mmsa.data.decoding.packed_form import BadPicture, BadText, canonical_image, canonical_text
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
@@ -111,7 +111,7 @@ class Predictor:
         if self.export.preprocessing.image is not None:
             views = (self._view(picture, first_row + row) for row, picture in enumerate(pictures))
             preprocessing = self.export.preprocessing
-            pixels = images.stacked(views, len(pictures), preprocessing).to(self._device)
+            pixels = image_views.stacked(views, len(pictures), preprocessing).to(self._device)
         logits: NDArray[np.float32] = (
             self._model(input_ids, attention_mask, pixels).float().cpu().numpy()
         )
@@ -136,7 +136,7 @@ class Predictor:
             )
         except (BadPicture, OSError) as error:
             raise UserError(f"picture {row}: {error}") from None
-        return images.evaluation_view(images.decode(packed), preprocessing)
+        return image_views.evaluation_view(image_views.decode(packed), preprocessing)
 
 
 def load_predictor(export: str | os.PathLike[str], *, device: str | None = None) -> Predictor:

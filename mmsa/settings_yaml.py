@@ -14,7 +14,7 @@ from mmsa.errors import UserError
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 
 
-class Loader(yaml.SafeLoader):
+class SettingsLoader(yaml.SafeLoader):
     """YAML whose dates are words (a run may be named by one) and that takes a key given twice for
     an error: plain YAML keeps the last one in silence."""
 
@@ -33,17 +33,17 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-class Dumper(yaml.SafeDumper):
-    """Writes words that `Loader` would take for numbers in quotes."""
+class SettingsDumper(yaml.SafeDumper):
+    """Writes words that `SettingsLoader` would take for numbers in quotes."""
 
 
-for _yaml in (Loader, Dumper):
+for _yaml in (SettingsLoader, SettingsDumper):
     _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def read_yaml(file: str) -> dict[str, Any]:
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=SettingsLoader)
     except OSError as error:
         raise UserError(
             f"the configuration {file} cannot be read ({error.strerror}); "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # it brings Pillow, and --help has no use for that
-    from mmsa.data.pictures import BadPicture
+    from mmsa.data.decoding.posted_images import BadPicture
 
 # A key is a file name inside a tar: WebDataset cuts it at the first dot, a slash is a folder, and
 # a ustar header has room for 100 bytes.

@@ -24,8 +24,8 @@ from mmsa.data.manifest import (
     write_manifest,
 )
 from mmsa.errors import UserError
-from mmsa.progress import Progress
-from shards.packing.workers import Workers, default_workers
+from mmsa.process.progress import Progress
+from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.packing.write import split_info
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import protocol_hash
@@ -58,7 +58,7 @@ def index(
     found: list[TarContents] = []
     count = min(default_workers(), len(tars)) if workers is None else workers
     with (
-        Workers(count) as pool,
+        WorkerPool(count) as pool,
         Progress(total=len(tars), what="indexing", unit="tars", quiet=quiet) as told,
     ):
         for result in pool.map(scan_tar, tasks):

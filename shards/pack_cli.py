@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-MAX_PIXELS = 64_000_000  # mmsa.data.pictures.MAX_PIXELS, without importing what it imports
+MAX_PIXELS = 64_000_000  # as in mmsa.data.decoding.posted_images, which takes time to import
 
 
 def add_pack(pack: argparse.ArgumentParser) -> None:

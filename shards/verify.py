@@ -29,9 +29,9 @@ from mmsa.data.manifest import (
 )
 from mmsa.data.members import Fields, object_in, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
-from mmsa.progress import Progress
+from mmsa.process.progress import Progress
 from shards.packing.assemble import REJECTED_NAME
-from shards.packing.workers import Workers, default_workers
+from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.splits.protocols import protocol_hash
 
 _SHOWN = 20  # faults of one shard that are told singly
@@ -85,7 +85,7 @@ def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bo
     checked: list[_Checked] = []
     workers = min(default_workers(), max(1, len(tasks))) if workers is None else workers
     with (
-        Workers(workers) as pool,
+        WorkerPool(workers) as pool,
         Progress(total=total, what="verifying", quiet=quiet) as told,
     ):
         for task, result in zip(tasks, pool.map(_check_shard, tasks), strict=True):
@@ -237,7 +237,7 @@ def _one_sample(
 def _picture_faults(
     where: str, image: bytes, meta: dict[str, Any], packing: dict[str, Any]
 ) -> Iterator[str]:
-    from mmsa.data.pictures import BadPicture, decode_picture
+    from mmsa.data.decoding.posted_images import BadPicture, decode_picture
 
     try:
         pixels, header = decode_picture(image)

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, key_hash, write_manifest
-from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 from mmsa.data.reader import SplitReader
 from mmsa.labels import LABEL_NAMES, class_map
+from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 from shards.packing.tars import PackedSample, write_shard
 
 SIZES = (7, 0, 12, 1, 5)  # 25 samples of the train split: uneven, one shard empty

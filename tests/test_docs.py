@@ -21,7 +21,7 @@ from mmsa.data.manifest import (
     load_manifest,
 )
 from mmsa.models.fusion import FUSIONS
-from mmsa.training.resume import _FREE
+from mmsa.training.checkpoints.resume import _FREE
 from shards.example import Reason
 
 ROOT = Path(__file__).resolve().parent.parent

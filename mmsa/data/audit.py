@@ -24,9 +24,10 @@ import numpy as np
 from mmsa.config import Config, load_config
 from mmsa.data.audit_files import Part, parts_of, read_part
 from mmsa.data.manifest import key_hash, load_manifest
-from mmsa.data.plan import BatchPlan, KeyArray, Order
+from mmsa.data.plan import BatchPlan, Order
 from mmsa.data.reader import SplitReader
 from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.hashed_random import KeyArray
 from mmsa.labels import class_map
 
 _SHOWN = 20  # problems told one by one

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmsa.data.loading.worker_position import note
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
 from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
 from mmsa.data.shard_table import ShardTable
-from mmsa.data.whereabouts import note
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 

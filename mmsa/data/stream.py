@@ -18,15 +18,15 @@ import torch
 import webdataset as wds
 from torch import Tensor
 
-from mmsa.data import images
-from mmsa.data.preprocessing import Preprocessing
+from mmsa.data.batch_requests import EvaluationRequests, Request, Share, TrainRequests
+from mmsa.data.decoding import image_views
+from mmsa.data.loading.workers import DEFAULT_TIMEOUT_S, LoaderWorkers
 from mmsa.data.reader import RawSample, SplitReader
-from mmsa.data.requests import EvaluationRequests, Request, Share, TrainRequests
 from mmsa.data.text import TextTokenizer
-from mmsa.data.workers import DEFAULT_TIMEOUT_S, Workers
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import ClassMap
-from mmsa.memory import keep_freed_memory
+from mmsa.preprocessing import Preprocessing
+from mmsa.process.memory import keep_freed_memory
 
 # {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T),
 #  "images" uint8 (B, 3, S, S), channels_last with and without workers,
@@ -93,7 +93,7 @@ class DecodeImages:
         for fetched in source:
             request, seen = fetched.request, list[RawSample]()
             views = self._views(fetched.samples, request.epoch, seen)
-            fetched.images = images.stacked(views, len(request.shards), self.preprocessing)
+            fetched.images = image_views.stacked(views, len(request.shards), self.preprocessing)
             fetched.samples = seen
             yield fetched
 
@@ -107,7 +107,7 @@ class DecodeImages:
 
     def _view(self, sample: RawSample, epoch: int) -> Tensor:
         try:
-            picture = images.decode(sample.image)
+            picture = image_views.decode(sample.image)
         except ValueError as error:
             raise ShardDamage(
                 f"the picture of {sample.key} in {sample.shard} does not decode ({error}). "
@@ -116,8 +116,8 @@ class DecodeImages:
                 key=sample.key,
             ) from None
         if self.augmentation is None:
-            return images.evaluation_view(picture, self.preprocessing)
-        return images.training_view(
+            return image_views.evaluation_view(picture, self.preprocessing)
+        return image_views.training_view(
             picture,
             self.preprocessing,
             seed=self.augmentation.seed,
@@ -218,7 +218,7 @@ class Loader:
         if self.num_workers:
             shares = range(self.num_workers)
             pipelines = [self._pipeline(number, self.num_workers) for number in shares]
-            workers = Workers(pipelines, rank=self.requests.rank, timeout_s=self.timeout_s)
+            workers = LoaderWorkers(pipelines, rank=self.requests.rank, timeout_s=self.timeout_s)
             self.worker_pids = workers.pids
             self._iterator = workers
         else:

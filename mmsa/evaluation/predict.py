@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from mmsa import engine
 from mmsa.data.stream import Batch
+from mmsa.engines import engine
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import Predictions
-from mmsa.progress import Progress
+from mmsa.process.progress import Progress
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

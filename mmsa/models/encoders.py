@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
 from mmsa.models.weights import State, export_state, load_strictly
+from mmsa.preprocessing import ImagePreprocessing
 
 Trained = Literal["full", "last_n", "frozen"]
 
@@ -157,12 +157,27 @@ class ImageEncoder(Encoder):
 
 
 def memory_format_for(body: nn.Module) -> torch.memory_format:
-    """Channels last for a convolutional network, which its kernels are faster in.
+    """Channels last for a convolutional network, whose kernels are faster that way.
 
-    A transformer's one convolution, over patches, gains nothing.
+    A transformer's single convolution, over patches, gains nothing. A network that oneDNN cannot
+    train in channels last stays contiguous.
     """
     convolutions = [module for module in body.modules() if isinstance(module, nn.Conv2d)]
-    return torch.channels_last if len(convolutions) > 1 else torch.contiguous_format
+    if len(convolutions) < 2 or any(map(_overruns_in_channels_last, convolutions)):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _overruns_in_channels_last(convolution: nn.Conv2d) -> bool:
+    """Whether oneDNN's AVX2 kernel writes past its buffer in this convolution's backward pass.
+
+    A strided 1x1 convolution over fewer channels than the kernel's block of 8 corrupts memory in
+    channels last: a crash, a hang or wrong gradients, on CPUs without AVX-512
+    (uxlfoundation/oneDNN#6035; torch 2.15). Networks in use are wider; tiny ones in tests are not.
+    """
+    strided = max(convolution.stride) > 1
+    narrow = convolution.in_channels // convolution.groups < 8
+    return convolution.kernel_size == (1, 1) and strided and narrow
 
 
 def lay_out(body: nn.Module, memory_format: torch.memory_format) -> None:

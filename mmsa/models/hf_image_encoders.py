@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig
-from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
 from mmsa.hub import IMAGE_PARTS, from_hub
 from mmsa.models.encoders import (
@@ -29,6 +28,7 @@ from mmsa.models.weights import (
     export_preprocessing,
     is_export,
 )
+from mmsa.preprocessing import ImagePreprocessing
 
 _PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig
-from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError
 from mmsa.hub import torchvision_state
 from mmsa.models.encoders import HF_PREFIX, IMAGE_SECTION, ImageEncoder, trained_parts
@@ -26,6 +25,7 @@ from mmsa.models.weights import (
     load_strictly,
     read_state,
 )
+from mmsa.preprocessing import ImagePreprocessing
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsa.config import ModelConfig
-from mmsa.data.preprocessing import ImagePreprocessing
 from mmsa.errors import UserError, one_or_many
 from mmsa.models.fusion import FusionHead, build_fusion, fusion_class
 from mmsa.models.image_encoders import ImageEncoder, build_image_encoder
 from mmsa.models.text_encoders import TextEncoder, build_text_encoder
+from mmsa.preprocessing import ImagePreprocessing
 
 
 class SentimentModel(nn.Module):

@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from mmsa.data.preprocessing import ImagePreprocessing, read_preprocessing
 from mmsa.errors import UserError
+from mmsa.preprocessing import ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmsa.config import OptimConfig
+from mmsa.hashed_random import stream_key
 
 
 def build_optimizer(
@@ -74,3 +75,8 @@ def set_learning_rates(optimizer: Optimizer, scale: float) -> dict[str, float]:
         group["lr"] = group["peak_lr"] * scale
         rates[group["part"]] = group["lr"]
     return rates
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed dropout for one optimizer step of one rank; the draws continue over its micro-steps."""
+    torch.manual_seed(stream_key("dropout", seed, step, rank) >> 1)

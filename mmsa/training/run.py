@@ -16,37 +16,38 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsa import engine
+from mmsa.calibration import Calibration
 from mmsa.config import Config
 from mmsa.data.audit_files import AuditWriter
 from mmsa.data.manifest import Manifest
 from mmsa.data.plan import BatchPlan
-from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.stream import Batch
 from mmsa.data.text import TextTokenizer
+from mmsa.engines import engine
+from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
 from mmsa.evaluation.predict import predict_split
-from mmsa.evaluation.scores.calibration import Calibration, fit
+from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, whole_checkpoints, write_export
+from mmsa.models.batchnorm import averaged_statistics, running_statistics, with_statistics
 from mmsa.models.model import ParameterCount, SentimentModel, count_parameters, parameter_groups
-from mmsa.training import best_export
-from mmsa.training import checkpoint as checkpoints
-from mmsa.training.batchnorm import averaged_statistics, running_statistics, with_statistics
-from mmsa.training.disk import DiskNeed
-from mmsa.training.durable import WriteError, together
-from mmsa.training.guard import GradientGuard
-from mmsa.training.launch import adapt_to_launch, rehearse
+from mmsa.preprocessing import Preprocessing
+from mmsa.training.checkpoints import best_export
+from mmsa.training.checkpoints import checkpoint as checkpoints
+from mmsa.training.checkpoints.collective_write import WriteError, together
+from mmsa.training.checkpoints.disk_space import DiskNeed
+from mmsa.training.checkpoints.resume import config_sha256, continuation_in_words
+from mmsa.training.model_for_engine import adapt_to_launch, rehearse
+from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
-from mmsa.training.partitions import gather_weights
 from mmsa.training.profile import StepProfile
-from mmsa.training.resume import config_sha256, continuation_in_words
 
 logger = logging.getLogger("mmsa")
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a run stands, and what of it is no function of the step."""
 
     step: int = 0
@@ -75,14 +76,14 @@ class Run:
     num_validation_batches: int
     num_validation_samples: int
     class_counts: list[int]
-    progress: Progress
+    progress: TrainingState
     checkpoint: Path | None
     disk_need: DiskNeed
     accelerator: Accelerator = field(init=False)
     parameter_counts: dict[str, ParameterCount] = field(init=False)
     model: torch.nn.Module = field(init=False)
     optimizer: Any = field(init=False)
-    guard: GradientGuard = field(init=False)
+    guard: NonfiniteGuard = field(init=False)
     profile: StepProfile = field(init=False)
     class_weights: Tensor | None = field(init=False, default=None)
     audit: AuditWriter | None = field(init=False, default=None)
@@ -96,7 +97,7 @@ class Run:
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         adapt_to_launch(self.bare_model, self.config, deepspeed=engine.is_deepspeed(accelerator))
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
-        self.guard = GradientGuard(
+        self.guard = NonfiniteGuard(
             optimizer,
             self.bare_model,
             accelerator,

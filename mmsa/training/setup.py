@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 from mmsa.config import Check, Config, TextEncoderConfig
+from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
+from mmsa.data.loading.workers import start_server
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.plan import BatchPlan, batch_plan
-from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.reader import SplitReader
-from mmsa.data.requests import EvaluationRequests, TrainRequests
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
-from mmsa.data.workers import start_server
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.export import (
@@ -36,12 +35,13 @@ from mmsa.labels import ClassMap, class_map
 from mmsa.models.fusion import fusion_class, fusion_problems
 from mmsa.models.model import SentimentModel, build_model
 from mmsa.models.weights import is_export
-from mmsa.runtime import World
-from mmsa.training import checkpoint as checkpoints
-from mmsa.training.best_export import export_path
-from mmsa.training.disk import check_room, disk_need
-from mmsa.training.launch import check_taken_by_engine
-from mmsa.training.run import Progress, Run
+from mmsa.preprocessing import Preprocessing
+from mmsa.process.runtime import World
+from mmsa.training.checkpoints import checkpoint as checkpoints
+from mmsa.training.checkpoints.best_export import export_path
+from mmsa.training.checkpoints.disk_space import check_room, disk_need
+from mmsa.training.model_for_engine import check_taken_by_engine
+from mmsa.training.run import Run, TrainingState
 
 logger = logging.getLogger("mmsa")
 
@@ -100,7 +100,7 @@ def prepare_run(
     )
     mark("data")
     checkpoint = checkpoints.newest_checkpoint(run_dir)
-    progress = Progress()
+    progress = TrainingState()
     if checkpoint is not None:
         progress = _progress_of(checkpoint, run_dir)
     model, tokenizer = _model_and_tokenizer(config, checkpoint, train, len(classes.names))
@@ -160,9 +160,9 @@ def _times(every_steps: int | None, plan: BatchPlan, step: int, num_steps: int) 
     return math.ceil((num_steps - step) / (every_steps or plan.steps_per_epoch))
 
 
-def _progress_of(checkpoint: Path, run_dir: Path) -> Progress:
+def _progress_of(checkpoint: Path, run_dir: Path) -> TrainingState:
     state = checkpoints.read_state(checkpoint)
-    progress = Progress(**{name: state[name] for name in vars(Progress())})
+    progress = TrainingState(**{name: state[name] for name in vars(TrainingState())})
     best = progress.best_step
     if best is not None and not export_path(run_dir, best).is_dir():
         logger.warning("%s is gone: the next validation has the best", export_path(run_dir, best))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mmsa.atomic_write import write_file
 from mmsa.errors import UserError
 
 logger = logging.getLogger("mmsa")
@@ -179,9 +179,7 @@ def cut_back(file: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue  # a line cut by a kill: its step is past the last whole checkpoint
-    aside = file.with_name(f".{file.name}.tmp")
-    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(aside, file)
+    write_file(file, "".join(line + "\n" for line in kept), durable=False)
 
 
 def few(keys: Sequence[str]) -> str:

@@ -12,17 +12,17 @@ from typing import Any
 
 from mmsa.data.manifest import MANIFEST_NAME, Manifest, SplitInfo, write_manifest
 from mmsa.errors import UserError
+from shards.duplicates.groups import Candidate
 from shards.example import Reason, Rejected
-from shards.packing.aside import put_in_place
 from shards.packing.chunks import Chunk
+from shards.packing.output_directory import put_in_place
 from shards.packing.settings import PackSettings
 from shards.packing.workdir import Resumable
-from shards.packing.workers import Workers
+from shards.packing.worker_pool import WorkerPool
 from shards.packing.write import Located, write_splits
 from shards.reports.card import CARD_NAME, card_text
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import Assignment, assign
-from shards.twins.groups import Candidate
 
 REJECTED_NAME = "rejected.jsonl"
 LEFT_OUT = "left out by the protocol"
@@ -60,7 +60,7 @@ def assemble(
     out: Path,
     encodings: Encodings,
     settings: PackSettings,
-    pool: Workers,
+    pool: WorkerPool,
     *,
     raw: str,
     overwrite: bool,

@@ -23,10 +23,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmsa.data.canonical import BadPicture, canonical_picture
+from mmsa.atomic_write import write_file
+from mmsa.data.decoding.packed_form import BadPicture, canonical_picture
+from shards.duplicates.groups import picture_print
 from shards.example import Example, Reason, Reject, Rejected, picture_reason, read_file
 from shards.packing.settings import ImageForm
-from shards.twins.groups import picture_print
 
 CHUNK_EXAMPLES = 128  # about 2.5 MB of pictures, a third of a second of one core
 
@@ -166,10 +167,7 @@ def chunk_path(directory: Path, number: int) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Aside and renamed: a process killed while writing leaves no file of that name.
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    write_file(path, content, durable=False)
 
 
 def _encode(example: Example, form: ImageForm, pictures: io.BytesIO) -> Encoded:

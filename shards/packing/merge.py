@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
-from mmsa.progress import Progress
-from shards.packing.aside import put_in_place, refuse_existing
+from mmsa.process.progress import Progress
 from shards.packing.assemble import Encodings, assemble
 from shards.packing.chunks import Chunk, chunk_path, read_chunk
+from shards.packing.output_directory import put_in_place, refuse_existing
 from shards.packing.settings import PackSettings
 from shards.packing.workdir import workdir
-from shards.packing.workers import Workers, default_workers
+from shards.packing.worker_pool import WorkerPool, default_workers
 
 _PART_NAME = "part.json"
 _PART_DIRECTORY = re.compile(r"part-([0-9]+)-of-([0-9]+)")
@@ -128,7 +128,7 @@ def merge(
     settings = {"merge": [str(path.resolve()) for path in directories], **first.encoding}
     with (
         workdir(out, settings, resume=resume) as work,
-        Workers(default_workers() if workers is None else workers) as pool,
+        WorkerPool(default_workers() if workers is None else workers) as pool,
     ):
         chunks = []
         with Progress(total=len(places), what="reading parts", unit="chunks", quiet=quiet) as told:

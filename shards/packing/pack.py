@@ -15,9 +15,8 @@ from typing import Any
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError, one_or_many
-from mmsa.progress import Progress
+from mmsa.process.progress import Progress
 from shards.example import Example, RawData, Rejected
-from shards.packing.aside import refuse_existing
 from shards.packing.assemble import Encodings, assemble
 from shards.packing.chunks import (
     CHUNK_EXAMPLES,
@@ -28,9 +27,10 @@ from shards.packing.chunks import (
     make_chunk,
 )
 from shards.packing.merge import finish_part, part_path
+from shards.packing.output_directory import refuse_existing
 from shards.packing.settings import PackSettings, canonical_json
 from shards.packing.workdir import workdir
-from shards.packing.workers import Workers, default_workers
+from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.sources import SourceOptions, get_source
 from shards.splits.protocols import check_settings, parse_protocol
 
@@ -91,7 +91,7 @@ def pack(
     }
     if workers is None:
         workers = max(1, min(default_workers(), data.total // _SAMPLES_PER_WORKER))
-    with workdir(target, encoding, resume=resume) as work, Workers(workers) as pool:
+    with workdir(target, encoding, resume=resume) as work, WorkerPool(workers) as pool:
         chunks, total_chunks = _encode_all(
             data, work / "chunks", settings, encoding, part, pool, quiet=quiet
         )
@@ -133,7 +133,7 @@ def _encode_all(
     settings: PackSettings,
     encoding: dict[str, Any],
     part: tuple[int, int] | None,
-    pool: Workers,
+    pool: WorkerPool,
     *,
     quiet: bool,
 ) -> tuple[list[Chunk], int]:

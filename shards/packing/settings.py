@@ -11,7 +11,7 @@ from mmsa.errors import UserError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Ki": 2**10}
-# mmsa.data.pictures.LARGEST_MAX_PIXELS, without importing what it imports
+# mmsa.data.decoding.posted_images.LARGEST_MAX_PIXELS, without importing what it imports
 _LARGEST_MAX_PIXELS = 178_956_970
 _UNITS |= {"Mi": 2**20, "Gi": 2**30}
 

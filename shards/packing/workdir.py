@@ -9,16 +9,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.file_lock import FileLock
 
 _SETTINGS_NAME = "settings.json"
 
@@ -52,11 +52,12 @@ def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator
     try:
         for name in ("chunks", "done", "out"):
             (path / name).mkdir(parents=True, exist_ok=True)
-        lock = (path / "lock").open("w")
+        lock = FileLock(path / "lock")
+    except BlockingIOError:
+        raise UserError(f"another process is packing into {out} (it holds {path}/lock)") from None
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     with lock:
-        _take(lock, path, out)
         try:
             _check_settings(path / _SETTINGS_NAME, settings, out)
             yield path
@@ -70,15 +71,6 @@ def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator
                 "--resume"
             ) from None
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _take(lock: IO[str], path: Path, out: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"another process is packing into {out} (it holds {path}/lock)") from None
-    except OSError:  # a file system without locks
-        pass
 
 
 def _check_settings(path: Path, settings: Mapping[str, Any], out: Path) -> None:

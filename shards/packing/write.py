@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from mmsa.atomic_write import write_file
 from mmsa.data.manifest import ShardInfo, SplitInfo
-from mmsa.progress import Progress
+from mmsa.process.progress import Progress
 from shards.packing.chunks import Encoded
 from shards.packing.settings import ShardSize
 from shards.packing.tars import PackedSample, write_shard
-from shards.packing.workers import Workers
+from shards.packing.worker_pool import WorkerPool
 from shards.splits.by_hash import packed_order, shard_sizes
 
 _BLOCK = 512  # bytes: a tar header, and what members are padded to
@@ -69,7 +70,7 @@ def write_splits(
     located: Mapping[str, Located],
     classes: tuple[str, ...],
     size: ShardSize,
-    workers: Workers,
+    workers: WorkerPool,
     *,
     quiet: bool,
 ) -> dict[str, SplitInfo]:
@@ -117,10 +118,8 @@ def make_shard(task: ShardTask) -> ShardInfo:
     if there is not None:
         return there
     shard = write_shard(Path(task.directory), task.name, _with_pictures(task.samples), task.classes)
-    aside = record.with_suffix(".tmp")
     content = {"fingerprint": fingerprint, "shard": shard.model_dump(mode="json")}
-    aside.write_text(json.dumps(content), encoding="utf-8")
-    aside.replace(record)  # a process killed before this has finished nothing
+    write_file(record, json.dumps(content), durable=False)  # killed before this: nothing is done
     return shard
 
 

@@ -19,37 +19,7 @@ from mmsa.data.manifest import (
     read_index,
 )
 from mmsa.errors import ShardDamage, UserError
-
-# Held-out split -> the splits whose twins make its score too good: what was trained and selected on
-SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
-
-
-def twin_counts(split_of: Mapping[str, str], group_of: Mapping[str, int]) -> dict[str, Any]:
-    """For val and test: its `samples`, and how many of them have a twin where they must not.
-
-    The result for test: `{"samples": 450, "train": 80, "val": 12, "any": 85}`.
-    """
-    keys = sorted(split_of)
-    groups = {
-        split: np.array([group_of[key] for key in keys if split_of[key] == split], dtype=np.uint64)
-        for split in ("train", "val", "test")
-    }
-    return _counts(groups)
-
-
-def _counts(groups: Mapping[str, np.ndarray[Any, np.dtype[np.uint64]]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for split, others in SEEN_BEFORE.items():
-        if not len(groups.get(split, ())):
-            continue
-        anywhere = np.zeros(len(groups[split]), dtype=bool)
-        counts = {"samples": len(groups[split])}
-        for other in others:
-            twin = np.isin(groups[split], groups.get(other, np.array([], dtype=np.uint64)))
-            counts[other] = int(twin.sum())
-            anywhere |= twin
-        found[split] = {**counts, "any": int(anywhere.sum())}
-    return found
+from shards.duplicates.twin_counts import SEEN_BEFORE, twins_of_groups
 
 
 @dataclass(frozen=True)
@@ -105,7 +75,7 @@ def leak_report(directory: Path) -> LeakReport:
     for split, leaked in _leaked(groups).items():
         numbers = np.bincount(records[split]["label"][leaked], minlength=len(manifest.classes))
         by_class[split] = dict(zip(manifest.classes, numbers.tolist(), strict=True))
-    return LeakReport(manifest, _counts(groups), by_class)
+    return LeakReport(manifest, twins_of_groups(groups), by_class)
 
 
 def _records(directory: Path, manifest: Manifest) -> dict[str, IndexArray]:

@@ -30,7 +30,7 @@ class SourceOptions:
 
     def problems(self) -> list[str]:
         """What is wrong whatever the source, in words; empty where nothing is."""
-        from mmsa.data.canonical import NORMALIZATIONS  # brings Pillow: not for --help
+        from mmsa.data.decoding.packed_form import NORMALIZATIONS  # brings Pillow: not for --help
 
         found: list[str] = []
         if self.labels not in RULES:
@@ -67,7 +67,7 @@ class SourceOptions:
 
 def clean_text(text: str, options: SourceOptions, *, detail: str) -> str:
     """The packed form of a text; `Reject` with `detail` where nothing is left of it."""
-    from mmsa.data.canonical import BadText, canonical_text
+    from mmsa.data.decoding.packed_form import BadText, canonical_text
 
     try:
         return canonical_text(text, options.normalize)

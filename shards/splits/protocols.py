@@ -10,12 +10,7 @@ from typing import Any
 
 from mmsa.data.manifest import ProtocolInfo
 from mmsa.errors import UserError
-from shards.reports.leaks import twin_counts
-from shards.splits import published
-from shards.splits.by_group import fold_groups, split_groups
-from shards.splits.by_hash import SPLITS, split_by_hash
-from shards.splits.from_file import read_split_file
-from shards.twins.groups import (
+from shards.duplicates.groups import (
     GROUP_RULE,
     Candidate,
     find_groups,
@@ -23,6 +18,11 @@ from shards.twins.groups import (
     group_ids,
     picture_print,
 )
+from shards.duplicates.twin_counts import twin_counts
+from shards.splits import published
+from shards.splits.by_group import fold_groups, split_groups
+from shards.splits.by_hash import SPLITS, split_by_hash
+from shards.splits.from_file import read_split_file
 
 __all__ = [
     "DEFAULT_PROTOCOL",

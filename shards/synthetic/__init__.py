@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.progress import progress
-from shards.packing.aside import refuse_existing, write_aside
+from mmsa.process.progress import progress
+from shards.packing.output_directory import refuse_existing, write_aside
 from shards.splits.by_hash import largest_remainder
 from shards.synthetic.pictures import make_picture
 from shards.synthetic.texts import make_text

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmsa.data.whereabouts import note
+from mmsa.data.loading.worker_position import note
 
 
 @dataclass
@@ -98,9 +98,9 @@ class Slow:
 
 if __name__ == "__main__":
     # A rank with two workers that reads a batch of each, and then on and on with little patience.
-    from mmsa.data.workers import Workers
+    from mmsa.data.loading.workers import LoaderWorkers
 
-    workers = Workers([Slow(), Slow()])
+    workers = LoaderWorkers([Slow(), Slow()])
     read = [next(workers) for _ in range(2)]
     workers.timeout_s = 3
     print("ready", flush=True)

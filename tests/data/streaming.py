@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from packed import PREPROCESSING
 
+from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
 from mmsa.data.plan import batch_plan
 from mmsa.data.reader import SplitReader
-from mmsa.data.requests import EvaluationRequests, TrainRequests
 from mmsa.data.stream import Augmentation, Batch, Loader
 from mmsa.data.text import TextTokenizer
 

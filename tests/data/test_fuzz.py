@@ -16,7 +16,7 @@ import pytest
 from damage import replace_index, replace_records
 from packed import SIZES, open_split
 
-from mmsa.data.images import decode
+from mmsa.data.decoding.image_views import decode
 from mmsa.data.manifest import INDEX_DTYPE, load_manifest, read_index
 from mmsa.data.members import tar_members
 from mmsa.data.reader import RawSample, SplitReader

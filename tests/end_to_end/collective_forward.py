@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from mmsa import engine, runtime
+from mmsa.data.batch_requests import EvaluationRequests
 from mmsa.data.manifest import load_manifest
-from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 from mmsa.data.reader import SplitReader
-from mmsa.data.requests import EvaluationRequests
 from mmsa.data.stream import Batch, Loader
+from mmsa.engines import engine
 from mmsa.evaluation.predict import predict_split
 from mmsa.labels import LABEL_NAMES, class_map
+from mmsa.preprocessing import ImagePreprocessing, Preprocessing
+from mmsa.process import runtime
 
 SIDE, BATCH_SIZE = 24, 4
 

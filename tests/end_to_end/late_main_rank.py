@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from mmsa.command import Command, run_command
 from mmsa.errors import UserError
+from mmsa.process.command import Command, run_command
 
 
 def body(command: Command) -> None:

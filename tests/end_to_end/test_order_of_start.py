@@ -11,7 +11,7 @@ import pytest
 from harness import TINY
 from small_set import loader_workers, small_set
 
-from mmsa import engine
+from mmsa.engines import engine
 from train import main as train_main
 
 

@@ -13,11 +13,11 @@ import mmsa
 from evaluate import main as evaluate_main
 from mmsa.config import load_config
 from mmsa.data.manifest import load_manifest
-from mmsa.data.preprocessing import Preprocessing
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import EvaluationRequests, Loader
 from mmsa.labels import class_map
-from mmsa.runtime import world_from_environment
+from mmsa.preprocessing import Preprocessing
+from mmsa.process.runtime import world_from_environment
 from mmsa.training.setup import prepare_run
 from shards.__main__ import main as shards_main
 from train import main as train_main

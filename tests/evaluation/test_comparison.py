@@ -10,13 +10,13 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mmsa.errors import UserError
-from mmsa.evaluation.report.reported import Reported
+from mmsa.evaluation.compare.comparable import check_comparable
+from mmsa.evaluation.compare.comparison import check_metric, compare
+from mmsa.evaluation.compare.comparison_text import comparison_text
+from mmsa.evaluation.compare.folds import check_folds, fold_findings, folds_text, pooled
+from mmsa.evaluation.report.read_report import Reported
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
-from mmsa.evaluation.several.comparable import check_comparable
-from mmsa.evaluation.several.comparison import check_metric, compare
-from mmsa.evaluation.several.comparison_text import comparison_text
-from mmsa.evaluation.several.folds import check_folds, fold_findings, folds_text, pooled
 
 NAMES = ("negative", "neutral", "positive")
 N = 400

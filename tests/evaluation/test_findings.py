@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from packed import open_split, sample, seal, write_split
 
+from mmsa.calibration import Calibration, read_calibration, to_json
 from mmsa.data.manifest import Manifest, key_hash
 from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, floors_of
@@ -18,13 +19,7 @@ from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
 from mmsa.evaluation.inputs.slices import slice_masks
 from mmsa.evaluation.report.findings import findings
 from mmsa.evaluation.report.summary import summary_text
-from mmsa.evaluation.scores.calibration import (
-    Calibration,
-    fit,
-    read_calibration,
-    reliability,
-    to_json,
-)
+from mmsa.evaluation.scores.calibration import fit, reliability
 from mmsa.evaluation.scores.metrics import Predictions, probabilities
 from mmsa.evaluation.scores.score_table import score_table
 from shards.packing.tars import PackedSample

@@ -10,7 +10,7 @@ import pytest
 import torch
 from packed import PREPROCESSING, packed_set
 
-from mmsa.data.images import decode, evaluation_view
+from mmsa.data.decoding.image_views import decode, evaluation_view
 from mmsa.data.reader import RawSample, SplitReader
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.modality_audit.audit import audit, audit_text

@@ -23,7 +23,7 @@ from mmsa.evaluation.report.findings import findings
 from mmsa.evaluation.report.plots import confusion_matrix_png
 from mmsa.evaluation.report.predictions_file import read_predictions, rows_of
 from mmsa.evaluation.scores.metrics import Predictions
-from mmsa.evaluation.scores.words import classification_report_text
+from mmsa.evaluation.scores.score_names import classification_report_text
 
 NAMES = ("negative", "neutral", "positive")
 IDENTITY = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmsa.launcher import is_launcher
+from mmsa.process.launcher import is_launcher
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -22,7 +22,7 @@ time.sleep(600)
 """
 CHILD = """\
 import os, signal, time
-from mmsa.launcher import end_with_launcher
+from mmsa.process.launcher import end_with_launcher
 print(os.getpid(), end_with_launcher(), flush=True)
 signal.signal(signal.SIGTERM, lambda *_: (print("SIGTERM", flush=True), os._exit(0)))
 time.sleep(600)

@@ -22,7 +22,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import load_tokenizer
 from mmsa.labels import class_map
-from mmsa.training.guard import GradientGuard
+from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
 from train import main as train_main
 
@@ -138,7 +138,7 @@ def test_the_optimizer_leaves_everything_as_it_is(name: str) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     named = list(model.named_parameters())
     optimizer = build_optimizer({"head": named}, OptimConfig(name=name))  # type: ignore[arg-type]
-    guard = GradientGuard(optimizer, model, Accelerator(cpu=True), keep_statistics=True)
+    guard = NonfiniteGuard(optimizer, model, Accelerator(cpu=True), keep_statistics=True)
 
     def step(value: float) -> bool:
         guard.begin_step()

@@ -11,8 +11,8 @@ import pytest
 from harness import TINY, status
 from launches import Launch, assert_preempted, launcher
 
-from mmsa.command import Command, run_command
-from mmsa.training.preemption import StoppedInStartUp
+from mmsa.process.command import Command, run_command
+from mmsa.process.stop_request import StoppedInStartUp
 
 SETTINGS = ["train.epochs=900", "train.validate_every_steps=500", "data.num_workers=1"]
 PLAIN = [sys.executable]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launch.job import verdict
+from launch.job_hooks import verdict
 
 DONE = {"state": "done", "step": 40, "exit_code": 0}
 RUNNING = {"state": "running", "step": 12}

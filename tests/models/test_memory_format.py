@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig, OptimConfig, TextEncoderConfig
-from mmsa.models.encoders import ImageEncoder, lay_out
+from mmsa.models.encoders import ImageEncoder, lay_out, memory_format_for
 from mmsa.models.image_encoders import build_image_encoder
 from mmsa.models.text_encoders import build_text_encoder, pair_mask
 from mmsa.training.optim import build_optimizer
@@ -46,6 +48,35 @@ def test_convolutional_encoders_are_channels_last(name: str, expected: torch.mem
     assert made.memory_format == expected
     weights = [m.weight for m in made.modules() if isinstance(m, nn.Conv2d)]
     assert all(weight.is_contiguous(memory_format=expected) for weight in weights)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "expected"),
+    [
+        (4, 2, torch.contiguous_format),
+        (7, 2, torch.contiguous_format),
+        (8, 2, torch.channels_last),
+        (4, 1, torch.channels_last),
+    ],
+)
+def test_no_layout_is_chosen_in_which_a_kernel_of_onednn_overruns(
+    channels: int, stride: int, expected: torch.memory_format
+) -> None:
+    """On a CPU without AVX-512 the other layout aborts here, or hangs (oneDNN#6035)."""
+    torch.manual_seed(0)
+    shortcut = nn.Conv2d(channels, 8, 1, stride=stride, bias=False)
+    body = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), shortcut)
+    assert memory_format_for(body) == expected
+    lay_out(body, memory_format_for(body))
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=expected)
+    body(images).square().sum().backward()
+    assert shortcut.weight.grad is not None
+    exact = copy.deepcopy(body).double()
+    exact.zero_grad()
+    exact(images.double()).square().sum().backward()
+    torch.testing.assert_close(
+        shortcut.weight.grad.double(), exact[1].weight.grad, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_the_format_in_which_pictures_come_changes_no_bit() -> None:

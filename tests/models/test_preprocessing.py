@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing, read_preprocessing
 from mmsa.errors import UserError
+from mmsa.preprocessing import ImagePreprocessing, Preprocessing, read_preprocessing
 
 
 def test_another_size_scales_the_short_side_alike() -> None:

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from mmsa.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
-from mmsa.data.preprocessing import ImagePreprocessing, Preprocessing
 from mmsa.errors import UserError
 from mmsa.hub import from_hub, torchvision_state
 from mmsa.models.image_encoders import build_image_encoder
 from mmsa.models.model import SentimentModel, build_model, self_contained
 from mmsa.models.text_encoders import build_text_encoder
 from mmsa.models.weights import read_state
+from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 from tests.models.tiny import TEXT_SIZES, image_settings, text_settings
 
 

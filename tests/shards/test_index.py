@@ -11,7 +11,7 @@ import webdataset as wds
 from PIL import Image
 from raw import jpeg
 
-from mmsa.data import images
+from mmsa.data.decoding import image_views
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.labels import class_map
@@ -88,7 +88,7 @@ def test_pictures_of_other_types_and_numbered_classes(tmp_path: Path) -> None:
     manifest = load_manifest(tmp_path)
     assert manifest.splits["train"].classes == {"no": 2, "yes": 1}
     reader = SplitReader(tmp_path, manifest, "train", class_map(manifest.classes, None))
-    assert images.decode(reader.read(0, 2).image)[:, 0, 0].tolist() == [1, 2, 3]
+    assert image_views.decode(reader.read(0, 2).image)[:, 0, 0].tolist() == [1, 2, 3]
     assert run(tmp_path, "--split", "train=*.tar", "--classes", "no,yes") == 2  # there already
     assert run(tmp_path, "--split", "train=*.tar", "--classes", "yes,no", "--overwrite") == 0
 

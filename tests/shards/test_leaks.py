@@ -12,8 +12,9 @@ from raw import raw_tree, write_pair
 from mmsa.data.manifest import key_hash, load_manifest, read_index, write_manifest
 from mmsa.errors import ShardDamage, UserError
 from shards.__main__ import main
+from shards.duplicates.twin_counts import twin_counts
 from shards.protocols_cli import add_parsers
-from shards.reports.leaks import leak_report, list_leaks, twin_counts
+from shards.reports.leaks import leak_report, list_leaks
 
 # 1 to 4 train, 5 to 6 val, 7 to 10 test; twins: 1 and 5 and 7, 6 and 8, 9 and 10
 SPLITS = ["train"] * 4 + ["val"] * 2 + ["test"] * 4

@@ -10,9 +10,9 @@ import webdataset as wds
 from PIL import Image
 from raw import digests, jpeg, raw_tree
 
-from mmsa.data.canonical import canonical_image
+from mmsa.data.decoding.packed_form import canonical_image
 from mmsa.data.manifest import key_hash, load_manifest
-from mmsa.data.preprocessing import Preprocessing
+from mmsa.preprocessing import Preprocessing
 from shards.__main__ import main
 from shards.packing.settings import parse_part, parse_size
 from shards.packing.tars import PackedSample, write_shard

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from mmsa.data.manifest import key_hash
 from mmsa.errors import UserError
+from shards.duplicates.groups import Candidate
 from shards.splits import published
 from shards.splits.protocols import PROTOCOLS, assign, parse_protocol, parse_ratios, protocol_hash
-from shards.twins.groups import Candidate
 
 NUMBERS = ["one", "two", "six", "ten", "red", "hot", "old", "new", "big", "wet"]
 

@@ -11,7 +11,7 @@ import psutil
 from cluster import Cluster
 from harness import TINY
 
-from launch import queue
+from launch import slurm_queue
 from launch.__main__ import main as launch_main
 from mmsa.config import load_config
 
@@ -69,7 +69,7 @@ class Job:
         self.log_file = run_dir / "slurm" / f"train-{number}.log"
 
     def facts(self) -> dict[str, str]:
-        return queue.facts(self.number)
+        return slurm_queue.facts(self.number)
 
     def state(self) -> str:
         return self.facts()["JobState"]

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmsa.training.checkpoint import save_checkpoint
-from mmsa.training.durable import wait_for_removals
+from mmsa.training.checkpoints.checkpoint import save_checkpoint
+from mmsa.training.checkpoints.collective_write import wait_for_removals
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:

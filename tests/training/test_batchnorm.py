@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mmsa.training.batchnorm import (
+from mmsa.models.batchnorm import (
     averaged_statistics,
     frozen_statistics,
     running_statistics,

@@ -19,7 +19,7 @@ from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.evaluation.floors.fitting import read_texts
 from mmsa.evaluation.floors.majority import majority_predictions
 from mmsa.evaluation.floors.tfidf import tfidf_floor
-from mmsa.evaluation.scores.words import classification_report_text
+from mmsa.evaluation.scores.score_names import classification_report_text
 from mmsa.labels import class_map
 
 

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa.errors import UserError
+from mmsa.evaluation.inputs.eval_target import EvalTarget
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
 from mmsa.evaluation.inputs.slices import slice_masks
-from mmsa.evaluation.inputs.subject import Subject
 from mmsa.evaluation.modality_audit.changed_inputs import Change
 from mmsa.evaluation.scores.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.paired_tests import holm
+from mmsa.evaluation.scores.score_names import columns, title_of, with_interval
 from mmsa.evaluation.scores.score_table import (
     as_json,
     bootstrap_facts,
@@ -23,7 +24,6 @@ from mmsa.evaluation.scores.score_table import (
     score_table,
 )
 from mmsa.evaluation.scores.sums import OVERALL, Summands, scores_of_sums, summands
-from mmsa.evaluation.scores.words import columns, title_of, with_interval
 
 AUDIT_NAME = "modality_audit.json"
 LOST = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores whose loss is told
@@ -32,7 +32,7 @@ SIGNIFICANT = 0.05
 OF_THE_PICTURE = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
 
 
-def check_modalities(subject: Subject) -> None:
+def check_modalities(subject: EvalTarget) -> None:
     """Raise `UserError` where the model does not read both texts and pictures."""
     preprocessing = subject.export.preprocessing
     if preprocessing.image is None or preprocessing.max_tokens is None:

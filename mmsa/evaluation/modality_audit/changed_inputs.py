@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from mmsa.data.manifest import Manifest
-from mmsa.data.plan import mix64
 from mmsa.data.reader import RawSample, SplitReader
+from mmsa.hashed_random import mix64
 from mmsa.labels import ClassMap
 
 _SIDE_PX = 32

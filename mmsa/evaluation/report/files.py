@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmsa import atomic_write
 from mmsa.errors import UserError
 from mmsa.evaluation.report.plots import confusion_matrix_png
 from mmsa.evaluation.report.predictions_file import FORMATS, file_content
 from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.metrics import Predictions, rounded
-from mmsa.evaluation.scores.words import classification_report_text
+from mmsa.evaluation.scores.score_names import classification_report_text
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"
@@ -119,24 +120,11 @@ def _json_text(content: Mapping[str, Any]) -> str:
 
 
 def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file aside and only then rename them, in order; nothing is left of a failure."""
-    asides = {name: directory / f".{name}.tmp-{os.getpid()}" for name in files}
+    """Write every file or none; `UserError` where that fails."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with open(asides[name], "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for name, aside in asides.items():
-            os.replace(aside, directory / name)
+        atomic_write.write_files(directory, files)
     except OSError as error:
         raise UserError(
             f"the report cannot be written to {directory} ({error.strerror or error}); "
-            "make room there, or name a directory that can be written"
+            "free some space, or choose a writable directory"
         ) from None
-    finally:
-        for aside in asides.values():
-            # Where it was renamed there is nothing to remove; where mkdir failed neither.
-            if aside.exists():
-                aside.unlink()

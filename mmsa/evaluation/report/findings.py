@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmsa.calibration import Calibration
 from mmsa.evaluation.floors.fitting import Floors
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
 from mmsa.evaluation.inputs.seen_before import SeenBefore
 from mmsa.evaluation.inputs.slices import part, slice_masks
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.scores.calibration import Calibration, reliability
+from mmsa.evaluation.scores.calibration import reliability
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
 from mmsa.evaluation.scores.score_table import (
     Resampled,

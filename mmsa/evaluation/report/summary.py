@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmsa.evaluation.scores.words import SCORE_TITLES, columns, title_of, with_interval
+from mmsa.evaluation.scores.score_names import SCORE_TITLES, columns, title_of, with_interval
 
 
 def summary_text(found: Mapping[str, Any]) -> str:

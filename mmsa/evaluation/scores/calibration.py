@@ -6,34 +6,18 @@ lies in the export as `calibration.json`; prediction and `predictions.jsonl` use
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmsa.calibration import FITTED_ON, Calibration
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import Predictions, log_probabilities, probabilities, rounded
 from mmsa.evaluation.scores.sums import CALIBRATION_BINS, confidence_bins
 
-CALIBRATION_NAME = "calibration.json"
-FITTED_ON = "val"
 _RANGE = (0.05, 20.0)  # beyond, the split has no sample that holds the temperature
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A temperature and what it was fitted on; `loss` is the log loss there, before and after."""
-
-    temperature: float
-    fitted_on: str
-    num_samples: int
-    shards_digest: str
-    loss_before: float
-    loss_after: float
 
 
 def fit(predictions: Predictions, *, split: str, shards_digest: str) -> Calibration:
@@ -65,29 +49,6 @@ def _loss(predictions: Predictions, temperature: float) -> float:
     logits = np.asarray(predictions.logits, dtype=np.float64) / temperature
     rows = np.arange(len(predictions.labels))
     return float(-log_probabilities(logits)[rows, predictions.labels].mean())
-
-
-def to_json(calibration: Calibration) -> str:
-    """The content of `calibration.json`."""
-    return json.dumps(asdict(calibration), indent=1) + "\n"
-
-
-def read_calibration(export: Path) -> Calibration | None:
-    """The calibration of an export directory; None where it has none, `UserError` if damaged."""
-    path = export / CALIBRATION_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = Calibration(**content)
-        if not (isinstance(found.temperature, float) and found.temperature > 0):
-            raise ValueError(f"the temperature is {found.temperature!r}")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} holds no calibration ({error}); make it again with: "
-            "python evaluate.py EXPORT --split val --calibrate"
-        ) from None
-    return found
 
 
 def reliability(predictions: Predictions, temperature: float = 1.0) -> list[Mapping[str, Any]]:

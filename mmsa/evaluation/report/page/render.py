@@ -10,7 +10,7 @@ from typing import Any
 from mmsa.evaluation.modality_audit.audit import LOST, OF_THE_PICTURE, answers
 from mmsa.evaluation.report.page import charts
 from mmsa.evaluation.scores.metrics import Predictions, rounded
-from mmsa.evaluation.scores.words import SCORE_TITLES, title_of, with_interval
+from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
 
 PAGE_NAME = "report.html"
 _TEMPLATE = Path(__file__).parent / "report.html.j2"

@@ -1,0 +1,88 @@
+"""Files and directories that are whole or absent: written under another name, then renamed.
+
+The only place that flushes (fsync) and renames. A reader sees the old content or the new one, and a
+killed write leaves a temporary name, which the next write of the same path does not trip over.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(directory: Path) -> None:
+    """Flush every file and directory below `directory`, and `directory` itself."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            flush(Path(folder) / name)
+        flush(Path(folder))
+
+
+def rename_directory(written: Path, final: Path) -> None:
+    """Rename a directory whose files are flushed to `final`, which must not exist, and flush that.
+
+    Raises `OSError`.
+    """
+    os.replace(written, final)
+    flush(final.parent)
+
+
+def write_files(directory: Path, files: Mapping[str, bytes], *, durable: bool = True) -> None:
+    """Write all `files` (name -> content) into `directory`, or none of them.
+
+    Renamed in their order once every one is written; `durable` flushes each before that, so that a
+    power failure leaves no file under its name with half its content. Raises `OSError`.
+    """
+    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            with open(temporary[name], "wb") as stream:
+                stream.write(content)
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        for name, path in temporary.items():
+            os.replace(path, directory / name)
+    finally:
+        for path in temporary.values():
+            if path.exists():  # not where it was renamed, nor where mkdir failed
+                path.unlink()
+
+
+def write_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+    """Write one file, as `write_files` does; text as UTF-8. Raises `OSError`."""
+    encoded = content.encode("utf-8") if isinstance(content, str) else content
+    write_files(path.parent, {path.name: encoded}, durable=durable)
+
+
+def write_status(path: Path, content: Any) -> None:
+    """Write JSON that is replaced often and must be told even on a full disk.
+
+    There an existing file is overwritten in place, in the space that it already has. Not flushed: a
+    status is worth nothing after a power failure. Raises `OSError` where there is no file yet.
+    """
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    try:
+        write_file(path, text, durable=False)
+    except OSError as error:
+        if error.errno not in _DISK_FULL or not path.is_file():
+            raise
+        with path.open("r+b") as file:
+            file.write(text.encode("utf-8"))
+            file.truncate()

@@ -1,0 +1,267 @@
+"""The engine of a launch: one process, DDP, or DeepSpeed's ZeRO 1 to 3.
+
+The launch alone chooses it (the Accelerate configuration file); `launch.engine` and
+`launch.world_size` say what the run expects, and a difference is refused before the process group
+is made. Mistaken launches of Accelerate end in exit code 0 (docs/engines.md lists them), so what
+came up is compared with what the launcher spoke of once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from mmsa.config import Config, LaunchConfig
+from mmsa.data.plan import BatchPlan
+from mmsa.engines.deepspeed_settings import check_engine_file, deepspeed_settings, file_precision
+from mmsa.engines.hardware import device_type, has_bf16
+from mmsa.errors import UserError
+from mmsa.process import runtime
+from mmsa.process.runtime import World
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor
+
+
+# DDP's gradient buckets by device, in MiB: of gloo by measurement (benchmarks/scaling.py), of NCCL
+# torch's own.
+BUCKET_MIB = {"cpu": 5.0, "gpu": 25.0}
+
+
+def check_launch(expected: LaunchConfig, world: World) -> None:
+    """Raise `UserError` where the launch is not the one that the configuration expects.
+
+    Reads the engine file alone, so every rank finds the same before the first collective.
+    """
+    if world.fsdp:
+        raise UserError(
+            "this launch asks for FSDP, which mmsa does not have (and which Accelerate replaces by "
+            "plain DDP on CPU, silently). For partitioned states launch with: "
+            "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
+        )
+    if world.deepspeed:
+        file_precision(world)  # raises where the engine file is none
+        if world.forced_cpu:
+            raise UserError(
+                "this launch asks for DeepSpeed and for the CPU (ACCELERATE_USE_CPU); Accelerate "
+                "would make plain DDP of it, silently. Take the CPU flag out: without a GPU the "
+                "same launch runs on CPU processes"
+            )
+        if not world.launched:
+            raise UserError(
+                "DeepSpeed is asked for (ACCELERATE_USE_DEEPSPEED), but this process was started "
+                "without a launcher; launch with: "
+                "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
+            )
+    if expected.world_size != "any" and expected.world_size != world.world_size:
+        cpu_flag = "take --cpu or use_cpu: true out, and " if world.forced_cpu else ""
+        raise UserError(
+            f"launch.world_size={expected.world_size}, but this launch has {world.world_size} "
+            f"process(es); {cpu_flag}launch with: accelerate launch --config_file "
+            f"accelerate_config.yaml --num_processes {expected.world_size} ..."
+        )
+    if expected.engine not in ("any", world.engine):
+        raise UserError(
+            f"launch.engine={expected.engine}, but this launch is {_in_words(world)}; launch with: "
+            f"accelerate launch --config_file launch/accelerate/{expected.engine}.yaml "
+            "--num_processes N ..."
+        )
+
+
+def _in_words(world: World) -> str:
+    if world.engine == "single":
+        return "one process without a launcher"
+    return f"{world.engine} with {world.world_size} process(es)"
+
+
+def precision_of_launch(wanted: str | None, world: World) -> str:
+    """The precision of this launch: `wanted` (train.mixed_precision), else the launcher's, else
+    bf16 where the hardware has it.
+
+    Returns "no", "bf16" or "fp16". Raises `UserError` for what cannot run: fp16 under DeepSpeed.
+    """
+    precision = wanted or (file_precision(world) if world.deepspeed else None)
+    precision = precision or world.mixed_precision or ("bf16" if has_bf16() else "no")
+    if precision == "fp16" and world.deepspeed:
+        raise UserError(
+            "mixed precision fp16 is not run under DeepSpeed; use bf16 or no "
+            "(train.mixed_precision=bf16), or launch with DDP"
+        )
+    return precision
+
+
+def check_device(config: Config, world: World) -> None:
+    """Raise `UserError` for settings that the device or the engine of this launch cannot run."""
+    on_cpu = device_type() == "cpu"
+    check_engine_file(world, config)
+    _check_precision(precision_of_launch(config.train.mixed_precision, world), on_cpu)
+    if config.model.image_encoder.batch_norm == "sync" and on_cpu:
+        raise UserError(
+            "model.image_encoder.batch_norm=sync needs GPUs (torch's SyncBatchNorm has no CPU "
+            "form); use train or frozen here"
+        )
+    if config.train.compile and world.engine == "zero3":
+        raise UserError(
+            "train.compile=true does not go with ZeRO-3, which fetches each layer's weights as it "
+            "is called; use zero2 or ddp, or train.compile=false"
+        )
+
+
+def _check_precision(precision: str, on_cpu: bool) -> None:
+    if precision == "fp16" and on_cpu:
+        raise UserError("mixed precision fp16 needs a GPU; on CPU use bf16 or no")
+
+
+def make_accelerator(
+    mixed_precision: str | None,
+    plan: BatchPlan | None = None,
+    *,
+    clip_norm: float | None = None,
+    timeout_s: int = 1800,
+) -> Accelerator:
+    """The Accelerator on all GPUs of the launch, or on CPU processes where there is no GPU.
+
+    With `plan` it is for training, by the engine of the launch. Without one it is for evaluation:
+    the ranks share the batches, and no engine wraps the model, whatever the launch says.
+    `mixed_precision` None takes the launcher's; `timeout_s` is how long a collective waits for its
+    peers. Raises `UserError` where the world that came up is not the one that the launcher spoke
+    of (two unconnected copies, say), or where an engine file contradicts the configuration.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import InitProcessGroupKwargs
+
+    # Its successor `forward_sync_buffers` is not in the older torch versions that we admit.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    world = runtime.world_from_environment()
+    on_cpu = device_type() == "cpu"
+    with_deepspeed = world.deepspeed and plan is not None
+    precision = precision_of_launch(mixed_precision, world)
+    _check_precision(precision, on_cpu)
+    plugin = None
+    if with_deepspeed:
+        assert plan is not None
+        plugin = _deepspeed_plugin(world, precision, plan, clip_norm, on_cpu)
+    else:
+        runtime.leave_deepspeed_out()
+    # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
+    bucket_mib = BUCKET_MIB["cpu" if on_cpu else "gpu"]
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=bucket_mib)
+    handlers: list[Any] = [ddp]
+    if world.launched:
+        # Without gloo's name Accelerate reports one process on every rank of a DeepSpeed launch.
+        backend = "gloo" if on_cpu else None
+        timeout = timedelta(seconds=timeout_s)
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
+    accelerator = Accelerator(
+        # Under a launcher without GPUs this gives a gloo world; without it, ranks that do not know
+        # of each other, silently. With DeepSpeed it would be the other way round.
+        cpu=on_cpu and not with_deepspeed,
+        # DeepSpeed's own bf16 casts the parameters of a BatchNorm and not its statistics; its
+        # autocast is set by `deepspeed_settings` instead.
+        mixed_precision="no" if with_deepspeed else precision,
+        gradient_accumulation_steps=1 if plan is None else plan.accumulation_steps,
+        deepspeed_plugin=plugin,
+        kwargs_handlers=handlers,
+    )
+    if accelerator.num_processes != world.world_size:
+        raise UserError(
+            f"the launcher speaks of {world.world_size} processes, Accelerate came up with "
+            f"{accelerator.num_processes}; launch with: accelerate launch --config_file "
+            "accelerate_config.yaml --num_processes N ..."
+        )
+    if with_deepspeed and engine_name(accelerator) != world.engine:
+        raise UserError(
+            f"the launcher speaks of {world.engine}, Accelerate came up with "
+            f"{engine_name(accelerator)}; launch with: accelerate launch --config_file "
+            f"launch/accelerate/{world.engine}.yaml ..."
+        )
+    return accelerator
+
+
+def _deepspeed_plugin(
+    world: World, precision: str, plan: BatchPlan, clip_norm: float | None, on_cpu: bool
+) -> Any:
+    settings = deepspeed_settings(world, precision=precision, plan=plan, clip_norm=clip_norm)
+    runtime.prepare_deepspeed(on_cpu=on_cpu)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    from accelerate.utils import DeepSpeedPlugin
+
+    # An all-reduce through shared memory for CPU ranks: it needs a compiler at the first start
+    # (half a minute), and a killed rank leaves its names in /dev/shm. gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return DeepSpeedPlugin(
+        hf_ds_config=settings,
+        gradient_accumulation_steps=settings["gradient_accumulation_steps"],
+        gradient_clipping=settings["gradient_clipping"],
+        zero_stage=settings["zero_optimization"]["stage"],
+        zero3_init_flag=False,  # the model is built before the engine, with weights that were read
+    )
+
+
+def engine_name(accelerator: Accelerator) -> str:
+    """The engine as it really is: single, ddp, or zero0 to zero3."""
+    if is_deepspeed(accelerator):
+        return f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
+    return "ddp" if accelerator.use_distributed else "single"
+
+
+def is_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed wraps the model."""
+    return str(accelerator.distributed_type.value) == "DEEPSPEED"
+
+
+def precision(accelerator: Accelerator) -> str:
+    """The precision as it really is: no, bf16 or fp16."""
+    if not is_deepspeed(accelerator):
+        return str(accelerator.mixed_precision)
+    autocast = accelerator.state.deepspeed_plugin.deepspeed_config.get("torch_autocast", {})
+    return "bf16" if autocast.get("enabled") else "no"
+
+
+def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """The mixed precision of the launch, for a forward pass that no engine wraps."""
+    import torch
+
+    if not is_deepspeed(accelerator):
+        context: AbstractContextManager[None] = accelerator.autocast()
+        return context
+    return torch.autocast(
+        accelerator.device.type, torch.bfloat16, enabled=precision(accelerator) == "bf16"
+    )
+
+
+def clip_gradients(
+    accelerator: Accelerator, model: torch.nn.Module, max_norm: float | None
+) -> Tensor | float:
+    """Clip the whole gradient to `max_norm` (None: leave it); returns its norm before.
+
+    DeepSpeed clips inside its backward pass, to the `gradient_clipping` that it was given; here
+    its norm is asked for, without waiting for the device.
+    """
+    if is_deepspeed(accelerator):
+        norm: Tensor | float | None = model.get_global_grad_norm()  # type: ignore[operator]
+        return 0.0 if norm is None else norm
+    clipped: Tensor = accelerator.clip_grad_norm_(model.parameters(), max_norm or float("inf"))
+    return clipped
+
+
+def launch_facts(accelerator: Accelerator) -> dict[str, Any]:
+    """Engine, world, backend, device and precision as they really are."""
+    import torch
+
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    on_gpu = accelerator.device.type == "cuda"
+    return {
+        "engine": engine_name(accelerator),
+        "world_size": accelerator.num_processes,
+        "backend": torch.distributed.get_backend() if distributed else "none",
+        "device": torch.cuda.get_device_name() if on_gpu else accelerator.device.type,
+        "mixed_precision": precision(accelerator),
+        "threads_per_process": torch.get_num_threads(),
+    }

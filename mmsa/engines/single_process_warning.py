@@ -1,0 +1,41 @@
+"""One process where more were probably meant: each copy would train on the same data by itself."""
+
+from __future__ import annotations
+
+import logging
+
+from mmsa.process.runtime import World
+
+logger = logging.getLogger("mmsa")
+
+
+def single_process_reason(world: World, num_gpus: int) -> str:
+    """Why a world of one process looks like a mistake; empty where it does not."""
+    if world.world_size > 1:
+        return ""
+    if world.forced_cpu and not world.launched:
+        return "--cpu (or use_cpu: true) makes Accelerate start one, whatever --num_processes says"
+    if world.slurm_tasks > 1:
+        return f"SLURM started {world.slurm_tasks} tasks (SLURM_NTASKS)"
+    if world.stray_world_size > 1:
+        return f"WORLD_SIZE={world.stray_world_size} is set, but no RANK"
+    if num_gpus > 1:
+        return f"{num_gpus} GPUs are visible"
+    return ""
+
+
+def warn_if_single_process(world: World) -> None:
+    """Warn, so that it cannot be overlooked, of one process where more were probably meant."""
+    import torch
+
+    reason = single_process_reason(world, torch.cuda.device_count())
+    if not reason:
+        return
+    lines = (
+        f"ONE PROCESS TRAINS ALONE, although {reason}.",
+        "Every further copy of this command would train on the same data by itself.",
+        "Launch with: accelerate launch --config_file accelerate_config.yaml --num_processes N ...",
+        "or say that one is meant: launch.world_size=1",
+    )
+    for line in ("=" * 88, *lines, "=" * 88):
+        logger.warning(line)

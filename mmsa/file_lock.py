@@ -1,0 +1,62 @@
+"""A lock file that one process holds until it releases it or ends, however it ends.
+
+flock(2): the kernel releases it, also after kill -9, so there is nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+
+_NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
+_RETRY_S = 0.1
+
+
+class FileLock:
+    """An exclusive lock on one file, which is created and stays. A context manager."""
+
+    def __init__(self, path: Path, *, wait_s: float = 0.0) -> None:
+        """Take the lock, waiting up to `wait_s` seconds for another holder.
+
+        `supported` is False on a file system without locks: then nothing is held. Raises
+        `BlockingIOError` where another process keeps it, `OSError` where the file cannot be opened.
+        """
+        self.path = path
+        self.supported = True
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    self.release()
+                    raise
+                time.sleep(_RETRY_S)
+            except OSError as error:
+                if error.errno not in _NOT_SUPPORTED:
+                    self.release()
+                    raise
+                self.supported = False
+                return
+
+    def write(self, content: bytes) -> None:
+        """Replace the content of the lock file, for people: who holds it. Raises `OSError`."""
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, content, 0)
+
+    def release(self) -> None:
+        """Give the lock up; does nothing where it is not held."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,177 @@
+"""The process and its world: launch facts, the Accelerator, seeds, logging.
+
+The only reader and writer of environment variables.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmsa.errors import UserError
+from mmsa.process.launcher import end_with_launcher
+
+logger = logging.getLogger("mmsa")
+
+
+@dataclass(frozen=True)
+class World:
+    """What the launcher said of this process, known before any process group is made."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    launched: bool = False
+    deepspeed: bool = False
+    zero_stage: int = 2  # of a DeepSpeed launch; -1 where its file does not say
+    deepspeed_file: str | None = None
+    accumulation_steps: int | None = None  # as the engine's configuration says it, if it does
+    offload_optimizer: str = "none"
+    offload_param: str = "none"
+    mixed_precision: str | None = None  # None: the launcher has not said
+    forced_cpu: bool = False
+    fsdp: bool = False
+    slurm_tasks: int = 1
+    stray_world_size: int = 1  # WORLD_SIZE where no RANK is set: a world that nobody joined
+
+    @property
+    def is_main_process(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def engine(self) -> str:
+        """The engine that the launch asks for: single, ddp, or zero0 to zero3."""
+        if self.deepspeed:
+            return f"zero{self.zero_stage}"
+        return "ddp" if self.launched else "single"
+
+
+def world_from_environment() -> World:
+    """Read what `accelerate launch`, torchrun and SLURM set; nothing set is world size 1."""
+    launched = "RANK" in os.environ
+    spoken_of = _number("WORLD_SIZE") or 1
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    return World(
+        rank=_number("RANK") or 0,
+        world_size=spoken_of if launched else 1,
+        local_rank=_number("LOCAL_RANK") or 0,
+        launched=launched,
+        deepspeed=_flag("ACCELERATE_USE_DEEPSPEED"),
+        zero_stage=_zero_stage(file),
+        deepspeed_file=None if file == "none" else file,
+        accumulation_steps=_number("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
+        offload_optimizer=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none"),
+        offload_param=os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none"),
+        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION"),
+        forced_cpu=_flag("ACCELERATE_USE_CPU"),
+        fsdp=_flag("ACCELERATE_USE_FSDP"),
+        slurm_tasks=(_number("SLURM_NTASKS") or 1) if "SLURM_PROCID" in os.environ else 1,
+        stray_world_size=1 if launched else spoken_of,
+    )
+
+
+def launcher_grace_s() -> float:
+    """Seconds that a launcher leaves its ranks between SIGTERM and SIGKILL.
+
+    30, but for these variables, which newer versions of torch read (`torch/distributed/run.py`,
+    `torch/distributed/launcher/api.py`).
+    """
+    set_to = _number("PET_SHUTDOWN_TIMEOUT") or _number("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    return float(set_to or 30)
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _zero_stage(file: str) -> int:
+    if file == "none":
+        return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2
+    try:
+        return int(json.loads(Path(file).read_text())["zero_optimization"]["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1  # `check_launch` says what is wrong with it
+
+
+def leave_deepspeed_out() -> None:
+    """Make Accelerate connect the ranks of a DeepSpeed launch without DeepSpeed."""
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "false"
+
+
+def prepare_deepspeed(*, on_cpu: bool) -> None:
+    """Settings that DeepSpeed and Accelerate read of it when they are imported."""
+    # Accelerate would refuse an engine file beside fields that were compared with it already.
+    os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks, and says so on each rank
+
+
+def prepare_process() -> None:
+    """Settings that must stand before libraries start threads."""
+    end_with_launcher()
+    # Loader workers are started beside a parent that has tokenized: Rust threads do not survive.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait take a busy machine's cores from each other: ten times
+    # slower was measured with two threads on two cores that did other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def make_deterministic() -> None:
+    """Deterministic CUDA algorithms: `run.deterministic`. Slower; CPU runs are so anyway."""
+    import torch
+
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that may be on a full disk: its lines stand on the screen as well."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class _BesideBars(logging.StreamHandler):
+    """Lines on the screen; progress bars make room for them and are drawn anew below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        if getattr(tqdm, "_instances", None):  # none where no bar is open
+            with tqdm.external_write_mode(file=self.stream):
+                super().emit(record)
+        else:
+            super().emit(record)
+
+
+def set_up_logging(world: World, log_file: Path | None) -> None:
+    """The main rank logs to standard output and `log_file`; the others warnings alone."""
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.setLevel(logging.INFO if world.is_main_process else logging.WARNING)
+    prefix = "" if world.is_main_process else f"[rank {world.rank}] "
+    to_screen = _BesideBars(sys.stdout)
+    to_screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    logger.addHandler(to_screen)
+    if log_file is not None and world.is_main_process:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            to_file = _LogFile(log_file, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{log_file.parent} cannot be a run directory ({error.strerror}); give another "
+                "run.dir"
+            ) from None
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(to_file)

@@ -1,0 +1,58 @@
+"""Writing by all ranks or by none, and removing old `step-N` directories in the background."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+# A full disk is an OSError in Python, a RuntimeError in torch, and safetensors has its own.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+_REMOVAL = "removal"  # the name of threads that remove
+
+
+class WriteError(Exception):
+    """This or another rank failed to write; the same on all ranks."""
+
+
+def together(accelerator: Accelerator, act: Callable[[], None] | None) -> None:
+    """Run `act`, if this rank has one; raise `WriteError` on every rank where any rank failed."""
+    problem = ""
+    try:
+        if act is not None:
+            act()
+    except WRITE_ERRORS as error:
+        problem = str(error) or type(error).__name__
+    failed = torch.tensor(float(bool(problem)), device=accelerator.device)
+    if float(accelerator.reduce(failed, reduction="sum")) > 0:
+        raise WriteError(problem or "another rank failed to write")
+
+
+def remove_by_thread(directory: Path) -> None:
+    """Take a directory out of sight at once and off the disk by a thread: of gigabytes in the page
+    cache that takes tenths of a second. `remove_leftovers` removes what a killed thread left."""
+    aside = directory.with_name(f".{directory.name}.old.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(directory, aside)
+    # No daemon: the process ends after it.
+    threading.Thread(target=shutil.rmtree, args=(aside, True), name=_REMOVAL).start()
+
+
+def wait_for_removals() -> None:
+    """Wait until the threads of `remove_by_thread` are done: for who looks at what is there."""
+    for thread in threading.enumerate():
+        if thread.name == _REMOVAL:
+            thread.join()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes and removals left in a folder of `step-N`; a thread may be at the
+    same ones."""
+    for torn in folder.glob(".step-*.tmp"):
+        shutil.rmtree(torn, ignore_errors=True)

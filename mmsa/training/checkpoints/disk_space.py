@@ -1,0 +1,106 @@
+"""Room on the disk: how much a run will need for its checkpoints and exports, asked beforehand."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mmsa.errors import UserError
+from mmsa.models.batchnorm import running_statistics
+
+_WEIGHT_BYTES = 4  # float32, whatever the precision of the computation
+_OPTIMIZER_BYTES = 8  # two float32 moments for each trained number
+_HEADER_BYTES = 200  # name, shape and place of a tensor in a file's header
+# Of an export: tokenizer (BERT's is 1 MiB), configuration, labels. Of a checkpoint: its lists.
+_MIB, _GIB = 2**20, 2**30
+_SMALL_FILES_BYTES = 2 * _MIB
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What checkpoints and exports of a run come to at most, in bytes."""
+
+    checkpoint_bytes: int
+    num_checkpoints: int  # those that are kept, and the one being written
+    export_bytes: int
+    num_exports: int  # the best, those that kept checkpoints speak of, and the one being written
+    present_bytes: int  # of the above, already there
+
+    @property
+    def missing_bytes(self) -> int:
+        """What is still to be written."""
+        whole = self.num_checkpoints * self.checkpoint_bytes + self.num_exports * self.export_bytes
+        return max(0, whole - self.present_bytes)
+
+    def in_words(self) -> str:
+        there = f", {in_units(self.present_bytes)} of it there already"
+        return (
+            f"{self.num_checkpoints} checkpoint(s) of {in_units(self.checkpoint_bytes)} and "
+            f"{self.num_exports} export(s) of {in_units(self.export_bytes)} at most"
+            f"{there if self.present_bytes else ''}"
+        )
+
+
+def in_units(num_bytes: int) -> str:
+    """A size for people: 3.6 MiB, 1.6 GiB."""
+    return f"{num_bytes / _MIB:.1f} MiB" if num_bytes < _GIB else f"{num_bytes / _GIB:.1f} GiB"
+
+
+def export_bytes(model: nn.Module) -> int:
+    """The size of an export of `model`, a little more rather than less."""
+    state = model.state_dict()
+    numbers = sum(tensor.numel() * max(_WEIGHT_BYTES, tensor.itemsize) for tensor in state.values())
+    return numbers + len(state) * _HEADER_BYTES + _SMALL_FILES_BYTES
+
+
+def checkpoint_bytes(model: nn.Module, world_size: int) -> int:
+    """The size of a checkpoint of `model`: export, optimizer's state, each rank's statistics."""
+    trained = [value for value in model.parameters() if value.requires_grad]
+    optimizer = sum(value.numel() for value in trained) * _OPTIMIZER_BYTES
+    optimizer += 3 * len(trained) * _HEADER_BYTES
+    statistics = running_statistics(model).values()
+    of_a_rank = sum(buffer.nbytes + _HEADER_BYTES for buffer in statistics)
+    return export_bytes(model) + optimizer + world_size * of_a_rank
+
+
+def disk_need(
+    run_dir: Path,
+    model: nn.Module,
+    *,
+    world_size: int,
+    keep_checkpoints: int,
+    saves_to_come: int,
+    validations_to_come: int,
+) -> DiskNeed:
+    """What a run in `run_dir` needs from here on; `model` is bare, not yet wrapped by an engine.
+
+    Pure but for looking at what is there: every rank finds the same.
+    """
+    there = len(list((run_dir / "checkpoints").glob("step-*")))
+    best = len(list((run_dir / "exports").glob("step-*")))
+    return DiskNeed(
+        checkpoint_bytes=checkpoint_bytes(model, world_size),
+        num_checkpoints=min(keep_checkpoints + 1, there + saves_to_come),
+        export_bytes=export_bytes(model),
+        num_exports=min(keep_checkpoints + 2, best + validations_to_come),
+        present_bytes=_bytes_under(run_dir / "checkpoints") + _bytes_under(run_dir / "exports"),
+    )
+
+
+def check_room(need: DiskNeed, run_dir: Path) -> None:
+    """Raise `UserError` where the file system of `run_dir` has less free than is to be written."""
+    present = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(present).free
+    if free < need.missing_bytes:
+        raise UserError(
+            f"the disk of {run_dir} has {in_units(free)} free and the run needs "
+            f"{in_units(need.missing_bytes)} more: {need.in_words()}. Make room, lower "
+            f"train.keep_checkpoints, or give a run.dir on another disk"
+        )
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

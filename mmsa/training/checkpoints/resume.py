@@ -1,0 +1,196 @@
+"""What an existing run directory means for the command that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mmsa.config import Config, load_config
+from mmsa.data.manifest import load_manifest
+from mmsa.errors import UserError
+from mmsa.export import CHECKPOINT_EXPORT_NAME
+from mmsa.process.status import read_status
+from mmsa.training.checkpoints.checkpoint import newest_checkpoint, read_state
+from mmsa.training.checkpoints.run_lock import LOCK_NAME
+
+CONFIG_NAME = "config.yaml"
+STATUS_NAME = "status.json"
+
+# What a start that failed early leaves, and what was written to submit it (launch/job_log.py): no
+# reason to refuse the directory.
+_OF_A_FAILED_START = (
+    *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
+)
+
+# Settings that may differ between the parts of one run: where things are, how they are launched
+# and shown. The shards' place may change because their digest is compared; the micro-batch may,
+# because only the division of the same global batches depends on it.
+_FREE = (
+    "run.dir",
+    "run.log_every_steps",
+    "run.profile",
+    "run.max_time",
+    "run.stop_signals",
+    "run.stop_timeout_s",
+    "run.collective_timeout_s",
+    "data.shards",
+    "data.num_workers",
+    "data.timeout_s",
+    "eval",
+    "launch",
+    "train.micro_batch_size",
+    "train.keep_checkpoints",
+    "train.checkpoint_every_steps",
+    "train.mixed_precision",
+    "train.on_nonfinite",
+    "train.compile",
+    "model.text_encoder.gradient_checkpointing",
+    "model.image_encoder.gradient_checkpointing",
+    "model.text_encoder.weights",
+    "model.image_encoder.weights",
+)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Settings that differ and would make the resumed run another one, as `key: old -> new`."""
+    before, after = _comparable(old), _comparable(new)
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not _is_free(key)
+    ]
+
+
+def earlier_config(run_dir: Path) -> Config | None:
+    """The configuration that an existing run directory was begun with; None where there is none."""
+    path = run_dir / CONFIG_NAME
+    return load_config(str(path)) if path.is_file() else None
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Raise `UserError` where a new run would be written among files that are not a run's."""
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file; give another run.dir")
+    foreign = [path.name for path in run_dir.iterdir() if path.name not in _OF_A_FAILED_START]
+    if foreign:
+        raise UserError(
+            f"{run_dir} holds files that are not of a run ({', '.join(sorted(foreign)[:3])}, ...); "
+            "give a new or an empty run.dir"
+        )
+
+
+def check_same_run(
+    run_dir: Path, earlier: Config, config: Config, *, precision: str, shards_digest: str | None
+) -> None:
+    """Raise `UserError` where `config` would continue the run as another one.
+
+    Compared with the run's configuration and, where it has one, with its newest checkpoint: all
+    differences stand in one list. `precision` is what this launch computes in; `shards_digest` is
+    None where the shards cannot be read, which is told elsewhere. Files alone: every rank finds
+    the same before the process group is made.
+    """
+    changed = differences(earlier, config)
+    checkpoint = newest_checkpoint(run_dir)
+    if checkpoint is not None:
+        changed += _differences_of(checkpoint, config, precision, shards_digest)
+    if changed:
+        listed = "; ".join(dict.fromkeys(changed))
+        raise UserError(
+            f"{run_dir} holds a run with another configuration ({listed}). "
+            "Give another run.dir, or the earlier settings to go on with it"
+        )
+
+
+def _differences_of(
+    checkpoint: Path, config: Config, precision: str, shards_digest: str | None
+) -> list[str]:
+    """What differs between the launch and a checkpoint."""
+    state = read_state(checkpoint)
+    changed = []
+    if state["config_sha256"] != config_sha256(config):
+        # The run's configuration was edited, or this version knows more settings. The export's
+        # has the architecture written out, so the model's section is left to the weights.
+        written = load_config(str(checkpoint / CHECKPOINT_EXPORT_NAME / CONFIG_NAME))
+        changed += [line for line in differences(written, config) if not line.startswith("model.")]
+    if shards_digest is not None and state["shards_digest"] != shards_digest:
+        changed.append(
+            f"digest of the shards: {state['shards_digest'][:12]} -> {shards_digest[:12]}"
+        )
+    if state["mixed_precision"] != precision:
+        before = state["mixed_precision"]
+        changed.append(
+            f"mixed precision of the launch: {before} -> {precision} (set train.mixed_precision="
+            f"{before})"
+        )
+    return changed
+
+
+def digest_of(config: Config) -> str | None:
+    """The digest of `data.shards`; None where they cannot be read, which is told where they are."""
+    try:
+        return load_manifest(str(config.data.shards)).digest
+    except UserError:
+        return None
+
+
+def config_sha256(config: Config) -> str:
+    """The sha256 of the settings that make a run what it is: all but the free ones."""
+    fixed = {key: value for key, value in _comparable(config).items() if not _is_free(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def continuation_in_words(
+    state: dict[str, Any], *, engine: str, world_size: int, batchnorm: bool
+) -> list[str]:
+    """What going on from a checkpoint with `state` means on this launch, where it is another."""
+    words = []
+    if state["engine"] != engine:
+        words.append(
+            f"the checkpoint was written under {state['engine']}, this launch is {engine}: "
+            "weights, optimizer state, step and position in the data are carried over; sums are "
+            "made in another order from here on, so numbers agree within rounding"
+        )
+    if state["world_size"] != world_size:
+        words.append(
+            f"the checkpoint was written by {state['world_size']} process(es), this launch has "
+            f"{world_size}: the same global batches are read on; dropout draws differ, because "
+            "they are seeded for each rank"
+        )
+        if batchnorm and state["world_size"] > 1:
+            words.append(
+                f"each rank starts from the mean of the {state['world_size']} ranks' BatchNorm "
+                "statistics; each rank's own are not continued"
+            )
+    return words
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether `status.json` says that the run reached its end."""
+    return bool(read_status(run_dir / STATUS_NAME).get("state") == "done")
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE)
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    content = config.model_dump(mode="json")
+    classes = content["data"]["classes"]
+    if isinstance(classes, dict):
+        # A list, because its order is that of the logits and dictionaries compare without it.
+        content["data"]["classes"] = list(classes.items())
+    return _flat(content)
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

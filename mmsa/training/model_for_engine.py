@@ -1,0 +1,68 @@
+"""What a model needs before and after the engine wraps it, so that every engine trains alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmsa.config import Config
+from mmsa.errors import UserError
+from mmsa.models.batchnorm import frozen_statistics
+from mmsa.models.encoders import lay_out
+from mmsa.models.model import SentimentModel
+from mmsa.process.runtime import World
+
+_TOKENS = 4  # of the rehearsal: as few as every text encoder takes
+
+
+def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -> None:
+    """Synchronised BatchNorm and compilation, in place: the names of tensors stay as they are.
+
+    Before the optimizer is built and the engine wraps the model.
+    """
+    if deepspeed and model.image_encoder is not None:
+        # DeepSpeed sends the bytes of each weight around and cuts it as it lies in memory.
+        lay_out(model.image_encoder.body, torch.contiguous_format)
+    if config.model.image_encoder.batch_norm == "sync":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.train.compile:
+        for encoder in (model.text_encoder, model.image_encoder):
+            if encoder is not None:
+                # `Module.compile` compiles the call; torch.compile would rename every tensor.
+                encoder.compile()
+
+
+def check_taken_by_engine(model: nn.Module, world: World) -> None:
+    """Raise `UserError` for weights that DeepSpeed cannot take: single numbers without a dimension.
+
+    It fails on them while it starts ("self.dim() cannot be 0 to view Float as Byte", DeepSpeed
+    0.19), ZeRO 1, 2 and 3 alike, trained or frozen.
+    """
+    single = [name for name, weight in model.named_parameters() if weight.dim() == 0]
+    if single and world.deepspeed:
+        raise UserError(
+            f"{', '.join(single)} of this model are single numbers (0-dimensional), with which "
+            "DeepSpeed does not start; launch with DDP, accelerate launch --config_file "
+            "accelerate_config.yaml ..., or take another encoder"
+        )
+
+
+def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None:
+    """One forward and backward pass that leaves nothing behind but DDP's layout of buckets.
+
+    DDP lays its gradient buckets out anew after the first backward pass, in the order in which
+    gradients came. From four ranks on, the layout decides in which order numbers are summed; a
+    resumed run would take its first step with the first layout where the uninterrupted run has the
+    second. With the rehearsal every step of every start has the second one.
+    """
+    device = next(bare_model.parameters()).device
+    side = 32
+    if bare_model.image_encoder is not None:
+        side = bare_model.image_encoder.preprocessing.image_size_px
+    input_ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+    model.train()
+    with torch.random.fork_rng(), frozen_statistics(bare_model, True):
+        model(input_ids, torch.ones_like(input_ids), images).float().sum().backward()
+    model.zero_grad(set_to_none=True)
