@@ -148,7 +148,7 @@ def quality(contents: list[bytes]) -> dict[str, float]:
     import numpy as np
     from PIL import Image
 
-    from mmsa.data.decoding.packed_form import canonical_picture
+    from mmsa.data.decoding.packed_form import pack_image
 
     def psnr(one: Any, other: Any) -> float:
         error = ((np.asarray(one, dtype=float) - np.asarray(other, dtype=float)) ** 2).mean()
@@ -156,7 +156,7 @@ def quality(contents: list[bytes]) -> dict[str, float]:
 
     found: dict[str, list[float]] = {}
     for content in contents:
-        picture = canonical_picture(content, short_side_px=SHORT_SIDE_PX, quality=QUALITY)
+        picture = pack_image(content, short_side_px=SHORT_SIDE_PX, quality=QUALITY)
         original = Image.open(io.BytesIO(content)).convert("RGB")
         if min(original.size) <= SHORT_SIDE_PX:
             continue

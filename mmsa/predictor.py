@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmsa.data.decoding import image_views
-from mmsa.data.decoding.packed_form import BadPicture, BadText, canonical_image, canonical_text
+from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
@@ -85,10 +85,10 @@ class Predictor:
     ) -> tuple[Sequence[str], Sequence[Picture]]:
         """Both lists at equal length; a `UserError` where one is missing or is no list."""
         reads_text = self._tokenizer is not None
-        reads_pictures = self.export.preprocessing.image is not None
+        reads_images = self.export.preprocessing.image is not None
         for name, given, needed in (
             ("texts", texts, reads_text),
-            ("pictures", pictures, reads_pictures),
+            ("pictures", pictures, reads_images),
         ):
             if needed and (given is None or isinstance(given, str | bytes)):
                 raise UserError(f"give {name} as a list, one for each row; found {given!r:.40}")
@@ -121,20 +121,20 @@ class Predictor:
         if not isinstance(text, str):
             raise UserError(f"text {row} is no string: {text!r:.40}")
         try:
-            return canonical_text(text, self.export.preprocessing.packed_normalize)
+            return text_as_packed(text, self.export.preprocessing.packed_normalize)
         except BadText as error:
             raise UserError(f"text {row}: {error}") from None
 
     def _view(self, picture: Picture, row: int) -> torch.Tensor:
         preprocessing = self.export.preprocessing
         try:
-            packed, _, _ = canonical_image(
+            packed, _, _ = image_as_packed(
                 _bytes_of(picture),
                 mode=preprocessing.packed_mode,
                 short_side_px=preprocessing.packed_short_side_px,
                 quality=preprocessing.packed_quality,
             )
-        except (BadPicture, OSError) as error:
+        except (BadImage, OSError) as error:
             raise UserError(f"picture {row}: {error}") from None
         return image_views.evaluation_view(image_views.decode(packed), preprocessing)
 
@@ -149,7 +149,7 @@ def _bytes_of(picture: Any) -> bytes:
     if isinstance(picture, bytes):
         return picture
     if not isinstance(picture, Image.Image | str | os.PathLike):
-        raise BadPicture(f"no path, bytes or picture: {picture!r:.40}")
+        raise BadImage(f"no path, bytes or picture: {picture!r:.40}")
     if isinstance(picture, Image.Image):
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")  # lossless: packing encodes once, not twice

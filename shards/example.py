@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # it brings Pillow, and --help has no use for that
-    from mmsa.data.decoding.posted_images import BadPicture
+    from mmsa.data.decoding.posted_images import BadImage
 
 # A key is a file name inside a tar: WebDataset cuts it at the first dot, a slash is a folder, and
 # a ustar header has room for 100 bytes.
@@ -122,8 +122,8 @@ def key_part(source_id: str) -> str:
     return f"{cleaned}-{digest[:12]}"
 
 
-def picture_reason(error: BadPicture) -> Reason:
-    """The reason under which a picture that `canonical_picture` refused is counted."""
+def image_reason(error: BadImage) -> Reason:
+    """The reason under which a picture that `pack_image` refused is counted."""
     return {
         "empty": Reason.EMPTY_IMAGE,
         "truncated": Reason.TRUNCATED_IMAGE,

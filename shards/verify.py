@@ -231,17 +231,17 @@ def _one_sample(
             if meta.get(name) != value:
                 yield f"{where}: its json says {name} {meta.get(name)!r}, the index {value!r}"
     if task.deep:
-        yield from _picture_faults(where, image, meta, task.packing)
+        yield from _image_faults(where, image, meta, task.packing)
 
 
-def _picture_faults(
+def _image_faults(
     where: str, image: bytes, meta: dict[str, Any], packing: dict[str, Any]
 ) -> Iterator[str]:
-    from mmsa.data.decoding.posted_images import BadPicture, decode_picture
+    from mmsa.data.decoding.posted_images import BadImage, decode_image
 
     try:
-        pixels, header = decode_picture(image)
-    except BadPicture as error:
+        pixels, header = decode_image(image)
+    except BadImage as error:
         yield f"{where}: its picture does not decode ({error})"
         return
     if "fields" in packing:

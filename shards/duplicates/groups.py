@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmsa.data.manifest import key_hash
-from shards.duplicates.pictures import NEAR_BITS, picture_pairs, picture_print
+from shards.duplicates.pictures import NEAR_BITS, image_hash, image_pairs
 from shards.duplicates.texts import MIN_CHARS, text_pairs
 
-__all__ = ["Candidate", "find_groups", "group_facts", "group_ids", "picture_print"]
+__all__ = ["Candidate", "find_groups", "group_facts", "group_ids", "image_hash"]
 
 # What the manifest says of the rule; a change of any of it is a new version of `clean`.
 GROUP_RULE = {"picture_bits": NEAR_BITS, "text_words_percent": 80, "text_min_chars": MIN_CHARS}
@@ -26,7 +26,7 @@ class Candidate:
     """A usable sample before it has a split: all that a split may depend on.
 
     `label` is the class name, the two others are the labels of the parts before the label rule (""
-    where a source has none). `picture_print` is `picture_print(picture)`; empty links to nothing.
+    where a source has none). `image_hash` is `image_hash(picture)`; empty links to nothing.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Candidate:
     text_label: str
     image_label: str
     text: str
-    picture_print: bytes
+    image_hash: bytes
 
 
 def find_groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -46,7 +46,7 @@ def find_groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     ordered = sorted(candidates, key=lambda candidate: candidate.key)
     parent = list(range(len(ordered)))
     _join(parent, text_pairs([candidate.text for candidate in ordered]))
-    _join(parent, picture_pairs([candidate.picture_print for candidate in ordered]))
+    _join(parent, image_pairs([candidate.image_hash for candidate in ordered]))
     groups: dict[int, list[Candidate]] = {}
     for position, candidate in enumerate(ordered):
         groups.setdefault(_root(parent, position), []).append(candidate)

@@ -25,7 +25,7 @@ PRINT_BYTES = _HASH_BYTES + 1 + 8
 _TILE = 2048  # prints compared with as many others at a time: 16 MiB
 
 
-def picture_print(picture: Image.Image) -> bytes:
+def image_hash(picture: Image.Image) -> bytes:
     """The print of a decoded picture of any mode and size, `PRINT_BYTES` long.
 
     32 bytes of hash; 1 byte, the standard deviation of the grey levels; 8 bytes that tell flat
@@ -46,7 +46,7 @@ def picture_print(picture: Image.Image) -> bytes:
     return np.packbits(bits.ravel()).tobytes() + bytes([spread]) + colours
 
 
-def picture_pairs(prints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+def image_pairs(prints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     """Pairs of positions in `prints` that, joined transitively, join all twins.
 
     Twins are equal prints, and prints at most `NEAR_BITS` apart unless one of them is flat. The

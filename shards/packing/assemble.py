@@ -113,7 +113,7 @@ def _assign(located: dict[str, Located], dataset: str, settings: PackSettings) -
             text_label=one.sample.text_label or "",
             image_label=one.sample.image_label or "",
             text=one.sample.text,
-            picture_print=bytes.fromhex(one.sample.picture_print),
+            image_hash=bytes.fromhex(one.sample.image_hash),
         )
         for key, one in located.items()
     ]

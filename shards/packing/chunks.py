@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.atomic_write import write_file
-from mmsa.data.decoding.packed_form import BadPicture, canonical_picture
-from shards.duplicates.groups import picture_print
-from shards.example import Example, Reason, Reject, Rejected, picture_reason, read_file
+from mmsa.data.decoding.packed_form import BadImage, pack_image
+from shards.duplicates.groups import image_hash
+from shards.example import Example, Reason, Reject, Rejected, image_reason, read_file
 from shards.packing.settings import ImageForm
 
 CHUNK_EXAMPLES = 128  # about 2.5 MB of pictures, a third of a second of one core
@@ -48,7 +48,7 @@ class Encoded:
     offset: int
     length: int
     crc32: int  # of the picture
-    picture_print: str  # hexadecimal
+    image_hash: str  # hexadecimal
     extra: dict[str, Any] = field(default_factory=dict)  # further fields of KEY.json
 
 
@@ -175,15 +175,15 @@ def _encode(example: Example, form: ImageForm, pictures: io.BytesIO) -> Encoded:
         example.image_path, missing=Reason.NO_IMAGE, unreadable=Reason.UNREADABLE_IMAGE
     )
     try:
-        packed = canonical_picture(
+        packed = pack_image(
             content,
             short_side_px=form.side_px,
             quality=form.quality,
             mode=form.mode,
             max_pixels=form.max_pixels,
         )
-    except BadPicture as error:
-        raise Reject(picture_reason(error), f"{example.image_path.name}: {error}") from None
+    except BadImage as error:
+        raise Reject(image_reason(error), f"{example.image_path.name}: {error}") from None
     except OSError as error:  # the file is read: this is the codec's
         raise Reject(Reason.UNREADABLE_IMAGE, f"{example.image_path.name}: {error}") from None
     extra = {"votes": example.votes, "soft_label": example.soft}
@@ -200,6 +200,6 @@ def _encode(example: Example, form: ImageForm, pictures: io.BytesIO) -> Encoded:
         offset=pictures.tell(),
         length=pictures.write(packed.jpeg),
         crc32=zlib.crc32(packed.jpeg),
-        picture_print=picture_print(packed.picture()).hex(),
+        image_hash=image_hash(packed.picture()).hex(),
         extra={name: value for name, value in extra.items() if value is not None},
     )

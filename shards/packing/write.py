@@ -117,7 +117,7 @@ def make_shard(task: ShardTask) -> ShardInfo:
     there = _finished(record, Path(task.directory), fingerprint)
     if there is not None:
         return there
-    shard = write_shard(Path(task.directory), task.name, _with_pictures(task.samples), task.classes)
+    shard = write_shard(Path(task.directory), task.name, _with_images(task.samples), task.classes)
     content = {"fingerprint": fingerprint, "shard": shard.model_dump(mode="json")}
     write_file(record, json.dumps(content), durable=False)  # killed before this: nothing is done
     return shard
@@ -138,7 +138,7 @@ def _finished(record: Path, directory: Path, fingerprint: str) -> ShardInfo | No
     return shard
 
 
-def _with_pictures(samples: Sequence[Located]) -> Iterator[PackedSample]:
+def _with_images(samples: Sequence[Located]) -> Iterator[PackedSample]:
     files: dict[str, BinaryIO] = {}
     try:
         for one in samples:

@@ -20,7 +20,7 @@ from shards.label_rules import GIVEN
 from shards.sources.options import DEFAULT, SourceOptions, clean_text
 
 NAME = "folder"
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
 _TEXT_SUFFIX = ".txt"
 
 
@@ -77,7 +77,7 @@ def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
             stem, suffix = os.path.splitext(name)
             path = Path(folder, name)
             is_text = suffix.lower() == _TEXT_SUFFIX
-            if name.startswith(".") or not (is_text or suffix.lower() in _PICTURE_SUFFIXES):
+            if name.startswith(".") or not (is_text or suffix.lower() in _IMAGE_SUFFIXES):
                 others += 1
                 continue
             # File names need not be valid Unicode; ids must be.

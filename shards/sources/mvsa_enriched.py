@@ -27,7 +27,7 @@ from shards.sources.rows import cell_text, open_table, undecoded
 NAME = "mvsa-enriched"
 _SHEET = "labeledtext"
 _SHEET_SUFFIXES = (".xlsx", ".csv")
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _FOLDER = "images"
 
 Pictures = dict[str, list[tuple[str, Path]]]  # id -> (class of its folder, path)
@@ -132,7 +132,7 @@ def _pictures(raw: Path) -> Pictures:
         for class_folder in _subfolders(folder, LABEL_NAMES):
             for name in _listed(class_folder):
                 stem, suffix = os.path.splitext(name)
-                if suffix.lower() in _PICTURE_SUFFIXES and not stem.startswith("."):
+                if suffix.lower() in _IMAGE_SUFFIXES and not stem.startswith("."):
                     source_id = os.fsencode(stem).decode("utf-8", "backslashreplace")
                     entry = (class_folder.name.lower(), class_folder / name)
                     pictures.setdefault(source_id, []).append(entry)

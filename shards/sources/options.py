@@ -67,10 +67,10 @@ class SourceOptions:
 
 def clean_text(text: str, options: SourceOptions, *, detail: str) -> str:
     """The packed form of a text; `Reject` with `detail` where nothing is left of it."""
-    from mmsa.data.decoding.packed_form import BadText, canonical_text
+    from mmsa.data.decoding.packed_form import BadText, text_as_packed
 
     try:
-        return canonical_text(text, options.normalize)
+        return text_as_packed(text, options.normalize)
     except BadText:
         raise Reject(Reason.EMPTY_TEXT, detail) from None
 

@@ -16,7 +16,7 @@ from shards.duplicates.groups import (
     find_groups,
     group_facts,
     group_ids,
-    picture_print,
+    image_hash,
 )
 from shards.duplicates.twin_counts import twin_counts
 from shards.splits import published
@@ -33,7 +33,7 @@ __all__ = [
     "assign",
     "parse_protocol",
     "parse_ratios",
-    "picture_print",
+    "image_hash",
     "protocol_hash",
 ]
 

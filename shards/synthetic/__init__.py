@@ -28,7 +28,7 @@ from mmsa.errors import UserError
 from mmsa.process.progress import progress
 from shards.packing.output_directory import refuse_existing, write_aside
 from shards.splits.by_hash import largest_remainder
-from shards.synthetic.pictures import make_picture
+from shards.synthetic.pictures import make_image
 from shards.synthetic.texts import make_text
 
 Pair = tuple[str, str]  # (text label, image label)
@@ -103,9 +103,9 @@ def _samples(pairs: list[Pair], seed: int) -> Iterator[tuple[str, bytes]]:
         text = make_text(text_label, rng)
         while _seen(text.encode("utf-8"), texts):
             text = make_text(text_label, rng)
-        picture = make_picture(image_label, rng)
+        picture = make_image(image_label, rng)
         while _seen(picture, pictures):
-            picture = make_picture(image_label, rng)
+            picture = make_image(image_label, rng)
         yield text, picture
 
 

@@ -42,7 +42,7 @@ _WEAK = _Look((0.0, 1.0), (0.05, 0.45), (0.30, 0.75), "")
 _SHAPES = ("round", "jagged", "box")
 
 
-def make_picture(label: str, rng: np.random.Generator) -> bytes:
+def make_image(label: str, rng: np.random.Generator) -> bytes:
     """A JPEG of 96 to 320 pixels a side, aspect ratio 0.5 to 2."""
     short = int(rng.integers(96, 200))
     long = min(320, int(short * rng.uniform(1.0, 2.0)))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from shards.duplicates.pictures import NEAR_BITS, PRINT_BYTES, picture_pairs, picture_print
+from shards.duplicates.pictures import NEAR_BITS, PRINT_BYTES, image_hash, image_pairs
 from shards.duplicates.texts import MIN_CHARS, reduced_words, text_pairs
 
 
@@ -110,10 +110,10 @@ def test_the_same_picture_in_other_forms_is_a_twin() -> None:
         watermarked,
         original.crop((4, 4, 316, 236)),
     ]
-    first = picture_print(original)
+    first = image_hash(original)
     assert len(first) == PRINT_BYTES
-    prints = [first, *map(picture_print, forms), picture_print(picture(2))]
-    assert joined(list(picture_pairs(prints)), len(prints)) == {
+    prints = [first, *map(image_hash, forms), image_hash(picture(2))]
+    assert joined(list(image_pairs(prints)), len(prints)) == {
         frozenset(range(7)),
         frozenset({7}),
     }
@@ -121,17 +121,17 @@ def test_the_same_picture_in_other_forms_is_a_twin() -> None:
 
 def test_flat_pictures_are_twins_by_their_colours_alone() -> None:
     red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
-    prints = [picture_print(p) for p in (red, blue, red.resize((80, 60)), Image.new("L", (9, 9)))]
-    assert list(picture_pairs(prints)) == [(0, 2)]
+    prints = [image_hash(p) for p in (red, blue, red.resize((80, 60)), Image.new("L", (9, 9)))]
+    assert list(image_pairs(prints)) == [(0, 2)]
 
 
 def test_empty_prints_have_no_twins() -> None:
-    assert list(picture_pairs([b"", b""])) == []
+    assert list(image_pairs([b"", b""])) == []
 
 
 def test_tiny_pictures_have_prints() -> None:
-    assert len(picture_print(Image.new("RGB", (1, 1)))) == PRINT_BYTES
-    assert len(picture_print(picture(3, size=(1000, 2)))) == PRINT_BYTES
+    assert len(image_hash(Image.new("RGB", (1, 1)))) == PRINT_BYTES
+    assert len(image_hash(picture(3, size=(1000, 2)))) == PRINT_BYTES
 
 
 def flipped(content: bytes, bits: list[int]) -> bytes:
@@ -142,28 +142,28 @@ def flipped(content: bytes, bits: list[int]) -> bytes:
 
 
 def test_the_distance_is_counted_to_the_bit() -> None:
-    base = picture_print(picture(4))
+    base = image_hash(picture(4))
     at, beyond = (flipped(base, list(range(n))) for n in (NEAR_BITS, NEAR_BITS + 1))
     assert NEAR_BITS == 60
-    assert list(picture_pairs([base, at])) == [(0, 1)]
-    assert list(picture_pairs([base, beyond])) == []
+    assert list(image_pairs([base, at])) == [(0, 1)]
+    assert list(image_pairs([base, beyond])) == []
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sets(st.integers(0, 99))), max_size=20))
 def test_the_picture_search_finds_all_pairs(parts: list[tuple[int, set[int]]]) -> None:
-    bases = [picture_print(picture(seed)) for seed in (5, 6, 7)]
+    bases = [image_hash(picture(seed)) for seed in (5, 6, 7)]
     prints = [flipped(bases[base], sorted(bits)) for base, bits in parts]
     expected = [
         (i, j)
         for (i, one), (j, other) in itertools.combinations(enumerate(prints), 2)
         if bits_apart(one, other) <= NEAR_BITS
     ]
-    assert joined(list(picture_pairs(prints)), len(prints)) == joined(expected, len(prints))
+    assert joined(list(image_pairs(prints)), len(prints)) == joined(expected, len(prints))
 
 
 def test_more_prints_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.duplicates.pictures._TILE", 3)
-    base = [picture_print(picture(seed)) for seed in range(4)]
+    base = [image_hash(picture(seed)) for seed in range(4)]
     prints = [*base, *(flipped(content, [7, 9]) for content in base)]
-    assert sorted(picture_pairs(prints)) == [(0, 4), (1, 5), (2, 6), (3, 7)]
+    assert sorted(image_pairs(prints)) == [(0, 4), (1, 5), (2, 6), (3, 7)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shards.duplicates.pictures import picture_pairs, picture_print
+from shards.duplicates.pictures import image_hash, image_pairs
 from shards.duplicates.texts import text_pairs
 
 
@@ -31,8 +31,8 @@ def test_pictures_near_the_limit(folder: Path, one: str, other: str, twins: bool
     prints = []
     for source_id in (one, other):
         with Image.open(folder / f"{source_id}.jpg") as picture:
-            prints.append(picture_print(picture))
-    assert list(picture_pairs(prints)) == ([(0, 1)] if twins else [])
+            prints.append(image_hash(picture))
+    assert list(image_pairs(prints)) == ([(0, 1)] if twins else [])
 
 
 def test_texts_of_the_whole_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import webdataset as wds
 from PIL import Image
 from raw import digests, jpeg, raw_tree
 
-from mmsa.data.decoding.packed_form import canonical_image
+from mmsa.data.decoding.packed_form import image_as_packed
 from mmsa.data.manifest import key_hash, load_manifest
 from mmsa.preprocessing import Preprocessing
 from shards.__main__ import main
@@ -145,7 +145,7 @@ def test_prediction_reads_what_was_packed(
     }
     for number in range(1, 5):
         content = (raw / "data" / f"{number}.jpg").read_bytes()
-        packed, width, height = canonical_image(
+        packed, width, height = image_as_packed(
             content,
             mode=settings.packed_mode,
             short_side_px=settings.packed_short_side_px,

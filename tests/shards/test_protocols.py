@@ -30,7 +30,7 @@ def candidate(
         text_label=label,
         image_label=label if image_label is None else image_label,
         text=text,
-        picture_print=b"",
+        image_hash=b"",
     )
 
 

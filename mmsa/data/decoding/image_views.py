@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mmsa.data.decoding.posted_images import Content, decode_picture, upright
+from mmsa.data.decoding.posted_images import Content, decode_image, upright
 from mmsa.hashed_random import stream_key, uniforms
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
@@ -40,7 +40,7 @@ def decode(content: Content) -> Tensor:
         except ValueError as error:
             raise ValueError(str(error).splitlines()[0]) from None
         return torch.from_numpy(rows).permute(2, 0, 1)
-    pixels, header = decode_picture(content)
+    pixels, header = decode_image(content)
     rows = upright(pixels, header.orientation)
     return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
 

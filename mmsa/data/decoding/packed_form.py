@@ -18,9 +18,9 @@ import simplejpeg
 from mmsa.data.decoding.posted_images import (
     LARGEST_MAX_PIXELS,
     MAX_PIXELS,
-    BadPicture,
+    BadImage,
     Pixels,
-    decode_picture,
+    decode_image,
     upright,
 )
 from mmsa.errors import UserError
@@ -28,7 +28,7 @@ from mmsa.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BadPicture", "BadText", "canonical_image", "canonical_picture", "canonical_text"]
+__all__ = ["BadImage", "BadText", "image_as_packed", "pack_image", "text_as_packed"]
 
 MODES = ("short_side", "original", "square")
 _LARGEST_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
@@ -44,7 +44,7 @@ class BadText(ValueError):
     """A text that cannot be used; the text of the error is the reason."""
 
 
-def canonical_text(text: str, normalize: Sequence[str] = ()) -> str:
+def text_as_packed(text: str, normalize: Sequence[str] = ()) -> str:
     """`text` without surrounding blanks and line ends. Raises `BadText` where nothing is left.
 
     `normalize` names what else is done: "urls" become `http`, "mentions" `@user`, and each run of
@@ -64,7 +64,7 @@ def canonical_text(text: str, normalize: Sequence[str] = ()) -> str:
 
 
 @dataclass(frozen=True)
-class PackedPicture:
+class PackedImage:
     """A picture as it goes into a shard: its JPEG bytes, and the pixels (H, W, 3) that they show.
 
     `width` and `height` in pixels. `untouched` means that `jpeg` are the bytes that were given.
@@ -85,7 +85,7 @@ class PackedPicture:
         return pillow.fromarray(self.pixels)
 
 
-def canonical_image(
+def image_as_packed(
     content: bytes,
     *,
     short_side_px: int | None,
@@ -93,21 +93,21 @@ def canonical_image(
     mode: str = "short_side",
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[bytes, int, int]:
-    """(JPEG bytes, width, height) of a picture in packed form; see `canonical_picture`."""
-    packed = canonical_picture(
+    """(JPEG bytes, width, height) of a picture in packed form; see `pack_image`."""
+    packed = pack_image(
         content, short_side_px=short_side_px, quality=quality, mode=mode, max_pixels=max_pixels
     )
     return packed.jpeg, packed.width, packed.height
 
 
-def canonical_picture(
+def pack_image(
     content: bytes,
     *,
     short_side_px: int | None,
     quality: int,
     mode: str = "short_side",
     max_pixels: int = MAX_PIXELS,
-) -> PackedPicture:
+) -> PackedImage:
     """Bring a picture into packed form: a baseline RGB JPEG, upright, with nothing but pixels.
 
     `mode` "short_side" reduces to a short side of `short_side_px` pixels, and leaves smaller ones
@@ -116,17 +116,17 @@ def canonical_picture(
     that any reader shows as it is meant; what is no such JPEG (another type, CMYK, turned by EXIF)
     is encoded again in full size.
 
-    Raises `BadPicture` for bytes that do not decode to the last row, for more than `max_pixels`
+    Raises `BadImage` for bytes that do not decode to the last row, for more than `max_pixels`
     pixels and for a result too large for a JPEG; `UserError` for settings that make no sense.
 
     In the first two modes a JPEG that already has that form is encoded again all the same: what is
     in the shards depends on the input alone.
     """
     _check(short_side_px, quality, mode, max_pixels)
-    pixels, header = decode_picture(content, max_pixels=max_pixels, short_side_px=short_side_px)
+    pixels, header = decode_image(content, max_pixels=max_pixels, short_side_px=short_side_px)
     if mode == "original" and header.plain:
         height, width = pixels.shape[:2]
-        return PackedPicture(content, width, height, header.format, True, pixels)
+        return PackedImage(content, width, height, header.format, True, pixels)
     if mode == "square":
         assert short_side_px is not None
         pixels = _resized(_centre_square(pixels), short_side_px, short_side_px)
@@ -136,10 +136,10 @@ def canonical_picture(
     pixels = upright(pixels, header.orientation)
     height, width = pixels.shape[:2]
     if max(height, width) > _LARGEST_JPEG_SIDE:
-        raise BadPicture(f"picture of {width}x{height} pixels does not fit a JPEG", "too large")
+        raise BadImage(f"picture of {width}x{height} pixels does not fit a JPEG", "too large")
     # 4:2:0 as cameras and the raw tweets have it.
     jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="420")
-    return PackedPicture(jpeg, width, height, header.format, False, pixels)
+    return PackedImage(jpeg, width, height, header.format, False, pixels)
 
 
 def _check(short_side_px: int | None, quality: int, mode: str, max_pixels: int) -> None:

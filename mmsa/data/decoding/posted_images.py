@@ -32,7 +32,7 @@ Content = bytes | memoryview
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
 
-class BadPicture(ValueError):
+class BadImage(ValueError):
     """Bytes that are no picture, or one that cannot be used; the text is the reason.
 
     `kind` is one of "empty", "truncated", "too large", "unreadable".
@@ -42,8 +42,8 @@ class BadPicture(ValueError):
         super().__init__(message)
         self.kind = kind
 
-    def __reduce__(self) -> tuple[type[BadPicture], tuple[str, str]]:
-        return BadPicture, (str(self), self.kind)  # workers hand it to their parent by pickle
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (str(self), self.kind)  # workers hand it to their parent by pickle
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Header:
         return self.format == "JPEG" and self.mode in ("RGB", "L") and self.orientation == 1
 
 
-def decode_picture(
+def decode_image(
     content: Content, *, max_pixels: int = MAX_PIXELS, short_side_px: int | None = None
 ) -> tuple[Pixels, Header]:
     """The pixels (H, W, 3) of a picture, not yet turned upright (`upright` does), and its header.
@@ -75,10 +75,10 @@ def decode_picture(
     least twice that: enough to be reduced to it without a visible loss (measured against a full
     decode: 49 dB on average), and much faster.
 
-    Raises `BadPicture` for bytes that do not decode to the last row and for more than `max_pixels`.
+    Raises `BadImage` for bytes that do not decode to the last row and for more than `max_pixels`.
     """
     if not content:
-        raise BadPicture("empty image file", "empty")
+        raise BadImage("empty image file", "empty")
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # Pillow's, of odd EXIF and large pictures
@@ -96,10 +96,10 @@ def decode_picture(
             if pixels is None:
                 opened.load()
                 pixels = np.asarray(_on_white(opened))
-    except (BadPicture, MemoryError):
+    except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise BadPicture(str(error), "too large") from None
+        raise BadImage(str(error), "too large") from None
     except Exception as error:
         # Whatever a decoder stumbles over is a fact about these bytes: besides OSError, damaged
         # files make Pillow raise SyntaxError, struct.error, IndexError, KeyError and more.
@@ -121,7 +121,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 def _refuse_large(header: Header, max_pixels: int) -> None:
     count = header.width * header.height
     if count > max_pixels:
-        raise BadPicture(
+        raise BadImage(
             f"picture of {header.width}x{header.height} = {count:,} pixels is over the limit of "
             f"{max_pixels:,}",
             "too large",
@@ -170,8 +170,8 @@ def _on_white(opened: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, layer).convert("RGB")
 
 
-def _bad(error: Exception) -> BadPicture:
+def _bad(error: Exception) -> BadImage:
     said = str(error)
     if any(word in said.lower() for word in _TRUNCATED):
-        return BadPicture("truncated image", "truncated")
-    return BadPicture(f"unreadable image: {type(error).__name__}")
+        return BadImage("truncated image", "truncated")
+    return BadImage(f"unreadable image: {type(error).__name__}")

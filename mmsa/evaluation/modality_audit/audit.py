@@ -29,7 +29,7 @@ AUDIT_NAME = "modality_audit.json"
 LOST = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores whose loss is told
 SIGNIFICANT = 0.05
 # What taking the picture away, or a wrong one, costs.
-OF_THE_PICTURE = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
+OF_THE_IMAGE = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
 
 
 def check_modalities(subject: EvalTarget) -> None:
@@ -66,7 +66,7 @@ def audit(
         found["changes"][str(change)] = {"scores": scores, "costs": costs[change]}
     table = score_table(whole, bootstrap, areas=False)
     found["whole"] = {"scores": as_json({name: table[name] for name in OVERALL})}
-    of_the_picture = {change: changed[change] for change in OF_THE_PICTURE}
+    of_the_picture = {change: changed[change] for change in OF_THE_IMAGE}
     for name, mask in slice_masks(facts).items():
         within = Bootstrap.of(groups[mask], resamples=AREA_RESAMPLES)
         found["slices"][name] = {
@@ -117,9 +117,9 @@ def audit_text(found: Mapping[str, Any]) -> str:
         rows.append([change, *shown, with_interval(cost, signed=True), f"{cost['p_holm']:.4f}"])
     lines = [*columns(rows), "", *answers(found)]
     if found["slices"]:
-        rows = [["what the picture adds, weighted F1", "samples", *map(str, OF_THE_PICTURE)]]
+        rows = [["what the picture adds, weighted F1", "samples", *map(str, OF_THE_IMAGE)]]
         for name, one in found["slices"].items():
-            costs = [one["costs"][str(change)]["weighted_f1"] for change in OF_THE_PICTURE]
+            costs = [one["costs"][str(change)]["weighted_f1"] for change in OF_THE_IMAGE]
             shown = [with_interval(cost, signed=True) for cost in costs]
             rows.append([name, f"{one['num_samples']:,}", *shown])
         lines += ["", *columns(rows)]

@@ -53,7 +53,7 @@ class ChangedReader(SplitReader):
     ) -> None:
         super().__init__(directory, manifest, split, classes)
         self._change = change
-        self._plain = plain_picture(mean)
+        self._plain = plain_image(mean)
         self._partners = _partners(self)
 
     def read(self, shard: int, ordinal: int) -> RawSample:
@@ -70,7 +70,7 @@ class ChangedReader(SplitReader):
         return sample
 
 
-def plain_picture(mean: tuple[float, float, float]) -> bytes:
+def plain_image(mean: tuple[float, float, float]) -> bytes:
     """A picture of one colour, `mean` of values in 0..1, without loss."""
     colour = (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
     buffer = io.BytesIO()

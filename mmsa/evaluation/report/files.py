@@ -22,7 +22,7 @@ from mmsa.evaluation.scores.score_names import classification_report_text
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"
-PICTURE_NAME = "confusion_matrix.png"
+IMAGE_NAME = "confusion_matrix.png"
 RUN_FACTS_NAME = "evaluation_run.json"
 
 
@@ -51,7 +51,7 @@ def write_report(
         {
             REPORT_NAME: _report_text(predictions, found, identity).encode("utf-8"),
             name: file_content(rows, file_format),
-            PICTURE_NAME: _picture(predictions, found, str(identity["split"])),
+            IMAGE_NAME: _picture(predictions, found, str(identity["split"])),
             **_contents(further or {}),
             METRICS_NAME: _json_text(sealed).encode("utf-8"),
         },

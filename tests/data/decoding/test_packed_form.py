@@ -13,9 +13,9 @@ from posted import saved
 
 from mmsa.data.decoding.packed_form import (
     BadText,
-    canonical_image,
-    canonical_picture,
-    canonical_text,
+    image_as_packed,
+    pack_image,
+    text_as_packed,
 )
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (128,) * 3
@@ -24,7 +24,7 @@ RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255
 def shown(content: bytes, **options: object) -> Image.Image:
     """What the packed form of `content` shows."""
     settings = {"short_side_px": 256, "quality": 95, **options}
-    jpeg, width, height = canonical_image(content, **settings)
+    jpeg, width, height = image_as_packed(content, **settings)
     picture = Image.open(io.BytesIO(jpeg))
     assert (picture.format, picture.mode) == ("JPEG", "RGB")
     assert picture.size == (width, height)
@@ -76,7 +76,7 @@ def test_every_type_and_mode(mode: str, form: str, options: dict[str, object]) -
     assert packed.size == (64, 48)
     assert near(packed, (8, 24), WHITE)
     assert near(packed, (56, 24), (0, 0, 0))
-    assert canonical_picture(content, short_side_px=256, quality=90).source_format == form
+    assert pack_image(content, short_side_px=256, quality=90).source_format == form
 
 
 def test_sixteen_bits_keep_their_shade() -> None:
@@ -156,15 +156,15 @@ def test_a_damaged_exif_leaves_the_picture_as_it_lies() -> None:
 
 def test_sizes() -> None:
     wide = saved(Image.new("RGB", (599, 454)), "JPEG")
-    assert canonical_image(wide, short_side_px=256, quality=90)[1:] == (338, 256)
-    assert canonical_image(wide, short_side_px=600, quality=90)[1:] == (599, 454)
-    assert canonical_image(wide, short_side_px=224, quality=90, mode="square")[1:] == (224, 224)
+    assert image_as_packed(wide, short_side_px=256, quality=90)[1:] == (338, 256)
+    assert image_as_packed(wide, short_side_px=600, quality=90)[1:] == (599, 454)
+    assert image_as_packed(wide, short_side_px=224, quality=90, mode="square")[1:] == (224, 224)
     small = saved(Image.new("RGB", (48, 344)), "JPEG")
-    assert canonical_image(small, short_side_px=256, quality=90)[1:] == (48, 344)
-    assert canonical_image(small, short_side_px=224, quality=90, mode="square")[1:] == (224, 224)
+    assert image_as_packed(small, short_side_px=256, quality=90)[1:] == (48, 344)
+    assert image_as_packed(small, short_side_px=224, quality=90, mode="square")[1:] == (224, 224)
     huge = saved(Image.new("RGB", (4001, 3001)), "JPEG")  # decoded smaller on the way
-    assert canonical_image(huge, short_side_px=64, quality=90)[1:] == (85, 64)
-    assert canonical_image(huge, short_side_px=256, quality=90)[1:] == (341, 256)
+    assert image_as_packed(huge, short_side_px=64, quality=90)[1:] == (85, 64)
+    assert image_as_packed(huge, short_side_px=256, quality=90)[1:] == (341, 256)
 
 
 def test_square_shows_the_centre() -> None:
@@ -180,7 +180,7 @@ def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole() -> None:
     coarse = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     content = saved(coarse.resize((1200, 960), Image.Resampling.BICUBIC), "JPEG", quality=95)
     whole = Image.open(io.BytesIO(content)).resize((160, 128), Image.Resampling.BICUBIC)
-    packed = canonical_picture(content, short_side_px=128, quality=90).pixels
+    packed = pack_image(content, short_side_px=128, quality=90).pixels
     error = np.mean((packed.astype(float) - np.asarray(whole, dtype=float)) ** 2)
     assert 10 * np.log10(255**2 / error) > 40  # dB
 
@@ -188,7 +188,7 @@ def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole() -> None:
 def test_original_keeps_plain_jpegs_and_converts_the_rest() -> None:
     settings = {"short_side_px": None, "quality": 90, "mode": "original"}
     plain = saved(Image.new("RGB", (700, 500), RED), "JPEG", quality=71, progressive=True)
-    packed = canonical_picture(plain, **settings)
+    packed = pack_image(plain, **settings)
     assert packed.untouched
     assert packed.jpeg == plain
     assert (packed.width, packed.height) == (700, 500)
@@ -200,7 +200,7 @@ def test_original_keeps_plain_jpegs_and_converts_the_rest() -> None:
         (saved(Image.new("CMYK", (700, 500)), "JPEG"), (700, 500)),
         (saved(Image.new("RGB", (700, 500)), "PNG"), (700, 500)),
     ):
-        packed = canonical_picture(content, **settings)
+        packed = pack_image(content, **settings)
         assert not packed.untouched
         assert (packed.width, packed.height) == size
         assert Image.open(io.BytesIO(packed.jpeg)).size == size
@@ -209,12 +209,12 @@ def test_original_keeps_plain_jpegs_and_converts_the_rest() -> None:
 
 def test_texts_are_left_alone_unless_asked() -> None:
     text = "RT @some_one:  see\nhttp://t.co/Ab1  www.x.org mail@host.org #tag"
-    assert canonical_text(f" {text}\r\n") == text
-    assert canonical_text(text, ["urls"]) == ("RT @some_one:  see\nhttp  http mail@host.org #tag")
-    assert canonical_text(text, ["mentions"]) == (
+    assert text_as_packed(f" {text}\r\n") == text
+    assert text_as_packed(text, ["urls"]) == ("RT @some_one:  see\nhttp  http mail@host.org #tag")
+    assert text_as_packed(text, ["mentions"]) == (
         "RT @user:  see\nhttp://t.co/Ab1  www.x.org mail@host.org #tag"
     )
-    assert canonical_text(text, ["whitespace", "urls", "mentions"]) == (
+    assert text_as_packed(text, ["whitespace", "urls", "mentions"]) == (
         "RT @user: see http http mail@host.org #tag"
     )
 
@@ -222,4 +222,4 @@ def test_texts_are_left_alone_unless_asked() -> None:
 @pytest.mark.parametrize("text", ["", "  \t\r\n", "\u3000"])
 def test_a_text_of_blanks_is_refused(text: str) -> None:
     with pytest.raises(BadText, match="empty text"):
-        canonical_text(text, ["whitespace"])
+        text_as_packed(text, ["whitespace"])

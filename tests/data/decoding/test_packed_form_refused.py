@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from posted import saved
 
-from mmsa.data.decoding.packed_form import BadPicture, canonical_image, canonical_picture
+from mmsa.data.decoding.packed_form import BadImage, image_as_packed, pack_image
 from mmsa.errors import UserError
 
 
 def problem(content: bytes, **options: object) -> tuple[str, str]:
-    with pytest.raises(BadPicture) as caught:
-        canonical_image(content, **{"short_side_px": 256, "quality": 90, **options})
+    with pytest.raises(BadImage) as caught:
+        image_as_packed(content, **{"short_side_px": 256, "quality": 90, **options})
     return caught.value.kind, str(caught.value)
 
 
@@ -66,7 +66,7 @@ def test_decompression_bombs_are_not_decoded() -> None:
     assert problem(png(60_000, 60_000))[0] == "too large"
     small = saved(Image.new("RGB", (100, 100)), "JPEG")
     assert problem(small, max_pixels=9_999)[0] == "too large"
-    assert canonical_image(small, short_side_px=256, quality=90, max_pixels=10_000)[1:] == (
+    assert image_as_packed(small, short_side_px=256, quality=90, max_pixels=10_000)[1:] == (
         100,
         100,
     )
@@ -88,7 +88,7 @@ def test_decompression_bombs_are_not_decoded() -> None:
 def test_settings_that_make_no_sense(settings: dict[str, object]) -> None:
     content = saved(Image.new("RGB", (8, 8)), "JPEG")
     with pytest.raises(UserError):
-        canonical_image(content, **{"short_side_px": 256, "quality": 90, **settings})
+        image_as_packed(content, **{"short_side_px": 256, "quality": 90, **settings})
 
 
 def test_fuzzed_pictures_pack_or_are_refused() -> None:
@@ -116,8 +116,8 @@ def test_fuzzed_pictures_pack_or_are_refused() -> None:
         if rng.random() < 0.2:
             del damaged[rng.randrange(len(damaged)) :]
         try:
-            packed = canonical_picture(bytes(damaged), short_side_px=16, quality=90)
-        except BadPicture as error:
+            packed = pack_image(bytes(damaged), short_side_px=16, quality=90)
+        except BadImage as error:
             kinds.add(error.kind)
             outcomes["refused"] += 1
             continue

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.modality_audit.audit import LOST, OF_THE_PICTURE, answers
+from mmsa.evaluation.modality_audit.audit import LOST, OF_THE_IMAGE, answers
 from mmsa.evaluation.report.page import charts
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
@@ -59,7 +59,7 @@ def render(
         audit=audit,
         audit_scores=LOST[:-1],
         answers=[] if audit is None else answers(audit),
-        picture_changes=[str(change) for change in OF_THE_PICTURE],
+        picture_changes=[str(change) for change in OF_THE_IMAGE],
         openings=openings,
         private=private,
         # "<" would end the script's element early where a text says "</script>".
