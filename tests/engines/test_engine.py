@@ -265,7 +265,7 @@ def test_what_this_device_or_engine_cannot_run_is_refused() -> None:
 def test_every_launch_file_names_what_it_is_called() -> None:
     import yaml
 
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     files = sorted((root / "launch" / "accelerate").glob("*.yaml"))
     assert [file.stem for file in files] == [
         *["ddp", "ddp_cpu", "two_nodes", "zero1", "zero2", "zero3"]

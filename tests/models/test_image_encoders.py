@@ -39,7 +39,7 @@ def test_normalisation_by_hand() -> None:
 
 
 def test_normalisation_keeps_channels_last_and_float32_under_autocast() -> None:
-    encoder = _image()
+    encoder = _image(config={**IMAGE_SIZES, "hidden_sizes": [8, 8, 8, 8]})
     pictures = _pictures(2, 32).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         normalised = encoder.normalise(pictures)

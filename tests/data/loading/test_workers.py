@@ -19,7 +19,7 @@ from processes import shared_memory_names, tree
 from mmsa.data.loading.workers import AHEAD, LoaderWorkers
 from mmsa.errors import ShardDamage, UserError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PATIENCE_S = 60.0  # for what must come; nothing here is fast because of it
 
 
@@ -168,7 +168,7 @@ def test_kill_9_leaves_neither_processes_nor_names(alone: bool) -> None:
     Before that, once, the whole job is paused for longer than its rank waits for a batch, as
     SLURM's suspend does: that is no worker that hangs.
     """
-    script = Path(__file__).with_name("pipelines.py")
+    script = ROOT / "tests" / "data" / "pipelines.py"
     rank = subprocess.Popen(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
