@@ -65,7 +65,7 @@ def run_arm(arm: dict[str, Any], shards: str, size: str, seconds: float) -> dict
         settings += [f"data.num_workers={arm['workers']}", f"train.compile={arm['compile']}"]
         config, run = real_run.start_run([*settings, f"train.mixed_precision={arm['precision']}"])
         waited, seen = [0.0], list[real_run.Shape]()
-        run.train_batches = timed(run.train_batches, waited)
+        run.loaders.train = timed(run.loaders.train, waited)
         real_run.note_shapes(run, seen)
         for _ in range(2 if size == "tiny" else 8):
             real_run.one_step(config, run)

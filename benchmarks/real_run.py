@@ -67,32 +67,32 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
     from mmsa.config import load_config
     from mmsa.engines import engine
     from mmsa.process import runtime
+    from mmsa.training.run import Run
     from mmsa.training.setup import prepare_run, training_checks
 
     config = load_config(None, settings, checks=training_checks())
     world = runtime.world_from_environment()
     run_dir = Path(str(config.run.dir))
     run_dir.mkdir(parents=True, exist_ok=True)
-    run = prepare_run(config, run_dir, world)
-    clip_norm = config.optim.clip_norm
+    prepared = prepare_run(config, run_dir, world)
     accelerator = engine.make_accelerator(
-        config.train.mixed_precision, run.plan, clip_norm=clip_norm
+        config.train.mixed_precision, prepared.data.plan, clip_norm=config.optim.clip_norm
     )
-    run.to_device(accelerator)
+    run = Run(prepared, accelerator)
     run.model.train()
     return config, run
 
 
-def one_step(config: Any, run: Any, lr_scale: float = 1.0) -> Any:
+def one_step(config: Any, run: Any, learning_rate_share: float = 1.0) -> Any:
     """The real optimizer step, with what the loop does around it; the loss, on the device."""
     import train
-    from mmsa.process import runtime
-    from mmsa.training.optim import set_learning_rates
+    from mmsa.process.start_clock import StartClock
+    from mmsa.training.optim import seed_step, set_learning_rates
 
-    set_learning_rates(run.optimizer, lr_scale)
-    runtime.seed_step(config.run.seed, run.progress.step, run.accelerator.process_index)
-    loss, *_ = train.train_step(config, run)
-    run.progress.step += 1
+    set_learning_rates(run.optimizer, learning_rate_share)
+    seed_step(config.run.seed, run.state.step, run.accelerator.process_index)
+    loss = train.train_step(run, StartClock()).loss
+    run.state.step += 1
     return loss
 
 
@@ -115,7 +115,7 @@ def note_shapes(run: Any, seen: list[Shape]) -> None:
 
     # On a CPU texts are packed; a GPU gets them padded, and a hook would cut compiled code.
     on_cpu = run.accelerator.device.type == "cpu"
-    run.train_batches = watched(run.train_batches)
+    run.loaders.train = watched(run.loaders.train)
     if on_cpu:
         run.bare_model.text_encoder.body.register_forward_pre_hook(of_body, with_kwargs=True)
 

@@ -93,7 +93,7 @@ def validation(shards: str, rounds: int = 3) -> dict[str, float]:
         config, run = real_run.start_run([*settings, "data.num_workers=2"])
         waits: list[float] = []
         forwards: list[float] = []
-        run.validation_batches = timed_items(run.validation_batches, waits)
+        run.loaders.validation = timed_items(run.loaders.validation, waits)
         forward = run.bare_model.forward
 
         def timed_forward(*inputs: Any) -> Any:
@@ -114,7 +114,7 @@ def validation(shards: str, rounds: int = 3) -> dict[str, float]:
             waits.clear()
             forwards.clear()
         found = {name: 1e3 * statistics.median(values) for name, values in parts.items()}
-        samples = run.num_validation_samples
+        samples = run.data.num_validation_samples
     beside = [all_s - sum(values) for all_s, *values in zip(whole, *parts.values(), strict=True)]
     return {"samples": samples, **found, "beside": 1e3 * statistics.median(beside)}
 
@@ -151,7 +151,7 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
         contents = [path.read_bytes() for path in newest.rglob("*") if path.is_file()]
         num_bytes = sum(map(len, contents))
         for _ in range(rounds):
-            run.progress.step += 1
+            run.state.step += 1
             saves.append(by_clock(run.save_checkpoint, num_bytes))
             wait_for_removals()
             copy.mkdir()
@@ -187,17 +187,16 @@ def agreement(steps: int = 2000) -> float:
     import torch
     from accelerate import Accelerator
 
-    from mmsa.training.step_reports import StepReport, StepReports
+    from mmsa.training.step_reports import StepReports, StepResult
 
-    exchange = StepReports(
+    reports = StepReports(
         Accelerator(cpu=True, mixed_precision="bf16"), ["SIGTERM", "run.max_time"]
     )
     loss, nonfinite = torch.ones(()), torch.zeros((), dtype=torch.bool)
     begin = time.process_time()
     for step in range(steps):
-        report = StepReport(step, [], {})
-        exchange.post(report, loss=loss, grad_norm=loss, nonfinite=nonfinite, stop=[])
-        exchange.collect(everything=False)
+        reports.post(step, StepResult(loss, loss, nonfinite, []), {}, stop=[])
+        reports.collect(everything=False)
     return 1e6 * (time.process_time() - begin) / steps
 
 

@@ -67,7 +67,7 @@ def curve(options: argparse.Namespace, name: str, steps: int) -> dict[str, Any]:
     import torch
 
     from mmsa.models.encoders import lay_out
-    from mmsa.training.optim import lr_scale
+    from mmsa.training.optim import learning_rate_share
 
     text: Any = real_run.SIZES[options.size]["text"]
     no_dropout = ", hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
@@ -78,7 +78,7 @@ def curve(options: argparse.Namespace, name: str, steps: int) -> dict[str, Any]:
         if name == "float32":
             run.bare_model.image_encoder.memory_format = torch.contiguous_format
             lay_out(run.bare_model.image_encoder.body, torch.contiguous_format)
-        scales = [lr_scale(step, steps, config.optim) for step in range(steps)]
+        scales = [learning_rate_share(step, steps, config.optim) for step in range(steps)]
         return {"losses": [float(real_run.one_step(config, run, scale)) for scale in scales]}
 
 

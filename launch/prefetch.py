@@ -97,7 +97,7 @@ def parts_of(config: Config) -> list[Part]:
     from mmsa.models.fusion import fusion_class
     from mmsa.models.image_encoders import build_image_encoder
     from mmsa.models.text_encoders import build_text_encoder
-    from mmsa.training.setup import tokenizer_name
+    from mmsa.training.model_parts import tokenizer_name
 
     head = fusion_class(config.model.fusion.name)
     text, image = config.model.text_encoder, config.model.image_encoder

@@ -1,6 +1,7 @@
 """One command of a launch on this rank: its status, and how it ends.
 
-Every ending is in `status.json`, which scripts read: a launcher turns every exit code into 1.
+Every ending is written to `status.json`. Scripts read that file, because a launcher turns every
+exit code into 1.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mmsa")
 
-_SETTLES_S = 0.5  # how long a failing rank looks after its word in status.json
-_FILES_OF_PEERS_S = 3.0  # how long a rank waits for the main rank's word before speaking itself
-_END_OF_MAIN_S = 10.0  # and for its end, where there is no file to see its word in
+_SETTLES_S = 0.5  # after this long a failing rank checks that status.json still has its reason
+_MAIN_RANK_REPORTS_S = 3.0  # how long a rank waits for the main rank's report before its own
+_MAIN_RANK_ENDS_S = 10.0  # and for its end, where there is no status file to see the report in
 
 
 @dataclass
@@ -53,35 +54,35 @@ class Command:
     accelerator: Accelerator | None = None
     exit_code: int = 0  # of an ending without an error
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
-    stop: StopRequest | None = None
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
+    _stop_request: StopRequest | None = None
     _started: float = field(default_factory=time.time)
-    _reached: int = 0  # the step that the launch before came to
+    _reached: int = 0  # the step that the previous launch reached
 
-    def report_to(self, status_file: Path, *, goes_on: bool) -> None:
-        """Report to this file from here on; `goes_on`: the run was begun by an earlier launch."""
-        before = read_status(status_file) if goes_on else {}
+    def report_to(self, status_file: Path, *, resumes: bool) -> None:
+        """Report to this file from now on; `resumes`: an earlier launch began the run."""
+        before = read_status(status_file) if resumes else {}
         earlier, reached = before.get("restarts"), before.get("step")
         self._reached = reached if isinstance(reached, int) else 0
         self.status_file = status_file
         self.facts |= {
-            "restarts": 0 if not goes_on else 1 + (earlier if isinstance(earlier, int) else 0),
+            "restarts": 0 if not resumes else 1 + (earlier if isinstance(earlier, int) else 0),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
         }
 
-    def tell_what_was_lost(self, step: int) -> None:
-        """Log how many steps the launch before had made beyond `step`, where this one begins."""
+    def log_repeated_steps(self, step: int) -> None:
+        """Log how many steps of the previous launch lie beyond `step`, where this one starts."""
         if self._reached > step:
             logger.info(
-                "the launch before had come to step %d: %d step(s) are made again",
+                "the previous launch reached step %d; repeating %d step(s)",
                 *(self._reached, self._reached - step),
             )
 
-    def hear_stops(self, config: RunConfig) -> StopRequest:
-        """Hear the configuration's signals and its time limit until the command has ended."""
-        self.stop = self.resources.enter_context(
+    def listen_for_stops(self, config: RunConfig) -> None:
+        """Listen for the stop signals and the time limit of `config` until the command ends."""
+        self._stop_request = self.resources.enter_context(
             StopRequest(
                 config.stop_signals,
                 max_time_s=config.max_time,
@@ -89,17 +90,30 @@ class Command:
                 world_size=self.world.world_size,
                 age_s=time.time() - self._started,
                 give_up=self.give_up,
+                grace_s=self.world.launcher_grace_s,
             )
         )
-        return self.stop
+
+    @property
+    def stop_request(self) -> StopRequest:
+        """What `listen_for_stops` made."""
+        assert self._stop_request is not None
+        return self._stop_request
+
+    def begin_loop(self, step: int, *, last_save_s: float | None, **facts: Any) -> None:
+        """The loop starts at `step`: signals now ask for a stop, and the status says "running"."""
+        self.step = step
+        if self.world.is_main_process:
+            self.write_status("running", **facts)
+        self.stop_request.begin_loop(save_s=last_save_s)
 
     def write_status(
         self, state: str, reason: str = "", exit_code: int | None = None, **where: Any
     ) -> None:
-        """Write `status.json` aside and rename it; nothing where no run directory is known.
+        """Replace `status.json`; does nothing while no run directory is known.
 
-        Host and process are the main rank's, also where another rank writes. A failure keeps what
-        this launch has told of itself as it ran: the last validation and the like.
+        Host and process are those of the main rank, even where another rank writes. A failure keeps
+        what this launch reported while it ran, such as its last validation.
         """
         if self.status_file is None:
             return
@@ -111,14 +125,14 @@ class Command:
             content = before | content
         atomic_write.write_status(self.status_file, content | self.facts | where)
 
-    def write_failure(self, error: BaseException, message: str, told: str, code: int) -> None:
-        """Tell a failure on standard error, in `log.txt` and in `status.json`.
+    def write_failure(self, error: BaseException, message: str, shown: str, code: int) -> None:
+        """Report a failure on standard error, in `log.txt` and in `status.json`.
 
-        The first rank that fails says why: what its peers meet afterwards (a collective that broke
-        off) is its consequence, and does not take the place of its word.
+        The first rank that fails says why. What its peers meet afterwards, a broken collective, is
+        a consequence and does not replace its reason.
         """
         prefix = "" if self.world.is_main_process else f"[rank {self.world.rank}] "
-        print(f"{prefix}{told}", file=sys.stderr, flush=True)
+        print(f"{prefix}{shown}", file=sys.stderr, flush=True)
         if self.status_file is None:
             return
         with (
@@ -126,25 +140,25 @@ class Command:
             open(self.status_file.with_name("log.txt"), "a", encoding="utf-8") as log,
         ):
             stamp = logging.Formatter().formatTime(logging.makeLogRecord({}))  # as other lines
-            log.write(f"{stamp} {prefix}{told}\n")
+            log.write(f"{stamp} {prefix}{shown}\n")
         where = {}
         if isinstance(error, ShardDamage):
             where = {"rank": self.world.rank, "shard": error.shard, "key": error.key}
         if self.world.world_size == 1 or not self._peer_failed():
             self.write_status("failed", message, code, **where)
         if not self.world.is_main_process:
-            # The main rank may just be writing that it runs; it waits for this rank soon after.
+            # The main rank may be writing "running" right now; soon it waits for this rank.
             time.sleep(_SETTLES_S)
             if not self._peer_failed():
                 self.write_status("failed", message, code, **where)
 
     def give_up(self, message: str) -> None:
-        """End this process at once, from any thread: the main one does not move."""
+        """End this process at once, from any thread, because the main thread is stuck."""
         self.write_failure(UserError(message), message, f"error: {message}", 1)
         os._exit(1)
 
     def _peer_failed(self) -> bool:
-        """Whether a rank of this launch has written its failure to `status.json`."""
+        """Whether another rank of this launch has written a failure to `status.json`."""
         assert self.status_file is not None
         return read_status(self.status_file).get("state") == "failed" and self._of_this_launch()
 
@@ -156,14 +170,14 @@ class Command:
         except OSError:
             return False
 
-    def main_rank_spoke(self) -> bool:
+    def main_rank_reported(self) -> bool:
         """Whether the main rank has reported this failure; waits a little for it."""
         if self.status_file is None:
-            # A rank that ended first would have the launcher end the main rank before it has
-            # spoken. When that one has, and has ended, the launcher ends this one here.
-            time.sleep(_END_OF_MAIN_S)
+            # If this rank ended first, the launcher would end the main rank before its report.
+            # Once the main rank has reported and ended, the launcher ends this rank here.
+            time.sleep(_MAIN_RANK_ENDS_S)
             return False
-        deadline = time.time() + _FILES_OF_PEERS_S
+        deadline = time.time() + _MAIN_RANK_REPORTS_S
         while time.time() < deadline:
             if self._peer_failed():
                 return True
@@ -172,13 +186,13 @@ class Command:
 
 
 def run_command(body: Callable[[Command], None]) -> int:
-    """Run `body` and return the exit code: 0, 2 after a `UserError`, 1 after a mistake of ours, 75
-    after a preemption, 130 after Ctrl-C where that is none.
+    """Run `body` and return the exit code.
 
-    What every rank finds alike is told by the main rank once; what one rank meets it tells itself.
-    Under a launcher a rank leaves at once, without waiting for the process group's threads: gloo's
-    sometimes abort the process in its last moment, and a failing rank's peers may be inside a
-    collective.
+    0, or 2 after a `UserError`, 1 after a bug of ours, 75 after a preemption, 130 after Ctrl-C
+    where that is not a preemption. An error that every rank finds alike is reported once, by the
+    main rank; an error of one rank by that rank. Under a launcher a rank exits at once, without
+    waiting for the threads of the process group: gloo's sometimes abort the process at the very
+    end, and the peers of a failing rank may be inside a collective.
     """
     command = Command(world_from_environment())
     with command.resources:
@@ -196,36 +210,35 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
         try:
             body(command)
         finally:
-            if command.stop is not None:
-                command.stop.no_more()
-        _part(command.accelerator)
+            if command._stop_request is not None:
+                command._stop_request.ignore_from_now_on()
+        _leave_process_group(command.accelerator)
         return command.exit_code
     except UserError as error:
         failure: BaseException = error
         code, message = EXIT_USER_ERROR, str(error)
-        told = f"error: {message}"
+        shown = f"error: {message}"
         alike = command.accelerator is None or isinstance(error, AgreedError)
     except StoppedInStartUp as error:
         return _stopped_in_start_up(command, str(error))
     except KeyboardInterrupt as error:
         failure = error
         code, message = EXIT_INTERRUPTED, "interrupted"
-        told, alike = message, True
+        shown, alike = message, True
     except Exception as error:
         failure = error
         code = 1
         several, rank = command.world.world_size > 1, command.world.rank
         lost = lost_contact(error, rank) if several else None
         message = lost or f"{type(error).__name__}: {error}"
-        told = f"error: {lost}\n({first_line(error)})" if lost else traceback.format_exc()
-    if not (alike and not command.world.is_main_process and command.main_rank_spoke()):
-        command.write_failure(failure, message, told, code)
+        shown = f"error: {lost}\n({first_line(error)})" if lost else traceback.format_exc()
+    if not (alike and not command.world.is_main_process and command.main_rank_reported()):
+        command.write_failure(failure, message, shown, code)
     return code
 
 
-def _part(accelerator: Accelerator | None) -> None:
-    """Leave the process group, when everything has been written: a peer that is gone by now
-    changes nothing any more."""
+def _leave_process_group(accelerator: Accelerator | None) -> None:
+    """Leave the process group. Everything is written, so losing a peer from here on is harmless."""
     if accelerator is not None:
         with suppress(RuntimeError):
             accelerator.wait_for_everyone()
@@ -233,16 +246,16 @@ def _part(accelerator: Accelerator | None) -> None:
 
 
 def _stopped_in_start_up(command: Command, name: str) -> int:
-    """End after a signal that came before the first step."""
+    """End after a signal that arrived before the first step."""
     if name == "SIGTERM" and command.world.world_size > 1:
-        # The launcher's, because another rank ended? Then it is no preemption.
+        # Perhaps from the launcher, because another rank ended: that is not a preemption.
         message = (
-            "SIGTERM came during the start-up, from a scheduler, or from the launcher because "
+            "received SIGTERM during start-up, from a scheduler or from the launcher because "
             "another rank ended; nothing is lost: repeat the command"
         )
         command.write_failure(StoppedInStartUp(name), message, f"error: {message}", 1)
         return 1
-    reason = f"{name} during the start-up; the same command goes on"
+    reason = f"{name} during start-up; the same command resumes"
     if command.world.is_main_process:
         logger.info("stopped by %s", reason)
         command.write_status("preempted", reason, EXIT_PREEMPTED)
@@ -250,7 +263,7 @@ def _stopped_in_start_up(command: Command, name: str) -> int:
 
 
 def leave(code: int) -> None:
-    """End the process with `code`; signals to stop that come now change nothing any more."""
+    """End the process with `code`, ignoring stop signals from here on."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

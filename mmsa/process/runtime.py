@@ -1,6 +1,7 @@
-"""The process and its world: launch facts, the Accelerator, seeds, logging.
+"""The process and its world: what the launcher says, deterministic kernels, logging.
 
-The only reader and writer of environment variables.
+Reads and writes the environment variables of the launch. Others are read where they belong: glibc's
+in memory.py, SLURM's in launch/.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ logger = logging.getLogger("mmsa")
 
 @dataclass(frozen=True)
 class World:
-    """What the launcher said of this process, known before any process group is made."""
+    """What the launcher says about this process, known before any process group exists."""
 
     rank: int = 0
     world_size: int = 1
@@ -38,6 +39,7 @@ class World:
     fsdp: bool = False
     slurm_tasks: int = 1
     stray_world_size: int = 1  # WORLD_SIZE where no RANK is set: a world that nobody joined
+    launcher_grace_s: float | None = None  # between its SIGTERM and SIGKILL; None: no launcher
 
     @property
     def is_main_process(self) -> bool:
@@ -54,11 +56,11 @@ class World:
 def world_from_environment() -> World:
     """Read what `accelerate launch`, torchrun and SLURM set; nothing set is world size 1."""
     launched = "RANK" in os.environ
-    spoken_of = _number("WORLD_SIZE") or 1
+    announced = _number("WORLD_SIZE") or 1
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     return World(
         rank=_number("RANK") or 0,
-        world_size=spoken_of if launched else 1,
+        world_size=announced if launched else 1,
         local_rank=_number("LOCAL_RANK") or 0,
         launched=launched,
         deepspeed=_flag("ACCELERATE_USE_DEEPSPEED"),
@@ -71,11 +73,12 @@ def world_from_environment() -> World:
         forced_cpu=_flag("ACCELERATE_USE_CPU"),
         fsdp=_flag("ACCELERATE_USE_FSDP"),
         slurm_tasks=(_number("SLURM_NTASKS") or 1) if "SLURM_PROCID" in os.environ else 1,
-        stray_world_size=1 if launched else spoken_of,
+        stray_world_size=1 if launched else announced,
+        launcher_grace_s=_launcher_grace_s() if launched else None,
     )
 
 
-def launcher_grace_s() -> float:
+def _launcher_grace_s() -> float:
     """Seconds that a launcher leaves its ranks between SIGTERM and SIGKILL.
 
     30, but for these variables, which newer versions of torch read (`torch/distributed/run.py`,
@@ -110,24 +113,24 @@ def leave_deepspeed_out() -> None:
 
 def prepare_deepspeed(*, on_cpu: bool) -> None:
     """Settings that DeepSpeed and Accelerate read of it when they are imported."""
-    # Accelerate would refuse an engine file beside fields that were compared with it already.
+    # Accelerate would refuse an engine file together with fields that already agree with it.
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks, and says so on each rank
 
 
 def prepare_process() -> None:
-    """Settings that must stand before libraries start threads."""
+    """Settings that must be made before libraries start threads; may be called again."""
     end_with_launcher()
-    # Loader workers are started beside a parent that has tokenized: Rust threads do not survive.
+    # Loader workers are forked while tokenizers may have threads, which do not survive a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait take a busy machine's cores from each other: ten times
-    # slower was measured with two threads on two cores that did other work.
+    # Threads that spin while they wait steal each other's cores on a busy machine: ten times slower
+    # was measured with two threads on two cores that had other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def make_deterministic() -> None:
-    """Deterministic CUDA algorithms: `run.deterministic`. Slower; CPU runs are so anyway."""
+    """Deterministic CUDA algorithms (`run.deterministic`): slower. CPU runs always are."""
     import torch
 
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -136,15 +139,15 @@ def make_deterministic() -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that may be on a full disk: its lines stand on the screen as well."""
+    """A log file that may be on a full disk: its lines are on the screen as well."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 
-class _BesideBars(logging.StreamHandler):
-    """Lines on the screen; progress bars make room for them and are drawn anew below."""
+class _AboveBars(logging.StreamHandler):
+    """Lines on the screen; open progress bars are redrawn below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
@@ -156,12 +159,12 @@ class _BesideBars(logging.StreamHandler):
 
 
 def set_up_logging(world: World, log_file: Path | None) -> None:
-    """The main rank logs to standard output and `log_file`; the others warnings alone."""
+    """The main rank logs to standard output and `log_file`; other ranks log warnings only."""
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO if world.is_main_process else logging.WARNING)
     prefix = "" if world.is_main_process else f"[rank {world.rank}] "
-    to_screen = _BesideBars(sys.stdout)
+    to_screen = _AboveBars(sys.stdout)
     to_screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     logger.addHandler(to_screen)
     if log_file is not None and world.is_main_process:
@@ -170,7 +173,7 @@ def set_up_logging(world: World, log_file: Path | None) -> None:
             to_file = _LogFile(log_file, encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"{log_file.parent} cannot be a run directory ({error.strerror}); give another "
+                f"{log_file.parent} cannot be a run directory ({error.strerror}); choose another "
                 "run.dir"
             ) from None
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

@@ -1,12 +1,13 @@
-"""The request to stop: a signal, or the end of the time that a launch was given.
+"""The request to stop: a signal, or the end of the time that a launch may take.
 
-Each rank hears for itself; the ranks agree at a step's end (`exchange.py`), save together and end.
+Each rank listens separately. The ranks agree at the end of a step (`step_reports.py`), save
+together and end.
 
-A Python signal handler runs between two bytecodes of the main thread, which may sit in a collective
-whose peer is dead. So a thread of its own reads the signals' numbers from the wakeup descriptor of
-the `signal` module, and looks at the clock: where a request was heard and the main thread comes to
-no further step, the rank ends without saving. The SIGTERM that a launcher sends to the ranks that
-are left when one has died is never taken for a preemption.
+A Python signal handler runs between two bytecodes of the main thread, which may be stuck in a
+collective whose peer is dead. Therefore a separate thread reads the signal numbers from the wakeup
+descriptor of the `signal` module and watches the clock: if a request has arrived and the main
+thread reaches no further step, the rank ends without saving. The SIGTERM that a launcher sends to
+the surviving ranks when one has died is never taken for a preemption.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ _SAVE_MARGIN = 1.5  # a save may take this much longer than the one before
 
 
 class StoppedInStartUp(KeyboardInterrupt):
-    """A signal to stop before the first step: nothing to save. The argument is its name."""
+    """A stop signal before the first step: nothing to save. The argument is its name."""
 
 
 class StopRequest:
-    """What this rank has heard. A context: inside, the signals are heard, afterwards as before.
+    """The reasons to stop that this rank has received.
 
-    `give_up(message)` is called on a thread of its own, and must end the process.
+    A context manager: inside it the signals are handled, afterwards they are as before.
+    `give_up(message)` is called on a separate thread and must end the process.
     """
 
     def __init__(
@@ -49,9 +51,12 @@ class StopRequest:
         world_size: int,
         age_s: float,
         give_up: Callable[[str], None],
+        grace_s: float | None = None,
     ) -> None:
-        """`age_s`: how long this launch has been running, of its `max_time_s`."""
-        self.reasons = (*signals, MAX_TIME)  # alike on all ranks
+        """`age_s`: for how long this launch has been running, of its `max_time_s`. `grace_s`: for
+        how long the launcher lets its ranks live after SIGTERM; None without a launcher."""
+        self.reasons = (*signals, MAX_TIME)  # the same on all ranks
+        self._grace_s = grace_s
         self._heard: set[str] = set()
         self._heard_at = 0.0
         self._timeout_s = timeout_s
@@ -60,15 +65,15 @@ class StopRequest:
         self._alone = world_size == 1
         self._in_loop = False
         self._paused = False
-        self._last_sign = time.monotonic()
-        self._started = self._last_sign - age_s
+        self._last_step_end = time.monotonic()
+        self._started = self._last_step_end - age_s
         self._longest_s = 0.0
         self._save_s: float | None = None
         self._earlier: list[tuple[int, Any]] = []
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is not threading.main_thread():
-            return self  # a notebook's thread: signals are not ours to take
+            return self  # a notebook's thread may not handle signals
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
         self._earlier_wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
@@ -77,7 +82,7 @@ class StopRequest:
             if name in _MAY_BE_IGNORED and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._earlier.append((number, signal.signal(number, self._in_main_thread)))
-            signal.siginterrupt(number, False)  # libraries' calls go on where they were
+            signal.siginterrupt(number, False)  # system calls of libraries continue
         threading.Thread(target=self._listen, name="stop-request", daemon=True).start()
         return self
 
@@ -87,35 +92,34 @@ class StopRequest:
         signal.set_wakeup_fd(self._earlier_wakeup)
         for number, handler in self._earlier:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self.no_more()
-        os.close(self._write_end)  # the thread reads the end of it, and ends
+        self.ignore_from_now_on()
+        os.close(self._write_end)  # the thread reads end of file and ends
 
-    def begin_loop(self, *, save_s: float | None, grace_s: float | None) -> None:
-        """From here on a signal is a request that the ranks agree on; before, it ends the start-up.
+    def begin_loop(self, *, save_s: float | None) -> None:
+        """From now on a signal is a request that the ranks agree on; before, it ends the start-up.
 
-        `save_s`: how long the last save of this run took, if that is known; `grace_s`: how long the
-        launcher, if there is one, lets its ranks live after it was asked to end.
+        `save_s`: how long the last save of this run took, if known.
         """
-        if save_s is not None and grace_s is not None and save_s > grace_s:
+        if save_s is not None and self._grace_s is not None and save_s > self._grace_s:
             logger.warning(
-                "the last save of this run took %.0f s, and the launcher kills its ranks %.0f s "
-                "after a SIGTERM: a checkpoint would not be finished. Start it with "
+                "the last save of this run took %.0f s, but the launcher kills its ranks %.0f s "
+                "after SIGTERM: a checkpoint would not be finished. Start with "
                 "PET_SHUTDOWN_TIMEOUT=%.0f (docs/fault-tolerance.md)",
-                *(save_s, grace_s, 2 * save_s + 10),
+                *(save_s, self._grace_s, 2 * save_s + 10),
             )
         self._in_loop = True
         self._save_s = save_s
-        self._last_sign = time.monotonic()
+        self._last_step_end = time.monotonic()
 
-    def no_more(self) -> None:
-        """The command is ending: signals are heard as before and change nothing any more."""
+    def ignore_from_now_on(self) -> None:
+        """The command is ending: further signals change nothing."""
         self._in_loop = self._paused = True
 
     def heard(self) -> list[str]:
-        """Called at each step's end, which the peers had a part in: the reasons to stop so far."""
+        """The reasons to stop so far. Called at each step's end, which proves the peers alive."""
         now = time.monotonic()
-        self._longest_s = max(self._longest_s, now - self._last_sign)
-        self._last_sign = now
+        self._longest_s = max(self._longest_s, now - self._last_step_end)
+        self._last_step_end = now
         if self._max_time_s is not None and now + self._reserve_s() >= self._end:
             self._heard.add(MAX_TIME)
         return [reason for reason in self.reasons if reason in self._heard]
@@ -125,7 +129,7 @@ class StopRequest:
         return self._started + (self._max_time_s or 0.0)
 
     def _reserve_s(self) -> float:
-        """What a stop takes from here: the next step's end, where it is agreed on, and a save."""
+        """Seconds that a stop takes: to the next step's end, where it is agreed on, and a save."""
         save_s = self._save_s
         if save_s is None:
             save_s = min(_UNMEASURED_SAVE_S, 0.1 * (self._max_time_s or 0.0))
@@ -133,14 +137,14 @@ class StopRequest:
 
     @contextmanager
     def paused(self, *, saving: bool = False) -> Iterator[None]:
-        """Inside, no step is expected: a validation or a save, whose time is measured."""
+        """Inside, no step end is expected: a validation or a save, whose time is measured."""
         self._paused, begun = True, time.monotonic()
         try:
             yield
         finally:
-            self._paused, self._last_sign = False, time.monotonic()
+            self._paused, self._last_step_end = False, time.monotonic()
             if saving:
-                self._save_s = self._last_sign - begun
+                self._save_s = self._last_step_end - begun
 
     def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
         if not self._in_loop:
@@ -161,17 +165,17 @@ class StopRequest:
             elif self._patience_s() == 0.0:
                 who = " and ".join(sorted(self._heard))
                 self._give_up(
-                    f"{who} came, and the other ranks have not answered for {self._timeout_s:g} s "
-                    "(run.stop_timeout_s): one of them, or its machine, is gone. Nothing was "
-                    "saved; the same command goes on from the last checkpoint"
+                    f"received {who}, but the other ranks have not answered for "
+                    f"{self._timeout_s:g} s (run.stop_timeout_s): one of them, or its machine, is "
+                    "gone. Nothing was saved; the same command resumes from the last checkpoint"
                 )
                 return
 
     def _patience_s(self) -> float | None:
-        """Seconds until this rank ends by itself; None while there is no reason to."""
+        """Seconds until this rank ends by itself; None while it has no reason to."""
         if self._alone or not self._heard:
             return None
         if self._paused:
             return self._timeout_s
-        waited = time.monotonic() - max(self._heard_at, self._last_sign)
+        waited = time.monotonic() - max(self._heard_at, self._last_step_end)
         return max(0.0, self._timeout_s - waited)

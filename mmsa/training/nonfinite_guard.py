@@ -1,11 +1,15 @@
-"""The guard before the weights: no step is taken with a gradient that is not finite.
+"""No step is taken with a gradient that is not finite: skip it, count it, give up when it repeats.
 
-Decided on the device, so that the host need not wait for the gradient.
+Decided on the device, so that the host need not wait for the gradient. The other places that such a
+step touches: `train_step` asks the guard, a step report carries the flag to all ranks, and the
+tracker writes the skipped step down.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -13,21 +17,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmsa.engines.engine import is_deepspeed
+from mmsa.errors import AgreedError
 from mmsa.models.batchnorm import running_statistics
+from mmsa.training.checkpoints.checkpoint import newest_checkpoint
 from mmsa.training.step_reports import StepReport
 from mmsa.training.tracking import few
 
-# A GradScaler begins at 2**16 and halves its scale at each overflow: more skipped steps in a row
-# than this are no matter of the scale.
+MOST_SKIPPED_IN_A_ROW = 50  # beyond, the run would only waste its time
+# A GradScaler starts at 2**16 and halves its scale at each overflow: more skipped steps in a row
+# than this are not the scale's doing.
 _SCALER_MAY_SKIP = 20
 
 
 class NonfiniteGuard:
-    """Sees each gradient's norm before the optimizer does.
+    """Sees the norm of each gradient before the optimizer does.
 
-    Fused Adam and AdamW leave weights, moments and step count as they are where their attribute
-    `found_inf` is 1: it is how torch's GradScaler speaks to them. DeepSpeed leaves a step out
-    itself whose gradient norm, over all ranks, is not finite, and reports the norm.
+    Fused Adam and AdamW leave weights, moments and step count alone where their attribute
+    `found_inf` is 1: that is how torch's GradScaler talks to them. DeepSpeed itself skips a step
+    whose gradient norm, over all ranks, is not finite, and reports the norm.
     """
 
     def __init__(
@@ -36,44 +43,71 @@ class NonfiniteGuard:
         model: nn.Module,
         accelerator: Accelerator,
         *,
-        keep_statistics: bool,
+        on_nonfinite: Literal["stop", "skip"],
     ) -> None:
-        """`keep_statistics`: BatchNorm's running statistics go back with a step left out; without
-        it they are those of a forward pass that may have had no finite values."""
+        """`on_nonfinite`: end the run at the first such step, or skip it.
+
+        Under "skip" the running statistics of BatchNorm return to what they were before the step;
+        under "stop" they stay those of a forward pass that may have had no finite values.
+        """
         self._device = accelerator.device
         self._scaled = accelerator.scaler is not None
         self._engine_decides = is_deepspeed(accelerator)
+        self._on_nonfinite = on_nonfinite
         self._found_inf: Tensor | None = None
-        self._in_a_row = torch.zeros((), device=accelerator.device)
-        self._model = model if keep_statistics else None
-        self._kept: dict[str, Tensor] = {}
+        self._overflows_in_a_row = torch.zeros((), device=accelerator.device)
+        self._skipped_in_a_row, self._last_skipped = 0, -1
+        self._model = model if on_nonfinite == "skip" else None
+        self._statistics: dict[str, Tensor] = {}
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
 
     def begin_step(self) -> None:
-        """Before the first forward pass of a step."""
+        """Remember what a skipped step has to give back; before its first forward pass."""
         if self._model is not None:
             live = running_statistics(self._model)
-            self._kept = {name: buffer.clone() for name, buffer in live.items()}
+            self._statistics = {name: buffer.clone() for name, buffer in live.items()}
 
     @torch.no_grad()
-    def judge(self, grad_norm: Tensor | float) -> Tensor:
-        """Whether the step is left out because its gradient is not finite, as a bool scalar.
+    def skip_if_nonfinite(self, grad_norm: Tensor | float) -> Tensor:
+        """Make the next `optimizer.step()` do nothing if the gradient is not finite.
 
-        Called before `optimizer.step()`; `grad_norm` is of the whole gradient, alike on all ranks,
-        unscaled. Under a GradScaler (fp16), which leaves steps out by itself until its scale fits,
-        only many overflows in a row are told.
+        `grad_norm` is of the whole gradient, unscaled, the same on all ranks. Returns whether the
+        step is skipped, as a bool scalar on the device. Under a GradScaler (fp16), which skips
+        steps by itself until its scale fits, only many overflows in a row count.
         """
         nonfinite = ~torch.as_tensor(grad_norm, device=self._device).isfinite()
         if self._scaled:
-            self._in_a_row = (self._in_a_row + 1) * nonfinite
-            return self._in_a_row > _SCALER_MAY_SKIP
-        if not self._engine_decides:  # which has taken the step, or left it out, by now
+            self._overflows_in_a_row = (self._overflows_in_a_row + 1) * nonfinite
+            return self._overflows_in_a_row > _SCALER_MAY_SKIP
+        if not self._engine_decides:  # DeepSpeed has taken or skipped the step by now
             self._found_inf = nonfinite.float()
         if self._model is not None:
             for name, buffer in running_statistics(self._model).items():
-                buffer.copy_(torch.where(nonfinite, self._kept[name], buffer))
+                buffer.copy_(torch.where(nonfinite, self._statistics[name], buffer))
         return nonfinite
+
+    def count_skipped(self, report: StepReport, keys: Sequence[str], run_dir: Path) -> None:
+        """Count a skipped step; raise `AgreedError` where the run must not continue.
+
+        All ranks hold the same `report` and `keys` (the samples of the step), so all raise alike.
+        """
+        follows = report.step == self._last_skipped + 1
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if follows else 1
+        self._last_skipped = report.step
+        if self._on_nonfinite == "skip" and self._skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
+            return
+        in_a_row = self._skipped_in_a_row
+        repeated = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
+        newest = newest_checkpoint(run_dir)
+        raise AgreedError(
+            f"step {report.step} has loss {report.loss} and gradient norm "
+            f"{report.grad_norm}{repeated}; it has not changed the weights. Newest checkpoint: "
+            f"{'none yet' if newest is None else newest.name}. Its samples: {few(keys)}. The same "
+            "command would most likely fail there again: skip such steps with "
+            "train.on_nonfinite=skip, or start a new run.dir with lower optim.*_lr or "
+            "optim.clip_norm"
+        )
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._found_inf is not None:
@@ -83,14 +117,3 @@ class NonfiniteGuard:
         if self._found_inf is not None:
             self._found_inf = None
             del optimizer.found_inf  # type: ignore[attr-defined]
-
-
-def nonfinite_in_words(report: StepReport, keys: list[str], in_a_row: int, newest: str) -> str:
-    """What was met at a step, on which samples, and what to do."""
-    rows = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
-    return (
-        f"step {report.step} has loss {report.loss} and gradient norm {report.grad_norm}{rows}; "
-        f"it has not changed the weights. Newest checkpoint: {newest}. Its samples: {few(keys)}. "
-        "The same command would most likely meet it again: leave such steps out with "
-        "train.on_nonfinite=skip, or begin a new run.dir with lower optim.*_lr or optim.clip_norm"
-    )

@@ -1,7 +1,7 @@
 """Optimizer and learning rates.
 
 The learning rate is a pure function of the step, written into the parameter groups before each
-step. It is no prepared scheduler: that one steps once per process and optimizer step.
+step. A scheduler prepared by Accelerate would step once per process at each optimizer step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def build_optimizer(
 ) -> Optimizer:
     """AdamW or Adam over the trained parameters, named, of the parts `text`, `image` and `head`.
 
-    Each part has its own peak learning rate, kept in the group as `peak_lr`. Weight decay is not
-    applied to norms and biases: they are the parameters of fewer than two dimensions.
+    Each part has its own peak learning rate, kept in the group as `peak_lr`. Weight decay skips
+    norms and biases, that is, parameters of fewer than two dimensions.
     """
     peaks = {"text": config.text_lr, "image": config.image_lr, "head": config.head_lr}
     parameter_groups = []
@@ -51,7 +51,7 @@ def warmup_steps(config: OptimConfig, num_steps: int) -> int:
     return num_steps // 10 if config.warmup_steps is None else config.warmup_steps
 
 
-def lr_scale(step: int, num_steps: int, config: OptimConfig) -> float:
+def learning_rate_share(step: int, num_steps: int, config: OptimConfig) -> float:
     """The learning rate of step `step` (from 0) of `num_steps`, as a share of its peak.
 
     Linear warm-up reaches the peak at step `warmup_steps`; then cosine (Loshchilov and Hutter,
@@ -68,11 +68,11 @@ def lr_scale(step: int, num_steps: int, config: OptimConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def set_learning_rates(optimizer: Optimizer, scale: float) -> dict[str, float]:
-    """Write `scale` x peak into each parameter group; returns the rate of each part."""
+def set_learning_rates(optimizer: Optimizer, share: float) -> dict[str, float]:
+    """Write `share` x peak into each parameter group; returns the rate of each part."""
     rates = {}
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * scale
+        group["lr"] = group["peak_lr"] * share
         rates[group["part"]] = group["lr"]
     return rates
 

@@ -1,13 +1,12 @@
-"""One run on one rank: its parts, where it stands, and what all ranks do together.
+"""A run on this rank with its engine: everything that the ranks do together outside a step.
 
-`setup.py` makes it ready, `train.py` tells the story with it; nothing here knows of the loop.
+`setup.prepare_run` prepares it, `train.py` tells its story; nothing here knows the loop.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mmsa.calibration import Calibration
-from mmsa.config import Config
 from mmsa.data.audit_files import AuditWriter
-from mmsa.data.manifest import Manifest
-from mmsa.data.plan import BatchPlan
-from mmsa.data.stream import Batch
-from mmsa.data.text import TextTokenizer
 from mmsa.engines import engine
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
@@ -30,172 +24,128 @@ from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, whole_checkpoints, write_export
-from mmsa.models.batchnorm import averaged_statistics, running_statistics, with_statistics
-from mmsa.models.model import ParameterCount, SentimentModel, count_parameters, parameter_groups
-from mmsa.preprocessing import Preprocessing
+from mmsa.models.batchnorm import averaged_statistics, with_statistics
+from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
-from mmsa.training.checkpoints.disk_space import DiskNeed
-from mmsa.training.checkpoints.resume import config_sha256, continuation_in_words
+from mmsa.training.checkpoints.resume import config_sha256, save_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
+from mmsa.training.prepared_run import PreparedRun
 from mmsa.training.profile import StepProfile
 
 logger = logging.getLogger("mmsa")
 
 
-@dataclass
-class TrainingState:
-    """Where a run stands, and what of it is no function of the step."""
-
-    step: int = 0
-    best_value: float | None = None  # as `selection_value`: more is better
-    best_step: int | None = None
-    validations_since_best: int = 0
-    validated_step: int = 0
-    stopped_early: bool = False
-
-
-@dataclass
 class Run:
-    """All parts of a run on this rank. `to_device` completes it."""
+    """A prepared run whose model and optimizer the engine has wrapped.
 
-    config: Config
-    run_dir: Path
-    manifest: Manifest
-    plan: BatchPlan
-    num_steps: int
-    label_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    tokenizer: TextTokenizer | None
-    bare_model: SentimentModel
-    train_batches: Iterator[Batch]
-    validation_batches: Iterator[Batch]
-    num_validation_batches: int
-    num_validation_samples: int
-    class_counts: list[int]
-    progress: TrainingState
-    checkpoint: Path | None
-    disk_need: DiskNeed
-    accelerator: Accelerator = field(init=False)
-    parameter_counts: dict[str, ParameterCount] = field(init=False)
-    model: torch.nn.Module = field(init=False)
-    optimizer: Any = field(init=False)
-    guard: NonfiniteGuard = field(init=False)
-    profile: StepProfile = field(init=False)
-    class_weights: Tensor | None = field(init=False, default=None)
-    audit: AuditWriter | None = field(init=False, default=None)
-    validated: Predictions | None = field(init=False, default=None)  # of the last validation
+    From preparation: `config`, `run_dir`, `num_steps`, `data`, `loaders`, `parts`, `state`,
+    `resumed_from`, `disk_need` (prepared_run.py). `bare_model` is the model itself, `model` what
+    the engine made of it; both share their weights.
+    """
 
-    def to_device(self, accelerator: Accelerator) -> None:
-        """Wrap model and optimizer for the launch, and restore what a checkpoint holds."""
+    def __init__(self, prepared: PreparedRun, accelerator: Accelerator) -> None:
+        """Wrap model and optimizer for the launch, and restore what a checkpoint holds.
+
+        A collective: all ranks call it. The main rank also removes what an interrupted launch left
+        in the run directory, and writes `config.yaml` for a new run.
+        """
+        self.config, self.run_dir = prepared.config, prepared.run_dir
+        self.num_steps, self.state = prepared.num_steps, prepared.state
+        self.data, self.loaders, self.parts = prepared.data, prepared.loaders, prepared.parts
+        self.resumed_from, self.disk_need = prepared.resumed_from, prepared.disk_need
         self.accelerator = accelerator
+        self.bare_model = self.parts.model
+        self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
-        self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
-        adapt_to_launch(self.bare_model, self.config, deepspeed=engine.is_deepspeed(accelerator))
+        self._wrap()
+        self.audit: AuditWriter | None = None
+        if self.config.run.audit:
+            self.audit = AuditWriter(
+                self.run_dir,
+                start_step=self.state.step,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+            )
+        self.class_weights: Tensor | None = None  # (C,)
+        if self.config.model.class_weights == "balanced":
+            weights = balanced_weights(self.data.class_counts)
+            self.class_weights = weights.to(accelerator.device)
+        self.validated: Predictions | None = None  # by the last validation
+        if accelerator.is_main_process:
+            checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
+            best_export.settle_best(self.run_dir, self.state.best_step, self._best_steps())
+            save_config(self.run_dir, self.config)
+
+    def _wrap(self) -> None:
+        adapt_to_launch(
+            self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
+        )
         optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
         self.guard = NonfiniteGuard(
             optimizer,
             self.bare_model,
-            accelerator,
-            keep_statistics=self.config.train.on_nonfinite == "skip",
+            self.accelerator,
+            on_nonfinite=self.config.train.on_nonfinite,
         )
-        self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(self.bare_model, optimizer)
         if isinstance(self.model, DistributedDataParallel) and not self.config.train.compile:
             rehearse(self.model, self.bare_model)
-        if self.checkpoint is not None:
+        if self.resumed_from is not None:
             checkpoints.restore(
-                self.checkpoint,
-                accelerator=accelerator,
+                self.resumed_from,
+                accelerator=self.accelerator,
                 model=self.bare_model,
                 optimizer=self.optimizer,
             )
-        if accelerator.is_main_process:
-            checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
-            best_export.settle_best(self.run_dir, self.progress.best_step, self._best_steps())
-        if self.config.run.audit:
-            self.audit = AuditWriter(
-                self.run_dir,
-                start_step=self.progress.step,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-            )
-        if self.config.model.class_weights == "balanced":
-            self.class_weights = balanced_weights(self.class_counts).to(accelerator.device)
 
-    def log_facts(self, launch: dict[str, Any]) -> None:
-        """Say at start-up what really is: launch, batches, data, weights, parameters."""
-        logger.info("launch: %s", ", ".join(f"{name} {value}" for name, value in launch.items()))
-        logger.info("batches: %s", self.plan.in_words())
-        counts = zip(self.label_names, self.class_counts, strict=True)
-        logger.info(
-            "data: %s, protocol %s, digest %s; train: %s; val: %d samples",
-            self.manifest.dataset,
-            self.manifest.protocol.name,
-            self.manifest.digest[:12],
-            ", ".join(f"{number} {name}" for name, number in counts),
-            self.num_validation_samples,
-        )
-        encoders = {"text": self.bare_model.text_encoder, "image": self.bare_model.image_encoder}
-        for name, encoder in encoders.items():
-            if encoder is not None:
-                logger.info("weights of the %s encoder: %s", name, encoder.source)
-                if encoder.unused:
-                    logger.info("not trained, because unused: %s", ", ".join(encoder.unused))
-        for part, (trained, frozen) in self.parameter_counts.items():
-            logger.info(
-                "parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}"
-            )
-        if self.checkpoint is not None:
-            logger.info("resumed from %s at step %d", self.checkpoint, self.progress.step)
-            for words in continuation_in_words(
-                checkpoints.read_state(self.checkpoint),
-                engine=launch["engine"],
-                world_size=launch["world_size"],
-                batchnorm=self._counts_statistics(),
-            ):
-                logger.info("%s", words)
-        logger.info("disk: %s", self.disk_need.in_words())
+    def is_due(self, every_steps: int | None) -> bool:
+        """Whether something is due after the current step: every so many steps (None: once an
+        epoch), and after the last one."""
+        step = self.state.step
+        return step % (every_steps or self.data.plan.steps_per_epoch) == 0 or step == self.num_steps
 
-    def _counts_statistics(self) -> bool:
-        """Whether training changes BatchNorm statistics, each rank its own."""
-        frozen = self.config.model.image_encoder.batch_norm == "frozen"
-        return bool(running_statistics(self.bare_model)) and not frozen
+    def owes_validation(self) -> bool:
+        """Whether the run was stopped between a step and the validation that was due after it."""
+        due = self.is_due(self.config.train.validate_every_steps)
+        return due and self.state.validated_step < self.state.step
+
+    def last_save_s(self) -> float | None:
+        """Seconds that the last save of this run took; None where none is known."""
+        return checkpoints.last_save_s(self.run_dir)
 
     def validate(self) -> dict[str, Any]:
-        """Validation metrics, with the ranks' mean BatchNorm statistics; collective."""
+        """Validation metrics, with the ranks' mean BatchNorm statistics; a collective."""
         statistics = averaged_statistics(self.bare_model, self.accelerator)
         with with_statistics(self.bare_model, statistics):
             self.validated, _ = predict_split(
                 self.bare_model,
-                self.validation_batches,
-                self.num_validation_batches,
+                self.loaders.validation,
+                self.loaders.num_validation_batches,
                 accelerator=self.accelerator,
-                label_names=self.label_names,
-                num_samples=self.num_validation_samples,
+                label_names=self.data.label_names,
+                num_samples=self.data.num_validation_samples,
                 progress="validating",
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
         return compute_metrics(self.validated)
 
     def keep_if_best(self, metrics: dict[str, Any]) -> None:
-        """Export the model if it is the best so far; count towards early stopping."""
+        """Export the model if it is the best so far; count towards early stopping. A collective."""
         select_by, patience = self.config.train.select_by, self.config.train.patience
-        value = selection_value(metrics, select_by)
-        best = self.progress.best_value
-        if best is None or value > best:
-            self.progress.best_value, self.progress.best_step = value, self.progress.step
-            self.progress.validations_since_best = 0
+        state, value = self.state, selection_value(metrics, select_by)
+        if state.best_value is None or value > state.best_value:
+            state.best_value, state.best_step = value, state.step
+            state.validations_since_best = 0
             self._write_best()
         else:
-            self.progress.validations_since_best += 1
-        self.progress.validated_step = self.progress.step
-        self.progress.stopped_early = (
-            patience is not None and self.progress.validations_since_best >= patience
-        )
+            state.validations_since_best += 1
+        state.validated_step = state.step
+        state.stopped_early = patience is not None and state.validations_since_best >= patience
 
     def _write_best(self) -> None:
         statistics = averaged_statistics(self.bare_model, self.accelerator)
@@ -205,7 +155,7 @@ class Run:
             if weights is not None:
                 best_export.write_best(
                     self.run_dir,
-                    self.progress.step,
+                    self.state.step,
                     lambda directory: self._write_export(
                         directory, weights, statistics, self._calibration()
                     ),
@@ -215,23 +165,18 @@ class Run:
             together(self.accelerator, write)
         except WriteError as error:
             raise AgreedError(
-                f"the export of step {self.progress.step} could not be written: {error}. "
-                f"Make room in {self.run_dir} and repeat the command"
+                f"the export of step {self.state.step} could not be written: {error}. "
+                f"Free some space in {self.run_dir} and repeat the command"
             ) from None
 
-    def newest_checkpoint(self) -> str:
-        """The newest whole checkpoint in words: its name, or that there is none."""
-        newest = checkpoints.newest_checkpoint(self.run_dir)
-        return "none yet" if newest is None else newest.name
-
     def save_checkpoint(self) -> None:
-        """Write a checkpoint of this step, and remove those beyond the newest k; collective."""
+        """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
         if self.audit is not None:
             self.audit.flush()
         statistics = averaged_statistics(self.bare_model, self.accelerator)
         checkpoints.save_checkpoint(
             self.run_dir,
-            self.progress.step,
+            self.state.step,
             accelerator=self.accelerator,
             model=self.bare_model,
             optimizer=self.optimizer,
@@ -239,12 +184,12 @@ class Run:
                 directory, weights, statistics
             ),
             state={
-                **vars(self.progress),
-                "epoch": self.progress.step // self.plan.steps_per_epoch,
+                **vars(self.state),
+                "epoch": self.state.step // self.data.plan.steps_per_epoch,
                 "engine": engine.engine_name(self.accelerator),
                 "world_size": self.accelerator.num_processes,
                 "mixed_precision": engine.precision(self.accelerator),
-                "shards_digest": self.manifest.digest,
+                "shards_digest": self.data.manifest.digest,
                 "config_sha256": config_sha256(self.config),
                 "code_version": code_version(),
             },
@@ -254,15 +199,15 @@ class Run:
             best_export.keep_exports(self.run_dir, self._best_steps())
 
     def _best_steps(self) -> set[int]:
-        """The best steps that this run or one of its checkpoints speaks of."""
+        """The best steps that this run or one of its checkpoints refers to."""
         states = map(checkpoints.read_state, whole_checkpoints(self.run_dir))
-        steps = {self.progress.best_step, *(state["best_step"] for state in states)}
+        steps = {self.state.best_step, *(state["best_step"] for state in states)}
         return {step for step in steps if step is not None}
 
     def _calibration(self) -> Calibration:
         """The temperature for the model as it was just validated."""
         assert self.validated is not None
-        return fit(self.validated, split="val", shards_digest=self.manifest.digest)
+        return fit(self.validated, split="val", shards_digest=self.data.manifest.digest)
 
     def _write_export(
         self,
@@ -271,20 +216,21 @@ class Run:
         statistics: Mapping[str, Tensor],
         calibration: Calibration | None = None,
     ) -> None:
+        manifest = self.data.manifest
         write_export(
             directory,
             self.bare_model,
             weights,
             statistics=statistics,
             config=self.config,
-            label_names=self.label_names,
-            preprocessing=self.preprocessing,
-            tokenizer=self.tokenizer,
+            label_names=self.data.label_names,
+            preprocessing=self.parts.preprocessing,
+            tokenizer=self.parts.tokenizer,
             facts={
-                "step": self.progress.step,
-                "dataset": self.manifest.dataset,
-                "shards_digest": self.manifest.digest,
-                "protocol": self.manifest.protocol.model_dump(mode="json"),
+                "step": self.state.step,
+                "dataset": manifest.dataset,
+                "shards_digest": manifest.digest,
+                "protocol": manifest.protocol.model_dump(mode="json"),
                 "mixed_precision": engine.precision(self.accelerator),
             },
             calibration=calibration,

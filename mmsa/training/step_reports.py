@@ -1,8 +1,8 @@
-"""What the ranks tell each other after each step, without waiting for it.
+"""What the ranks tell each other after each step, without waiting for the answer.
 
-A step's loss and gradient norm, whether they are finite, and each reason to stop that a rank has
-heard are one small tensor. It is summed over the ranks beside the computation and read at the end
-of the next step, so that no step waits for the host or for the slowest rank.
+The loss and gradient norm of a step, whether they are finite, and each reason to stop that a rank
+has received travel in one small tensor. It is summed over the ranks while the next step computes
+and read at that step's end, so no step waits for the host or for the slowest rank.
 """
 
 from __future__ import annotations
@@ -19,25 +19,35 @@ from torch import Tensor
 _LOSS, _GRAD_NORM, _NONFINITE, _FIRST_REASON = range(4)
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """What one step came to on this rank; the tensors are scalars on the device."""
+
+    loss: Tensor  # this rank's part of the mean loss: the parts of all ranks add up to it
+    grad_norm: Tensor | float  # of the whole gradient, before clipping
+    nonfinite: Tensor  # bool: whether the gradient or this rank's loss is not finite
+    keys: list[str]  # of this rank's samples
+
+
 @dataclass
 class StepReport:
-    """One step: what this rank remembers of it, and, once read, what all ranks say of it."""
+    """One step as all ranks see it, once their sum has been read."""
 
     step: int
-    keys: list[str]  # this rank's samples
-    rates: dict[str, float]
+    rates: dict[str, float]  # learning rates by part of the model
+    keys: list[str]  # of this rank's samples
     ended: float = field(default_factory=time.perf_counter)
     loss: float = 0.0  # mean over the global batch
     grad_norm: float = 0.0  # of the whole gradient, before clipping
-    nonfinite: bool = False  # loss or gradient on any rank; the weights were left as they were
-    stop: list[str] = field(default_factory=list)  # reasons, of any rank
+    nonfinite: bool = False  # on any rank; the weights were not changed
+    stop: list[str] = field(default_factory=list)  # reasons to stop, of any rank
 
 
 class StepReports:
-    """Reports on their way. All ranks post and collect at the same steps."""
+    """Reports in flight. All ranks post and collect at the same steps."""
 
     def __init__(self, accelerator: Accelerator, reasons: Sequence[str]) -> None:
-        """`reasons`: every reason to stop that there can be, alike on all ranks."""
+        """`reasons`: every possible reason to stop, the same list on all ranks."""
         self._accelerator = accelerator
         self._reasons = tuple(reasons)
         self._pending: deque[tuple[StepReport, Callable[[], list[float]]]] = deque()
@@ -45,30 +55,27 @@ class StepReports:
         self._stream = torch.cuda.Stream() if on_gpu else None
 
     def post(
-        self,
-        report: StepReport,
-        *,
-        loss: Tensor,
-        grad_norm: Tensor | float,
-        nonfinite: Tensor,
-        stop: Sequence[str],
+        self, step: int, result: StepResult, rates: dict[str, float], *, stop: Sequence[str]
     ) -> None:
-        """Send a step's report. `loss` is this rank's part of the mean, the others are local too.
+        """Send this rank's part of a step's report: its result, and its reasons to stop.
 
-        The tensors are scalars on the device; nothing here waits for them.
+        Nothing here waits for the device.
         """
-        told = torch.zeros(_FIRST_REASON + len(self._reasons), device=loss.device)
-        told[_LOSS] = loss
+        report = StepReport(step, rates, result.keys)
+        told = torch.zeros(_FIRST_REASON + len(self._reasons), device=result.loss.device)
+        told[_LOSS] = result.loss
         if self._accelerator.is_main_process:
-            told[_GRAD_NORM] = grad_norm  # alike on all ranks
-        told[_NONFINITE] = nonfinite
+            told[_GRAD_NORM] = result.grad_norm  # the same on all ranks
+        told[_NONFINITE] = result.nonfinite
         for reason in stop:
             told[_FIRST_REASON + self._reasons.index(reason)].fill_(1.0)
         self._pending.append((report, self._sum(told)))
 
     def collect(self, everything: bool) -> list[StepReport]:
-        """The reports of the steps before the newest one; of that one too with `everything`, or
-        where an earlier one says stop, because no further step will follow."""
+        """The reports of all steps but the newest.
+
+        The newest too with `everything`, or where an earlier report says stop: no step will follow.
+        """
         collected: list[StepReport] = []
         while len(self._pending) > 1:
             collected.append(self._read())
@@ -86,9 +93,9 @@ class StepReports:
         return report
 
     def _sum(self, told: Tensor) -> Callable[[], list[float]]:
-        """Begin to sum over the ranks; the result, called, waits for it."""
+        """Start the sum over the ranks; calling the result waits for it."""
         if self._stream is not None:
-            return self._sum_beside(told, self._stream)
+            return self._sum_on_gpu(told, self._stream)
         work = None
         if self._accelerator.num_processes > 1:
             work = torch.distributed.all_reduce(told, async_op=True)
@@ -100,13 +107,14 @@ class StepReports:
 
         return values
 
-    def _sum_beside(self, told: Tensor, stream: torch.cuda.Stream) -> Callable[[], list[float]]:
-        """The same on a GPU: on a stream of its own, into memory that the host can read."""
+    def _sum_on_gpu(self, told: Tensor, stream: torch.cuda.Stream) -> Callable[[], list[float]]:
+        """The same on a GPU: on its own stream, into memory that the host can read."""
         on_host = torch.empty(told.shape, pin_memory=True)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             if self._accelerator.num_processes > 1:
-                torch.distributed.all_reduce(told, async_op=True).wait()  # this stream, no host
+                # Blocks this stream, not the host.
+                torch.distributed.all_reduce(told, async_op=True).wait()
             on_host.copy_(told, non_blocking=True)
         told.record_stream(stream)
         done = torch.cuda.Event()

@@ -43,7 +43,6 @@ class Tracker:
         self._samples_per_step = samples_per_step
         self._last = (time.perf_counter(), start_step)
         self.latest: dict[str, Any] = {"num_steps": num_steps}  # for status.json
-        self._in_a_row, self._last_skipped = 0, -1
         if not enabled:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -98,15 +97,10 @@ class Tracker:
         else:
             self._bar.set_postfix(loss=f"{loss:.4f}")
 
-    def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> int:
-        """A step whose loss or gradient was not finite: the weights were left as they were.
-
-        Returns how many such steps there were in a row, on every rank.
-        """
-        self._in_a_row = self._in_a_row + 1 if step == self._last_skipped + 1 else 1
-        self._last_skipped = step
+    def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> None:
+        """A step whose loss or gradient was not finite: it has not changed the weights."""
         if not self._enabled:
-            return self._in_a_row
+            return
         # JSON has no word for them.
         measures = {"loss": str(loss), "grad_norm": str(grad_norm)}
         self._write({"kind": "skipped", "step": step, **measures, "keys": list(keys)})
@@ -115,7 +109,6 @@ class Tracker:
             "step %d has not changed the weights: loss %s, gradient norm %s; its samples: %s",
             *(step, loss, grad_norm, few(keys)),
         )
-        return self._in_a_row
 
     def validation(self, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Validation measures after step `step`."""

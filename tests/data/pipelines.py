@@ -98,9 +98,11 @@ class Slow:
 
 if __name__ == "__main__":
     # A rank with two workers that reads a batch of each, and then on and on with little patience.
+    import pipelines  # workers do not import the script that started them
+
     from mmsa.data.loading.workers import LoaderWorkers
 
-    workers = LoaderWorkers([Slow(), Slow()])
+    workers = LoaderWorkers([pipelines.Slow(), pipelines.Slow()])
     read = [next(workers) for _ in range(2)]
     workers.timeout_s = 3
     print("ready", flush=True)

@@ -6,6 +6,7 @@ no finite loss, and no other step has.
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from mmsa.config import OptimConfig
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import load_tokenizer
+from mmsa.errors import AgreedError
 from mmsa.labels import class_map
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
+from mmsa.training.step_reports import StepReport
 from train import main as train_main
 
 EMBEDDING = "text_encoder.body.embeddings.word_embeddings.weight"
@@ -133,12 +136,33 @@ def test_a_learning_rate_beyond_all_bounds_ends_the_run(shards: Path, tmp_path: 
     assert [line["step"] for line in metric_lines(run_dir, "train")] == [1]
 
 
+def test_skipped_steps_are_counted_while_they_follow_each_other(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer({"head": list(model.named_parameters())}, OptimConfig())
+    guard = NonfiniteGuard(optimizer, model, Accelerator(cpu=True), on_nonfinite="skip")
+
+    def report(step: int) -> StepReport:
+        return StepReport(step, {}, [], loss=math.nan, grad_norm=math.inf, nonfinite=True)
+
+    for step in (*range(1, 50), *range(60, 109)):  # 49 in a row, twice
+        guard.count_skipped(report(step), list("abcdefg"), tmp_path)
+    with pytest.raises(AgreedError) as ended:
+        guard.count_skipped(report(109), list("abcdefg"), tmp_path)
+    assert str(ended.value).startswith(
+        "step 109 has loss nan and gradient norm inf, the 50th such step in a row; it has not "
+        "changed the weights. Newest checkpoint: none yet. Its samples: a b c d e and 2 more"
+    )
+    ends = NonfiniteGuard(optimizer, model, Accelerator(cpu=True), on_nonfinite="stop")
+    with pytest.raises(AgreedError, match="step 3 has loss nan and gradient norm inf; it has not"):
+        ends.count_skipped(report(3), ["a"], tmp_path)
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_the_optimizer_leaves_everything_as_it_is(name: str) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     named = list(model.named_parameters())
     optimizer = build_optimizer({"head": named}, OptimConfig(name=name))  # type: ignore[arg-type]
-    guard = NonfiniteGuard(optimizer, model, Accelerator(cpu=True), keep_statistics=True)
+    guard = NonfiniteGuard(optimizer, model, Accelerator(cpu=True), on_nonfinite="skip")
 
     def step(value: float) -> bool:
         guard.begin_step()
@@ -146,9 +170,9 @@ def test_the_optimizer_leaves_everything_as_it_is(name: str) -> None:
         for _, parameter in named:
             parameter.grad = torch.full_like(parameter, value)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        told = bool(guard.judge(norm))
+        skipped = bool(guard.skip_if_nonfinite(norm))
         optimizer.step()
-        return told
+        return skipped
 
     def everything() -> list[bytes]:
         state = [value for parameter in optimizer.state.values() for value in parameter.values()]

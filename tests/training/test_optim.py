@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from mmsa.config import OptimConfig
-from mmsa.training.optim import build_optimizer, lr_scale, set_learning_rates, warmup_steps
+from mmsa.training.optim import (
+    build_optimizer,
+    learning_rate_share,
+    set_learning_rates,
+    warmup_steps,
+)
 
 
 def scales(num_steps: int, **settings: Any) -> list[float]:
     config = OptimConfig(**settings)
-    return [lr_scale(step, num_steps, config) for step in range(num_steps + 1)]
+    return [learning_rate_share(step, num_steps, config) for step in range(num_steps + 1)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ def test_the_scale_is_never_negative_nor_above_the_peak() -> None:
             for num_steps in (1, 2, 7):
                 config = OptimConfig(schedule=schedule, warmup_steps=warmup)
                 for step in range(num_steps + 3):
-                    assert 0 <= lr_scale(step, num_steps, config) <= 1
+                    assert 0 <= learning_rate_share(step, num_steps, config) <= 1
 
 
 def test_default_warmup_is_a_tenth() -> None:

@@ -25,10 +25,11 @@ import os
 import select
 import signal
 import socket
+import sys
 import traceback
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -80,7 +81,8 @@ class LoaderWorkers:
             process = context.Process(
                 target=_work, args=(theirs, pipeline), name=f"loader-{number}", daemon=True
             )
-            process.start()
+            with _without_main_module():
+                process.start()
             theirs.close()  # else its end would not be read when the worker dies
             self._sockets.append(ours)
             self._processes.append(process)
@@ -166,6 +168,23 @@ def start_server() -> ForkServerContext:
     context.set_forkserver_preload(["mmsa.data.stream"])
     forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let multiprocessing forget which script started this process.
+
+    It would import that script in each worker, which needs nothing of it: seconds for train.py, and
+    a second run of a script that is not guarded by `__name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def _hang_up(workers: weakref.ref[LoaderWorkers]) -> None:

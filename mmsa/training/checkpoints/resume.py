@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmsa.atomic_write import write_file
 from mmsa.config import Config, load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME
-from mmsa.process.status import read_status
+from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.checkpoint import newest_checkpoint, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
 
 CONFIG_NAME = "config.yaml"
-STATUS_NAME = "status.json"
 
 # What a start that failed early leaves, and what was written to submit it (launch/job_log.py): no
 # reason to refuse the directory.
@@ -67,6 +67,13 @@ def earlier_config(run_dir: Path) -> Config | None:
     """The configuration that an existing run directory was begun with; None where there is none."""
     path = run_dir / CONFIG_NAME
     return load_config(str(path)) if path.is_file() else None
+
+
+def save_config(run_dir: Path, config: Config) -> None:
+    """Write `config.yaml` of a new run; that of an existing run stays. Main rank."""
+    path = run_dir / CONFIG_NAME
+    if not path.is_file():
+        write_file(path, config.to_yaml())
 
 
 def check_run_dir(run_dir: Path) -> None:

@@ -192,3 +192,23 @@ def test_kill_9_leaves_neither_processes_nor_names(alone: bool) -> None:
         process.kill()
     rank.communicate()
     assert psutil.wait_procs(processes, timeout=PATIENCE_S)[1] == []
+
+
+def test_the_script_that_starts_workers_is_not_run_in_them(tmp_path: Path) -> None:
+    """Not even one without a guard; train.py would be imported for seconds in each worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pipelines\n"
+        "from mmsa.data.loading.workers import LoaderWorkers\n"
+        "print('running', flush=True)\n"
+        "print(next(LoaderWorkers([pipelines.Slow()])), flush=True)\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "data")])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.stdout, done.stderr) == ("running\n{'number': 0}\n", "")

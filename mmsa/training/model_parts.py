@@ -1,0 +1,108 @@
+"""The model of a run with its tokenizer and preprocessing: new ones, or those of a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from mmsa.config import Config, TextEncoderConfig
+from mmsa.data.manifest import Manifest
+from mmsa.data.reader import SplitReader
+from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
+from mmsa.errors import UserError
+from mmsa.export import (
+    CHECKPOINT_EXPORT_NAME,
+    TOKENIZER_NAME,
+    load_model,
+    load_tokenizer_of,
+    read_export,
+)
+from mmsa.models.fusion import fusion_class
+from mmsa.models.model import SentimentModel, build_model
+from mmsa.models.weights import is_export
+from mmsa.preprocessing import Preprocessing
+from mmsa.training.prepared_run import ModelParts
+
+logger = logging.getLogger("mmsa")
+
+_WORDS_READ = 100_000  # samples of the train split whose words a `words:N` tokenizer counts
+
+
+def build_or_load(
+    config: Config,
+    checkpoint: Path | None,
+    train: SplitReader,
+    manifest: Manifest,
+    num_classes: int,
+) -> ModelParts:
+    """Model, tokenizer and preprocessing: those of the checkpoint, or new ones."""
+    if checkpoint is not None:
+        export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
+        model, tokenizer = load_model(export), load_tokenizer_of(export)
+        for encoder in (model.text_encoder, model.image_encoder):
+            if encoder is not None:
+                encoder.source = f"the checkpoint {checkpoint.name}"
+    else:
+        tokenizer = None
+        if fusion_class(config.model.fusion.name).uses_text:
+            tokenizer = _tokenizer(config, train)
+        torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
+        vocab_size = None if tokenizer is None else tokenizer.vocab_size
+        model = build_model(config.model, num_classes, vocab_size=vocab_size)
+    return ModelParts(model, tokenizer, _preprocessing(config, model, manifest))
+
+
+def tokenizer_name(encoder: TextEncoderConfig) -> str:
+    """The name or directory of a text encoder's tokenizer, or words:N."""
+    if encoder.tokenizer is None and encoder.weights not in ("none", "pretrained"):
+        # The token ids that these weights were trained with, whatever the shards hold.
+        weights = Path(encoder.weights).expanduser()
+        return str(weights / TOKENIZER_NAME if is_export(weights) else weights)
+    return encoder.tokenizer or encoder.name
+
+
+def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
+    name, max_tokens = tokenizer_name(config.model.text_encoder), config.data.max_tokens
+    if name.startswith("words:"):
+        if not name[6:].isdecimal() or int(name[6:]) < 1:
+            raise UserError(
+                f"model.text_encoder.tokenizer={name!r}: expected words:N, as in words:8000"
+            )
+        texts = (train.read(*place).text for place in islice(train.places(), _WORDS_READ))
+        return word_tokenizer(texts, int(name[6:]), max_tokens)
+    return load_tokenizer(name, max_tokens)
+
+
+def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) -> Preprocessing:
+    text_encoder, image_encoder = model.text_encoder, model.image_encoder
+    max_tokens = None
+    if text_encoder is not None:
+        max_tokens = config.data.max_tokens
+        if text_encoder.max_positions is not None and max_tokens > text_encoder.max_positions:
+            raise UserError(
+                f"data.max_tokens={max_tokens}, but {config.model.text_encoder.name} reads "
+                f"{text_encoder.max_positions} tokens at most; use data.max_tokens="
+                f"{text_encoder.max_positions} or fewer"
+            )
+    packed_px = manifest.packing["image_short_side_px"]  # None: original pictures
+    image = None if image_encoder is None else image_encoder.preprocessing
+    if image is not None and packed_px is not None and image.image_size_px > packed_px:
+        logger.warning(
+            "the image encoder takes %d px and the pictures are packed with a short side of %d px: "
+            "each one is enlarged. Pack with --image-short-side %d for sharper ones",
+            image.image_size_px,
+            packed_px,
+            image.resize_px,
+        )
+    return Preprocessing(
+        image=image,
+        image_view=config.data.image_view,
+        packed_mode=manifest.packing.get("image_mode", "short_side"),
+        packed_short_side_px=packed_px,
+        packed_normalize=tuple(manifest.source.get("facts", {}).get("normalize", ())),
+        packed_quality=int(manifest.packing["image_quality"]),
+        max_tokens=max_tokens,
+    )

@@ -1,0 +1,54 @@
+"""What a run logs at its start: launch, batches, data, weights and disk as they really are."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mmsa.engines.engine import launch_facts
+from mmsa.models.batchnorm import running_statistics
+from mmsa.training.checkpoints.checkpoint import read_state
+from mmsa.training.checkpoints.resume import continuation_in_words
+from mmsa.training.run import Run
+
+logger = logging.getLogger("mmsa")
+
+
+def log_start_facts(run: Run) -> None:
+    """Log the facts of a run that is about to train; the main rank's log shows them."""
+    launch, data = launch_facts(run.accelerator), run.data
+    logger.info("launch: %s", ", ".join(f"{name} {value}" for name, value in launch.items()))
+    logger.info("batches: %s", data.plan.in_words())
+    counts = zip(data.label_names, data.class_counts, strict=True)
+    logger.info(
+        "data: %s, protocol %s, digest %s; train: %s; val: %d samples",
+        data.manifest.dataset,
+        data.manifest.protocol.name,
+        data.manifest.digest[:12],
+        ", ".join(f"{number} {name}" for name, number in counts),
+        data.num_validation_samples,
+    )
+    encoders = {"text": run.bare_model.text_encoder, "image": run.bare_model.image_encoder}
+    for name, encoder in encoders.items():
+        if encoder is not None:
+            logger.info("weights of the %s encoder: %s", name, encoder.source)
+            if encoder.unused:
+                logger.info("not trained, because unused: %s", ", ".join(encoder.unused))
+    for part, (trained, frozen) in run.parameter_counts.items():
+        logger.info("parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}")
+    if run.resumed_from is not None:
+        _log_continuation(run, launch)
+    logger.info("disk: %s", run.disk_need.in_words())
+
+
+def _log_continuation(run: Run, launch: dict[str, Any]) -> None:
+    assert run.resumed_from is not None
+    logger.info("resumed from %s at step %d", run.resumed_from, run.state.step)
+    frozen = run.config.model.image_encoder.batch_norm == "frozen"
+    for words in continuation_in_words(
+        read_state(run.resumed_from),
+        engine=launch["engine"],
+        world_size=launch["world_size"],
+        batchnorm=bool(running_statistics(run.bare_model)) and not frozen,
+    ):
+        logger.info("%s", words)
