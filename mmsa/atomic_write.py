@@ -72,7 +72,7 @@ def write_file(path: Path, content: bytes | str, *, durable: bool = True) -> Non
 
 
 def write_status(path: Path, content: Any) -> None:
-    """Write JSON that is replaced often and must be told even on a full disk.
+    """Write JSON that is replaced often and must get through even on a full disk.
 
     There an existing file is overwritten in place, in the space that it already has. Not flushed: a
     status is worth nothing after a power failure. Raises `OSError` where there is no file yet.

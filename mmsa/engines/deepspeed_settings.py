@@ -1,6 +1,7 @@
-"""What DeepSpeed is told: the launch's engine file, completed by the run's configuration.
+"""DeepSpeed's settings: the engine file of the launch, completed by the run's configuration.
 
-Pure but for reading the file: every rank finds the same problems before the process group is made.
+Pure except for reading the file: every rank finds the same problems, before the process group
+exists.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def deepspeed_settings(
     for kind in ("bf16", "fp16", "amp"):
         settings.pop(kind, None)  # `precision` was read from them
     settings |= {key: value for key, (value, _) in ours.items()}
-    settings["steps_per_print"] = 2**31  # our tracker speaks
+    settings["steps_per_print"] = 2**31  # our tracker reports
     settings["zero_allow_untested_optimizer"] = True
     settings["torch_autocast"] = {
         "enabled": precision == "bf16",
@@ -49,7 +50,7 @@ def deepspeed_settings(
 
 
 def check_engine_file(world: World, config: Config) -> None:
-    """Raise `UserError` with all that a DeepSpeed launch's engine file holds and must not.
+    """Raise `UserError` with everything that a DeepSpeed launch's engine file must not contain.
 
     Before any data is read: what `deepspeed_settings` would find later, and fp16.
     """
@@ -67,7 +68,7 @@ def check_engine_file(world: World, config: Config) -> None:
     )
     problems = []
     if train.mixed_precision is None and file_precision(world) == "fp16":
-        problems.append("fp16, which mmsa does not run under DeepSpeed (bf16 it does)")
+        problems.append("fp16, which mmsa does not support under DeepSpeed (use bf16)")
     _refuse(world, problems + _contradictions(world, _read(world), ours))
 
 
@@ -77,7 +78,7 @@ def _ours(
     accumulation_steps: int | None,
     clip_norm: float | None,
 ) -> dict[str, tuple[Any, str]]:
-    """DeepSpeed's key -> (what the run has, where it is set); without what is not known."""
+    """DeepSpeed's key -> (what the run has, where it is set); unknown values are left out."""
     ours: dict[str, tuple[Any, str]] = {
         "train_micro_batch_size_per_gpu": (micro_batch_size, "train.micro_batch_size"),
         _ACCUMULATION: (accumulation_steps, "global / (micro x world)"),
@@ -110,14 +111,14 @@ def _refuse(world: World, problems: list[str]) -> None:
     if problems:
         raise UserError(
             one_or_many(
-                [f"it holds {problem}; write auto, or take it out" for problem in problems],
+                [f"it contains {problem}; write auto, or remove it" for problem in problems],
                 where=f"the engine file {world.deepspeed_file or 'of the launch'}",
             )
         )
 
 
 def file_precision(world: World) -> str | None:
-    """The precision that the engine file asks for; None where it asks for none."""
+    """The precision that the engine file sets; None where it sets none."""
     settings = _read(world)
     for name in ("fp16", "bf16"):
         if (settings.get(name) or {}).get("enabled") is True:
@@ -128,7 +129,7 @@ def file_precision(world: World) -> str | None:
     return None
 
 
-@cache  # asked for by each check of a launch
+@cache  # every check of a launch reads it
 def _read(world: World) -> dict[str, Any]:
     file = world.deepspeed_file
     if file is None:
@@ -138,11 +139,11 @@ def _read(world: World) -> dict[str, Any]:
     except OSError as error:
         raise UserError(
             f"the engine file {file} cannot be read ({error.strerror}). A relative "
-            "deepspeed_config_file is looked up where you launch; complete ones are in "
-            "launch/deepspeed/"
+            "deepspeed_config_file is looked up from the directory you launch in; complete files "
+            "are in launch/deepspeed/"
         ) from None
     except ValueError as error:
-        raise UserError(f"the engine file {file} is no valid JSON: {error}") from None
+        raise UserError(f"the engine file {file} is not valid JSON: {error}") from None
     stage = settings.get("zero_optimization", {}).get("stage") if _is_dict(settings) else None
     if stage not in (0, 1, 2, 3):
         raise UserError(
@@ -166,7 +167,7 @@ def _offload_problems(world: World, settings: Mapping[str, Any]) -> list[str]:
         found["offload_optimizer"] = world.offload_optimizer
         found["offload_param"] = world.offload_param
     return [
-        f"{key}.device={device}, which mmsa does not run"
+        f"{key}.device={device}, which mmsa does not support"
         for key, device in found.items()
         if device != "none"
     ]

@@ -1,9 +1,9 @@
 """The engine of a launch: one process, DDP, or DeepSpeed's ZeRO 1 to 3.
 
-The launch alone chooses it (the Accelerate configuration file); `launch.engine` and
-`launch.world_size` say what the run expects, and a difference is refused before the process group
-is made. Mistaken launches of Accelerate end in exit code 0 (docs/engines.md lists them), so what
-came up is compared with what the launcher spoke of once more.
+The launch alone chooses it (the Accelerate configuration file). `launch.engine` and
+`launch.world_size` say what the run expects; a difference is refused before the process group
+exists. Some mistaken launches of Accelerate end with exit code 0 (docs/engines.md lists them), so
+what really started is compared once more with what the launcher announced.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ BUCKET_MIB = {"cpu": 5.0, "gpu": 25.0}
 
 
 def check_launch(expected: LaunchConfig, world: World) -> None:
-    """Raise `UserError` where the launch is not the one that the configuration expects.
+    """Raise `UserError` if the launch is not the one that the configuration expects.
 
     Reads the engine file alone, so every rank finds the same before the first collective.
     """
     if world.fsdp:
         raise UserError(
-            "this launch asks for FSDP, which mmsa does not have (and which Accelerate replaces by "
-            "plain DDP on CPU, silently). For partitioned states launch with: "
+            "this launch uses FSDP, which mmsa does not support (on CPU, Accelerate silently "
+            "replaces it with plain DDP). For partitioned states launch with: "
             "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
         )
     if world.deepspeed:
         file_precision(world)  # raises where the engine file is none
         if world.forced_cpu:
             raise UserError(
-                "this launch asks for DeepSpeed and for the CPU (ACCELERATE_USE_CPU); Accelerate "
-                "would make plain DDP of it, silently. Take the CPU flag out: without a GPU the "
-                "same launch runs on CPU processes"
+                "this launch uses DeepSpeed and forces the CPU (ACCELERATE_USE_CPU); Accelerate "
+                "would silently run plain DDP. Remove the CPU flag: without a GPU the same launch "
+                "runs on CPU processes"
             )
         if not world.launched:
             raise UserError(
-                "DeepSpeed is asked for (ACCELERATE_USE_DEEPSPEED), but this process was started "
+                "DeepSpeed is enabled (ACCELERATE_USE_DEEPSPEED), but this process was started "
                 "without a launcher; launch with: "
                 "accelerate launch --config_file launch/accelerate/zero2.yaml ..."
             )
     if expected.world_size != "any" and expected.world_size != world.world_size:
-        cpu_flag = "take --cpu or use_cpu: true out, and " if world.forced_cpu else ""
+        cpu_flag = "remove --cpu or use_cpu: true, and " if world.forced_cpu else ""
         raise UserError(
             f"launch.world_size={expected.world_size}, but this launch has {world.world_size} "
             f"process(es); {cpu_flag}launch with: accelerate launch --config_file "
@@ -81,7 +81,7 @@ def _in_words(world: World) -> str:
 
 def precision_of_launch(wanted: str | None, world: World) -> str:
     """The precision of this launch: `wanted` (train.mixed_precision), else the launcher's, else
-    bf16 where the hardware has it.
+    bf16 if the hardware has it.
 
     Returns "no", "bf16" or "fp16". Raises `UserError` for what cannot run: fp16 under DeepSpeed.
     """
@@ -89,7 +89,7 @@ def precision_of_launch(wanted: str | None, world: World) -> str:
     precision = precision or world.mixed_precision or ("bf16" if has_bf16() else "no")
     if precision == "fp16" and world.deepspeed:
         raise UserError(
-            "mixed precision fp16 is not run under DeepSpeed; use bf16 or no "
+            "mixed precision fp16 is not supported under DeepSpeed; use bf16 or no "
             "(train.mixed_precision=bf16), or launch with DDP"
         )
     return precision
@@ -102,13 +102,13 @@ def check_device(config: Config, world: World) -> None:
     _check_precision(precision_of_launch(config.train.mixed_precision, world), on_cpu)
     if config.model.image_encoder.batch_norm == "sync" and on_cpu:
         raise UserError(
-            "model.image_encoder.batch_norm=sync needs GPUs (torch's SyncBatchNorm has no CPU "
-            "form); use train or frozen here"
+            "model.image_encoder.batch_norm=sync needs GPUs (torch's SyncBatchNorm does not run on "
+            "CPU); use train or frozen here"
         )
     if config.train.compile and world.engine == "zero3":
         raise UserError(
-            "train.compile=true does not go with ZeRO-3, which fetches each layer's weights as it "
-            "is called; use zero2 or ddp, or train.compile=false"
+            "train.compile=true does not work with ZeRO-3, which fetches each layer's weights when "
+            "it is called; use zero2 or ddp, or train.compile=false"
         )
 
 
@@ -129,13 +129,13 @@ def make_accelerator(
     With `plan` it is for training, by the engine of the launch. Without one it is for evaluation:
     the ranks share the batches, and no engine wraps the model, whatever the launch says.
     `mixed_precision` None takes the launcher's; `timeout_s` is how long a collective waits for its
-    peers. Raises `UserError` where the world that came up is not the one that the launcher spoke
-    of (two unconnected copies, say), or where an engine file contradicts the configuration.
+    peers. Raises `UserError` if the world that started is not the one that the launcher announced
+    (two unconnected copies, say), or if an engine file contradicts the configuration.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import InitProcessGroupKwargs
 
-    # Its successor `forward_sync_buffers` is not in the older torch versions that we admit.
+    # The older torch versions that we support lack its successor `forward_sync_buffers`.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     world = runtime.world_from_environment()
     on_cpu = device_type() == "cpu"
@@ -170,13 +170,13 @@ def make_accelerator(
     )
     if accelerator.num_processes != world.world_size:
         raise UserError(
-            f"the launcher speaks of {world.world_size} processes, Accelerate came up with "
+            f"the launcher announced {world.world_size} processes, but Accelerate started "
             f"{accelerator.num_processes}; launch with: accelerate launch --config_file "
             "accelerate_config.yaml --num_processes N ..."
         )
     if with_deepspeed and engine_name(accelerator) != world.engine:
         raise UserError(
-            f"the launcher speaks of {world.engine}, Accelerate came up with "
+            f"the launcher announced {world.engine}, but Accelerate started "
             f"{engine_name(accelerator)}; launch with: accelerate launch --config_file "
             f"launch/accelerate/{world.engine}.yaml ..."
         )
@@ -192,8 +192,8 @@ def _deepspeed_plugin(
     import deepspeed
     from accelerate.utils import DeepSpeedPlugin
 
-    # An all-reduce through shared memory for CPU ranks: it needs a compiler at the first start
-    # (half a minute), and a killed rank leaves its names in /dev/shm. gloo does the same work.
+    # Its all-reduce through shared memory for CPU ranks needs a compiler at the first start (half a
+    # minute), and a killed rank leaves files in /dev/shm. gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return DeepSpeedPlugin(
         hf_ds_config=settings,
@@ -239,10 +239,10 @@ def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
 def clip_gradients(
     accelerator: Accelerator, model: torch.nn.Module, max_norm: float | None
 ) -> Tensor | float:
-    """Clip the whole gradient to `max_norm` (None: leave it); returns its norm before.
+    """Clip the whole gradient to `max_norm` (None: do not clip); returns its norm before.
 
-    DeepSpeed clips inside its backward pass, to the `gradient_clipping` that it was given; here
-    its norm is asked for, without waiting for the device.
+    DeepSpeed clips inside its backward pass, to its `gradient_clipping`; here its norm is only
+    read, without waiting for the device.
     """
     if is_deepspeed(accelerator):
         norm: Tensor | float | None = model.get_global_grad_norm()  # type: ignore[operator]

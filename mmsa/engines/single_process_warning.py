@@ -1,4 +1,4 @@
-"""One process where more were probably meant: each copy would train on the same data by itself."""
+"""A warning for one process where several were probably meant: copies would train separately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ logger = logging.getLogger("mmsa")
 
 
 def single_process_reason(world: World, num_gpus: int) -> str:
-    """Why a world of one process looks like a mistake; empty where it does not."""
+    """Why a world of one process looks like a mistake; empty if it does not."""
     if world.world_size > 1:
         return ""
     if world.forced_cpu and not world.launched:
@@ -25,7 +25,7 @@ def single_process_reason(world: World, num_gpus: int) -> str:
 
 
 def warn_if_single_process(world: World) -> None:
-    """Warn, so that it cannot be overlooked, of one process where more were probably meant."""
+    """Warn, so that nobody overlooks it, of one process where several were probably meant."""
     import torch
 
     reason = single_process_reason(world, torch.cuda.device_count())
@@ -33,9 +33,9 @@ def warn_if_single_process(world: World) -> None:
         return
     lines = (
         f"ONE PROCESS TRAINS ALONE, although {reason}.",
-        "Every further copy of this command would train on the same data by itself.",
+        "Any further copy of this command would train separately on the same data.",
         "Launch with: accelerate launch --config_file accelerate_config.yaml --num_processes N ...",
-        "or say that one is meant: launch.world_size=1",
+        "or confirm that you mean one process: launch.world_size=1",
     )
     for line in ("=" * 88, *lines, "=" * 88):
         logger.warning(line)

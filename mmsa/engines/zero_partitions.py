@@ -1,9 +1,9 @@
 """Where an engine keeps what belongs to a parameter.
 
-DDP and a single process hold each parameter and its optimizer state whole. ZeRO lays the parameters
-of a group end to end, cuts them into one flat partition per rank, and keeps the optimizer's state
-for partitions alone; ZeRO-3 cuts each parameter by itself. All that knows DeepSpeed's layout is
-here, so that everything else speaks of parameters by their names.
+DDP and a single process hold each parameter and its optimizer state whole. ZeRO concatenates the
+parameters of a group, cuts them into one flat partition per rank, and keeps optimizer state for
+partitions only; ZeRO-3 cuts each parameter separately. This is the only file that knows DeepSpeed's
+layout; everything else refers to parameters by name.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Fragment:
-    """The stretch of a flattened parameter that lies in this rank's partition."""
+    """The part of a flattened parameter that is in this rank's partition."""
 
     partition: Tensor  # flat; the key of the optimizer's state
-    offset: int  # of the stretch in the partition
-    start: int  # of the stretch in the flattened parameter
+    offset: int  # of the part in the partition
+    start: int  # of the part in the flattened parameter
     numel: int
 
     def within(self, flat: Tensor) -> Tensor:
-        """The stretch in `flat`, a tensor laid out as the partition: a view."""
+        """The part in `flat`, a tensor with the partition's layout: a view."""
         return flat.narrow(0, self.offset, self.numel)
 
 
@@ -84,10 +84,10 @@ def whole_shape(parameter: nn.Parameter) -> torch.Size:
 def gather(
     shape: torch.Size, start: int, values: Tensor | None, accelerator: Accelerator
 ) -> Tensor | None:
-    """Put a flattened float32 tensor together from the ranks' stretches; all ranks call it.
+    """Assemble a flattened float32 tensor from the ranks' parts; all ranks call it.
 
-    `values` is this rank's stretch, which begins at `start`, or None. Returns the whole tensor in
-    CPU memory on the main rank, None on the others. Bit for bit: the stretches are added as
+    `values` is this rank's part, which begins at `start`, or None. Returns the whole tensor in
+    CPU memory on the main rank, None on the others. Bit for bit: the parts are added as
     integers, because the sum of 0.0 and -0.0 as floats loses the sign.
     """
     bits = torch.zeros(shape.numel(), dtype=torch.int32, device=accelerator.device)
@@ -102,16 +102,16 @@ def gather_weights(
 ) -> dict[str, Tensor] | None:
     """All weights and buffers of the bare `model` by their state-dict names; all ranks call it.
 
-    Returns float32 weights in CPU memory on the main rank, None on the others. Weights that lay
-    contiguous in CPU memory are not copied: write them before the next step. Beyond the result no
-    more memory is taken than for the largest parameter.
+    Returns float32 weights in CPU memory on the main rank, None on the others. Weights that are
+    contiguous in CPU memory are not copied: write them before the next step. Beyond the result it
+    takes no more memory than the largest parameter.
     """
     zero = zero_optimizer(optimizer)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     gathered = {}
     for name, value in model.state_dict().items():
         parameter = parameters.get(name)
-        # ZeRO-3 alone cuts the weights: ZeRO 1 and 2 keep them whole on every rank, in float32.
+        # Only ZeRO-3 cuts the weights: ZeRO 1 and 2 keep them whole on every rank, in float32.
         if parameter is not None and hasattr(parameter, "ds_id"):
             value = _gather_parameter(parameter, zero, accelerator)
         if accelerator.is_main_process:
@@ -126,7 +126,7 @@ def _gather_parameter(parameter: Any, zero: Any, accelerator: Accelerator) -> Te
         if fragment is None:
             return gather(shape, 0, None, accelerator)
         return gather(shape, fragment.start, fragment.within(fragment.partition), accelerator)
-    # A frozen parameter is in no partition of the optimizer's.
+    # A frozen parameter is in none of the optimizer's partitions.
     padded = parameter.ds_tensor.numel()
     start = torch.distributed.get_rank(parameter.ds_process_group) * padded
     numel = max(0, min(padded, shape.numel() - start))

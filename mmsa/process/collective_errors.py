@@ -1,4 +1,4 @@
-"""What a collective that broke off says of the other ranks, in words."""
+"""What a broken collective tells about the other ranks, as a message for the user."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _DID_NOT_ANSWER = ("timed out", "timeout")
 
 
 def lost_contact(error: Exception, rank: int) -> str | None:
-    """In words, what `rank` met in a collective that another rank broke off.
+    """The message for `rank` if `error` comes from a collective that another rank broke.
 
-    None for any other error. Which rank it was a peer cannot know, its machine it often can; the
-    launcher of that rank, which saw it end, names it.
+    None for any other error. A peer cannot know which rank it was, though often which machine; the
+    launcher of that rank, which saw it end, names the rank.
     """
     import torch
 
@@ -24,18 +24,18 @@ def lost_contact(error: Exception, rank: int) -> str | None:
     machine = f" ({address[1]})" if address else ""
     if any(words in text.lower() for words in _DID_NOT_ANSWER):
         what = (
-            "another rank did not answer within run.collective_timeout_s: it hangs, or is slow. "
-            f"Rank {rank} waited for it. Look at what the other ranks do (py-spy dump --pid PID)"
+            "another rank did not answer within run.collective_timeout_s: it hangs or is slow. "
+            f"Rank {rank} waited for it. Check what the other ranks do (py-spy dump --pid PID)"
         )
     else:
         what = (
-            f"lost contact to another rank: it died, or its machine{machine} is gone. Rank {rank} "
-            "met it. Look for the rank's own words; its launcher says which one ended, and how "
-            "(exitcode -9: killed, often because memory ran out)"
+            f"lost contact with another rank: it died, or its machine{machine} is gone. Rank "
+            f"{rank} noticed. Look for that rank's own message; its launcher says which one ended "
+            "and how (exitcode -9: killed, often because memory ran out)"
         )
-    return f"{what}. The same command goes on from the last checkpoint"
+    return f"{what}. The same command resumes from the last checkpoint"
 
 
 def first_line(error: Exception) -> str:
-    """The words of the library itself, for the log."""
+    """The library's own message, for the log."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""The launcher above this process: whether there is one, and that no rank outlives it."""
+"""The launcher that started this process: whether there is one, and that no rank outlives it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def is_launcher(command_line: list[str]) -> bool:
-    """Whether a command line is a launcher's: as a program, a script of Python or a module."""
+    """Whether a command line is a launcher's: a program, a Python script or a module."""
     words = iter(command_line)
     program = Path(next(words, "")).name
     if not program.startswith("python"):
@@ -32,18 +32,18 @@ def is_launcher(command_line: list[str]) -> bool:
 
 
 def end_with_launcher() -> bool:
-    """Let the kernel send SIGTERM to this process when its launcher ends, however it ends.
+    """Have the kernel send SIGTERM to this process when its launcher ends, however it ends.
 
-    Without it `kill -9` of a launcher, or SIGUSR1, which it does not handle, leaves its ranks
-    running. A process that a shell started is left alone: it may outlive the shell (nohup).
-    Returns whether it was set; Linux only.
+    Without this, `kill -9` of a launcher, or SIGUSR1, which it does not handle, leaves its ranks
+    running. A process that a shell started may outlive the shell (nohup) and is left alone. Returns
+    whether it was set; Linux only.
     """
     parent = os.getppid()
     if sys.platform != "linux" or not is_launcher(_command_line(parent)):
         return False
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
         return False
-    if os.getppid() != parent:  # it ended in between: the kernel will not tell
+    if os.getppid() != parent:  # it ended in between: the kernel sends nothing
         os.kill(os.getpid(), signal.SIGTERM)
     return True
 

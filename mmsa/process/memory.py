@@ -1,4 +1,4 @@
-"""Memory that a process frees stays with it, for the next batch."""
+"""A process keeps the memory that it frees, for the next batch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _OPTIONS = (
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed instead of giving it back to the system.
+    """Make the C library keep freed memory instead of returning it to the system.
 
-    By itself glibc gives pictures and batches back as soon as they are freed, and each page that
-    comes again is cleared and mapped by the kernel: 6 to 27 pages a sample, up to a tenth of a
-    loader's time (docs/benchmarks.md). The process holds up to 256 MiB that it has used before.
-    What a user sets by environment variables stays; without glibc nothing is done.
+    By default glibc returns images and batches as soon as they are freed, and the kernel clears and
+    maps each page again: 6 to 27 pages a sample, up to a tenth of a loader's time
+    (docs/benchmarks.md). The process keeps up to 256 MiB that it has used before. Values that a
+    user sets in environment variables win; without glibc this does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

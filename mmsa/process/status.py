@@ -1,4 +1,4 @@
-"""`RUN/status.json`: how a run stands and how it ended, for scripts and schedulers.
+"""`RUN/status.json`: the state of a run and how it ended, for scripts and schedulers.
 
 `{state: running | done | preempted | failed, reason, step, exit_code, ...}`, see
 docs/run-directory.md. `Command` writes it.
@@ -14,7 +14,7 @@ STATUS_NAME = "status.json"
 
 
 def read_status(status_file: Path) -> dict[str, Any]:
-    """The content of a `status.json`; empty where there is none that can be read."""
+    """The content of a `status.json`; empty if there is none that can be read."""
     try:
         content = json.loads(status_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a model needs before and after the engine wraps it, so that every engine trains alike."""
+"""What a model needs before and after an engine wraps it, so that all engines train the same."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TOKENS = 4  # of the rehearsal: as few as every text encoder takes
 
 
 def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -> None:
-    """Synchronised BatchNorm and compilation, in place: the names of tensors stay as they are.
+    """Synchronised BatchNorm and compilation, in place: the names of tensors do not change.
 
     Before the optimizer is built and the engine wraps the model.
     """
     if deepspeed and model.image_encoder is not None:
-        # DeepSpeed sends the bytes of each weight around and cuts it as it lies in memory.
+        # DeepSpeed sends and cuts the bytes of each weight in memory order.
         lay_out(model.image_encoder.body, torch.contiguous_format)
     if config.model.image_encoder.batch_norm == "sync":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -34,27 +34,27 @@ def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -
 
 
 def check_taken_by_engine(model: nn.Module, world: World) -> None:
-    """Raise `UserError` for weights that DeepSpeed cannot take: single numbers without a dimension.
+    """Raise `UserError` for weights that DeepSpeed cannot handle: 0-dimensional ones.
 
-    It fails on them while it starts ("self.dim() cannot be 0 to view Float as Byte", DeepSpeed
-    0.19), ZeRO 1, 2 and 3 alike, trained or frozen.
+    It fails on them at start-up ("self.dim() cannot be 0 to view Float as Byte", DeepSpeed 0.19),
+    under ZeRO 1, 2 and 3, whether they are trained or frozen.
     """
     single = [name for name, weight in model.named_parameters() if weight.dim() == 0]
     if single and world.deepspeed:
         raise UserError(
             f"{', '.join(single)} of this model are single numbers (0-dimensional), with which "
-            "DeepSpeed does not start; launch with DDP, accelerate launch --config_file "
-            "accelerate_config.yaml ..., or take another encoder"
+            "DeepSpeed does not start; launch with DDP (accelerate launch --config_file "
+            "accelerate_config.yaml ...) or use another encoder"
         )
 
 
 def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None:
-    """One forward and backward pass that leaves nothing behind but DDP's layout of buckets.
+    """One forward and backward pass whose only effect is DDP's final layout of buckets.
 
-    DDP lays its gradient buckets out anew after the first backward pass, in the order in which
-    gradients came. From four ranks on, the layout decides in which order numbers are summed; a
-    resumed run would take its first step with the first layout where the uninterrupted run has the
-    second. With the rehearsal every step of every start has the second one.
+    DDP rebuilds its gradient buckets after the first backward pass, in the order in which gradients
+    arrived. From four ranks on, the layout decides the order of sums: a resumed run would take its
+    first step with the first layout where the uninterrupted run has the second. After a rehearsal
+    every step of every launch has the second one.
     """
     device = next(bare_model.parameters()).device
     side = 32

@@ -87,12 +87,12 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
                 f"{text_encoder.max_positions} tokens at most; use data.max_tokens="
                 f"{text_encoder.max_positions} or fewer"
             )
-    packed_px = manifest.packing["image_short_side_px"]  # None: original pictures
+    packed_px = manifest.packing["image_short_side_px"]  # None: original images
     image = None if image_encoder is None else image_encoder.preprocessing
     if image is not None and packed_px is not None and image.image_size_px > packed_px:
         logger.warning(
-            "the image encoder takes %d px and the pictures are packed with a short side of %d px: "
-            "each one is enlarged. Pack with --image-short-side %d for sharper ones",
+            "the image encoder takes %d px and the images are packed with a short side of %d px, "
+            "so each one is enlarged. Pack with --image-short-side %d for sharper images",
             image.image_size_px,
             packed_px,
             image.resize_px,

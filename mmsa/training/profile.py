@@ -1,13 +1,13 @@
 """Where the time of a step goes: `run.profile=true`.
 
-The first steps warm up. The next ones are timed part by part, each part waiting for the device,
-which costs what parts would have done beside each other. The next are traced by torch's profiler,
-without such waits; its events say how long collectives were under way beside the rest.
+The first steps warm up. The next ones are timed part by part; each part waits for the device, which
+costs whatever parts would have overlapped. The next are traced by torch's profiler, without such
+waits; its events show how long collectives overlapped with other work.
 
     RUN/profile/profile.txt, profile.json   the table
     RUN/profile/trace.json.gz               for https://ui.perfetto.dev or chrome://tracing
 
-Main rank only; the others do their work as ever.
+Main rank only; the other ranks work as usual.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Interval = tuple[float, float]
 
 
 class StepProfile:
-    """The stages of a profile, moved on by `end_step`; without `enabled` it does nothing."""
+    """The stages of a profile, advanced by `end_step`; does nothing unless `enabled`."""
 
     def __init__(self, run_dir: Path, device: torch.device, *, enabled: bool) -> None:
         self._folder = run_dir / FOLDER_NAME
@@ -66,7 +66,7 @@ class StepProfile:
         self._step_began = time.perf_counter()
 
     def end_step(self) -> None:
-        """A step is done, with all that comes with it."""
+        """A step is done, with its validation and checkpoint if any."""
         if not self._enabled:
             return
         if self._timing:
@@ -81,17 +81,20 @@ class StepProfile:
         self._step_began, self._beside_s = time.perf_counter(), 0.0
 
     def close(self) -> None:
-        """The loop has ended, perhaps before all stages were through."""
+        """The loop has ended, perhaps before all stages were done."""
         if not self._enabled:
             return
         if self._profiler is not None:
             self._end_trace()
         self.write()
         if self._steps <= WARM_UP_STEPS:
-            logger.warning("run.profile: the first %d steps warm up, none was left", WARM_UP_STEPS)
+            logger.warning(
+                "run.profile: the first %d steps are warm-up, and no step followed them",
+                WARM_UP_STEPS,
+            )
 
     def write(self) -> None:
-        """Write the table, as far as it is known."""
+        """Write the table as far as it is known."""
         content = self.measured()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +149,7 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def _start_trace(self) -> None:
-        self._profiler = torch.profiler.profile()  # of all that this build of torch can trace
+        self._profiler = torch.profiler.profile()  # everything that this build of torch can trace
         self._profiler.start()
         self._trace_began = time.perf_counter()
 
@@ -172,7 +175,7 @@ class StepProfile:
 
 
 def communication(events: Any) -> tuple[float, float]:
-    """Milliseconds in which a collective was under way, and those in which nothing else was.
+    """Milliseconds in which a collective was running, and those in which nothing else was.
 
     `events` are a profiler's. Nothing else: no operation of torch, on host or device.
     """
@@ -190,7 +193,7 @@ def communication(events: Any) -> tuple[float, float]:
 
 
 def merged(intervals: list[Interval]) -> list[Interval]:
-    """The same stretches, sorted, each counted once."""
+    """The same intervals, sorted, overlaps counted once."""
     found: list[Interval] = []
     for start, end in sorted(intervals):
         if found and start <= found[-1][1]:
@@ -201,7 +204,7 @@ def merged(intervals: list[Interval]) -> list[Interval]:
 
 
 def overlaps(first: list[Interval], second: list[Interval]) -> list[Interval]:
-    """What lies in both of two merged lists."""
+    """The intersection of two merged lists."""
     found, at = [], 0
     for start, end in first:
         while at < len(second) and second[at][1] <= start:
@@ -227,10 +230,10 @@ def in_rows(content: dict[str, Any]) -> list[str]:
     if traced:
         rows += ["", f"{'communication':24}{'ms':>10}{'share':>8}"]
         share = traced["under_way_ms"] / traced["ms_per_step"]
-        rows.append(f"{'under way':24}{traced['under_way_ms']:10.2f}{share:8.1%}")
+        rows.append(f"{'running':24}{traced['under_way_ms']:10.2f}{share:8.1%}")
         alone = f"{traced['alone_ms']:10.2f}{traced['share_alone']:8.1%}"
-        rows.append(f"{'and nothing beside it':24}{alone} ({traced['traced_steps']} traced steps)")
-    rows += ["", f"{'beside the steps':24}{'ms each':>10}{'times':>8}{'ms a step':>12}"]
+        rows.append(f"{'with nothing else':24}{alone} ({traced['traced_steps']} traced steps)")
+    rows += ["", f"{'between steps':24}{'ms each':>10}{'times':>8}{'ms a step':>12}"]
     for name, beside in content["beside"].items():
         each = f"{beside['ms_each']:10.2f}{beside['times']:8d}"
         rows.append(f"{name:24}{each}{beside['ms_per_step']:12.2f}")

@@ -1,6 +1,6 @@
-"""A run made ready: data, batch arithmetic, tokenizer, model, loaders.
+"""Preparing a run: data, batch arithmetic, tokenizer, model, loaders.
 
-Pure checks and files alone, no collective and no device: every rank finds the same problems.
+Only pure checks and files, no collective and no device: every rank finds the same problems.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger("mmsa")
 
 
 def training_checks() -> list[Check]:
-    """What a training run asks of its settings beyond their types."""
+    """What a training run requires of its settings beyond their types."""
     return [_required_problems, fusion_problems]
 
 

@@ -193,14 +193,14 @@ def test_run_directories_that_cannot_be(shards: Path, tmp_path: Path, capsys: Ca
     settings = [*TINY, f"data.shards={shards}", "train.max_steps=1"]
     (tmp_path / "file").write_text("mine")
     message = refused(capsys, train_main, *settings, f"run.dir={tmp_path / 'file'}")
-    assert "is a file; give another run.dir" in message
+    assert "is a file; choose another run.dir" in message
     assert (tmp_path / "file").read_text() == "mine"
     message = refused(capsys, train_main, *settings, "run.dir=/proc/nowhere")
     assert "cannot be a run directory" in message
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.tex").write_text("mine")
     message = refused(capsys, train_main, *settings, f"run.dir={tmp_path / 'papers'}")
-    assert "holds files that are not of a run (thesis.tex, ...)" in message
+    assert "contains files of something else (thesis.tex, ...)" in message
     assert [path.name for path in (tmp_path / "papers").iterdir()] == ["thesis.tex"]
 
 

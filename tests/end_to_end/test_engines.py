@@ -125,13 +125,13 @@ def test_evaluation_has_the_same_bytes_under_every_engine(alone: Path, tmp_path:
             ["--config_file", "launch/accelerate/zero2.yaml", "--num_processes", "2"],
             {"ACCELERATE_USE_CPU": "true"},
             [],
-            "Take the CPU flag out",
+            "Remove the CPU flag",
         ),
         (
             ["--config_file", "launch/accelerate/zero2.yaml", "--num_processes", "2"],
             {},
             ["train.mixed_precision=fp16"],
-            "fp16 is not run under DeepSpeed",
+            "fp16 is not supported under DeepSpeed",
         ),
     ],
 )

@@ -108,7 +108,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     assert (told["state"], told["exit_code"]) == ("failed", 2)
     assert "could not be written" in told["reason"]
     assert "No space left on device" in told["reason"]
-    assert f"Make room in {run_dir} and repeat the command" in told["reason"]
+    assert f"Free some space in {run_dir} and repeat the command" in told["reason"]
     assert stderr.count("error: the checkpoint of step") == 1  # one message for two ranks
     (good,) = (run_dir / "checkpoints").glob("*step-*")
     assert is_whole(good)

@@ -37,11 +37,11 @@ def launch(**settings: Any) -> LaunchConfig:
         (launch(engine="zero2"), DDP, "--config_file launch/accelerate/zero2.yaml"),
         (launch(engine="zero3"), ZERO2, "but this launch is zero2"),
         (launch(engine="ddp"), ZERO2, "but this launch is zero2"),
-        (launch(), World(launched=True, fsdp=True), "which mmsa does not have"),
+        (launch(), World(launched=True, fsdp=True), "which mmsa does not support"),
         (
             launch(),
             World(launched=True, deepspeed=True, forced_cpu=True),
-            "Take the CPU flag out",
+            "Remove the CPU flag",
         ),
         (launch(), World(deepspeed=True), "without a launcher"),
     ],
@@ -166,7 +166,7 @@ def test_fp16_of_an_engine_file_is_told_with_all_else(tmp_path: Path) -> None:
         engine.check_device(load_config(None, batch), world)
     said = str(raised.value).splitlines()
     assert said[0].endswith("engine.json: 4 problems")
-    assert "1. it holds fp16, which mmsa does not run under DeepSpeed (bf16 it does)" in said[1]
+    assert "1. it contains fp16, which mmsa does not support under DeepSpeed (use bf16)" in said[1]
     assert "train_batch_size=64, but the run has 16 (train.global_batch_size)" in said[2]
     assert "gradient_clipping=2, but the run has 1.0" in said[3]
     assert "a section 'optimizer'" in said[4]
@@ -191,7 +191,7 @@ def test_single_numbers_are_refused_under_deepspeed(trained: bool) -> None:
     ("text", "told"),
     [
         (None, "cannot be read"),
-        ("{", "is no valid JSON"),
+        ("{", "is not valid JSON"),
         ('{"zero_optimization": {"stage": 5}}', "stage=5; expected 0, 1, 2 or 3"),
         ("[]", "stage=None"),
         ('{"zero_optimization": 2}', "stage=None"),
@@ -244,7 +244,7 @@ def test_this_processor_is_asked_for_bf16() -> None:
 
 
 def test_fp16_is_refused_under_deepspeed_and_on_cpu(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="fp16 is not run under DeepSpeed"):
+    with pytest.raises(UserError, match="fp16 is not supported under DeepSpeed"):
         engine.precision_of_launch(None, engine_file(tmp_path, fp16={"enabled": True}))
     config = load_config(None, ["train.mixed_precision=fp16"])
     with pytest.raises(UserError, match="fp16 needs a GPU"):
@@ -253,11 +253,11 @@ def test_fp16_is_refused_under_deepspeed_and_on_cpu(tmp_path: Path) -> None:
 
 def test_what_this_device_or_engine_cannot_run_is_refused() -> None:
     sync = load_config(None, ["model.image_encoder.batch_norm=sync"])
-    with pytest.raises(UserError, match="SyncBatchNorm has no CPU form"):
+    with pytest.raises(UserError, match="SyncBatchNorm does not run on CPU"):
         engine.check_device(sync, DDP)
     compiled = load_config(None, ["train.compile=true"])
     zero3 = World(launched=True, deepspeed=True, zero_stage=3)
-    with pytest.raises(UserError, match="does not go with ZeRO-3"):
+    with pytest.raises(UserError, match="does not work with ZeRO-3"):
         engine.check_device(compiled, zero3)
     engine.check_device(compiled, ZERO2)
 

@@ -21,9 +21,9 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(shards: Path, tmp_path
     assert launch.wait() == 1
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 1)
-    assert told["reason"].startswith("lost contact to another rank: it died")
+    assert told["reason"].startswith("lost contact with another rank: it died")
     assert "its machine (127.0.0.1) is gone. Rank 0 met it" in told["reason"]
-    assert told["reason"].endswith("The same command goes on from the last checkpoint")
+    assert told["reason"].endswith("The same command resumes from the last checkpoint")
     # What `running` told stays, and the line has the form of the others.
     assert told["num_steps"] > told["step"] >= checkpoint_steps(launch.run_dir)[-1]
     assert told["samples_per_s"] > 0
@@ -56,5 +56,5 @@ def test_a_stop_that_a_peer_does_not_answer_saves_nothing(shards: Path, tmp_path
     assert launch.wait() == 1  # the launcher kills the one that hangs
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 1)
-    assert "SIGTERM came, and the other ranks have not answered for 2 s" in told["reason"]
+    assert "received SIGTERM, but the other ranks have not answered for 2 s" in told["reason"]
     assert checkpoint_steps(launch.run_dir)[-1] <= told["step"]

@@ -50,7 +50,7 @@ def test_a_signal_during_the_start_up_ends_it(shards: Path, tmp_path: Path) -> N
     assert launch.wait() == 75
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"], told["step"]) == ("preempted", 75, 0)
-    assert told["reason"] == "SIGTERM during the start-up; the same command goes on"
+    assert told["reason"] == "SIGTERM during start-up; the same command resumes"
     assert "Traceback" not in launch.output()
 
 

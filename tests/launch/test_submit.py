@@ -155,7 +155,7 @@ def test_a_run_directory_of_another_configuration_is_refused(
     (run_dir / "status.json").write_text('{"state": "done"}')
     assert f"{run_dir} is finished; there is nothing to" in refused(capsys, *dry, "--", *settings)
     (run_dir / "config.yaml").rename(run_dir / "thesis.tex")
-    assert "holds files that are not of a run" in refused(capsys, *dry, "--", *settings)
+    assert "contains files of something else" in refused(capsys, *dry, "--", *settings)
 
 
 def test_evaluation_and_packing_are_refused(

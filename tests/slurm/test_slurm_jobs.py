@@ -163,7 +163,7 @@ def assert_started_again(job: Job, strike: Callable[[], None]) -> None:
     strike()
     job.wait_for_restart(starts + 1)
     assert_ended(processes)
-    assert "lost contact to another rank" in status(job.run_dir)["reason"]
+    assert "lost contact with another rank" in status(job.run_dir)["reason"]
     newest = newest_checkpoint(job.run_dir)
     job.wait_for_steps(1)
     assert f"resumed from {newest} at step" in job.own_log()

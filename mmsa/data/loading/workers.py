@@ -178,7 +178,8 @@ def _without_main_module() -> Iterator[None]:
     a second run of a script that is not guarded by `__name__ == "__main__"`.
     """
     main = sys.modules["__main__"]
-    hidden = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    names = [name for name in ("__spec__", "__file__") if name in vars(main)]
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in names}
     vars(main).pop("__file__", None)
     main.__spec__ = None
     try:

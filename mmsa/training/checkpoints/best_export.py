@@ -1,10 +1,11 @@
-"""`RUN/best`: the best export by validation, and never ahead of the checkpoint to go on from.
+"""`RUN/best`: the best export by validation, never ahead of the checkpoint to resume from.
 
-    RUN/exports/step-00000120/    an export that `best` or a checkpoint speaks of
+    RUN/exports/step-00000120/    an export that `best` or a checkpoint refers to
     RUN/best -> exports/step-00000120
 
-A new best export takes the link at once; the ones before stay until a checkpoint knows of it. A run
-that dies in between goes on with the best of its checkpoint, and `settle_best` puts the link back.
+A new best export gets the link at once; earlier ones stay until a checkpoint refers to the new one.
+A run that dies in between resumes with the best of its checkpoint, and `settle_best` restores the
+link.
 """
 
 from __future__ import annotations
@@ -32,30 +33,30 @@ def export_path(run_dir: Path, step: int) -> Path:
 def write_best(run_dir: Path, step: int, write_export: Callable[[Path], None]) -> Path:
     """Write an export of `step` and point `RUN/best` at it; main rank. Returns its directory.
 
-    The link is replaced by a rename, so that `best` is a whole export at any moment. Raises one of
-    `WRITE_ERRORS` where it cannot be written; what was there before stays.
+    The link is replaced by a rename, so `best` is a whole export at any moment. Raises one of
+    `WRITE_ERRORS` if it cannot be written; the previous one then stays.
     """
     final = export_path(run_dir, step)
-    aside = final.with_name(f".{final.name}.tmp")
+    temporary = final.with_name(f".{final.name}.tmp")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        write_export(aside)
-        flush_tree(aside)
-        if final.exists():  # of a step that was lost with a kill: no link points there any more
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_export(temporary)
+        flush_tree(temporary)
+        if final.exists():  # of a step that a kill undid: no link points there any more
             shutil.rmtree(final)
-        rename_directory(aside, final)
+        rename_directory(temporary, final)
         _point(run_dir, final)
     except WRITE_ERRORS:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
 
 
 def settle_best(run_dir: Path, best_step: int | None, known_steps: Collection[int]) -> None:
-    """Make `RUN/best` the export of `best_step`; remove the exports that no checkpoint speaks of.
+    """Make `RUN/best` the export of `best_step`; remove the exports that no checkpoint refers to.
 
-    On the main rank, where a run begins or goes on: `best_step` is what its checkpoint believes
-    (None: none yet), `known_steps` are the best steps of all whole checkpoints.
+    On the main rank, when a run starts or resumes: `best_step` is that of its checkpoint (None:
+    none yet), `known_steps` are the best steps of all whole checkpoints.
     """
     if best_step is None:
         (run_dir / LINK_NAME).unlink(missing_ok=True)
@@ -67,7 +68,7 @@ def settle_best(run_dir: Path, best_step: int | None, known_steps: Collection[in
 
 
 def keep_exports(run_dir: Path, known_steps: Collection[int]) -> None:
-    """Remove all exports but those of `known_steps`, and what a killed write left; main rank."""
+    """Remove all exports except `known_steps`, and what a killed write left; main rank."""
     folder = run_dir / FOLDER_NAME
     remove_leftovers(folder)
     known = {export_path(run_dir, step).name for step in known_steps}

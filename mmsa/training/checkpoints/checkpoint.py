@@ -1,16 +1,17 @@
-"""Checkpoints: whole or absent, and the same whatever engine and world size wrote them.
+"""Checkpoints: whole or absent, and the same for every engine and world size.
 
     RUN/checkpoints/step-00000120/
-        export/                  an export of this step, usable by itself
+        export/                  an export of this step, usable on its own
         optimizer.safetensors    the optimizer's state by parameter names
         statistics-00000.safetensors   each rank's own BatchNorm running statistics
-        state.json               the step, what is no function of it, and what must match
+        state.json               the step, what does not follow from it, and what must match
         COMPLETE                 each file with its size; written last
 
-A checkpoint is written to `.step-N.tmp`, every file flushed to disk, and renamed when all ranks say
-that they succeeded. The disk is kept busy: weights are flushed while the optimizer's state is
-gathered and written, and an old checkpoint is removed by a thread. Saving changes nothing in the
-live model. Nothing in it is executed when it is read: no pickle. See docs/checkpoints.md.
+A checkpoint is written to `.step-N.tmp`, every file is flushed to disk, and the directory is
+renamed once all ranks report success. The disk is kept busy: weights are flushed while the
+optimizer state is gathered and written, and a thread removes the old checkpoint. Saving changes
+nothing in the live model. Reading one executes nothing: there is no pickle in it. See
+docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -73,27 +74,29 @@ def save_checkpoint(
     """Write the checkpoint of `step`; all ranks call it together. Returns its directory.
 
     `model` is the bare model; `write_export(directory, weights)` is called on the main rank. Raises
-    `UserError` on every rank where any rank failed to write; what was there before stays.
+    `UserError` on every rank if any rank failed to write; earlier checkpoints stay.
     """
     started = time.perf_counter()
     final = checkpoint_path(run_dir, step)
-    aside = final.with_name(f".{final.name}.tmp")
+    temporary = final.with_name(f".{final.name}.tmp")
     on_main = accelerator.is_main_process
     content = {**CHECKPOINT_FORMAT, **state, "loss_scale": _loss_scale(accelerator)}
     try:
-        together(accelerator, (lambda: _make_room(aside)) if on_main else None)
+        together(accelerator, (lambda: _start_directory(temporary)) if on_main else None)
         with ThreadPoolExecutor(1) as disk:
             # One after the other: the main rank never holds weights and optimizer state at once.
-            _save_model(aside, accelerator, model, optimizer, write_export)
-            flushed = [disk.submit(flush, _weights_file(aside))] if on_main else []
-            _save_optimizer(aside, accelerator, model, optimizer, content)
-            together(accelerator, (lambda: _complete(aside, final, flushed)) if on_main else None)
+            _save_model(temporary, accelerator, model, optimizer, write_export)
+            flushed = [disk.submit(flush, _weights_file(temporary))] if on_main else []
+            _save_optimizer(temporary, accelerator, model, optimizer, content)
+            together(
+                accelerator, (lambda: _complete(temporary, final, flushed)) if on_main else None
+            )
     except WriteError as error:
         if on_main:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         raise AgreedError(
             f"the checkpoint of step {step} could not be written: {error}. "
-            f"Make room in {run_dir} and repeat the command"
+            f"Free some space in {run_dir} and repeat the command"
         ) from None
     if on_main:
         with suppress(OSError):
@@ -102,9 +105,9 @@ def save_checkpoint(
     return final
 
 
-def _make_room(aside: Path) -> None:
-    remove_leftovers(aside.parent)
-    aside.mkdir(parents=True)
+def _start_directory(temporary: Path) -> None:
+    remove_leftovers(temporary.parent)
+    temporary.mkdir(parents=True)
 
 
 def _weights_file(checkpoint: Path) -> Path:
@@ -112,7 +115,7 @@ def _weights_file(checkpoint: Path) -> Path:
 
 
 def _save_model(
-    aside: Path,
+    temporary: Path,
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
@@ -122,17 +125,17 @@ def _save_model(
 
     def write() -> None:
         own = {name: buffer.cpu() for name, buffer in running_statistics(model).items()}
-        own_file = aside / _statistics_name(accelerator.process_index)
+        own_file = temporary / _statistics_name(accelerator.process_index)
         save_file(own, str(own_file))
         flush(own_file)
         if weights is not None:
-            write_export(aside / CHECKPOINT_EXPORT_NAME, weights)
+            write_export(temporary / CHECKPOINT_EXPORT_NAME, weights)
 
     together(accelerator, write)
 
 
 def _save_optimizer(
-    aside: Path,
+    temporary: Path,
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
@@ -142,32 +145,36 @@ def _save_optimizer(
 
     def write() -> None:
         if slots is not None:
-            save_file(slots, str(aside / OPTIMIZER_NAME))
-            (aside / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
+            save_file(slots, str(temporary / OPTIMIZER_NAME))
+            (temporary / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
 
     together(accelerator, write)
 
 
-def _complete(aside: Path, final: Path, flushed: list[Future[None]]) -> None:
-    """Flush everything in `aside`, list it in COMPLETE, and give it its final name.
+def _complete(temporary: Path, final: Path, flushed: list[Future[None]]) -> None:
+    """Flush everything in `temporary`, list it in COMPLETE, and give it its final name.
 
-    `flushed` are the weights; the system tells of an error while writing them only once.
+    `flushed` are the weights; the system reports an error in writing them only once.
     """
     for future in flushed:
         future.result()
-    paths = sorted(aside.rglob("*"))
-    sizes = {str(path.relative_to(aside)): path.stat().st_size for path in paths if path.is_file()}
-    flush_tree(aside)
+    paths = sorted(temporary.rglob("*"))
+    sizes = {
+        str(path.relative_to(temporary)): path.stat().st_size for path in paths if path.is_file()
+    }
+    flush_tree(temporary)
     # Last of all files: what it lists is on the disk already.
-    (aside / COMPLETE_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
-    flush(aside / COMPLETE_NAME)
-    flush(aside)
-    shutil.rmtree(final, ignore_errors=True)  # a torn one: a whole one is resumed from, not redone
-    rename_directory(aside, final)
+    (temporary / COMPLETE_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
+    flush(temporary / COMPLETE_NAME)
+    flush(temporary)
+    shutil.rmtree(
+        final, ignore_errors=True
+    )  # an incomplete one: from a whole one the run would resume
+    rename_directory(temporary, final)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest whole checkpoint of a run; None where it has none."""
+    """The newest whole checkpoint of a run; None if it has none."""
     return next(iter(whole_checkpoints(run_dir)), None)
 
 
@@ -178,9 +185,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if found != CHECKPOINT_FORMAT:
         raise UserError(
             f"{checkpoint} has format {found['format']} {found['version']}; this program reads "
-            f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Go on with the version "
-            f"of mmsa that wrote it ({state.get('code_version', 'an early one')}), or give another "
-            "run.dir"
+            f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Resume with the version "
+            f"of mmsa that wrote it ({state.get('code_version', 'an early one')}), or choose "
+            "another run.dir"
         )
     return state
 
@@ -190,7 +197,7 @@ def restore(
 ) -> None:
     """Load optimizer state, loss scale and this rank's own BatchNorm statistics; no collective.
 
-    The weights come by the export, which is loaded before the engine wraps the model. At another
+    The weights come from the export, which is loaded before the engine wraps the model. At another
     world size the ranks start from the averaged statistics, which the export holds.
     """
     state = read_state(checkpoint)
@@ -207,7 +214,7 @@ def restore(
 def keep_newest(run_dir: Path, count: int) -> None:
     """Remove all but the newest `count` whole checkpoints, and what a killed save left behind.
 
-    A damaged one does not count, so that it never displaces the one to resume from.
+    An incomplete one does not count, so it never displaces the one to resume from.
     """
     folder = run_dir / "checkpoints"
     remove_leftovers(folder)
@@ -218,7 +225,7 @@ def keep_newest(run_dir: Path, count: int) -> None:
 
 
 def last_save_s(run_dir: Path) -> float | None:
-    """How many seconds the last save of this run took, all ranks; None where none is known."""
+    """Seconds that the last save of this run took, over all ranks; None if unknown."""
     try:
         content = json.loads((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
         return float(content["save_s"])

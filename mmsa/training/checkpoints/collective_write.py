@@ -18,7 +18,7 @@ _REMOVAL = "removal"  # the name of threads that remove
 
 
 class WriteError(Exception):
-    """This or another rank failed to write; the same on all ranks."""
+    """This or another rank failed to write; raised on all ranks."""
 
 
 def together(accelerator: Accelerator, act: Callable[[], None] | None) -> None:
@@ -35,24 +35,24 @@ def together(accelerator: Accelerator, act: Callable[[], None] | None) -> None:
 
 
 def remove_by_thread(directory: Path) -> None:
-    """Take a directory out of sight at once and off the disk by a thread: of gigabytes in the page
-    cache that takes tenths of a second. `remove_leftovers` removes what a killed thread left."""
-    aside = directory.with_name(f".{directory.name}.old.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(directory, aside)
-    # No daemon: the process ends after it.
-    threading.Thread(target=shutil.rmtree, args=(aside, True), name=_REMOVAL).start()
+    """Hide a directory at once and let a thread remove it: gigabytes in the page cache take tenths
+    of a second. `remove_leftovers` removes what a killed thread left."""
+    hidden = directory.with_name(f".{directory.name}.old.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(directory, hidden)
+    # Not a daemon thread: the process waits for it at its end.
+    threading.Thread(target=shutil.rmtree, args=(hidden, True), name=_REMOVAL).start()
 
 
 def wait_for_removals() -> None:
-    """Wait until the threads of `remove_by_thread` are done: for who looks at what is there."""
+    """Wait for the threads of `remove_by_thread`, before looking at what is left."""
     for thread in threading.enumerate():
         if thread.name == _REMOVAL:
             thread.join()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writes and removals left in a folder of `step-N`; a thread may be at the
-    same ones."""
+    """Remove what killed writes and removals left in a folder of `step-N`; a thread may be removing
+    the same ones."""
     for torn in folder.glob(".step-*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Room on the disk: how much a run will need for its checkpoints and exports, asked beforehand."""
+"""Disk space: how much a run will need for its checkpoints and exports, checked in advance."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SMALL_FILES_BYTES = 2 * _MIB
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What checkpoints and exports of a run come to at most, in bytes."""
+    """The most that checkpoints and exports of a run will take, in bytes."""
 
     checkpoint_bytes: int
     num_checkpoints: int  # those that are kept, and the one being written
     export_bytes: int
-    num_exports: int  # the best, those that kept checkpoints speak of, and the one being written
+    num_exports: int  # the best, those that kept checkpoints refer to, and the one being written
     present_bytes: int  # of the above, already there
 
     @property
@@ -36,7 +36,7 @@ class DiskNeed:
         return max(0, whole - self.present_bytes)
 
     def in_words(self) -> str:
-        there = f", {in_units(self.present_bytes)} of it there already"
+        there = f", {in_units(self.present_bytes)} of it already present"
         return (
             f"{self.num_checkpoints} checkpoint(s) of {in_units(self.checkpoint_bytes)} and "
             f"{self.num_exports} export(s) of {in_units(self.export_bytes)} at most"
@@ -50,7 +50,7 @@ def in_units(num_bytes: int) -> str:
 
 
 def export_bytes(model: nn.Module) -> int:
-    """The size of an export of `model`, a little more rather than less."""
+    """The size of an export of `model`, rather a little too large."""
     state = model.state_dict()
     numbers = sum(tensor.numel() * max(_WEIGHT_BYTES, tensor.itemsize) for tensor in state.values())
     return numbers + len(state) * _HEADER_BYTES + _SMALL_FILES_BYTES
@@ -77,7 +77,7 @@ def disk_need(
 ) -> DiskNeed:
     """What a run in `run_dir` needs from here on; `model` is bare, not yet wrapped by an engine.
 
-    Pure but for looking at what is there: every rank finds the same.
+    Pure except for listing the directory: every rank finds the same.
     """
     there = len(list((run_dir / "checkpoints").glob("step-*")))
     best = len(list((run_dir / "exports").glob("step-*")))
@@ -91,14 +91,14 @@ def disk_need(
 
 
 def check_room(need: DiskNeed, run_dir: Path) -> None:
-    """Raise `UserError` where the file system of `run_dir` has less free than is to be written."""
+    """Raise `UserError` if the file system of `run_dir` has less space than the run will write."""
     present = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(present).free
     if free < need.missing_bytes:
         raise UserError(
             f"the disk of {run_dir} has {in_units(free)} free and the run needs "
-            f"{in_units(need.missing_bytes)} more: {need.in_words()}. Make room, lower "
-            f"train.keep_checkpoints, or give a run.dir on another disk"
+            f"{in_units(need.missing_bytes)} more: {need.in_words()}. Free some space, lower "
+            f"train.keep_checkpoints, or choose a run.dir on another disk"
         )
 
 

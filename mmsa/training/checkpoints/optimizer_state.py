@@ -1,10 +1,10 @@
-"""The optimizer's state in a file that no engine and no world size is written into.
+"""The optimizer's state in a file that depends on neither engine nor world size.
 
     exp_avg/NAME, exp_avg_sq/NAME   Adam's moments of the trained parameter NAME, in its shape
     step/NAME                       how many steps it has made (0-d)
 
-NAME is the parameter's name in the model's state dict. So a run goes on at another world size, or
-with another engine, by the same path as at the same one.
+NAME is the parameter's name in the model's state dict. So a run resumes at another world size, or
+with another engine, through the same code as at the same one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def gather_optimizer_state(
     """The state of all trained parameters of the bare `model`; all ranks call it.
 
     Returns it in CPU memory on the main rank, None on the others; empty before the first step.
-    Tensors that lay contiguous in CPU memory are not copied: write them before the next step.
+    Tensors that are contiguous in CPU memory are not copied: write them before the next step.
     """
     zero = zero_optimizer(optimizer)
     state = base_optimizer(optimizer).state
@@ -59,9 +59,9 @@ def gather_optimizer_state(
 
 
 def load_optimizer_state(file: Path, model: nn.Module, optimizer: Any) -> None:
-    """Fill the prepared `optimizer` of the bare `model` with what `file` holds; no collective.
+    """Fill the prepared `optimizer` of the bare `model` from `file`; not a collective.
 
-    Each rank reads what it keeps: under ZeRO its own fragments alone. Raises `UserError` where the
+    Each rank reads what it keeps: under ZeRO only its own fragments. Raises `UserError` where the
     file cannot be read or its names and shapes are not those of the trained parameters.
     """
     zero = zero_optimizer(optimizer)
@@ -80,7 +80,7 @@ def load_optimizer_state(file: Path, model: nn.Module, optimizer: Any) -> None:
                     _fill_fragment(parameter, stored, name, zero, base.state)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{file} cannot be read ({error}); remove its checkpoint to go on from the one before"
+            f"{file} cannot be read ({error}); remove its checkpoint to resume from the one before"
         ) from None
 
 
@@ -99,7 +99,7 @@ def _gather_moment(
 
 
 def _common_step(zero: Any, state: Any) -> Tensor:
-    """The steps made: ZeRO steps all partitions together, also where a gradient is missing."""
+    """Steps so far: ZeRO steps all partitions together, even where a gradient is missing."""
     steps = {float(state[partition][_STEP]) for partition in partitions_of(zero)}
     assert len(steps) == 1, f"partitions with different steps: {sorted(steps)}"
     return torch.tensor(steps.pop())
@@ -127,8 +127,8 @@ def _check_names(file: Path, stored: Any, model: nn.Module) -> dict[str, nn.Para
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"{file} is no optimizer state of this model: {'; '.join(problems[:4])}{more}. "
-            "Go on with the settings that the run was begun with"
+            f"{file} is not an optimizer state of this model: {'; '.join(problems[:4])}{more}. "
+            "Resume with the settings that the run was started with"
         )
     return with_state
 
@@ -159,7 +159,7 @@ def _fill_fragment(parameter: nn.Parameter, stored: Any, name: str, zero: Any, s
 
 
 def _stretch(stored: Any, start: int, numel: int) -> Tensor:
-    """Elements `start` to `start + numel` of a stored tensor, flattened; reads whole rows alone."""
+    """Elements `start` to `start + numel` of a stored tensor, flattened; reads whole rows only."""
     shape = stored.get_shape()
     if not shape:
         return stored[...].reshape(1)

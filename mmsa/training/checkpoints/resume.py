@@ -1,4 +1,4 @@
-"""What an existing run directory means for the command that names it."""
+"""What an existing run directory means for a command that names it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mmsa.training.checkpoints.run_lock import LOCK_NAME
 
 CONFIG_NAME = "config.yaml"
 
-# What a start that failed early leaves, and what was written to submit it (launch/job_log.py): no
-# reason to refuse the directory.
+# What a launch that failed early leaves, and what was written to submit it (launch/job_log.py): not
+# a reason to refuse the directory.
 _OF_A_FAILED_START = (
     *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
 )
@@ -54,7 +54,7 @@ _FREE = (
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Settings that differ and would make the resumed run another one, as `key: old -> new`."""
+    """Settings that would turn the resumed run into a different one, as `key: old -> new`."""
     before, after = _comparable(old), _comparable(new)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
@@ -64,7 +64,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def earlier_config(run_dir: Path) -> Config | None:
-    """The configuration that an existing run directory was begun with; None where there is none."""
+    """The configuration that an existing run was started with; None if there is none."""
     path = run_dir / CONFIG_NAME
     return load_config(str(path)) if path.is_file() else None
 
@@ -77,28 +77,28 @@ def save_config(run_dir: Path, config: Config) -> None:
 
 
 def check_run_dir(run_dir: Path) -> None:
-    """Raise `UserError` where a new run would be written among files that are not a run's."""
+    """Raise `UserError` if a new run would be written among foreign files."""
     if not run_dir.exists():
         return
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file; give another run.dir")
+        raise UserError(f"{run_dir} is a file; choose another run.dir")
     foreign = [path.name for path in run_dir.iterdir() if path.name not in _OF_A_FAILED_START]
     if foreign:
         raise UserError(
-            f"{run_dir} holds files that are not of a run ({', '.join(sorted(foreign)[:3])}, ...); "
-            "give a new or an empty run.dir"
+            f"{run_dir} contains files of something else ({', '.join(sorted(foreign)[:3])}, ...); "
+            "choose a new or an empty run.dir"
         )
 
 
 def check_same_run(
     run_dir: Path, earlier: Config, config: Config, *, precision: str, shards_digest: str | None
 ) -> None:
-    """Raise `UserError` where `config` would continue the run as another one.
+    """Raise `UserError` if `config` would continue the run as a different one.
 
-    Compared with the run's configuration and, where it has one, with its newest checkpoint: all
-    differences stand in one list. `precision` is what this launch computes in; `shards_digest` is
-    None where the shards cannot be read, which is told elsewhere. Files alone: every rank finds
-    the same before the process group is made.
+    Compares with the run's configuration and, if it has one, with its newest checkpoint; all
+    differences are in one list. `precision` is what this launch computes in; `shards_digest` is
+    None if the shards cannot be read, which is reported elsewhere. Reads files only: every rank
+    finds the same before the process group exists.
     """
     changed = differences(earlier, config)
     checkpoint = newest_checkpoint(run_dir)
@@ -107,8 +107,8 @@ def check_same_run(
     if changed:
         listed = "; ".join(dict.fromkeys(changed))
         raise UserError(
-            f"{run_dir} holds a run with another configuration ({listed}). "
-            "Give another run.dir, or the earlier settings to go on with it"
+            f"{run_dir} contains a run with another configuration ({listed}). "
+            "Choose another run.dir, or use the earlier settings to resume it"
         )
 
 
@@ -137,7 +137,7 @@ def _differences_of(
 
 
 def digest_of(config: Config) -> str | None:
-    """The digest of `data.shards`; None where they cannot be read, which is told where they are."""
+    """The digest of `data.shards`; None if they cannot be read, which is reported later."""
     try:
         return load_manifest(str(config.data.shards)).digest
     except UserError:
@@ -145,7 +145,7 @@ def digest_of(config: Config) -> str | None:
 
 
 def config_sha256(config: Config) -> str:
-    """The sha256 of the settings that make a run what it is: all but the free ones."""
+    """The SHA-256 of the settings that define a run: all except the free ones."""
     fixed = {key: value for key, value in _comparable(config).items() if not _is_free(key)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
@@ -153,30 +153,30 @@ def config_sha256(config: Config) -> str:
 def continuation_in_words(
     state: dict[str, Any], *, engine: str, world_size: int, batchnorm: bool
 ) -> list[str]:
-    """What going on from a checkpoint with `state` means on this launch, where it is another."""
+    """What resuming from a checkpoint with `state` means where this launch is a different one."""
     words = []
     if state["engine"] != engine:
         words.append(
             f"the checkpoint was written under {state['engine']}, this launch is {engine}: "
-            "weights, optimizer state, step and position in the data are carried over; sums are "
-            "made in another order from here on, so numbers agree within rounding"
+            "weights, optimizer state, step and position in the data carry over; sums are computed "
+            "in another order from here on, so numbers agree within rounding"
         )
     if state["world_size"] != world_size:
         words.append(
             f"the checkpoint was written by {state['world_size']} process(es), this launch has "
-            f"{world_size}: the same global batches are read on; dropout draws differ, because "
-            "they are seeded for each rank"
+            f"{world_size}: the same global batches follow; dropout draws differ, because they are "
+            "seeded per rank"
         )
         if batchnorm and state["world_size"] > 1:
             words.append(
                 f"each rank starts from the mean of the {state['world_size']} ranks' BatchNorm "
-                "statistics; each rank's own are not continued"
+                "statistics; the ranks' own statistics are not continued"
             )
     return words
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether `status.json` says that the run reached its end."""
+    """Whether `status.json` says that the run is done."""
     return bool(read_status(run_dir / STATUS_NAME).get("state") == "done")
 
 

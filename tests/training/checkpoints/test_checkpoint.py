@@ -119,7 +119,7 @@ def test_a_checkpoint_of_another_format_is_refused(
     with pytest.raises(UserError) as refused:
         read_state(path)
     assert "has format None None; this program reads mmsa-checkpoint 1" in str(refused.value)
-    assert "Go on with the version of mmsa that wrote it (0.0.9)" in str(refused.value)
+    assert "Resume with the version of mmsa that wrote it (0.0.9)" in str(refused.value)
 
 
 def test_nothing_in_it_is_a_pickle(tmp_path: Path, accelerator: Accelerator) -> None:

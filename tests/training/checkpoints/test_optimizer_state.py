@@ -91,11 +91,11 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path, accelerator: Acce
     with pytest.raises(UserError) as refused:
         load_optimizer_state(file, model, optimizer)
     assert (
-        "is no optimizer state of this model: missing exp_avg_sq/2.bias; unexpected "
+        "is not an optimizer state of this model: missing exp_avg_sq/2.bias; unexpected "
         "exp_avg/9.weight; exp_avg/0.weight is (4, 6), the parameter is (6, 4)"
     ) in str(refused.value)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match="cannot be read .*go on from the one before"):
+    with pytest.raises(UserError, match="cannot be read .*resume from the one before"):
         load_optimizer_state(file, model, optimizer)
 
 

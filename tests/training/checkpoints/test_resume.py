@@ -93,7 +93,7 @@ def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         check_same_run(tmp_path, first, new, **same)
     assert "(optim.head_lr: 0.001 -> 0.5; run.seed: 0 -> 1)" in str(refused.value)
-    assert "Give another run.dir, or the earlier settings" in str(refused.value)
+    assert "Choose another run.dir, or use the earlier settings" in str(refused.value)
     check_same_run(tmp_path, first, config(data={"num_workers": 7}), **same)
     # With a checkpoint, also what the configuration does not show.
     checkpoint_of(tmp_path, first)

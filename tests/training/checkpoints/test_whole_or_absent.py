@@ -148,7 +148,7 @@ def test_an_export_that_cannot_be_written_leaves_what_was(
         save(tmp_path, 2, accelerator, write_export=raise_os_error)
     assert "the checkpoint of step 2 could not be written" in str(refused.value)
     assert "No space left on device" in str(refused.value)
-    assert f"Make room in {tmp_path} and repeat the command" in str(refused.value)
+    assert f"Free some space in {tmp_path} and repeat the command" in str(refused.value)
     assert newest_checkpoint(tmp_path) == earlier
     assert content_of(earlier) == before
     assert names(tmp_path / "checkpoints") == [
