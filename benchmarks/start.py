@@ -18,13 +18,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import real_run
-from mmsa.training.checkpoints.collective_write import wait_for_removals
+from mmsa.training.checkpoints.collective_write import REMOVAL_THREAD
 
 COMMANDS = (
     *(["train.py"], ["evaluate.py"], ["-m", "shards"], ["-m", "shards", "pack"]),
@@ -153,7 +154,9 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
         for _ in range(rounds):
             run.state.step += 1
             saves.append(by_clock(run.save_checkpoint, num_bytes))
-            wait_for_removals()
+            for thread in threading.enumerate():
+                if thread.name == REMOVAL_THREAD:
+                    thread.join()
             copy.mkdir()
             plain.append(by_clock(lambda: write_plainly(copy, contents), num_bytes))
             shutil.rmtree(copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmsa.training.checkpoints.checkpoint import save_checkpoint
-from mmsa.training.checkpoints.collective_write import wait_for_removals
+from mmsa.training.checkpoints.collective_write import REMOVAL_THREAD
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -67,7 +68,9 @@ def content_of(directory: Path) -> dict[str, bytes]:
 
 def names(directory: Path) -> list[str]:
     """What is there once threads that remove something have done so."""
-    wait_for_removals()
+    for thread in threading.enumerate():
+        if thread.name == REMOVAL_THREAD:
+            thread.join()
     return sorted(path.name for path in directory.iterdir())
 
 

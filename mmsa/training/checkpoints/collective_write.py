@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 # A full disk is an OSError in Python, a RuntimeError in torch, and safetensors has its own.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
-_REMOVAL = "removal"  # the name of threads that remove
+REMOVAL_THREAD = "removal"  # the name of every thread of `remove_by_thread`
 
 
 class WriteError(Exception):
@@ -41,14 +41,7 @@ def remove_by_thread(directory: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
     os.replace(directory, hidden)
     # Not a daemon thread: the process waits for it at its end.
-    threading.Thread(target=shutil.rmtree, args=(hidden, True), name=_REMOVAL).start()
-
-
-def wait_for_removals() -> None:
-    """Wait for the threads of `remove_by_thread`, before looking at what is left."""
-    for thread in threading.enumerate():
-        if thread.name == _REMOVAL:
-            thread.join()
+    threading.Thread(target=shutil.rmtree, args=(hidden, True), name=REMOVAL_THREAD).start()
 
 
 def remove_leftovers(folder: Path) -> None:
