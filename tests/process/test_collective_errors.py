@@ -20,7 +20,8 @@ def test_a_rank_that_is_gone() -> None:
     words = lost_contact(RuntimeError(CLOSED), 3)
     assert words is not None
     assert words.startswith(
-        "lost contact with another rank: it died, or its machine (10.0.0.7) is gone. Rank 3 noticed."
+        "lost contact with another rank: it died, or its machine (10.0.0.7) is gone. "
+        "Rank 3 noticed."
     )
     assert words.endswith("The same command resumes from the last checkpoint")
     assert "gloo" not in words
