@@ -186,8 +186,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise UserError(
             f"{checkpoint} has format {found['format']} {found['version']}; this program reads "
             f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Resume with the "
-            f"version of mmsa that wrote it ({state.get('code_version', 'an early one')}), or choose "
-            "another run.dir"
+            f"version of mmsa that wrote it ({state.get('code_version', 'an early one')}), or "
+            "choose another run.dir"
         )
     return state
 

@@ -110,7 +110,8 @@ def test_too_little_room_is_refused_with_the_numbers(small_disk: Callable[[str],
     assert str(refused.value) == (
         f"the disk of {disk}/runs/first has 9.0 MiB free and the run needs 10.0 MiB more: 3 "
         "checkpoint(s) of 3.0 MiB and 2 export(s) of 1.0 MiB at most, 1.0 MiB of it already "
-        "present. Free some space, lower train.keep_checkpoints, or choose a run.dir on another disk"
+        "present. Free some space, lower train.keep_checkpoints, or choose a run.dir on another "
+        "disk"
     )
 
 
