@@ -81,17 +81,17 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
 
     import train
 
-    real = train.runtime.seed_step
+    real = train.seed_step
 
     def interrupt(seed: int, step: int, rank: int) -> None:
         if step == stop_after:
             raise KeyboardInterrupt
         real(seed, step, rank)
 
-    monkeypatch.setattr(train.runtime, "seed_step", interrupt)
+    monkeypatch.setattr(train, "seed_step", interrupt)
     assert train_main([*settings, f"run.dir={parts}"]) == 130
     assert status(parts)["state"] == "failed"
-    monkeypatch.setattr(train.runtime, "seed_step", real)
+    monkeypatch.setattr(train, "seed_step", real)
     assert train_main([*settings, f"run.dir={parts}"]) == 0
     assert f"at step {stop_after}" in (parts / "log.txt").read_text()
     for name in ("checkpoints/step-00000020/export/model.safetensors", "best/model.safetensors"):
