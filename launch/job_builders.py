@@ -130,7 +130,7 @@ def replace_engine(site: Site, engine: str) -> Site:
 
 
 def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
-    from evaluate import build_parser, check_arguments
+    from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
     from mmsa.export import read_export, resolve_export
 

@@ -10,11 +10,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mmsa.errors import UserError
-from mmsa.evaluation.compare.comparable import check_comparable
-from mmsa.evaluation.compare.comparison import check_metric, compare
+from mmsa.evaluation.compare.comparison import check_comparable, check_metric, compare
 from mmsa.evaluation.compare.comparison_text import comparison_text
 from mmsa.evaluation.compare.folds import check_folds, fold_findings, folds_text, pooled
-from mmsa.evaluation.report.read_report import Reported
+from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
 
@@ -22,7 +21,7 @@ NAMES = ("negative", "neutral", "positive")
 N = 400
 
 
-def reported(name: str, right: float, *, seed: int = 0, noise: int = 0, **given: Any) -> Reported:
+def reported(name: str, right: float, *, seed: int = 0, noise: int = 0, **given: Any) -> Report:
     """A model of the same 400 samples that is right on the first `right` of them, more or less."""
     random = np.random.default_rng(7)
     labels = random.integers(0, 3, N)
@@ -37,7 +36,7 @@ def reported(name: str, right: float, *, seed: int = 0, noise: int = 0, **given:
     }
     keys = [f"{i:04d}" for i in range(N)]
     groups = np.arange(N, dtype=np.uint64) // 2
-    return Reported(name, Path(name), identity, Predictions(keys, labels, logits, NAMES), groups)
+    return Report(name, Path(name), identity, Predictions(keys, labels, logits, NAMES), groups)
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -146,13 +145,15 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(
 
 def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
     check_metric("roc_auc/neutral", NAMES)
-    with pytest.raises(UserError, match="--metric wighted_f1 is no score; did you mean weighted"):
+    with pytest.raises(
+        UserError, match="--metric wighted_f1 is not a score; did you mean weighted"
+    ):
         check_metric("wighted_f1", NAMES)
-    with pytest.raises(UserError, match="--metric f1 is no score; did you mean macro_f1"):
+    with pytest.raises(UserError, match="--metric f1 is not a score; did you mean macro_f1"):
         check_metric("f1", NAMES)
 
 
-def folds(count: int = 3) -> list[Reported]:
+def folds(count: int = 3) -> list[Report]:
     """The first model cut into folds by key."""
     whole = reported("whole", 0.7)
     found = []
@@ -166,11 +167,11 @@ def folds(count: int = 3) -> list[Reported]:
         )
         protocol = {"name": f"kfold:{number + 1}/{count}", "hash": "ab" * 32}
         identity = whole.identity | {"protocol": protocol, "weights_sha256": str(number)}
-        found.append(Reported(f"f{number}", Path("x"), identity, part, whole.groups[rows]))
+        found.append(Report(f"f{number}", Path("x"), identity, part, whole.groups[rows]))
     return found
 
 
-def identities(reports: list[Reported]) -> list[tuple[str, dict[str, Any]]]:
+def identities(reports: list[Report]) -> list[tuple[str, dict[str, Any]]]:
     return [(one.name, one.identity) for one in reports]
 
 
@@ -196,7 +197,7 @@ def test_folds_are_pooled_to_the_whole_and_averaged() -> None:
 
 def test_folds_that_do_not_belong_together_are_refused() -> None:
     three = identities(folds())
-    with pytest.raises(UserError, match="wants all 3 folds of kfold; missing: 2"):
+    with pytest.raises(UserError, match="needs all 3 folds of kfold; missing: 2"):
         check_folds([three[0], three[2]])
     with pytest.raises(UserError, match="found twice: 1"):
         check_folds([three[0], *three])

@@ -13,11 +13,11 @@ from packed import open_split, sample, seal, write_split
 from mmsa.calibration import Calibration, read_calibration, to_json
 from mmsa.data.manifest import Manifest, key_hash
 from mmsa.errors import UserError
-from mmsa.evaluation.floors.fitting import Floors, floors_of
+from mmsa.evaluation.floors.fitting import Floors, fit_floors
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
 from mmsa.evaluation.inputs.slices import slice_masks
-from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.calibration import fit, reliability
 from mmsa.evaluation.scores.metrics import Predictions, probabilities
@@ -121,10 +121,10 @@ def found_of(
     predictions: Predictions,
     seen: SeenBefore,
     calibration: Calibration | None = None,
-    floor: Floors | None = None,
+    floors: Floors | None = None,
 ) -> dict[str, object]:
     facts = [fact(i, f"text {'@a ' * (i % 2)}") for i in range(len(predictions.keys))]
-    return findings(predictions, facts, seen=seen, calibration=calibration, floor=floor)
+    return compute_findings(predictions, facts, seen=seen, calibration=calibration, floors=floors)
 
 
 def test_clean_and_leaked_samples_are_scored_apart() -> None:
@@ -142,7 +142,7 @@ def test_clean_and_leaked_samples_are_scored_apart() -> None:
     nothing = summary_text(found_of(predictions, SeenBefore(np.zeros(6, dtype=bool))))
     assert "no sample has a duplicate in a split that was used before this one" in nothing
     unknown = summary_text(found_of(predictions, SeenBefore(None, "because")))
-    assert "leaks: not known (because)" in unknown
+    assert "leaks: unknown (because)" in unknown
 
 
 def test_floors_stand_beside_the_model_with_its_lead() -> None:
@@ -152,8 +152,10 @@ def test_floors_stand_beside_the_model_with_its_lead() -> None:
     facts = [fact(i, texts[i]) for i in range(90)]
     logits = np.zeros((90, 3), dtype=np.float32)  # the model says the first class, always
     model = Predictions([one.key for one in facts], np.array(labels), logits, NAMES)
-    floor = floors_of((texts, labels), (texts, labels), facts, model)
-    found = findings(model, facts, seen=SeenBefore(None, ""), calibration=None, floor=floor)
+    floors = fit_floors((texts, labels), (texts, labels), facts, model)
+    found = compute_findings(
+        model, facts, seen=SeenBefore(None, ""), calibration=None, floors=floors
+    )
     assert found["floors"]["tfidf"]["scores"]["accuracy"]["value"] == 1.0
     assert found["floors"]["majority"]["scores"]["accuracy"]["value"] == pytest.approx(1 / 3)
     lead = found["floors"]["lead_over_tfidf"]["accuracy"]

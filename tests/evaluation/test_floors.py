@@ -120,7 +120,7 @@ def test_texts_that_cannot_be_fitted() -> None:
     rest = (["a b"], [0], ["a b"], [0], LABEL_NAMES)
     with pytest.raises(UserError, match="single class"):
         tfidf_floor(["sad rain", "sad rain"], [0, 0], *rest)
-    with pytest.raises(UserError, match="at least one word must stand in two"):
+    with pytest.raises(UserError, match="at least one word must occur in two"):
         tfidf_floor(["sad rain", "happy sun"], [0, 2], *rest)
 
 
@@ -167,7 +167,7 @@ def test_the_command_prints_both_floors(shards: Path, capsys: pytest.CaptureFixt
     assert "accuracy                         0.3333        24" in printed
     assert "accuracy                         1.0000        24" in printed
     assert "C = 0.01" in printed
-    assert "too good" not in printed
+    assert "optimistically biased" not in printed
 
 
 def test_the_default_split_is_val_and_says_what_that_means(
@@ -177,7 +177,7 @@ def test_the_default_split_is_val_and_says_what_that_means(
     assert main([str(shards)]) == 0
     printed = capsys.readouterr().out
     assert "reported on: val 30" in printed
-    assert "C was chosen on this very split" in printed
+    assert "C was chosen on this split, so the scores below are optimistically" in printed
 
 
 def test_damage_and_wrong_names_are_said(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

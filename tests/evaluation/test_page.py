@@ -17,8 +17,8 @@ from mmsa.evaluation.inputs.sample_facts import SampleFacts, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore
 from mmsa.evaluation.modality_audit.audit import audit
 from mmsa.evaluation.modality_audit.changed_inputs import Change
-from mmsa.evaluation.report.findings import findings
-from mmsa.evaluation.report.page.gallery import MAX_ERRORS, cards, chosen, thumbnail
+from mmsa.evaluation.report.findings import compute_findings
+from mmsa.evaluation.report.page.gallery import MAX_ERRORS, cards, choose_samples, thumbnail
 from mmsa.evaluation.report.page.render import read_training, render
 from mmsa.evaluation.scores.metrics import Predictions
 from shards.packing.tars import PackedSample
@@ -42,8 +42,8 @@ def make_page(
     reader = open_split(directory, manifest)
     facts = read_facts(reader)
     predictions = third_wrong(facts, reader)
-    found = findings(
-        predictions, facts, seen=SeenBefore(None, "<why>"), calibration=None, floor=None
+    findings = compute_findings(
+        predictions, facts, seen=SeenBefore(None, "<why>"), calibration=None, floors=None
     )
     identity = {
         **{"split": "test", "dataset": "tiny", "protocol": {"name": "tiny", "hash": "0" * 64}},
@@ -51,7 +51,7 @@ def make_page(
     }
     return render(
         predictions,
-        found,
+        findings,
         identity,
         cards=cards(predictions, facts, reader, temperature=1.0, private=private),
         training=TRAINING,
@@ -84,7 +84,7 @@ def test_the_page_stands_alone_and_texts_are_no_markup(tmp_path: Path) -> None:
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
     assert "broken'</script>" not in page  # no text ends the script
     assert "a &lt;run&gt;" in page
-    assert "Not known: &lt;why&gt;." in page
+    assert "Unknown: &lt;why&gt;." in page
     assert "the test split has been opened 3 time(s)" in page
     assert page.count("<svg") == 6
     found = data_of(page)
@@ -101,7 +101,7 @@ def test_the_page_stands_alone_and_texts_are_no_markup(tmp_path: Path) -> None:
 
 def test_the_audit_stands_on_the_page_with_its_answers(tmp_path: Path) -> None:
     page = make_page(tmp_path, audited=True).decode("utf-8")
-    assert page.count("makes no difference that can be told from chance") == 6
+    assert page.count("makes no significant difference") == 6
     table = re.search(r'<table id="audit">.*?</table>', page, re.S)
     assert table
     assert table[0].count("<tr>") == 2 + len(Change)
@@ -118,7 +118,7 @@ def test_a_private_page_has_neither_texts_nor_pictures(tmp_path: Path) -> None:
     }
     assert "data:image" not in page
     assert not any(f"word{number}" in page for number in range(13))
-    assert "Texts and pictures were left out" in page
+    assert "Texts and images were left out" in page
 
 
 def test_rare_confusions_are_shown_beside_frequent_ones() -> None:
@@ -127,7 +127,7 @@ def test_rare_confusions_are_shown_beside_frequent_ones() -> None:
     logits = np.tile(np.array([[0.0, 3.0, 0.0]], dtype=np.float32), (2001, 1))
     logits[1500] = (0.0, 0.0, 0.1)
     keys = [f"{i:05d}" for i in range(2001)]
-    shown = chosen(Predictions(keys, labels, logits, NAMES))
+    shown = choose_samples(Predictions(keys, labels, logits, NAMES))
     errors = [row for row, kind in shown if kind == "error"]
     assert len(errors) == MAX_ERRORS
     assert 1500 in errors
@@ -173,4 +173,4 @@ def test_a_browser_shows_the_samples_and_filters_them(browser: str, tmp_path: Pa
     assert "20 of 20 shown" in dom(browser, page, "#true=negative&predicted=neutral")
     uncertain = dom(browser, page, "#kind=uncertain&predicted=positive")
     assert "20 of 20 shown" in uncertain
-    assert "positive, predicted" in uncertain
+    assert "positive, predicted correctly" in uncertain

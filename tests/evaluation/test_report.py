@@ -14,13 +14,13 @@ from PIL import Image
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.inputs.seen_before import SeenBefore
+from mmsa.evaluation.report.confusion_matrix import confusion_matrix_png
 from mmsa.evaluation.report.files import (
     read_metrics,
     write_report,
     write_run_facts,
 )
-from mmsa.evaluation.report.findings import findings
-from mmsa.evaluation.report.plots import confusion_matrix_png
+from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.predictions_file import read_predictions, rows_of
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.score_names import classification_report_text
@@ -60,9 +60,9 @@ def written(
     predictions = four()
     facts = facts_of(predictions)
     seen = SeenBefore(np.zeros(4, dtype=bool))
-    found = findings(predictions, facts, seen=seen, calibration=None, floor=None)
+    findings = compute_findings(predictions, facts, seen=seen, calibration=None, floors=None)
     rows = list(rows_of(predictions, facts, 1.0))
-    write_report(directory, predictions, found, identity, rows, file_format=file_format)
+    write_report(directory, predictions, findings, identity, rows, file_format=file_format)
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
@@ -144,7 +144,7 @@ def test_files_that_are_no_report_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither predictions\.jsonl nor predictions\.parquet"):
         read_predictions(tmp_path, NAMES)
     (tmp_path / "predictions.jsonl").write_text('{"key": "a", "label": "sad"}\n')
-    with pytest.raises(UserError, match="does not hold the predictions of a report"):
+    with pytest.raises(UserError, match="does not contain the predictions of a report"):
         read_predictions(tmp_path, NAMES)
     (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
     with pytest.raises(UserError, match="an earlier version wrote it"):
