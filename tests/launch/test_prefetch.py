@@ -57,6 +57,9 @@ def test_what_is_missing(encoder: Path, tmp_path: Path) -> None:
     assert "MISSING  text encoder: bert-base-uncased\nMISSING  image encoder: resnet50\n" in (
         done.stdout
     )
-    assert "not everything of launch/runs/full_finetune.yaml is here: 2 problems" in done.stderr
+    assert (
+        "launch/runs/full_finetune.yaml needs files that are not in the cache: 2 problems"
+        in done.stderr
+    )
     assert f"(looked in {cache}/huggingface/hub)" in done.stderr
     assert f"(looked for {cache}/torch/hub/checkpoints/resnet50-11ad3fa6.pth)" in done.stderr

@@ -93,7 +93,7 @@ def test_a_dry_run_shows_script_and_configuration_and_writes_nothing(
         (["train.epoch=3"], "unknown key train.epoch; did you mean train.epochs?"),
         (["model.fusion.name=sum"], "sum"),
         (["launch.world_size=4"], "launch.world_size=4, but the job has 1 node(s) x 1 CPU"),
-        (["--engine", "zero2", "launch.engine=ddp"], "but the job is to run zero2; give --engine"),
+        (["--engine", "zero2", "launch.engine=ddp"], "but the job uses zero2; give --engine"),
         (["--engine", "fsdp"], "engine: Input should be 'ddp', 'zero1', 'zero2' or 'zero3'"),
         (["--time", "soon"], "--time soon: expected MINUTES, HH:MM:SS"),
         (["--sbatch", "exclusive"], "--sbatch exclusive: expected KEY=VALUE"),
@@ -149,7 +149,7 @@ def test_a_run_directory_of_another_configuration_is_refused(
     # Shape and launch may change, what the run is may not.
     dry = ["train", "--dry-run", "--nodes", "2"]
     assert launch_main(["submit", *dry, "--", *settings]) == 0
-    assert f"{run_dir} goes on from its newest checkpoint" in capsys.readouterr().out
+    assert f"{run_dir} will resume from its newest checkpoint" in capsys.readouterr().out
     found = refused(capsys, *dry, "--", *settings, "optim.text_lr=0.5")
     assert "another configuration (optim.text_lr: 0.001 -> 0.5)" in found
     (run_dir / "status.json").write_text('{"state": "done"}')
@@ -165,24 +165,24 @@ def test_evaluation_and_packing_are_refused(
     assert nowhere in refused(capsys, "evaluate", "--dry-run", "--", nowhere)
     pack = ["pack", "--dry-run", "--parts", "2", "--"]
     assert "expected SOURCE RAW OUT" in refused(capsys, *pack, "mvsa-single", nowhere)
-    assert f"{nowhere} is not there" in refused(capsys, *pack, "mvsa-single", nowhere, "out")
+    assert f"{nowhere} does not exist" in refused(capsys, *pack, "mvsa-single", nowhere, "out")
     assert "mvsa-singel" in refused(capsys, *pack, "mvsa-singel", nowhere, "out")
     no_config = ["train", "--dry-run", "--", "data.shards=x", "run.dir=y"]
-    assert "a configuration stands first behind --" in refused(capsys, *no_config)
+    assert "expected a configuration file first after --" in refused(capsys, *no_config)
     with pytest.raises(SystemExit):  # argparse's own, with exit code 2
         launch_main(["submit", "evaluate", "--dry-run", "--", nowhere, "--split", "tset"])
     assert "invalid choice: 'tset'" in capsys.readouterr().err
     existing = [str(tmp_path), str(tmp_path)]
-    assert "is there already" in refused(capsys, *pack, "mvsa-single", *existing)
+    assert "already exists" in refused(capsys, *pack, "mvsa-single", *existing)
     assert "nothing to submit" in refused(capsys, "pack", "--dry-run")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--seeds", "0-"], "--seeds 0-: expected numbers, as in 0-4 or 1,7,9"),
+        (["--seeds", "0-"], "--seeds 0-: expected numbers, such as 0-4 or 1,7,9"),
         (["--seeds", "1,1"], "at least one number, each once"),
-        ([], "give one of --seeds 0-4 and --configs FILE"),
+        ([], "give either --seeds 0-4 or --configs FILE"),
         (["--configs", "a/x.yaml", "b/x.yaml"], "two have the same name"),
     ],
 )
