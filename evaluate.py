@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmsa.evaluation.arguments import build_parser, check_arguments
+from mmsa.evaluation.arguments import Options, build_parser, check_arguments
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
 from mmsa.process.start_clock import StartClock
@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(command: Command, arguments: argparse.Namespace) -> None:
-    """Evaluate each target that has no report yet, then compare the reports or join the folds."""
+    """Evaluate every target, then compare their reports or join the folds.
+
+    Comparisons and folds reuse the reports that already exist.
+    """
     start_clock = StartClock("first batch")
     # The heavy imports, all in one place: importing torch takes seconds, which --help and a
     # mistyped option need not wait for, and the environment must be prepared before it.
@@ -40,13 +43,13 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.compare import joint_report
     from mmsa.evaluation.modality_audit.audit import check_modalities
     from mmsa.evaluation.requested_targets import requested_targets
-    from mmsa.evaluation.split_evaluation import Options, SplitEvaluation
+    from mmsa.evaluation.split_evaluation import SplitEvaluation
 
     start_clock.mark("imports")
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
 
-    # What to evaluate: everything that could be refused is refused before the test split is opened.
+    # Everything that can be refused is refused here, before any test split is opened.
     joint = arguments.compare or arguments.folds
     targets = requested_targets(
         arguments.targets,
@@ -64,15 +67,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         for target in targets:
             if target.to_evaluate is not None:
                 check_modalities(target.to_evaluate)
-    options = Options(
-        precision=arguments.precision,
-        num_workers=arguments.num_workers,
-        file_format=arguments.predictions,
-        floors=not arguments.no_floors,
-        calibrate=arguments.calibrate,
-        page=not arguments.no_page,
-        private=arguments.private,
-    )
+    options = Options.from_arguments(arguments)
     start_clock.mark("export and shards")
 
     for target in targets:

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmsa.calibration import FITTED_ON
 from mmsa.errors import UserError
 
 _SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate and report, the same for all targets."""
+
+    precision: str = "no"
+    num_workers: int | None = None  # None: the run's data.num_workers
+    file_format: str = "jsonl"
+    floors: bool = True
+    calibrate: bool = False
+    page: bool = True
+    private: bool = False
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> Options:
+        return cls(
+            precision=arguments.precision,
+            num_workers=arguments.num_workers,
+            file_format=arguments.predictions,
+            floors=not arguments.no_floors,
+            calibrate=arguments.calibrate,
+            page=not arguments.no_page,
+            private=arguments.private,
+        )
 
 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:

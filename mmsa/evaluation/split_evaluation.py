@@ -6,7 +6,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
 from mmsa.errors import UserError
+from mmsa.evaluation.arguments import Options
 from mmsa.evaluation.floors.fitting import Floors, fit_floors, read_texts
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.inputs.eval_target import EvalTarget, samples_hash
@@ -42,19 +42,6 @@ from mmsa.evaluation.scores.score_names import classification_report_text
 from mmsa.export import load_model, load_tokenizer_of
 from mmsa.models.model import SentimentModel
 from mmsa.process import runtime
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to evaluate, as given on the command line; the same for all targets."""
-
-    precision: str = "no"
-    num_workers: int | None = None  # None: the run's data.num_workers
-    file_format: str = "jsonl"
-    floors: bool = True
-    calibrate: bool = False
-    page: bool = True
-    private: bool = False
 
 
 class SplitEvaluation:

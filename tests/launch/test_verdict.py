@@ -21,9 +21,17 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
         (DONE, {}, "", 0, 0, 0, "done"),
         (DONE, DONE, "USR1", 200, 9, 0, "done"),  # finished by an earlier start
         (PREEMPTED, {}, "USR1", 0, 0, 75, "stopped at step 12; requeueing (restart 1)"),
-        (PREEMPTED, RUNNING, "", 8, 0, 75, "(restart 9)"),  # the ranks heard it, the script not
+        (
+            PREEMPTED,
+            RUNNING,
+            "",
+            8,
+            0,
+            75,
+            "(restart 9)",
+        ),  # the ranks received it, the script did not
         (PREEMPTED, {}, "USR1", 9, 0, 1, "giving up after 9 restarts (MAX_RESTARTS)"),
-        # Stopped before it reached its run directory: what the file says is of the start before.
+        # Stopped before it reached its run directory: the file is that of the start before.
         (FAILED, FAILED, "USR1", 5, 1, 75, "stopped by SIGUSR1 before it could save"),
         (
             {},
@@ -44,7 +52,7 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
             1,
             "after 3 starts in a row without a new checkpoint (MAX_RETRIES=2)",
         ),
-        # What its user has to mend comes back at each start.
+        # A user error recurs at each start.
         (
             WRONG,
             {},
@@ -55,12 +63,12 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
             "failed with an error that a restart cannot fix: train.epochs is wrong",
         ),
         (WRONG, FAILED, "USR1", 0, 1, 2, "failed with an error that a restart cannot fix"),
-        # Any other failure: as often as it comes further, and a few times where it does not.
+        # Any other failure: retried as long as there is progress, and a few times without.
         (FAILED, {}, "", 0, 1, 75, "failed at step 12 (lost contact); requeueing"),
         (FAILED, RUNNING, "", 8, 0, 75, "(restart 9)"),
         (FAILED, RUNNING, "", 8, 2, 75, "(restart 9)"),
         (FAILED, RUNNING, "", 8, 3, 1, "giving up after 3 starts in a row without"),
-        # No word at all.
+        # No reason reported.
         (
             RUNNING,
             FAILED,
