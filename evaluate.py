@@ -75,8 +75,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
             runtime.logger.info("%s: using its existing report, %s", target.name, target.report)
             continue
         runtime.logger.info("evaluating %s", target.name)
-        # Before the device is touched: loader workers start here.
-        evaluation = SplitEvaluation(target.to_evaluate, command.world, options)
+        evaluation = SplitEvaluation(target.to_evaluate, command.world, options)  # starts workers
         start_clock.mark("loader and model")
         accelerator = command.accelerator = make_accelerator(arguments.precision)
         start_clock.mark("process group")
