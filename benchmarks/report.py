@@ -31,8 +31,8 @@ NUM_VAL = 400
 PARTS = {
     "facts of the samples, from the shards": ("read_facts",),
     "classification report": ("classification_report_text",),
-    "floors, with reading their texts": ("read_texts", "floors_of"),
-    "scores, intervals, leaks, slices": ("seen_before", "findings"),
+    "floors, with reading their texts": ("read_texts", "fit_floors"),
+    "scores, intervals, leaks, slices": ("seen_before", "compute_findings"),
     "page": ("cards", "read_training", "render"),
     "predictions file, picture, other files": ("rows_of", "files.write_report"),
 }
@@ -140,7 +140,7 @@ def measure(folder: Path, num_samples: int) -> dict[str, float]:
             setattr(place, attribute, timed(getattr(place, attribute), name, spent))
     of = measured.SplitEvaluation
     of.write_report = timed(of.write_report, "all", spent)  # type: ignore[method-assign]
-    of.predict = lambda self, *_, **__: made_up(self.subject)  # type: ignore[method-assign]
+    of.predict = lambda self, *_, **__: made_up(self.target)  # type: ignore[method-assign]
     assert evaluate.main([str(run), "--split", "test"]) == 0
     found = {part: sum(spent[name] for name in names) for part, names in PARTS.items()}
     return {**found, "all": spent["all"]}

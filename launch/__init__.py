@@ -1,1 +1,1 @@
-"""How runs start: complete run configurations (`runs/`) and what brings them to machines."""
+"""How runs start: complete run configurations (`runs/`) and their submission to clusters."""

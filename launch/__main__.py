@@ -1,9 +1,9 @@
-"""How runs come to a cluster: `python -m launch submit | status | prefetch | folds`.
+"""Run on a cluster: `python -m launch submit | status | prefetch | folds`.
 
-Each command is a module of this package with `add_parser(commands)`, which sets `run`: a function
-of the parsed arguments that returns the exit code or None for 0. What stands behind `--` on the
-command line belongs to another program (a configuration and its overrides, say) and is handed over
-as `arguments.rest`. A module imports what takes time (torch) inside `run`: --help answers at once.
+Each command is a module of this package with `add_arguments(parser)`, which also sets `run`: a
+function of the parsed arguments that returns the exit code, or None for 0. Words after `--`, such
+as a configuration and its overrides, are for another program and passed as `arguments.rest`.
+Modules import slow libraries (torch) inside `run`, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from launch import folds, job_hooks, prefetch, status, submit
 from mmsa.errors import EXIT_USER_ERROR, UserError
 
-COMMANDS = (submit, status, prefetch, folds, job_hooks)
+COMMANDS: dict[str, tuple[ModuleType, str]] = {
+    "submit": (submit, "submit training, evaluation, packing or an array of runs"),
+    "status": (status, "show the state of a run"),
+    "prefetch": (prefetch, "download weights and tokenizers on the login node"),
+    "folds": (folds, "print the commands of a k-fold experiment"),
+    "job": (job_hooks, "commands for the job scripts"),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m launch",
-        description="Bring runs to machines: docs/slurm.md, docs/evaluation.md",
+        description="Submit runs to SLURM and follow them: docs/slurm.md, docs/evaluation.md",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        module.add_parser(commands)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
     return parser
 
 

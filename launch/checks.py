@@ -1,4 +1,4 @@
-"""What can be known of a training run before it is submitted: the same checks as on the node."""
+"""Checks of a training run before it is submitted, the same as on the node."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mmsa.process.runtime import World
 
 
 def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
-    """Raise `UserError` for no SLURM, or a partition that it does not know or that is too small.
+    """Raise `UserError` if there is no SLURM, or the partition is unknown or too small.
 
-    A dry run may be made anywhere: there it returns a note of what was not checked.
+    A dry run works without SLURM: then this returns a note about what was not checked.
     """
     if dry_run and not slurm_queue.available():
         return ["there is no SLURM on this machine: the partition was not checked"]
@@ -30,32 +30,32 @@ def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
 
 
 def load_for_shape(file: str, overrides: list[str], site: Site) -> Config:
-    """The configuration with `launch.engine` and `launch.world_size` of the job's shape.
+    """Load a configuration, with `launch.engine` and `launch.world_size` set for the job.
 
-    Raises `UserError` for everything that `train.py` would find in it, and where the configuration
-    itself expects another launch.
+    Raises `UserError` for every problem that `train.py` would report, and if the configuration
+    expects another engine or world size.
     """
     from mmsa.config import load_config
     from mmsa.training.setup import training_checks
 
-    asked = load_config(file, overrides, checks=training_checks())
-    engine, world_size = engine_of(asked, site), world_size_of(site)
-    if asked.launch.engine not in ("any", engine):
+    config = load_config(file, overrides, checks=training_checks())
+    engine, world_size = engine_of(config, site), world_size_of(site)
+    if config.launch.engine not in ("any", engine):
         raise UserError(
-            f"launch.engine={asked.launch.engine}, but the job is to run {engine}; give --engine "
-            f"{asked.launch.engine}, or take launch.engine out"
+            f"launch.engine={config.launch.engine}, but the job uses {engine}; give --engine "
+            f"{config.launch.engine}, or remove launch.engine"
         )
-    if asked.launch.world_size not in ("any", world_size):
+    if config.launch.world_size not in ("any", world_size):
         raise UserError(
-            f"launch.world_size={asked.launch.world_size}, but the job has {shape_in_words(site)} "
-            f"= {world_size}; change --nodes or --gpus-per-node, or take launch.world_size out"
+            f"launch.world_size={config.launch.world_size}, but the job has {shape_in_words(site)} "
+            f"= {world_size}; change --nodes or --gpus-per-node, or remove launch.world_size"
         )
     filled = [*overrides, f"launch.engine={engine}", f"launch.world_size={world_size}"]
     return load_config(file, filled)
 
 
 def engine_of(config: Config, site: Site) -> str:
-    """The engine of the job: as asked for, as the configuration says, or DDP."""
+    """The engine of the job: from --engine or the site, else the configuration, else DDP."""
     if site.engine:
         return site.engine
     return config.launch.engine if config.launch.engine != "any" else "ddp"
@@ -75,10 +75,10 @@ def shape_in_words(site: Site) -> str:
 
 
 def check_run(config: Config) -> list[str]:
-    """Raise `UserError` where the run cannot start; returns what is worth knowing, in words.
+    """Raise `UserError` if the run cannot start; returns notes for the user.
 
-    Shards, batch arithmetic for this shape, and the run directory: another configuration's, that
-    of a finished run, or one that a queued job is about.
+    Checks the shards, the batch arithmetic for this shape, and that the run directory belongs to
+    this configuration, is not finished and has no queued job.
     """
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
@@ -113,37 +113,39 @@ def check_run(config: Config) -> list[str]:
     if resume.is_finished(run_dir):
         raise UserError(
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
-            f"python -m launch submit evaluate ... -- {run_dir}; or give another run.dir"
+            f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
         )
-    return [plan.in_words(), f"{run_dir} goes on from its newest checkpoint"]
+    return [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
 
 
 def note_missing_weights(config: Config, words: list[str], site: Site) -> list[str]:
-    """In words, the pretrained weights that are not here; no refusal, for a job may look elsewhere
-    (HF_HOME in the site's `setup`)."""
+    """Notes about pretrained weights that are missing here.
+
+    Not an error, because jobs may use another cache (HF_HOME in the site's `setup`).
+    """
     missing = missing_for_jobs(config, words, site.cache)
     if not missing:
         return []
     return [
         *missing,
-        "jobs have no network and look in the cache of the site's file, else in your own: fetch "
-        f"these first, with python -m launch prefetch {shlex.join(words)}",
+        "jobs have no network and use the cache of the site file or your own cache: fetch these "
+        f"first, with python -m launch prefetch {shlex.join(words)}",
     ]
 
 
 def check_no_job(run_dir: Path) -> None:
-    """Raise `UserError` where a training job of this run directory is queued or running."""
-    jobs = job_log.known_jobs(job_log.folder_of(run_dir))
-    trains = [job for job, noted in jobs.items() if noted["kind"] == "train"]
-    for job, state in slurm_queue.states(trains).items():
+    """Raise `UserError` if a training job of this run directory is queued or running."""
+    jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
+    train_jobs = [job for job, facts in jobs.items() if facts["kind"] == "train"]
+    for job, state in slurm_queue.states(train_jobs).items():
         raise UserError(
             f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
-            f"or cancel it (scancel {job}), or give another run.dir"
+            f"or cancel it (scancel {job}), or choose another run.dir"
         )
 
 
 def _precision(config: Config) -> str:
-    """The precision that the launch will have, by the same rule as on the node."""
+    """The precision of the launch, by the same rule as on the node."""
     from mmsa.engines.engine import precision_of_launch
 
     file = ROOT / "launch" / "accelerate" / f"{config.launch.engine}.yaml"

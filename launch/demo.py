@@ -1,8 +1,8 @@
-"""`make demo`: the whole way on made-up data, from raw files to a classification report.
+"""`make demo`: the whole pipeline on synthetic data, from raw files to a classification report.
 
-Writes a small set in MVSA-Single's raw layout, packs it, trains three models (text only, image
-only, both) with `accelerate launch` on every GPU or, without any, on two CPU processes, evaluates
-the best export of each on the test split, and prints what the pair is worth beside one modality.
+Writes a small data set in MVSA-Single's raw layout, packs it, trains three models (text only, image
+only, both) with `accelerate launch` on all GPUs or on two CPU processes, evaluates the best export
+of each on the test split, and prints a table that compares both modalities with each alone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NUM_SAMPLES = 4400  # leaves over 400 for the test split
-GLOBAL_BATCH = 32  # of launch/runs/demo.yaml
+NUM_SAMPLES = 4400  # gives a test split of over 400
+GLOBAL_BATCH = 32  # as in launch/runs/demo.yaml
 RUNS = {"text only": "text_only", "image only": "image_only", "both": "concat"}
 
 
 def num_processes() -> int:
-    """Every GPU, as far as the global batch divides; two CPU processes where there is none."""
+    """As many GPUs as divide the global batch; two CPU processes if there is no GPU."""
     import torch
 
     num_gpus = torch.cuda.device_count()
@@ -32,7 +32,7 @@ def num_processes() -> int:
 
 
 def run(*command: str) -> None:
-    """Show a command and run it from the project's root; ends the demo where it fails."""
+    """Print a command and run it in the project's root; exits if it fails."""
     print(f"\n$ {shlex.join(command)}", flush=True)
     python = {
         "python": [sys.executable],
@@ -61,7 +61,7 @@ def train_and_evaluate(fusion: str, shards: Path, run_dir: Path, processes: int)
 
 
 def print_comparison(directory: Path) -> None:
-    """One line per model: what its report says of the test split."""
+    """Print one line per model with its scores on the test split."""
     from rich.console import Console
     from rich.table import Table
 

@@ -3,8 +3,9 @@
     folds mvsa-single RAW runs/five --protocol kfold:5 --config launch/runs/small_encoders.yaml
     folds mvsa-single RAW runs/tib10 --protocol tib10 --config FILE -- train.epochs=3  | bash -e
 
-Pack and train every fold, then one evaluation of all. Nothing is run here: read the lines, give
-them to a shell, or each `train.py` line to a scheduler. Settings behind -- go to every `train.py`.
+The commands pack and train every fold, then evaluate all of them. Nothing is run here: read the
+lines, pipe them to a shell, or submit each `train.py` line. Settings after -- are passed to every
+`train.py`.
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmsa.errors import UserError
 
 
-def add_parser(commands: Any) -> None:
-    folds = commands.add_parser(
-        "folds",
-        help="print the commands of a k-fold experiment",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="raw data format, as for `python -m shards pack`")
+    parser.add_argument("raw", help="the raw data")
+    parser.add_argument(
+        "directory", type=Path, help="output directory for the shards and runs of all folds"
     )
-    folds.add_argument("source", help="raw format, as in `python -m shards pack`")
-    folds.add_argument("raw", help="the raw data")
-    folds.add_argument("directory", type=Path, help="where shards and runs of the folds go")
-    folds.add_argument("--protocol", required=True, help="kfold:N or tib10")
-    folds.add_argument("--config", required=True, help="run configuration of every fold")
-    folds.add_argument("--processes", type=int, default=1, help="per launch (default: 1)")
-    folds.add_argument(
-        "--pack-options", default="", metavar="OPTIONS", help="of every `pack`, in one word"
+    parser.add_argument("--protocol", required=True, help="kfold:N or tib10")
+    parser.add_argument("--config", required=True, help="run configuration of every fold")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes per launch (default: %(default)s)"
     )
-    folds.set_defaults(run=_run)
+    parser.add_argument(
+        "--pack-options",
+        default="",
+        metavar="OPTIONS",
+        help="options for every `pack` command, quoted as one argument",
+    )
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def protocols_of(protocol: str) -> list[str]:
     """The protocol of each fold: `kfold:3` -> kfold:1/3, ...; `tib10` -> tib10:1, ....
 
-    Raises `UserError` for what has no folds.
+    Raises `UserError` for a protocol without folds.
     """
     from shards.splits.protocols import parse_protocol
     from shards.splits.published import NUM_FOLDS
@@ -68,11 +69,11 @@ def protocols_of(protocol: str) -> list[str]:
     name, _, count = protocol.partition(":")
     if name != "kfold" or not count.isdecimal() or len(count) > 3:
         raise UserError(
-            f"--protocol {protocol} names no folds; write kfold:N (as kfold:5) or tib10"
+            f"--protocol {protocol} has no folds; use kfold:N (such as kfold:5) or tib10"
         )
     names = [f"kfold:{number}/{int(count)}" for number in range(1, int(count) + 1)]
-    for one in names or [protocol]:
-        parse_protocol(one)  # refuses too few folds
+    for fold_name in names or [protocol]:
+        parse_protocol(fold_name)  # rejects too few folds
     return names
 
 

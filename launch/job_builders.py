@@ -1,4 +1,4 @@
-"""The jobs that can be submitted: what each checks, writes and hands to SLURM."""
+"""The jobs that can be submitted: what each kind checks, writes and submits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ConfigFiles = dict[Path, str]
 
 @dataclass(frozen=True)
 class Job:
-    """A script to be written to `folder` and submitted; `files` are written beside it before."""
+    """A script to write to `folder` and submit; `files` are written first."""
 
     kind: str
     folder: Path
     script: str
-    log: str  # with sbatch's patterns
-    about: str  # in words
+    log: str  # with sbatch's patterns: %j, %A, %a
+    description: str
     files: ConfigFiles = field(default_factory=dict)
-    note_in: tuple[Path, ...] = ()  # of an array of runs: the folder of each task's run
+    task_folders: tuple[Path, ...] = ()  # for an array of runs: the folder of each task's run
 
     @property
     def path(self) -> Path:
@@ -37,24 +37,24 @@ def make_job(
     kind: str,
     site: Site,
     folder: Path,
-    words: Sequence[str],
+    script_arguments: Sequence[str],
     *,
-    about: str,
+    description: str,
     array: str | None = None,
     files: ConfigFiles | None = None,
     settings: dict[str, str] | None = None,
 ) -> Job:
-    """A job of `launch/slurm/KIND.sbatch`, filled in."""
+    """A job from `launch/slurm/KIND.sbatch`, filled in."""
     log = str(folder / f"{kind}-{'%A_%a' if array else '%j'}.log")
     options = {"output": log} | ({"array": array} if array else {})
-    script = fill_in(kind, site, words, options=options, settings=settings)
-    return Job(kind, folder, script, log, about, files or {})
+    script = fill_in(kind, site, script_arguments, options=options, settings=settings)
+    return Job(kind, folder, script, log, description, files or {})
 
 
-def hand_over(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()) -> list[str]:
-    """Write and submit `jobs`, each after the one before it was done; returns their numbers.
+def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()) -> list[str]:
+    """Write and submit `jobs`, each depending on the one before; returns their numbers.
 
-    With `dry_run` they are shown instead.
+    With `dry_run` they are only printed.
     """
     for note in notes:
         print(note)
@@ -69,28 +69,28 @@ def hand_over(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()) 
         for path, text in {**job.files, job.path: job.script}.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        after = []
+        dependency = []
         if numbers:
-            # Without the second a job whose forerunner failed would wait for ever.
-            after = [f"--dependency=afterok:{numbers[-1]}", "--kill-on-invalid-dep=yes"]
+            # Without the second option, a job whose predecessor failed would wait forever.
+            dependency = [f"--dependency=afterok:{numbers[-1]}", "--kill-on-invalid-dep=yes"]
         try:
-            number = slurm_queue.submit(job.path, *after)
+            number = slurm_queue.submit(job.path, *dependency)
         except UserError as error:
             if not numbers:
                 raise
-            slurm_queue.cancel(numbers)  # all of a chain, or nothing
-            raise UserError(f"{error}. Job {', '.join(numbers)} was cancelled again") from None
+            slurm_queue.cancel(numbers)  # a whole chain or nothing
+            raise UserError(f"{error}. Job {', '.join(numbers)} was cancelled") from None
         numbers.append(number)
         log = job.log.replace("%j", number).replace("%A", number)
-        job_log.note_job(job.folder, number, kind=job.kind, log=log)
-        for task, folder in enumerate(job.note_in, start=1):
-            own_log = log.replace("%a", str(task))
-            job_log.note_job(folder, f"{number}_{task}", kind="train", log=own_log)
-        behind = f", after job {numbers[-2]}" if after else ""
-        print(f"submitted job {number}: {job.about}{behind}")
+        job_log.record_job(job.folder, number, kind=job.kind, log=log)
+        for task, folder in enumerate(job.task_folders, start=1):
+            task_log = log.replace("%a", str(task))
+            job_log.record_job(folder, f"{number}_{task}", kind="train", log=task_log)
+        after = f", after job {numbers[-2]}" if dependency else ""
+        print(f"submitted job {number}: {job.description}{after}")
         print(f"  log     {log.replace('%a', 'TASK')}")
     first = jobs[0]
-    for folder in [first.folder] if first.kind == "train" else first.note_in[:1]:
+    for folder in [first.folder] if first.kind == "train" else first.task_folders[:1]:
         print(f"  follow  python -m launch status {folder.parent}")
     print(f"  follow  squeue --jobs {','.join(numbers)}")
     print(f"  cancel  scancel {' '.join(numbers)}")
@@ -104,7 +104,7 @@ def submit_train(site: Site, arguments: argparse.Namespace) -> None:
     notes += checks.check_run(config)
     notes += checks.note_missing_weights(config, arguments.rest, site)
     run_dir = Path(str(config.run.dir))
-    folder = job_log.folder_of(run_dir)
+    folder = job_log.slurm_dir(run_dir)
     site = replace_engine(site, config.launch.engine)
     shape = checks.shape_in_words(site)
     resolved = folder / "train.yaml"
@@ -114,15 +114,15 @@ def submit_train(site: Site, arguments: argparse.Namespace) -> None:
             site,
             folder,
             ["--config", str(resolved)],
-            about=f"train {run_dir} on {shape}, {config.launch.engine}",
+            description=f"train {run_dir} on {shape}, {config.launch.engine}",
             files={resolved: config.to_yaml()},
         )
     ]
     if arguments.chain:
         words = [str(run_dir), "--split", arguments.split]
-        about = f"evaluate {run_dir} on {arguments.split}"
-        jobs.append(make_job("evaluate", site, folder, words, about=about))
-    hand_over(jobs, dry_run=arguments.dry_run, notes=notes)
+        description = f"evaluate {run_dir} on {arguments.split}"
+        jobs.append(make_job("evaluate", site, folder, words, description=description))
+    submit_jobs(jobs, dry_run=arguments.dry_run, notes=notes)
 
 
 def replace_engine(site: Site, engine: str) -> Site:
@@ -130,28 +130,28 @@ def replace_engine(site: Site, engine: str) -> Site:
 
 
 def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
-    from evaluate import build_parser, check_arguments
+    from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
     from mmsa.export import read_export, resolve_export
 
     notes = checks.check_slurm("evaluate", site, dry_run=arguments.dry_run)
-    asked = build_parser().parse_intermixed_args(arguments.rest)
-    check_arguments(asked)
-    models = [path for path in asked.targets if not is_report(path)]
-    if not models:
-        raise UserError("reports alone need no job; run evaluate.py here")
-    targets = [resolve_export(path, asked.checkpoint) for path in models]
+    options = build_parser().parse_intermixed_args(arguments.rest)
+    check_arguments(options)
+    paths = [path for path in options.targets if not is_report(path)]
+    if not paths:
+        raise UserError("finished reports need no job; run evaluate.py here")
+    targets = [resolve_export(path, options.checkpoint) for path in paths]
     for target in targets:
         read_export(target.directory)
     job = make_job(
         "evaluate",
         site,
-        job_log.folder_of(targets[0].home),
+        job_log.slurm_dir(targets[0].home),
         arguments.rest,
-        about=f"evaluate {' '.join(str(target.directory) for target in targets)} on "
-        f"{asked.split}, {checks.shape_in_words(site)}",
+        description=f"evaluate {' '.join(str(target.directory) for target in targets)} on "
+        f"{options.split}, {checks.shape_in_words(site)}",
     )
-    hand_over([job], dry_run=arguments.dry_run, notes=notes)
+    submit_jobs([job], dry_run=arguments.dry_run, notes=notes)
 
 
 def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
     notes = checks.check_slurm("pack", site, dry_run=arguments.dry_run)
     if len(arguments.rest) < 3 or any(word.startswith("-") for word in arguments.rest[:3]):
         raise UserError(
-            f"submit pack: expected SOURCE RAW OUT [options of shards pack] behind --, found: "
+            f"submit pack: expected SOURCE RAW OUT [options of shards pack] after --, found: "
             f"{' '.join(arguments.rest)}"
         )
     source, raw, out = arguments.rest[0], Path(arguments.rest[1]), Path(arguments.rest[2])
@@ -170,19 +170,19 @@ def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
         raise UserError(f"--parts {parts} must be at least 1")
     get_source(source)
     if not raw.exists():
-        raise UserError(f"the raw data {raw} is not there; give an existing RAW")
-    in_the_way = [out, *(part_path(out, part, parts) for part in range(1, parts + 1))]
-    there = [str(path) for path in in_the_way if path.exists()]
-    if there:
-        raise UserError(f"{', '.join(there)} is there already; remove it, or give another OUT")
+        raise UserError(f"the raw data {raw} does not exist; give an existing RAW")
+    outputs = [out, *(part_path(out, part, parts) for part in range(1, parts + 1))]
+    existing = [str(path) for path in outputs if path.exists()]
+    if existing:
+        raise UserError(f"{', '.join(existing)} already exists; remove it or choose another OUT")
     folder = out.with_name(f"{out.name}.slurm")
     array = f"1-{parts}" + (f"%{arguments.at_once}" if arguments.at_once else "")
-    about = f"pack {raw} in {parts} part(s)"
+    description = f"pack {raw} in {parts} part(s)"
     jobs = [
-        make_job("pack", site, folder, arguments.rest, about=about, array=array),
-        make_job("merge", site, folder, [str(out)], about=f"join them as {out}"),
+        make_job("pack", site, folder, arguments.rest, description=description, array=array),
+        make_job("merge", site, folder, [str(out)], description=f"join the parts as {out}"),
     ]
-    hand_over(jobs, dry_run=arguments.dry_run, notes=notes)
+    submit_jobs(jobs, dry_run=arguments.dry_run, notes=notes)
 
 
 def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
@@ -196,29 +196,28 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
         config = config.model_copy(update={"run": run})
         notes += checks.check_run(config)
         notes += [] if files else checks.note_missing_weights(config, [file, *overrides], site)
-        files[job_log.folder_of(base / name) / "train.yaml"] = config.to_yaml()
-    folder = job_log.folder_of(base)
-    listed = folder / job_log.LISTED
+        files[job_log.slurm_dir(base / name) / "train.yaml"] = config.to_yaml()
+    folder = job_log.slurm_dir(base)
+    list_file = folder / job_log.CONFIGURATIONS_NAME
     at_once = f"%{arguments.at_once}" if arguments.at_once else ""
     job = make_job(
         "seeds",
         replace_engine(site, engine),
         folder,
         [],
-        about=f"train {len(files)} runs below {base}, each on {checks.shape_in_words(site)}",
+        description=f"train {len(files)} runs in {base}, each on {checks.shape_in_words(site)}",
         array=f"1-{len(files)}{at_once}",
-        files={**files, listed: "".join(f"{path}\n" for path in files)},
-        settings={"CONFIGURATIONS": str(listed)},
+        files={**files, list_file: "".join(f"{path}\n" for path in files)},
+        settings={"CONFIGURATIONS": str(list_file)},
     )
-    tasks = tuple(path.parent for path in files)
-    job = replace(job, note_in=tasks)
-    hand_over([job], dry_run=arguments.dry_run, notes=list(dict.fromkeys(notes)))
+    job = replace(job, task_folders=tuple(path.parent for path in files))
+    submit_jobs([job], dry_run=arguments.dry_run, notes=list(dict.fromkeys(notes)))
 
 
 def _tasks(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
     """(name of the run, configuration, overrides) of each task of the array."""
     if bool(arguments.seeds) == bool(arguments.configs):
-        raise UserError("submit seeds: give one of --seeds 0-4 and --configs FILE ...")
+        raise UserError("submit seeds: give either --seeds 0-4 or --configs FILE ...")
     if arguments.seeds:
         file, *overrides = arguments.rest
         return [
@@ -228,17 +227,17 @@ def _tasks(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
     names = [Path(file).stem for file in arguments.configs]
     if len(set(names)) < len(names):
         raise UserError(
-            f"--configs {' '.join(arguments.configs)}: a run is named by its file, and two have "
-            "the same name; rename one"
+            f"--configs {' '.join(arguments.configs)}: runs are named after their files, and two "
+            "have the same name; rename one"
         )
     overrides = list(arguments.rest)
     return [(name, file, overrides) for name, file in zip(names, arguments.configs, strict=True)]
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The numbers of "0-4" or "1,7,9"; `UserError` for anything else."""
+    """Parse "0-4" or "1,7,9"; `UserError` for anything else."""
     if not re.fullmatch(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", text):
-        raise UserError(f"--seeds {text}: expected numbers, as in 0-4 or 1,7,9")
+        raise UserError(f"--seeds {text}: expected numbers, such as 0-4 or 1,7,9")
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

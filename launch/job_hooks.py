@@ -1,14 +1,13 @@
-"""`python -m launch job`: what the job scripts ask, on the first node of a job.
+"""`python -m launch job`: called by the job scripts, on the first node of a job.
 
 job where -- ARGUMENTS OF TRAIN.PY    prints the run directory
-job begin -- ARGUMENTS OF TRAIN.PY    the same, and notes in it that the job has begun
-job end RUN ...                       says how a start has ended; the exit code is what to do
+job begin -- ARGUMENTS OF TRAIN.PY    prints it and records in it that the job has started
+job end RUN ...                       prints how a start ended; the exit code says what to do next
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,19 +19,13 @@ from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 Status = Mapping[str, Any]
 
 
-def add_parser(commands: Any) -> None:
-    job = commands.add_parser(
-        "job",
-        help="what the job scripts ask",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    tasks = job.add_subparsers(dest="task", required=True, metavar="TASK")
-    tasks.add_parser("where", help="the run directory").set_defaults(run=_where)
-    tasks.add_parser("begin", help="the run directory, noting the job").set_defaults(run=_begin)
-    end = tasks.add_parser("end", help="how a start has ended, and what to do")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    tasks.add_parser("where", help="print the run directory").set_defaults(run=_where)
+    tasks.add_parser("begin", help="print it and record the start").set_defaults(run=_begin)
+    end = tasks.add_parser("end", help="how a start ended, and what to do next")
     end.add_argument("run_dir", type=Path)
-    end.add_argument("--heard", default="", help="the signal that the script was sent")
+    end.add_argument("--heard", default="", help="the signal that the script received")
     end.add_argument("--max-restarts", type=int, default=100)
     end.add_argument("--max-retries", type=int, default=5)
     end.set_defaults(run=_end)
@@ -47,7 +40,7 @@ def _run_dir(words: list[str]) -> Path:
     arguments = parser.parse_args(words)
     run_dir = load_config(arguments.config, arguments.overrides).run.dir
     if run_dir is None:
-        raise UserError("run.dir is not given; add run.dir=runs/first")
+        raise UserError("run.dir is missing; add run.dir=runs/first")
     return Path(run_dir)
 
 
@@ -59,15 +52,15 @@ def _begin(arguments: argparse.Namespace) -> None:
     from mmsa.process.status import read_status
 
     run_dir = _run_dir(arguments.rest)
-    job = os.environ["SLURM_JOB_ID"]
-    job_log.note_job(
-        job_log.folder_of(run_dir),
-        job,
+    job = slurm_queue.ThisJob.from_environment()
+    job_log.record_job(
+        job_log.slurm_dir(run_dir),
+        job.number,
         kind="train",
-        log=slurm_queue.facts(job).get("StdOut", ""),
-        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
-        checkpoint=job_log.newest_checkpoint(run_dir),
+        log=slurm_queue.facts(job.number).get("StdOut", ""),
+        restart=job.restarts,
+        nodes=job.nodes,
+        checkpoint=job_log.newest_checkpoint_step(run_dir),
         status=read_status(run_dir / "status.json"),
     )
     print(run_dir)
@@ -77,18 +70,19 @@ def _end(arguments: argparse.Namespace) -> int:
     from mmsa.process.status import read_status
 
     run_dir: Path = arguments.run_dir
-    starts = job_log.starts_of(job_log.folder_of(run_dir), os.environ["SLURM_JOB_ID"])
-    checkpoint = job_log.newest_checkpoint(run_dir)
-    code, words = verdict(
+    job = slurm_queue.ThisJob.from_environment()
+    starts = job_log.starts_of(job_log.slurm_dir(run_dir), job.number)
+    checkpoint = job_log.newest_checkpoint_step(run_dir)
+    code, message = verdict(
         read_status(run_dir / "status.json"),
         starts[-1]["status"] if starts else {},
-        heard=arguments.heard,
-        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        in_vain=sum(start["checkpoint"] >= checkpoint for start in starts),
+        signal_name=arguments.heard,
+        restarts=job.restarts,
+        starts_without_checkpoint=sum(start["checkpoint"] >= checkpoint for start in starts),
         max_restarts=arguments.max_restarts,
         max_retries=arguments.max_retries,
     )
-    print(f"{run_dir}: {words}", file=sys.stdout if code == 0 else sys.stderr)
+    print(f"{run_dir}: {message}", file=sys.stdout if code == 0 else sys.stderr)
     return code
 
 
@@ -96,39 +90,41 @@ def verdict(
     status: Status,
     before: Status,
     *,
-    heard: str,
+    signal_name: str,
     restarts: int,
-    in_vain: int,
+    starts_without_checkpoint: int,
     max_restarts: int,
     max_retries: int,
 ) -> tuple[int, str]:
-    """(exit code, words) for a start that ended with `status`, which was `before` when it began.
+    """(exit code, message) for a start that ended with `status`, which was `before` when it began.
 
-    0: done. `EXIT_PREEMPTED`: start the same job again. Anything else: do not. `restarts` is how
-    often SLURM has started this job again so far, `in_vain` how many starts in a row, this one
-    among them, have brought no new checkpoint; `heard` the signal that the script was sent, if
-    any. What the user has to mend comes back at each start, so it is not tried again.
+    0: done. `EXIT_PREEMPTED`: requeue the job. Anything else: do not. `restarts` counts the
+    restarts of this job so far, `starts_without_checkpoint` the starts in a row, including this
+    one, without a new checkpoint; `signal_name` is the signal that the script received, if any. A
+    user error would recur at every start, so it is not retried.
     """
     if status.get("state") == "done":
         return 0, "done"
-    spoke = status != before  # else what it says is of an earlier start
+    reported = status != before  # otherwise the status is that of an earlier start
     step, reason = status.get("step", 0), "".join(str(status.get("reason", "")).splitlines()[:1])
-    failed = spoke and status.get("state") == "failed"
+    failed = reported and status.get("state") == "failed"
     if failed and status.get("exit_code") == EXIT_USER_ERROR:
-        return EXIT_USER_ERROR, f"failed, and would fail again: {reason}"
-    if spoke and status.get("state") == "preempted":
+        return EXIT_USER_ERROR, f"failed with an error that a restart cannot fix: {reason}"
+    if reported and status.get("state") == "preempted":
         what = f"stopped at step {step}"
-    elif heard:
-        what = f"stopped by SIG{heard} before it could save"
+    elif signal_name:
+        what = f"stopped by SIG{signal_name} before it could save"
     elif failed:
         what = f"failed at step {step} ({reason})"
-    elif spoke:
-        what = f"ended without a word after step {step}: killed, or its memory ran out"
+    elif reported:
+        what = f"ended without reporting a reason after step {step}: killed, or out of memory"
     else:
-        what = "ended before it could say anything in status.json; the log above says why"
+        what = "ended before it wrote status.json; see the log above"
     if restarts >= max_restarts:
-        return 1, f"{what}; not started again after {restarts} restarts (MAX_RESTARTS)"
-    if in_vain > max_retries:
-        vain = f"{in_vain} starts in a row brought no checkpoint (MAX_RETRIES={max_retries})"
-        return 1, f"{what}; not started again: {vain}"
-    return EXIT_PREEMPTED, f"{what}; to be started again (restart {restarts + 1})"
+        return 1, f"{what}; giving up after {restarts} restarts (MAX_RESTARTS)"
+    if starts_without_checkpoint > max_retries:
+        return 1, (
+            f"{what}; giving up after {starts_without_checkpoint} starts in a row without a new "
+            f"checkpoint (MAX_RETRIES={max_retries})"
+        )
+    return EXIT_PREEMPTED, f"{what}; requeueing (restart {restarts + 1})"

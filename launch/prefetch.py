@@ -1,9 +1,9 @@
-"""`python -m launch prefetch CONFIG`: weights and tokenizers, before a job needs them.
+"""`python -m launch prefetch CONFIG`: download weights and tokenizers before a job needs them.
 
-On a login node, which has a network: builds the encoders of a configuration as a run does, so that
-every file that a run asks for lies in the cache; jobs have HF_HUB_OFFLINE=1 and look there alone.
-The cache is that of the site (`cache` in launch/site.yaml) or --cache; without either it is the
-user's own (HF_HOME, TORCH_HOME), which nodes must see under the same path.
+Run it on a login node with network access. It builds the encoders of a configuration as a run does,
+so that every file the run needs is in the cache. Jobs run with HF_HUB_OFFLINE=1 and use only the
+cache: that of --cache or of the site (`cache` in launch/site.yaml), otherwise the user's own
+(HF_HOME, TORCH_HOME), which nodes must see under the same path.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsa.errors import UserError, one_or_many
 
 if TYPE_CHECKING:
     from mmsa.config import Config, ImageEncoderConfig, TextEncoderConfig
 
-Part = tuple[str, str, Callable[[], object]]
+Part = tuple[str, str, Callable[[], object]]  # what, its source, how a run gets it
 
 
-def add_parser(commands: Any) -> None:
-    prefetch = commands.add_parser(
-        "prefetch",
-        help="fetch weights and tokenizers on the login node",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="cache directory shared by login and compute nodes"
     )
-    prefetch.add_argument("config", metavar="CONFIG")
-    prefetch.add_argument("overrides", nargs="*", metavar="section.key=value")
-    prefetch.add_argument("--cache", metavar="DIR", help="shared by login and compute nodes")
-    prefetch.add_argument("--offline", action="store_true", help="look only, fetch nothing")
-    prefetch.add_argument("--site", type=Path, metavar="FILE", help="instead of launch/site.yaml")
-    prefetch.set_defaults(run=_run)
+    parser.add_argument(
+        "--offline", action="store_true", help="only check the cache, download nothing"
+    )
+    parser.add_argument(
+        "--site", type=Path, metavar="FILE", help="site file to use instead of launch/site.yaml"
+    )
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config, [*arguments.overrides, *arguments.rest])
     cache = arguments.cache or load_site(arguments.site).cache
-    # Before the first import of either library: they read these once.
+    # Before the first import of either library, which reads these variables once.
     if cache:
         os.environ.update(caches(str(Path(cache).expanduser().resolve())))
     if arguments.offline:
@@ -63,16 +63,18 @@ def _run(arguments: argparse.Namespace) -> None:
         if problem:
             missing.append(f"{name}: {problem}")
     if missing:
-        raise UserError(one_or_many(missing, where=f"not everything of {arguments.config} is here"))
+        raise UserError(
+            one_or_many(missing, where=f"{arguments.config} needs files that are not in the cache")
+        )
     if arguments.cache:
-        print(f"for jobs: write `cache: {cache}` into launch/site.yaml; `submit` hands it to them")
+        print(f"to use this cache in jobs, add `cache: {cache}` to launch/site.yaml")
 
 
 def missing_for_jobs(config: Config, words: Sequence[str], cache: str | None) -> list[str]:
-    """What jobs, which have no network, would not find in `cache`; `words` are CONFIG OVERRIDES.
+    """What jobs without network would not find in `cache`; `words` are CONFIG and OVERRIDES.
 
-    Asked of `prefetch --offline` in a process of its own: the libraries read once where their
-    caches are. Looked for where `config` names pretrained weights.
+    Runs `prefetch --offline` in a subprocess, because the libraries read the location of their
+    caches only once; skipped if `config` names no pretrained weights.
     """
     encoders = (config.model.text_encoder, config.model.image_encoder)
     if all(encoder.weights != "pretrained" for encoder in encoders):
@@ -92,7 +94,7 @@ def _missing(fetch: Callable[[], object]) -> str:
 
 
 def parts_of(config: Config) -> list[Part]:
-    """(what, where from, what a run does to get it) of each thing that a run would ask for."""
+    """(what, source, how a run gets it) for everything that a run would download."""
     from mmsa.data.text import load_tokenizer
     from mmsa.models.fusion import fusion_class
     from mmsa.models.image_encoders import build_image_encoder
@@ -104,7 +106,7 @@ def parts_of(config: Config) -> list[Part]:
     parts: list[Part] = []
     if head.uses_text:
         name = tokenizer_name(text)
-        if not name.startswith("words:"):  # made from the shards
+        if not name.startswith("words:"):  # built from the shards
             parts.append(("tokenizer", name, lambda: load_tokenizer(name, config.data.max_tokens)))
         parts.append(("text encoder", _source(text), lambda: build_text_encoder(text)))
     if head.uses_image:
@@ -114,5 +116,5 @@ def parts_of(config: Config) -> list[Part]:
 
 def _source(encoder: TextEncoderConfig | ImageEncoderConfig) -> str:
     if encoder.weights == "none":
-        return f"{encoder.name}, fresh weights"
+        return f"{encoder.name}, random weights"
     return encoder.name if encoder.weights == "pretrained" else encoder.weights

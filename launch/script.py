@@ -1,9 +1,9 @@
-"""A job script of launch/slurm/ filled in: a script that can be submitted by itself.
+"""Fill in a job script of launch/slurm/: the result can be submitted by itself.
 
-#SBATCH --KEY=...     gets the value that was asked for; keys that the script lacks are added
-NAME=${NAME:-...}     of the site's block, the same
-# ---- setup          is followed by the site's own lines
-# ---- arguments      is followed by `set -- ...`: what the script is about
+#SBATCH --KEY=...     gets the requested value; missing keys are added
+NAME=${NAME:-...}     in the site block gets its value too
+# ---- setup          is followed by the site's setup lines
+# ---- arguments      is followed by `set -- ...`, the arguments of the script
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmsa.errors import UserError
 SCRIPTS = ROOT / "launch" / "slurm"
 _SETUP, _ARGUMENTS = "# ---- setup", "# ---- arguments"
 
-# sbatch's options by the keys of the site's file, which are the options of `submit`.
+# Options of sbatch by the keys of the site file, which are also the options of `submit`.
 _OPTIONS = ("partition", "account", "qos", "nodes", "gpus_per_node", "cpus_per_task", "mem", "time")
 _SETTINGS = ("engine", "cpu_processes", "max_restarts", "max_retries", "container")
 _ON_ONE_NODE = ("pack", "merge")  # and without GPUs
@@ -36,54 +36,54 @@ def fill_in(
 ) -> str:
     """The text of `launch/slurm/KIND.sbatch` with the site's values.
 
-    `options` are further ones of sbatch (job-name, output, array), `settings` further variables.
+    `options` are further sbatch options (output, array), `settings` further variables.
     """
     lines = (SCRIPTS / f"{kind}.sbatch").read_text(encoding="utf-8").splitlines()
-    asked = {key: getattr(site, key) for key in _OPTIONS}
+    requested = {key: getattr(site, key) for key in _OPTIONS}
     if kind in _ON_ONE_NODE:
-        asked |= {"nodes": None, "gpus_per_node": None}
-    wanted = {key.replace("_", "-"): str(value) for key, value in asked.items() if value}
-    wanted |= {
+        requested |= {"nodes": None, "gpus_per_node": None}
+    sbatch = {key.replace("_", "-"): str(value) for key, value in requested.items() if value}
+    sbatch |= {
         key.replace("_", "-"): "" if value is True else str(value)
         for key, value in site.sbatch.items()
     }
     if site.time and any(line.startswith("#SBATCH --signal=") for line in lines):
-        wanted.setdefault("signal", f"B:USR1@{warning_s(site.time)}")
-    wanted |= {"chdir": str(ROOT), **options}
+        sbatch.setdefault("signal", f"B:USR1@{warning_s(site.time)}")
+    sbatch |= {"chdir": str(ROOT), **options}
     variables = {key.upper(): getattr(site, key) for key in _SETTINGS} | dict(settings or {})
-    lines = _with_options(lines, wanted)
+    lines = _with_options(lines, sbatch)
     lines = [_with_variable(line, variables) for line in lines]
     setup = list(site.setup)
     if site.cache and kind not in _ON_ONE_NODE:
         setup += [f"export {name}={shlex.quote(path)}" for name, path in caches(site.cache).items()]
-    lines = _behind(lines, _SETUP, setup)
-    lines = _behind(lines, _ARGUMENTS, [f"set -- {shlex.join(arguments)}"])
+    lines = _insert_after(lines, _SETUP, setup)
+    lines = _insert_after(lines, _ARGUMENTS, [f"set -- {shlex.join(arguments)}"])
     return "\n".join(lines) + "\n"
 
 
 def shape_of(kind: str, site: Site) -> Shape:
-    """What a job of `launch/slurm/KIND.sbatch` asks for: of the site, else as the script says."""
+    """What a job of `launch/slurm/KIND.sbatch` requests: from the site, else from the script."""
     text = (SCRIPTS / f"{kind}.sbatch").read_text(encoding="utf-8")
-    said = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.M))
-    alone = kind in _ON_ONE_NODE
+    script = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.M))
+    on_one_node = kind in _ON_ONE_NODE
     return Shape(
-        nodes=1 if alone else site.nodes or int(said["nodes"]),
-        cpus=site.cpus_per_task or int(said["cpus-per-task"]),
-        gpus=0 if alone else site.gpus_per_node or 0,
-        time=site.time or said["time"],
+        nodes=1 if on_one_node else site.nodes or int(script["nodes"]),
+        cpus=site.cpus_per_task or int(script["cpus-per-task"]),
+        gpus=0 if on_one_node else site.gpus_per_node or 0,
+        time=site.time or script["time"],
     )
 
 
 def caches(directory: str) -> dict[str, str]:
-    """The variables that name the caches of Hugging Face and torchvision below `directory`."""
+    """The environment variables that put both libraries' caches under `directory`."""
     return {"HF_HOME": f"{directory}/huggingface", "TORCH_HOME": f"{directory}/torch"}
 
 
 def warning_s(time: str) -> int:
-    """Seconds before the limit `time` at which a job is told to save: 300, or a quarter of it.
+    """Seconds before the time limit at which a job must save: 300, or a quarter of a short limit.
 
-    Warned from its beginning, a short job would be requeued again and again without a step. SLURM
-    may warn up to 60 s early. Raises `UserError` for what is no time of SLURM's.
+    A short job that is warned right after its start would be requeued again and again without
+    making a step. SLURM may warn up to 60 s early. Raises `UserError` for an invalid time.
     """
     seconds = seconds_of_limit(time)
     if seconds is None:
@@ -91,22 +91,22 @@ def warning_s(time: str) -> int:
     return min(300, seconds // 4)
 
 
-def _with_options(lines: list[str], wanted: Mapping[str, str]) -> list[str]:
-    """`#SBATCH` lines get their values, in their places; new ones follow the last."""
-    done, left, last = [], dict(wanted), 0
+def _with_options(lines: list[str], options: Mapping[str, str]) -> list[str]:
+    """Set the values of existing `#SBATCH` lines; new ones follow the last of them."""
+    done, remaining, last = [], dict(options), 0
     for line in lines:
         found = re.match(r"#SBATCH --([\w-]+)", line)
-        if found and found[1] in left:
-            line = _option(found[1], left.pop(found[1]))
-        if not line.startswith("##SBATCH"):  # an example, whose place is taken by what is asked
+        if found and found[1] in remaining:
+            line = _option(found[1], remaining.pop(found[1]))
+        if not line.startswith("##SBATCH"):  # a commented example, which is dropped
             done.append(line)
         if line.startswith("#SBATCH"):
             last = len(done)
-    return [*done[:last], *(_option(key, value) for key, value in left.items()), *done[last:]]
+    return [*done[:last], *(_option(key, value) for key, value in remaining.items()), *done[last:]]
 
 
 def _option(key: str, value: str) -> str:
-    # A space or # would end the value for sbatch, quotes are understood.
+    # For sbatch a space or # would end the value; it understands quotes.
     quoted = f'"{value}"' if re.search(r"[\s#]", value) else value
     return f"#SBATCH --{key}={quoted}" if value else f"#SBATCH --{key}"
 
@@ -118,6 +118,6 @@ def _with_variable(line: str, variables: Mapping[str, object]) -> str:
     return f"{found[1]}={shlex.quote(str(variables[found[1]]))}"
 
 
-def _behind(lines: list[str], marker: str, added: Sequence[str]) -> list[str]:
+def _insert_after(lines: list[str], marker: str, added: Sequence[str]) -> list[str]:
     at = lines.index(marker) + 1
     return [*lines[:at], *added, *lines[at:]]

@@ -1,4 +1,4 @@
-"""The site's defaults: one YAML file, launch/site.yaml or the one that --site names."""
+"""A site's defaults: one YAML file, launch/site.yaml or the one given with --site."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Engine = Literal["ddp", "zero1", "zero2", "zero3"]
 
 
 class Site(BaseModel):
-    """Defaults of a cluster. None leaves what the script says."""
+    """Defaults of a cluster; None keeps the value in the job script."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,25 +42,25 @@ class Site(BaseModel):
     @classmethod
     def _as_slurm_writes_it(cls, value: Any, info: Any) -> Any:
         if isinstance(value, int) and info.field_name == "time":
-            # YAML reads 04:00:00 without quotes as a number of base 60: seconds.
+            # YAML parses 04:00:00 without quotes as a base-60 number: seconds.
             return f"{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
         return str(value) if isinstance(value, int) else value
 
 
 def load_site(file: Path | None, **options: Any) -> Site:
-    """Read `file` (None: launch/site.yaml); `options` that are not None take the place of its keys.
+    """Read `file` (None: launch/site.yaml); `options` that are not None override its keys.
 
-    Raises `UserError` that lists every unknown key and wrong value.
+    Raises `UserError` with every unknown key and invalid value.
     """
     path = file or SITE_FILE
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise UserError(f"the site's file {path} cannot be read ({error.strerror})") from None
+        raise UserError(f"the site file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the site's file {path} is no valid YAML: {error}") from None
+        raise UserError(f"the site file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"the site's file {path} must hold keys; docs/slurm.md lists them")
+        raise UserError(f"the site file {path} must be a mapping; docs/slurm.md lists its keys")
     given = {key: value for key, value in options.items() if value is not None}
     given["sbatch"] = {**(content.get("sbatch") or {}), **given.get("sbatch", {})}
     try:
@@ -69,7 +69,7 @@ def load_site(file: Path | None, **options: Any) -> Site:
         known = ", ".join(Site.model_fields)
         problems = [
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-            + (f"; known are: {known}" if detail["type"] == "extra_forbidden" else "")
+            + (f"; known keys: {known}" if detail["type"] == "extra_forbidden" else "")
             for detail in error.errors()
         ]
-        raise UserError(one_or_many(problems, where=f"the site's file {path}")) from None
+        raise UserError(one_or_many(problems, where=f"the site file {path}")) from None

@@ -1,4 +1,4 @@
-"""What SLURM's partitions offer, and whether a job can ever run there."""
+"""What SLURM's partitions offer, and whether a job could ever start there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from launch.slurm_queue import ask
+from launch.slurm_queue import run_slurm
 from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
 
 
 class Node(NamedTuple):
-    """What a job can have of one node."""
+    """What a node offers to jobs."""
 
     cpus: int
     gpus: int
@@ -20,7 +20,7 @@ class Node(NamedTuple):
 
 @dataclass
 class Partition:
-    """A partition as `sinfo` tells it; nodes that are down just now count, for they come back."""
+    """A partition as reported by `sinfo`; nodes that are down count, because they may return."""
 
     name: str
     limit: str  # as SLURM writes it: infinite, 4:00:00, 1-00:00:00
@@ -29,7 +29,7 @@ class Partition:
 
 
 class Shape(NamedTuple):
-    """What a job asks for, on each of its nodes; `time` as SLURM reads it."""
+    """What a job requests: `cpus` and `gpus` per node, `time` in SLURM's format."""
 
     nodes: int
     cpus: int
@@ -38,9 +38,9 @@ class Shape(NamedTuple):
 
 
 def read_partitions() -> dict[str, Partition]:
-    """Name -> partition, of all that SLURM knows."""
+    """Name -> partition, for all partitions of the cluster."""
     found: dict[str, Partition] = {}
-    answer = ask("sinfo", "--all", "--noheader", "--Node", "--format", "%P|%N|%c|%l|%G")
+    answer = run_slurm("sinfo", "--all", "--noheader", "--Node", "--format", "%P|%N|%c|%l|%G")
     for line in answer.splitlines():
         name, node, cpus, limit, gres = line.strip().split("|", maxsplit=4)
         is_default, name = name.endswith("*"), name.removesuffix("*")
@@ -51,7 +51,7 @@ def read_partitions() -> dict[str, Partition]:
 
 
 def gpus_of(gres: str) -> int:
-    """The GPUs of a node by its generic resources: 6 for `gpu:a100:4(S:0-1),gpu:v100:2,nvme:1`."""
+    """GPUs in a node's generic resources: 6 for `gpu:a100:4(S:0-1),gpu:v100:2,nvme:1`."""
     number = 0
     for resource in gres.split(","):
         kind, *rest = resource.partition("(")[0].split(":")
@@ -60,21 +60,22 @@ def gpus_of(gres: str) -> int:
     return number
 
 
-def check_fits(partitions: Mapping[str, Partition], asked_for: str | None, shape: Shape) -> None:
-    """Raise `UserError` for a partition that SLURM does not know, or none in which `shape` fits.
+def check_fits(partitions: Mapping[str, Partition], requested: str | None, shape: Shape) -> None:
+    """Raise `UserError` for an unknown partition, or if `shape` fits in none of the requested ones.
 
-    `asked_for` is sbatch's: a name or several with commas; None takes the default partition.
+    `requested` is as for sbatch: one name, or several separated by commas; None means the default
+    partition.
     """
-    if asked_for is None:
-        names = [one.name for one in partitions.values() if one.is_default]
+    if requested is None:
+        names = [partition.name for partition in partitions.values() if partition.is_default]
     else:
-        names = asked_for.split(",")
+        names = requested.split(",")
     for name in names:
         if name not in partitions:
             known = ", ".join(sorted(partitions)) or "none"
             raise UserError(
-                f"SLURM knows no partition '{name}'; it knows: {known}. Give one with --partition, "
-                "or as `partition` in the site's file"
+                f"SLURM has no partition '{name}'; it has: {known}. Choose one with --partition or "
+                "with `partition` in the site file"
             )
     problems = [what_is_missing(partitions[name], shape) for name in names]
     if names and all(problems):
@@ -82,7 +83,7 @@ def check_fits(partitions: Mapping[str, Partition], asked_for: str | None, shape
 
 
 def what_is_missing(partition: Partition, shape: Shape) -> str:
-    """In words, why a job of `shape` could never start in `partition`; empty where it can."""
+    """Why a job of `shape` could never start in `partition`; "" if it can."""
     nodes = partition.nodes.values()
     fitting = sum(node.cpus >= shape.cpus and node.gpus >= shape.gpus for node in nodes)
     if fitting < shape.nodes:
@@ -92,16 +93,16 @@ def what_is_missing(partition: Partition, shape: Shape) -> str:
             most += f" and {max((node.gpus for node in nodes), default=0)} GPU(s)"
             wanted += f" and {shape.gpus} GPU(s)"
         return (
-            f"the job asks for {shape.nodes} node(s) with {wanted} each, and partition "
+            f"the job requests {shape.nodes} node(s) with {wanted} each, but partition "
             f"'{partition.name}' has {len(nodes)} node(s) with at most {most} each, {fitting} of "
-            "them large enough; lower --nodes, --cpus-per-task or --gpus-per-node, or give "
+            "them large enough; lower --nodes, --cpus-per-task or --gpus-per-node, or choose "
             "another --partition"
         )
     limit, wanted_s = seconds_of_limit(partition.limit), seconds_of_limit(shape.time)
     if limit is not None and wanted_s is not None and wanted_s > limit:
         return (
-            f"the job asks for {shape.time}, and partition '{partition.name}' ends jobs after "
-            f"{partition.limit}; lower --time (the run goes on in further jobs), or give another "
+            f"the job requests {shape.time}, but partition '{partition.name}' ends jobs after "
+            f"{partition.limit}; lower --time (the run resumes in further jobs), or choose another "
             "--partition"
         )
     return ""

@@ -1,11 +1,13 @@
-"""What is asked of SLURM, by its own commands: partitions, submission, where a job stands."""
+"""SLURM's commands: submit and cancel jobs, and query their state."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmsa.errors import UserError
@@ -13,24 +15,41 @@ from mmsa.errors import UserError
 _TIMEOUT_S = 60
 
 
+@dataclass(frozen=True)
+class ThisJob:
+    """The SLURM job in which this process runs, from the environment that SLURM sets."""
+
+    number: str
+    restarts: int
+    nodes: str
+
+    @classmethod
+    def from_environment(cls) -> ThisJob:
+        return cls(
+            number=os.environ["SLURM_JOB_ID"],
+            restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
+        )
+
+
 def available() -> bool:
-    """Whether SLURM's commands are on this machine."""
+    """Whether this machine has SLURM's commands."""
     return all(shutil.which(name) for name in ("sbatch", "squeue", "sinfo", "scontrol"))
 
 
 def require() -> None:
-    """Raise `UserError` where there is no SLURM to be asked."""
+    """Raise `UserError` if this machine has no SLURM."""
     if not available():
         raise UserError(
             "there is no SLURM on this machine (looked for sbatch, squeue, sinfo and scontrol in "
-            "PATH). Submit from a login node of the cluster; `module load slurm` may bring the "
-            "commands. Here a run starts with: accelerate launch --config_file "
-            "accelerate_config.yaml --num_processes N train.py ..., and --dry-run shows the script"
+            "PATH). Submit from a login node of the cluster; `module load slurm` may provide the "
+            "commands. Without SLURM, start a run with: accelerate launch --config_file "
+            "accelerate_config.yaml --num_processes N train.py ...; --dry-run shows the script"
         )
 
 
-def ask(*command: str) -> str:
-    """Standard output of a SLURM command; `UserError` with SLURM's own words where it fails."""
+def run_slurm(*command: str) -> str:
+    """Standard output of a SLURM command; `UserError` with its error message if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
@@ -40,58 +59,62 @@ def ask(*command: str) -> str:
             f"SLURM did not answer `{command[0]}` in {_TIMEOUT_S} s; try again later"
         ) from None
     if done.returncode:
-        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise UserError(f"SLURM refuses `{command[0]}`: {words}")
+        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise UserError(f"SLURM's `{command[0]}` failed: {message}")
     return done.stdout
 
 
 def submit(script: Path, *options: str) -> str:
-    """Submit a script; returns the job's number. `UserError` with SLURM's words if refused."""
-    answer = ask("sbatch", "--parsable", *options, str(script))
+    """Submit a script; returns the job's number. `UserError` with SLURM's message if it fails."""
+    answer = run_slurm("sbatch", "--parsable", *options, str(script))
     return answer.strip().split(";")[0]  # NUMBER, or NUMBER;CLUSTER
 
 
 def cancel(jobs: Iterable[str]) -> None:
     """Cancel jobs that were just submitted."""
-    ask("scancel", *jobs)
+    run_slurm("scancel", *jobs)
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """Job -> state, of those that SLURM has queued or running: "RUNNING", "PENDING (Priority)".
+    """Job -> state, such as "RUNNING" or "PENDING (Priority)", of queued and running jobs.
 
-    An array's number stands for all of its tasks, 17_3 for one. In the order of `jobs`; empty where
-    there is no SLURM.
+    The number of an array covers all of its tasks, 17_3 only one. In the order of `jobs`; empty
+    without SLURM.
     """
     wanted = dict.fromkeys(jobs)
     if not wanted or not available():
         return {}
     found: dict[str, list[str]] = {}
-    for line in ask("squeue", "--noheader", "--array", "--format", "%A|%F|%K|%T|%r").splitlines():
+    for line in run_slurm(
+        "squeue", "--noheader", "--array", "--format", "%A|%F|%K|%T|%r"
+    ).splitlines():
         number, array, task, state, reason = line.strip().split("|", maxsplit=4)
-        words = state if reason in ("None", "") else f"{state} ({reason})"
+        text = state if reason in ("None", "") else f"{state} ({reason})"
         for job in {number, array, f"{array}_{task}"} & set(wanted):
-            found.setdefault(job, []).append(words)
+            found.setdefault(job, []).append(text)
     return {job: ", ".join(dict.fromkeys(found[job])) for job in wanted if job in found}
 
 
 def time_left(job: str) -> str | None:
-    """Of a running job's limit, as SLURM writes it (3:59:01); None where it has none.
+    """Time left until a running job's limit, as SLURM writes it (3:59:01); None if unlimited.
 
-    SLURM has words as well: UNLIMITED, INVALID (a limit of years).
+    SLURM also answers with words: UNLIMITED, INVALID (a limit of years).
     """
     try:
-        answer = ask("squeue", "--noheader", "--jobs", job, "--states=RUNNING", "--format", "%L")
+        answer = run_slurm(
+            "squeue", "--noheader", "--jobs", job, "--states=RUNNING", "--format", "%L"
+        )
     except UserError:
         return None
     return answer.strip() if re.fullmatch(r"[\d:-]+", answer.strip()) else None
 
 
 def facts(job: str) -> dict[str, str]:
-    """What `scontrol show job` says: StdOut, JobState, ...; empty for a job that is forgotten."""
+    """The fields of `scontrol show job`: StdOut, JobState, ...; empty for a job SLURM forgot."""
     if not available():
         return {}
     try:
-        answer = ask("scontrol", "show", "job", "--oneliner", job)
+        answer = run_slurm("scontrol", "show", "job", "--oneliner", job)
     except UserError:
         return {}
     first = answer.splitlines()[0] if answer.strip() else ""

@@ -1,6 +1,6 @@
-"""`python -m launch status RUN | JOB`: how a run stands, from its files and SLURM's queue.
+"""`python -m launch status RUN | JOB`: the state of a run, from its files and SLURM's queue.
 
-Of an array of runs, a line each. Reads alone: a run is not touched by being looked at.
+For an array of runs it prints one line per run. It only reads and never changes a run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import Any
 
 from mmsa.errors import UserError
 
-_TAIL_BYTES = 65536  # of metrics.jsonl: its last lines
+_TAIL_BYTES = 65536  # read from the end of metrics.jsonl
 
 Facts = dict[str, Any]
 
 
-def add_parser(commands: Any) -> None:
-    status = commands.add_parser("status", help="how a run stands", description=__doc__)
-    status.add_argument("target", metavar="RUN|JOB", help="run directory, or the number of a job")
-    status.add_argument("--json", action="store_true", help="for programs")
-    status.set_defaults(run=_run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="RUN|JOB", help="run directory or job number")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -32,69 +31,69 @@ def _run(arguments: argparse.Namespace) -> None:
     run_dir = find_run(arguments.target)
     runs = job_log.runs_of_array(run_dir)
     if runs:
-        _tell_all(runs, as_json=arguments.json)
+        _print_array(runs, as_json=arguments.json)
         return
     facts = facts_of(run_dir)
     if arguments.json:
         print(json.dumps(facts, indent=1))
         return
-    for name, words in in_words(facts).items():
-        print(f"{name:<11} {words}")
+    for name, text in as_text(facts).items():
+        print(f"{name:<11} {text}")
 
 
-def _tell_all(runs: list[Path], *, as_json: bool) -> None:
-    """The runs of an array."""
+def _print_array(runs: list[Path], *, as_json: bool) -> None:
+    """One line per run of an array."""
     facts = [facts_of(run) for run in runs]
     if as_json:
         print(json.dumps(facts, indent=1))
         return
-    for one in facts:
-        words = in_words(one)
-        shown = [words["state"], f"step {words.get('step', '0')}", words.get("validation", "")]
-        print("  ".join([one["run"], *filter(None, shown)]))
+    for run in facts:
+        texts = as_text(run)
+        shown = [texts["state"], f"step {texts.get('step', '0')}", texts.get("validation", "")]
+        print("  ".join([run["run"], *filter(None, shown)]))
 
 
 def find_run(target: str) -> Path:
-    """The run directory of a path or of a job's number; `UserError` where there is none."""
+    """The run directory of a path or a job number; `UserError` if there is none."""
     from launch import job_log, slurm_queue
 
     path = Path(target)
     if path.is_dir():
         return path
     if not target.replace("_", "").isdecimal():
-        raise UserError(f"{target} is no directory and no number of a job; give one of the two")
+        raise UserError(f"{target} is neither a directory nor a job number; give one of them")
     log = Path(slurm_queue.facts(target).get("StdOut", ""))
-    if log.parent.name == job_log.FOLDER:
+    if log.parent.name == job_log.SLURM_DIR_NAME:
         base = log.parent.parent
         if target in job_log.known_jobs(log.parent):
             return base
-        of_tasks = (
+        task_runs = (
             run
             for run in job_log.runs_of_array(base)
-            if target in job_log.known_jobs(job_log.folder_of(run))
+            if target in job_log.known_jobs(job_log.slurm_dir(run))
         )
-        return next(of_tasks, base)
-    if log.parent.name.endswith(f".{job_log.FOLDER}"):
-        raise UserError(f"job {target} trains no run, it packs; its log: {log}")
+        return next(task_runs, base)
+    if log.parent.name.endswith(f".{job_log.SLURM_DIR_NAME}"):
+        raise UserError(f"job {target} is a packing job and has no run; its log: {log}")
     raise UserError(
-        f"job {target} is not one of `python -m launch submit`, or SLURM has forgotten it; give "
-        "the run directory"
+        f"job {target} was not submitted with `python -m launch submit`, or SLURM has forgotten "
+        "it; give the run directory"
     )
 
 
 def facts_of(run_dir: Path) -> Facts:
-    """What is known of a run, and None for what is not. Raises `UserError` for no run."""
+    """The facts about a run, None if unknown. Raises `UserError` if it is not a run."""
     from launch import job_log, slurm_queue
     from mmsa.process.status import read_status
 
     status = read_status(run_dir / "status.json")
-    jobs = job_log.known_jobs(job_log.folder_of(run_dir))
+    jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
     if not status and not jobs:
-        raise UserError(f"{run_dir} is no run: neither status.json nor a job's note is there")
+        raise UserError(f"{run_dir} is not a run: it has neither status.json nor a recorded job")
     queued = slurm_queue.states(jobs)
-    # The one to follow: of those in the queue, before an evaluation that waits for its training.
-    trains = [one for one in queued if jobs[one]["kind"] == "train"]
-    job = next(reversed(trains or list(queued) or list(jobs)), None)
+    # The job to follow: a queued training job, rather than an evaluation that waits for it.
+    train_jobs = [number for number in queued if jobs[number]["kind"] == "train"]
+    job = next(reversed(train_jobs or list(queued) or list(jobs)), None)
     metrics = last_metrics(run_dir / "metrics.jsonl")
     train = metrics.get("train", {})
     step = max(status.get("step", 0), train.get("step", 0))
@@ -118,7 +117,7 @@ def facts_of(run_dir: Path) -> Facts:
 
 
 def last_metrics(file: Path) -> dict[str, Facts]:
-    """The last line of each kind among the last of `metrics.jsonl`; one being written is left."""
+    """The last complete line of each kind near the end of `metrics.jsonl`."""
     try:
         with open(file, "rb") as stream:
             stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
@@ -131,12 +130,12 @@ def last_metrics(file: Path) -> dict[str, Facts]:
             content = json.loads(line)
             found[content["kind"]] = content
         except (ValueError, KeyError, TypeError):
-            continue  # cut at the front by us, or at the end by its writer
+            continue  # truncated at the start by us, or still being written at the end
     return found
 
 
 def _seconds_left(run_dir: Path, status: Facts, step: int, train: Facts) -> int | None:
-    """To the last step at the last speed: validations and saves come on top."""
+    """Estimated at the last speed, without validations and saves."""
     import yaml
 
     speed, num_steps = train.get("samples_per_s"), status.get("num_steps")
@@ -151,7 +150,7 @@ def _seconds_left(run_dir: Path, status: Facts, step: int, train: Facts) -> int 
 
 
 def _age_s(run_dir: Path) -> int | None:
-    """Seconds since the run last wrote a measure or its status."""
+    """Seconds since the run last wrote metrics or its status."""
     times = [
         path.stat().st_mtime
         for path in (run_dir / "metrics.jsonl", run_dir / "status.json")
@@ -160,49 +159,49 @@ def _age_s(run_dir: Path) -> int | None:
     return round(time.time() - max(times)) if times else None
 
 
-def in_words(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> words, for a person to read; what is not known is left out."""
-    words = {"run": facts["run"], "state": _state_in_words(facts)}
+def as_text(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> text for people; unknown facts are left out."""
+    texts = {"run": facts["run"], "state": _state_text(facts)}
     if facts["num_steps"]:
-        words["step"] = f"{facts['step']} of {facts['num_steps']}"
+        texts["step"] = f"{facts['step']} of {facts['num_steps']}"
     if facts["loss"] is not None:
-        words["loss"] = f"{facts['loss']:.4f}"
-        words["speed"] = f"{facts['samples_per_s']:.1f} samples/s"
+        texts["loss"] = f"{facts['loss']:.4f}"
+        texts["speed"] = f"{facts['samples_per_s']:.1f} samples/s"
     if facts["seconds_left"] is not None:
-        words["time left"] = f"{_clock(facts['seconds_left'])} at this speed, without validations"
+        texts["time left"] = f"{_clock(facts['seconds_left'])} at this speed, without validations"
     validation = facts["validation"]
     if validation:
         measures = ("loss", "accuracy", "macro_f1", "weighted_f1")
         shown = "  ".join(f"{name} {validation[name]:.4f}" for name in measures)
-        words["validation"] = f"after step {validation['step']}: {shown}"
+        texts["validation"] = f"after step {validation['step']}: {shown}"
     if facts["restarts"] is not None:
-        words["restarts"] = str(facts["restarts"])
+        texts["restarts"] = str(facts["restarts"])
     if facts["queued"]:
-        left = {facts["job"]: f", {facts['job_time_left']} left of its limit"}
+        left = {facts["job"]: f", {facts['job_time_left']} left of its time limit"}
         if not facts["job_time_left"]:
             left = {}
-        words["jobs"] = "; ".join(
+        texts["jobs"] = "; ".join(
             f"{job} {state}{left.get(job, '')}"
-            for job, state in sorted(facts["queued"].items(), key=lambda one: _number(one[0]))
+            for job, state in sorted(facts["queued"].items(), key=lambda item: _number(item[0]))
         )
-    words["log"] = facts["log"]
-    return words
+    texts["log"] = facts["log"]
+    return texts
 
 
-def _state_in_words(facts: Mapping[str, Any]) -> str:
+def _state_text(facts: Mapping[str, Any]) -> str:
     state, reason, age = facts["state"], facts["reason"], facts["seconds_since_word"]
-    words = f"{state} ({reason})" if reason else str(state)
+    text = f"{state} ({reason})" if reason else str(state)
     if state is None:
         if "RUNNING" in facts["queued"].values():
-            return "starting: its job runs, and has not said anything yet"
-        return "not begun" if facts["queued"] else "not begun, and no job of it is queued"
+            return "starting: its job is running but has not reported anything yet"
+        return "not started" if facts["queued"] else "not started, and no job is queued"
     if state == "running":
-        words += f", last word {_clock(age)} ago"
+        text += f", last update {_clock(age)} ago"
         if facts["job"] and not facts["queued"]:
-            words += "; but SLURM has no job of it: it was ended without a word. Submit it again"
+            text += "; but SLURM has no job for it: it was killed. Submit it again"
     elif state == "preempted":
-        words += "; goes on" if facts["queued"] else "; the same command goes on with it"
-    return words
+        text += "; will resume" if facts["queued"] else "; the same command resumes it"
+    return text
 
 
 def _number(job: str) -> tuple[int, ...]:

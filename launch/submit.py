@@ -1,4 +1,4 @@
-"""`python -m launch submit train | evaluate | pack | seeds`: a job, with everything checked before.
+"""`python -m launch submit train | evaluate | pack | seeds`: check everything, then submit a job.
 
     submit train --nodes 2 --gpus-per-node 4 --time 4:00:00 -- CONFIG section.key=value ...
     submit train --chain train,evaluate --nodes 2 --gpus-per-node 4 -- CONFIG ...
@@ -7,16 +7,15 @@
     submit seeds --seeds 0-4 --gpus-per-node 4 -- CONFIG run.dir=runs/first ...
     submit seeds --configs a.yaml b.yaml --gpus-per-node 4 -- run.dir=runs/first ...
 
-The script and the configuration, filled in, go to RUN/slurm/ (of a packing: OUT.slurm/), and so
-does the log. --dry-run shows them and does nothing. Options left out: launch/site.yaml, then the
-script in launch/slurm/.
+The script, the configuration and the log go to RUN/slurm/ (for packing: OUT.slurm/). --dry-run
+prints script and configuration and submits nothing. Defaults of the options come from
+launch/site.yaml, then from the script in launch/slurm/.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from launch.site import Site, load_site
 from mmsa.errors import UserError
@@ -24,43 +23,54 @@ from mmsa.errors import UserError
 KINDS = ("train", "evaluate", "pack", "seeds")
 
 
-def add_parser(commands: Any) -> None:
-    submit = commands.add_parser(
-        "submit",
-        help="submit training, evaluation, packing or seeds",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and print everything, submit nothing"
     )
-    submit.add_argument("kind", choices=KINDS)
-    submit.add_argument("--dry-run", action="store_true", help="check, show, submit nothing")
-    submit.add_argument(
-        "--chain", metavar="KINDS", help="train,evaluate: evaluate when training is done"
+    parser.add_argument(
+        "--chain", metavar="KINDS", help="train,evaluate: evaluate when training has finished"
     )
-    submit.add_argument(
+    parser.add_argument(
         "--split",
         default="test",
         choices=("train", "val", "test"),
-        help="of a chain's evaluation (default: test)",
+        help="split to evaluate in a chain (default: %(default)s)",
     )
-    submit.add_argument("--parts", type=int, metavar="N", help="of a packing, a job each")
-    submit.add_argument("--seeds", metavar="LIST", help="as in 0-4 or 1,7,9: a run each")
-    submit.add_argument(
-        "--configs", nargs="+", metavar="FILE", help="instead of --seeds: a run each"
+    parser.add_argument(
+        "--parts", type=int, metavar="N", help="number of parts to pack, one job each"
     )
-    submit.add_argument("--at-once", type=int, metavar="N", help="tasks of an array, at most")
-    submit.add_argument("--site", type=Path, metavar="FILE", help="instead of launch/site.yaml")
-    shape = submit.add_argument_group("the job (docs/slurm.md)")
+    parser.add_argument("--seeds", metavar="LIST", help="seeds such as 0-4 or 1,7,9, one run each")
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        metavar="FILE",
+        help="instead of --seeds: configurations, one run each",
+    )
+    parser.add_argument(
+        "--at-once", type=int, metavar="N", help="maximum number of array tasks that run at a time"
+    )
+    parser.add_argument(
+        "--site", type=Path, metavar="FILE", help="site file to use instead of launch/site.yaml"
+    )
+    shape = parser.add_argument_group("the job (docs/slurm.md)")
     shape.add_argument("--nodes", type=int)
-    shape.add_argument("--gpus-per-node", type=int, help="a process each; 0: CPU processes")
-    shape.add_argument("--cpu-processes", type=int, metavar="N", help="per node, without GPUs")
-    shape.add_argument("--cpus-per-task", type=int, metavar="N", help="of a node")
+    shape.add_argument("--gpus-per-node", type=int, help="one process per GPU; 0: CPU processes")
+    shape.add_argument(
+        "--cpu-processes", type=int, metavar="N", help="processes per node without GPUs"
+    )
+    shape.add_argument("--cpus-per-task", type=int, metavar="N", help="CPUs per node")
     for name in ("mem", "time", "partition", "account", "qos"):
         shape.add_argument(f"--{name}")
     shape.add_argument("--engine", help="ddp, zero1, zero2 or zero3")
     shape.add_argument(
-        "--sbatch", action="append", metavar="KEY=VALUE", default=[], help="any option of sbatch"
+        "--sbatch",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        help="any other option of sbatch",
     )
-    submit.set_defaults(run=_run)
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -75,16 +85,16 @@ def _run(arguments: argparse.Namespace) -> None:
         },
         sbatch=_pairs(arguments.sbatch),
     )
-    _check_place()
+    _check_directory()
     if not arguments.rest:
         raise UserError(
-            f"nothing to submit: what {arguments.kind} is about stands behind --, as in: "
+            f"nothing to submit: the arguments of {arguments.kind} follow after --, as in: "
             f"python -m launch submit {_EXAMPLES[arguments.kind]}"
         )
     if (arguments.kind == "train" or arguments.seeds) and "=" in arguments.rest[0]:
         raise UserError(
-            f"submit {arguments.kind}: a configuration stands first behind --, found "
-            f"{arguments.rest[0]}; add one, as in -- launch/runs/full_finetune.yaml ..."
+            f"submit {arguments.kind}: expected a configuration file first after --, found "
+            f"{arguments.rest[0]}; for example: -- launch/runs/full_finetune.yaml ..."
         )
     if arguments.chain and (arguments.kind, arguments.chain) != ("train", "train,evaluate"):
         raise UserError(f"--chain {arguments.chain}: expected submit train --chain train,evaluate")
@@ -99,14 +109,14 @@ _EXAMPLES = {
 }
 
 
-def _check_place() -> None:
-    """Paths are as the job sees them, and a job begins in the project's root."""
+def _check_directory() -> None:
+    """Jobs start in the project's root, so relative paths must be relative to it."""
     from launch.site import ROOT
 
     if Path.cwd().resolve() != ROOT:
         raise UserError(
-            f"submit from the project's root: a job begins there, and paths are seen from there "
-            f"(here is {Path.cwd()}); cd {ROOT}"
+            f"submit from the project's root, where jobs start, so that relative paths are right "
+            f"(this is {Path.cwd()}); cd {ROOT}"
         )
 
 
@@ -115,6 +125,6 @@ def _pairs(words: list[str]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not key or not equals:
-            raise UserError(f"--sbatch {word}: expected KEY=VALUE, as in constraint=h100")
+            raise UserError(f"--sbatch {word}: expected KEY=VALUE, such as constraint=h100")
         pairs[key] = value
     return pairs

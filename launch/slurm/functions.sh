@@ -1,24 +1,25 @@
-# What the job scripts share. Sourced by them on the first node of a job; runs nothing by itself.
+# Functions shared by the job scripts, which source this file on the first node of a job. Scripts of
+# earlier submissions (RUN/slurm/*.sbatch) source it too: keep the names of functions and variables.
 
 say() { echo "[$(date +'%F %T')] $*"; }
 
-# ---- The shape of the job, from SLURM alone
+# ---- The shape of the job, from SLURM
 PROCESSES_PER_NODE=${SLURM_GPUS_ON_NODE:-$CPU_PROCESSES}
 export ENGINE WORLD_SIZE=$((SLURM_JOB_NUM_NODES * PROCESSES_PER_NODE))
-cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE} # of one task, which is one node's launcher
-export SRUN_CPUS_PER_TASK=$cpus                  # srun does not take it over from sbatch
+cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE} # of one task: the launcher of a node
+export SRUN_CPUS_PER_TASK=$cpus                  # srun does not inherit it from sbatch
 OMP_NUM_THREADS=$((cpus / PROCESSES_PER_NODE))
 export OMP_NUM_THREADS=$((OMP_NUM_THREADS > 0 ? OMP_NUM_THREADS : 1))
 
-# The launchers hear SIGUSR1 and hand it on; unless told, they would die of it and leave their ranks.
-# Two names: older and newer versions of torch.
+# Makes the launchers forward SIGUSR1; by default it would kill them and leave their ranks behind.
+# Two names, for older and newer versions of torch.
 export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
 export PET_SIGNALS_TO_HANDLE=$TORCHELASTIC_SIGNALS_TO_HANDLE
-# Seconds that a launcher gives its ranks to save (30 by default), for large models.
+# Seconds that a launcher gives its ranks to save (default 30); large models need more.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
 
-# ---- Where the launchers meet: the first node, where this script runs, and a port that is free.
-# Looking begins at a place that the job's number gives, so that jobs do not look at the same ports.
+# ---- Where the launchers meet: the first node, where this script runs, and a free port. The search
+# starts at a port derived from the job's number, so that jobs do not try the same ports.
 free_port() {
     python -c '
 import socket, sys
@@ -32,7 +33,7 @@ for port in (20000 + (job * 7 + number) % 10000 for number in range(10000)):
     sys.exit(print(port))' "$SLURM_JOB_ID"
 }
 
-# on_all_nodes SCRIPT ARGUMENTS...: one `accelerate launch` per node, until all have ended.
+# on_all_nodes SCRIPT ARGUMENTS...: run one `accelerate launch` per node until all have ended.
 on_all_nodes() {
     HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     HEAD_PORT=$(free_port)
@@ -40,8 +41,8 @@ on_all_nodes() {
     say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}: $SLURM_JOB_NUM_NODES node(s)" \
         "($SLURM_JOB_NODELIST) x $PROCESSES_PER_NODE process(es), $ENGINE," \
         "$OMP_NUM_THREADS thread(s) each, meeting at $HEAD_NODE:$HEAD_PORT"
-    # In single quotes: what stands there is expanded on each node, not on this one. `exec`, so that
-    # signals of SLURM meet the launcher. --wait: a node that ended early gives the others so long.
+    # In single quotes, so that variables are expanded on each node, not here. `exec`, so that
+    # SLURM's signals reach the launcher. --wait: seconds for the others after the first node ended.
     # shellcheck disable=SC2086,SC2016
     exec srun --ntasks-per-node=1 --cpu-bind=cores --wait=120 $CONTAINER bash -c '
         exec accelerate launch --config_file "launch/accelerate/$ENGINE.yaml" \
@@ -50,46 +51,46 @@ on_all_nodes() {
             --main_process_ip "$HEAD_NODE" --main_process_port "$HEAD_PORT" "$@"' launcher "$@"
 }
 
-# ---- Signals. HEARD is what this script was told, LAUNCH the process of srun.
+# ---- Signals. HEARD is the signal this script received, LAUNCH the process of srun.
 HEARD= LAUNCH=
 
-# SIGUSR1 is meant for this script alone: srun hands it on to the launchers, they to the ranks.
+# SIGUSR1 reaches only this script: it is forwarded through srun and the launchers to the ranks.
 forward() {
     HEARD=USR1
-    say "SIGUSR1: the ranks are asked to save and to end (tracebacks of SignalException are the" \
-        "launchers', and no fault)"
+    say "SIGUSR1: asking the ranks to save and end (tracebacks of SignalException come from the" \
+        "launchers and are harmless)"
     if [ -n "$LAUNCH" ]; then kill -USR1 "$LAUNCH" 2>/dev/null; fi
 }
 
-# With SIGTERM SLURM ends the whole job, the launchers too: a second signal would end them before
-# their ranks have saved, and SIGTERM to srun the ranks at once.
+# SLURM sends SIGTERM to the whole job, launchers included. Forwarding it would end the launchers
+# before their ranks have saved, and SIGTERM to srun would end the ranks at once.
 only_note() {
     HEARD=TERM
-    say "SIGTERM: SLURM ends this job, and has told the ranks as well"
+    say "SIGTERM: SLURM is ending this job and has signalled the ranks too"
 }
 
-# Bash's `wait` also returns when a signal was heard: until the launch has really ended.
+# Bash's `wait` also returns on a signal, so repeat it until the launch has really ended.
 wait_for_launch() {
     while kill -0 "$LAUNCH" 2>/dev/null; do wait "$LAUNCH"; done
 }
 
-# Start this job again under its number. One that no longer runs was cancelled, or SLURM requeues it.
+# Requeue this job under its number, unless it was cancelled or SLURM is requeueing it already.
 requeue() {
     local state
     state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%T %r')
     case $state in
         RUNNING* | *TimeLimit) ;;
         *)
-            say "cancelled, or SLURM itself starts this job again ($state): nothing is done here." \
-                "If it does not come back, the same submit goes on with the run"
+            say "cancelled, or already requeued by SLURM ($state): not requeueing." \
+                "If the job does not restart, submit it again to resume the run"
             exit 75
             ;;
     esac
-    # SLURM ends a script whose job it requeues; until then it waits, and leaves nothing behind.
+    # SLURM ends the script of a requeued job; wait for that without leaving a process behind.
     sleep 120 &
     trap 'kill '$!' 2>/dev/null; exit 75' USR1 TERM
     if ! scontrol requeue "$SLURM_JOB_ID"; then
-        say "SLURM does not requeue this job; submit it again: it goes on from its last checkpoint"
+        say "SLURM refused to requeue this job; submit it again to resume from its last checkpoint"
         kill $!
         exit 75
     fi

@@ -1,8 +1,13 @@
-"""From a split to its report.
+"""Evaluation: from a packed split to its report.
 
-The story stands here: `targets` (what the command line asks for), `predict` (the predictions of all
-ranks), `measure` (one evaluation from loader to report). The rooms, each importing only those above
-it: `scores` (predictions to numbers), `inputs` (what is evaluated), `floors` (what a model must
-beat), `modality_audit`, `report` (the files and the page of one evaluation), `several`
-(comparisons and folds).
+`evaluate.py` tells the story with `arguments` (the command line), `requested_targets` (what it
+names), `split_evaluation` (one target, from loader to report) and `predict` (the predictions of all
+ranks). Each room imports only from the rooms above it:
+
+    scores          a new score, interval or test: from predictions to numbers, without files
+    inputs          what is evaluated, the test ledger, sample facts; a new slice
+    floors          a new floor: a simple method that a model must beat
+    modality_audit  the same samples with texts or images masked or shuffled
+    report          the files of one evaluation; a new chart goes into report/page
+    compare         several reports together: comparisons and folds
 """

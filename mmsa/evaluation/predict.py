@@ -1,4 +1,4 @@
-"""Predictions of a whole split, each sample once, whatever the number of ranks."""
+"""Predictions of a whole split, each sample exactly once for any number of ranks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mmsa.process.progress import Progress
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`; copies from pinned memory do not wait."""
+    """The batch with its tensors on `device`; copies from pinned memory do not block."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
         for name, value in batch.items()
     }
 
 
-# Not inference mode: ZeRO-3 frees the weights that it fetched by changing them in place.
+# Not inference mode: ZeRO-3 frees gathered weights by changing them in place.
 @torch.no_grad()
 def predict_split(
     model: nn.Module,
@@ -40,10 +40,10 @@ def predict_split(
 ) -> tuple[Predictions, list[int]]:
     """Run `num_batches` of this rank's evaluation batches and gather the results of all ranks.
 
-    `model` is the bare model; its training mode is restored afterwards. All ranks call this
-    together and all get the same predictions, sorted by key, with the number of samples that each
-    rank computed. `progress` names a bar on the main rank's terminal, or lines in its log; "" tells
-    nothing. Raises `UserError` where the gathered keys are not `num_samples` different ones.
+    `model` is the unwrapped model; its training mode is restored afterwards. Collective: all ranks
+    get the same predictions, sorted by key, and the number of samples that each rank computed.
+    `progress` is the title of a progress bar on the main rank (or of lines in its log); "" shows
+    none. Raises `UserError` unless the gathered keys are `num_samples` distinct ones.
     """
     was_training = model.training
     model.eval()
@@ -51,27 +51,27 @@ def predict_split(
     labels: list[np.ndarray[Any, Any]] = []
     logits: list[torch.Tensor] = []
     quiet = not (progress and accelerator.is_main_process)
-    with Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as told:
+    with Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as bar:
         for _ in range(num_batches):
             host_batch = next(batches)
             batch = to_device(host_batch, accelerator.device)
             with engine.autocast(accelerator):
                 output = model(batch["input_ids"], batch["attention_mask"], batch["images"])
-            real = batch["num_real"]  # rows of weight 0 stand behind the real ones
+            real = batch["num_real"]  # rows of weight 0 follow the real ones
             keys += batch["keys"][:real]
             labels.append(host_batch["labels"][:real].numpy())
-            # They stay on the device: to fetch them here would wait for the forward pass, with the
-            # next batch not yet on its way.
+            # Kept on the device: copying them here would wait for the forward pass before the next
+            # batch is sent.
             logits.append(output[:real].float())
-            told.advance()
+            bar.advance()
     model.train(was_training)
-    own = (keys, np.concatenate(labels), torch.cat(logits).cpu().numpy())
-    parts = gather_object([own])
+    of_this_rank = (keys, np.concatenate(labels), torch.cat(logits).cpu().numpy())
+    parts = gather_object([of_this_rank])
     all_keys = [key for part in parts for key in part[0]]
     if len(all_keys) != num_samples or len(set(all_keys)) != num_samples:
         raise UserError(
             f"the evaluation gathered {len(all_keys)} predictions of {len(set(all_keys))} samples; "
-            f"the manifest says {num_samples}. A packed sample is missing or doubled"
+            f"the manifest says {num_samples}. A packed sample is missing or duplicated"
         )
     predictions = Predictions.by_key(
         all_keys,

@@ -1,4 +1,4 @@
-"""What the command line names: runs and exports to be evaluated, or reports that are there."""
+"""The targets named on the command line: runs and exports to evaluate, or existing reports."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.inputs.eval_target import EvalTarget, open_subject
+from mmsa.evaluation.inputs.eval_target import EvalTarget, open_target
 from mmsa.evaluation.report.files import read_metrics
-from mmsa.evaluation.report.read_report import is_report, serves
+from mmsa.evaluation.report.read_report import is_report, report_matches
 
 
 @dataclass(frozen=True)
 class RequestedTarget:
-    """One target. Without `subject` its report is there already, and is not made again."""
+    """One target of the command line and the directory of its report."""
 
     name: str
     report: Path
     identity: Mapping[str, Any]
-    subject: EvalTarget | None
-    beside: Path  # the directory in which the run, the export or the report lies
+    to_evaluate: EvalTarget | None  # None: the report already exists and is reused
+    parent: Path  # the directory that contains the run, the export or the report
 
 
 def requested_targets(
@@ -29,33 +29,32 @@ def requested_targets(
     *,
     precision: str,
     device_type: str,
-    again: bool,
-    **how: Any,
+    reuse_reports: bool,
+    **open_options: Any,
 ) -> list[RequestedTarget]:
-    """Find every target; `how` is passed to `open_subject`.
+    """Find every target; `open_options` are passed to `open_target`.
 
-    A report's own directory stands for itself. A run whose report was made of the same weights,
-    data, settings and code is not evaluated again, unless `again`: the test split is opened no more
-    often than it must be. Every rank finds the same.
+    A path may be a report itself. With `reuse_reports`, a run whose report was made from the same
+    weights, data, settings and code is not evaluated again: the test split is opened no more often
+    than necessary. Every rank finds the same.
     """
-    found = []
+    targets = []
     for name, path in zip(short_names(paths), paths, strict=True):
         if is_report(path):
-            found.append(
-                RequestedTarget(name, path, read_metrics(path)["identity"], None, path.parent)
-            )
+            identity = read_metrics(path)["identity"]
+            targets.append(RequestedTarget(name, path, identity, None, path.parent))
             continue
-        subject = open_subject(path, **how)
-        identity = subject.identity(precision=precision, device_type=device_type)
-        report = subject.report_directory()
-        there = not again and serves(report, identity)
-        beside = subject.target.home.parent
-        found.append(RequestedTarget(name, report, identity, None if there else subject, beside))
-    return found
+        target = open_target(path, **open_options)
+        identity = target.identity(precision=precision, device_type=device_type)
+        report = target.report_directory()
+        reused = reuse_reports and report_matches(report, identity)
+        parent = target.source.home.parent
+        targets.append(RequestedTarget(name, report, identity, None if reused else target, parent))
+    return targets
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The paths as given, without what they have in common."""
+    """The paths as given, without the directories that they have in common."""
     texts = [str(path) for path in paths]
     if len(set(texts)) < 2:
         return texts

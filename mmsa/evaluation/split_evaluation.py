@@ -1,4 +1,4 @@
-"""One evaluation: predictions of a subject by all ranks, then its report by the main rank."""
+"""One evaluation: all ranks predict a target's split, then the main rank writes the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
 from mmsa.errors import UserError
-from mmsa.evaluation.floors.fitting import Floors, floors_of, read_texts
+from mmsa.evaluation.arguments import Options
+from mmsa.evaluation.floors.fitting import Floors, fit_floors, read_texts
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.inputs.eval_target import EvalTarget, samples_hash
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, groups_of, read_facts
@@ -31,7 +31,7 @@ from mmsa.evaluation.modality_audit.audit import AUDIT_NAME, audit, audit_text
 from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.report import files
-from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.page.gallery import cards
 from mmsa.evaluation.report.page.render import PAGE_NAME, read_training, render
 from mmsa.evaluation.report.predictions_file import rows_of
@@ -44,56 +44,44 @@ from mmsa.models.model import SentimentModel
 from mmsa.process import runtime
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to evaluate: what the command line said, for all subjects alike."""
-
-    precision: str = "no"
-    num_workers: int | None = None  # None: as the run's data.num_workers
-    file_format: str = "jsonl"
-    floors: bool = True
-    calibrate: bool = False
-    page: bool = True
-    private: bool = False
-
-
 class SplitEvaluation:
-    """A subject on this rank: model, loader, and where its time goes.
+    """The evaluation of one target on this rank.
 
-    Made before the device is touched, because loader workers start here. `open_test` is called by
-    the main rank before the first sample is read.
+    Create it before the device is touched, because loader workers start here. The main rank records
+    the opening of the test split here, before the first sample is read.
     """
 
-    def __init__(self, subject: EvalTarget, world: runtime.World, options: Options) -> None:
-        self.subject, self.options, self._world = subject, options, world
+    def __init__(self, target: EvalTarget, world: runtime.World, options: Options) -> None:
+        self.target, self.options, self._world = target, options, world
         self.started, self._begin = datetime.now(UTC), time.perf_counter()
         self.openings = 0
-        if world.is_main_process:  # before the loader, which reads ahead
+        if world.is_main_process:  # before the loader starts, which reads ahead
             self.openings = ledger.record_opening(
-                subject.target.home,
-                split=subject.split,
-                weights_sha256=subject.export.weights_sha256,
-                shards_digest=subject.manifest.digest,
+                target.source.home,
+                split=target.split,
+                weights_sha256=target.export.weights_sha256,
+                shards_digest=target.manifest.digest,
             )
-        # Sums depend on the number of threads; with a fixed one results do not depend on the world.
-        torch.set_num_threads(subject.export.config.eval.cpu_threads)
+        # Sums depend on the number of threads: fixed, so that results do not depend on the launch.
+        torch.set_num_threads(target.export.config.eval.cpu_threads)
         if self._num_workers:
             start_server()
-        self._tokenizer = load_tokenizer_of(subject.export)
-        self._model: SentimentModel = load_model(subject.export)
-        self._requests, self.batches = self._loader(subject.reader)
+        self._tokenizer = load_tokenizer_of(target.export)
+        self._model: SentimentModel = load_model(target.export)
+        self._requests, self.batches = self._loader(target.reader)
 
     @property
     def _num_workers(self) -> int:
-        asked = self.options.num_workers
-        return self.subject.export.config.data.num_workers if asked is None else asked
+        if self.options.num_workers is not None:
+            return self.options.num_workers
+        return self.target.export.config.data.num_workers
 
     def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
-        world, config = self._world, self.subject.export.config
-        requests = EvaluationRequests(reader, self.subject.batch_size, world.world_size, world.rank)
+        world, config = self._world, self.target.export.config
+        requests = EvaluationRequests(reader, self.target.batch_size, world.world_size, world.rank)
         loader = Loader(
             requests,
-            self.subject.export.preprocessing,
+            self.target.export.preprocessing,
             self._tokenizer,
             self._num_workers,
             pin_memory=torch.cuda.is_available(),
@@ -107,8 +95,10 @@ class SplitEvaluation:
         reader: SplitReader | None = None,
         progress: str = "evaluating",
     ) -> tuple[Predictions, list[int]]:
-        """Predictions of the split, or of the same samples as another `reader` gives them;
-        collective. Also how many samples each rank computed."""
+        """(predictions of the split, number of samples that each rank computed); collective.
+
+        `reader` may return the same samples with changed contents.
+        """
         requests, batches = self._requests, self.batches
         if reader is not None:
             requests, batches = self._loader(reader)
@@ -117,73 +107,73 @@ class SplitEvaluation:
             batches,
             len(requests),
             accelerator=accelerator,
-            label_names=self.subject.export.label_names,
-            num_samples=len(self.subject.reader),
+            label_names=self.target.export.label_names,
+            num_samples=len(self.target.reader),
             progress=progress,
         )
 
     def predict_changed(self, accelerator: Accelerator) -> dict[Change, Predictions]:
-        """Predictions of the same samples under every change of the modality audit; collective."""
-        subject = self.subject
-        image = subject.export.preprocessing.image
-        assert image is not None, "check_modalities comes first"
-        found = {}
+        """Predictions of the same samples with each change of the modality audit; collective."""
+        target = self.target
+        image = target.export.preprocessing.image
+        assert image is not None, "call check_modalities first"
+        changed = {}
         for change in Change:
             reader = ChangedReader(
-                subject.shards,
-                subject.manifest,
-                subject.split,
-                subject.export.class_map(subject.manifest.classes),
+                target.shards,
+                target.manifest,
+                target.split,
+                target.export.class_map(target.manifest.classes),
                 change=change,
                 mean=image.mean,
             )
-            found[change], _ = self.predict(accelerator, reader, str(change))
-        return found
+            changed[change], _ = self.predict(accelerator, reader, str(change))
+        return changed
 
     def facts(self, predictions: Predictions) -> list[SampleFacts]:
-        """The facts of the evaluated samples, in the order of the predictions."""
-        facts = read_facts(self.subject.reader)
+        """Facts of the evaluated samples, in the order of the predictions."""
+        facts = read_facts(self.target.reader)
         check_keys(facts, predictions.keys)
         return facts
 
     def calibration(self, predictions: Predictions) -> Calibration | None:
-        """The export's; under --calibrate fitted on these predictions and written to the export."""
+        """The export's; with --calibrate fitted on these predictions and stored in the export."""
         if not self.options.calibrate:
-            return self.subject.export.calibration
-        found = fit(
-            predictions, split=self.subject.split, shards_digest=self.subject.manifest.digest
+            return self.target.export.calibration
+        fitted = fit(
+            predictions, split=self.target.split, shards_digest=self.target.manifest.digest
         )
-        content = to_json(found).encode("utf-8")
-        files.write_files(self.subject.target.directory, {CALIBRATION_NAME: content})
+        content = to_json(fitted).encode("utf-8")
+        files.write_files(self.target.source.directory, {CALIBRATION_NAME: content})
         print(
-            f"temperature {found.temperature:.4g}, fitted on {found.num_samples} validation "
-            f"samples (log loss {found.loss_before:.4f} -> {found.loss_after:.4f}), stored in "
-            f"{self.subject.target.directory / CALIBRATION_NAME}"
+            f"temperature {fitted.temperature:.4g}, fitted on {fitted.num_samples} validation "
+            f"samples (log loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}), stored in "
+            f"{self.target.source.directory / CALIBRATION_NAME}"
         )
-        return found
+        return fitted
 
     def floors(self, facts: list[SampleFacts], predictions: Predictions) -> Floors | None:
-        """Majority class and TF-IDF on the same split; None, and why on the screen, without."""
-        subject = self.subject
-        if not self.options.floors or subject.split == "train":
+        """Majority class and TF-IDF on the same split; None if they cannot be fitted (printed)."""
+        target = self.target
+        if not self.options.floors or target.split == "train":
             return None
-        classes = subject.export.class_map(subject.manifest.classes)
+        classes = target.export.class_map(target.manifest.classes)
         try:
             train, val = (
-                read_texts(SplitReader(subject.shards, subject.manifest, name, classes))
+                read_texts(SplitReader(target.shards, target.manifest, name, classes))
                 for name in ("train", "val")
             )
-            return floors_of(train, val, facts, predictions)
+            return fit_floors(train, val, facts, predictions)
         except UserError as error:
             print(f"no floors: {error}")
             return None
 
     def identity(self, accelerator: Accelerator, predictions: Predictions) -> dict[str, Any]:
-        """Names of data, weights and code, and of the sample set."""
+        """Identifies data, weights, settings, code and the sample set."""
         names = predictions.label_names
         truth = [names[label] for label in predictions.labels]
         return {
-            **self.subject.identity(
+            **self.target.identity(
                 precision=self.options.precision, device_type=accelerator.device.type
             ),
             "samples_sha256": samples_hash(predictions.keys, truth),
@@ -197,86 +187,86 @@ class SplitEvaluation:
         out: Path,
         changed: Mapping[Change, Predictions] | None = None,
     ) -> dict[str, Any]:
-        """Main rank: print the report and write its files into `out`; returns `metrics.json`.
+        """Main rank: print the report and write its files to `out`; returns `metrics.json`.
 
-        With `changed`, as `predict_changed` gives it, also the modality audit.
+        With `changed`, the result of `predict_changed`, the report has a modality audit.
         """
         facts = self.facts(predictions)
         print(classification_report_text(predictions))
-        sys.stdout.flush()  # the report is there to be read while the intervals are computed
+        sys.stdout.flush()  # to be read while the intervals are computed
         calibration = self.calibration(predictions)
-        found = findings(
+        findings = compute_findings(
             predictions,
             facts,
-            seen=self._seen(facts),
+            seen=self._seen_before(facts),
             calibration=calibration,
-            floor=self.floors(facts, predictions),
+            floors=self.floors(facts, predictions),
         )
-        print(summary_text(found))
-        if self.subject.split == FITTED_ON:
+        print(summary_text(findings))
+        if self.target.split == FITTED_ON:
             print(
-                "note: the best export, its temperature and C of TF-IDF were chosen on this split; "
-                "its figures are too good\n"
+                "note: the best export, its temperature and the C of TF-IDF were chosen on this "
+                "split, so scores on it are optimistically biased\n"
             )
         identity = self.identity(accelerator, predictions)
-        further: dict[str, Any] = {}
+        extra_files: dict[str, Any] = {}
         if changed is not None:
-            further[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
-            print(audit_text(further[AUDIT_NAME]))
+            extra_files[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
+            print(audit_text(extra_files[AUDIT_NAME]))
         temperature = 1.0 if calibration is None else calibration.temperature
         if self.options.page:
-            further[PAGE_NAME] = self._page(
-                predictions, facts, found, identity, temperature, further.get(AUDIT_NAME)
+            extra_files[PAGE_NAME] = self._page(
+                predictions, facts, findings, identity, temperature, extra_files.get(AUDIT_NAME)
             )
         files.write_report(
             out,
             predictions,
-            found,
+            findings,
             identity,
             list(rows_of(predictions, facts, temperature)),
             file_format=self.options.file_format,
-            further=further,
+            extra_files=extra_files,
         )
         self._write_run_facts(out, accelerator, samples_per_rank)
-        home = self.subject.target.home
-        if self.subject.split == ledger.TEST_SPLIT:
+        home = self.target.source.home
+        if self.target.split == ledger.TEST_SPLIT:
             print(f"the test split has been opened {self.openings} time(s) by {home}")
         print(f"report in {out}")
-        return dict(rounded({**found, "identity": identity}))
+        return dict(rounded({**findings, "identity": identity}))
 
     def _page(
         self,
         predictions: Predictions,
         facts: list[SampleFacts],
-        found: dict[str, Any],
+        findings: dict[str, Any],
         identity: dict[str, Any],
         temperature: float,
         audited: dict[str, Any] | None,
     ) -> bytes:
-        private, home = self.options.private, self.subject.target.home
-        reader = self.subject.reader
+        private, home = self.options.private, self.target.source.home
+        reader = self.target.reader
         return render(
             predictions,
-            found,
+            findings,
             identity,
             cards=cards(predictions, facts, reader, temperature=temperature, private=private),
             training=read_training(home),
             audit=audited,
             openings=self.openings,
-            title=f"{self.subject.name}: {self.subject.split} split",
+            title=f"{self.target.name}: {self.target.split} split",
             private=private,
         )
 
-    def _seen(self, facts: list[SampleFacts]) -> SeenBefore:
-        subject = self.subject
+    def _seen_before(self, facts: list[SampleFacts]) -> SeenBefore:
+        target = self.target
         return seen_before(
-            subject.manifest,
-            subject.shards,
-            subject.split,
+            target.manifest,
+            target.shards,
+            target.split,
             groups_of(facts),
-            np.array([one.key_hash for one in facts], dtype=np.uint64),
-            trained_digest=subject.export.facts.get("shards_digest"),
-            trained_shards=subject.export.config.data.shards,
+            np.array([sample.key_hash for sample in facts], dtype=np.uint64),
+            trained_digest=target.export.facts.get("shards_digest"),
+            trained_shards=target.export.config.data.shards,
         )
 
     def _write_run_facts(

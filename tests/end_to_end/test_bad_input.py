@@ -215,7 +215,7 @@ def test_numbers_that_cannot_be(option: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         evaluate_main(["anywhere", option])
     assert ended.value.code == 2
-    assert "is no whole number of at least" in capsys.readouterr().err
+    assert "is not an integer of at least" in capsys.readouterr().err
 
 
 def test_what_a_predictor_is_given(shards: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_comparison_across_protocols_opens_nothing(
     [
         (["{0}", "{1}"], "2 targets were given; add --compare or --folds"),
         (["{0}", "--compare"], "need several targets; one was given"),
-        (["{0}", "{1}", "--compare", "--metric", "f1"], "--metric f1 is no score"),
+        (["{0}", "{1}", "--compare", "--metric", "f1"], "--metric f1 is not a score"),
         (["{0}", "{0}", "--compare"], "are the same weights"),
         (["{0}", "{1}", "--folds"], "the protocol 'clean', which has no folds"),
         (["{0}", "--calibrate"], "never on 'test'; add --split val"),
@@ -106,7 +106,7 @@ def test_the_modality_audit_and_parquet(
     assert evaluate_main([*arguments, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert printed.index("weighted avg") < printed.index("modality audit")
-    assert "the picture instead of none " in printed
+    assert "the image instead of none " in printed
     audit, metrics = read(tmp_path / "modality_audit.json"), read(tmp_path / "metrics.json")
     assert audit["whole"]["scores"]["accuracy"] == metrics["scores"]["accuracy"]
     assert len(audit["changes"]) == 5

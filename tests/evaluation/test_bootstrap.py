@@ -1,4 +1,4 @@
-"""The bootstrap: whole groups are drawn, the same for every model, and intervals cover."""
+"""The bootstrap draws whole groups, the same for every model, and its intervals cover the truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_whole_groups_are_drawn() -> None:
     bootstrap = Bootstrap.of(groups, resamples=200, area_resamples=50)
     assert bootstrap.num_groups == 3
     values = np.eye(6)
-    sums = bootstrap.sums(values)  # how often each sample stands in a resample
+    sums = bootstrap.sums(values)  # how often each sample is in a resample
     assert sums.shape == (200, 6)
     assert (sums[:, 0] == sums[:, 2]).all()
     assert (sums[:, 1] == sums[:, 4]).all()
@@ -28,7 +28,7 @@ def test_whole_groups_are_drawn() -> None:
     assert (counts == sums[:50]).all()
 
 
-def test_resamples_do_not_depend_on_chunks_and_do_on_the_seed() -> None:
+def test_resamples_depend_on_the_seed_but_not_on_chunks() -> None:
     bootstrap = Bootstrap.of(np.arange(1000))
     one = np.concatenate(list(bootstrap.counts(20, chunk_bytes=8 * 1000)))
     other = np.concatenate(list(bootstrap.counts(20, chunk_bytes=8 * 7000)))
@@ -48,7 +48,7 @@ def test_the_interval_is_that_of_scipy() -> None:
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.006)  # width 0.2
 
 
-def test_intervals_pass_over_what_is_undefined() -> None:
+def test_intervals_ignore_undefined_values() -> None:
     values = np.array([np.nan, *range(101), np.nan], dtype=float)
     assert interval(values) == pytest.approx((2.5, 97.5))
     assert interval(np.array([np.nan])) is None
@@ -79,7 +79,7 @@ def test_intervals_cover_the_truth_in_500_simulations() -> None:
 
 
 def test_intervals_cover_the_truth() -> None:
-    """The short form: 100 simulations cannot tell 93 % from 95 %, but find a broken interval."""
+    """A short version: 100 simulations cannot tell 93 % from 95 %, but detect broken intervals."""
     check_coverage(100, 0.85, 1.0, resamples=400)
 
 

@@ -1,4 +1,4 @@
-"""Comparisons: the tests against known values, models made so that the outcome is known."""
+"""Comparisons: statistical tests against known values, and models with a known outcome."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mmsa.errors import UserError
-from mmsa.evaluation.compare.comparable import check_comparable
-from mmsa.evaluation.compare.comparison import check_metric, compare
+from mmsa.evaluation.compare.comparison import check_comparable, check_metric, compare
 from mmsa.evaluation.compare.comparison_text import comparison_text
 from mmsa.evaluation.compare.folds import check_folds, fold_findings, folds_text, pooled
-from mmsa.evaluation.report.read_report import Reported
+from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
 
@@ -22,8 +21,8 @@ NAMES = ("negative", "neutral", "positive")
 N = 400
 
 
-def reported(name: str, right: float, *, seed: int = 0, noise: int = 0, **given: Any) -> Reported:
-    """A model of the same 400 samples that is right on the first `right` of them, more or less."""
+def make_report(name: str, right: float, *, seed: int = 0, noise: int = 0, **given: Any) -> Report:
+    """The report of a model that is right on a share `right` of the same 400 samples."""
     random = np.random.default_rng(7)
     labels = random.integers(0, 3, N)
     flips = np.random.default_rng(noise).uniform(size=N) < right
@@ -37,7 +36,7 @@ def reported(name: str, right: float, *, seed: int = 0, noise: int = 0, **given:
     }
     keys = [f"{i:04d}" for i in range(N)]
     groups = np.arange(N, dtype=np.uint64) // 2
-    return Reported(name, Path(name), identity, Predictions(keys, labels, logits, NAMES), groups)
+    return Report(name, Path(name), identity, Predictions(keys, labels, logits, NAMES), groups)
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -69,8 +68,8 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 
 def test_a_clear_difference_and_one_by_chance() -> None:
-    reports = [reported("good", 0.80, noise=1), reported("bad", 0.5, noise=2)]
-    reports.append(reported("same", 0.81, noise=3))
+    reports = [make_report("good", 0.80, noise=1), make_report("bad", 0.5, noise=2)]
+    reports.append(make_report("same", 0.81, noise=3))
     found = compare(reports, "weighted_f1")
     assert [one["name"] for one in found["contenders"]][-1] == "bad"
     scores = {one["name"]: one["scores"]["weighted_f1"]["value"] for one in found["contenders"]}
@@ -89,7 +88,7 @@ def test_a_clear_difference_and_one_by_chance() -> None:
     chance = pairs[frozenset(("good", "same"))]
     assert chance["differences"]["weighted_f1"]["p_holm"] > 0.05
     assert chance["mcnemar"]["p_holm"] > 0.05
-    # Of a proper score less is better; the pair is turned by the metric that sorts.
+    # A lower loss is better; the metric that sorts also orders the pair.
     by_loss = compare(reports, "loss")
     assert by_loss["contenders"][-1]["name"] == "bad"
     text = comparison_text(found)
@@ -100,14 +99,14 @@ def test_a_clear_difference_and_one_by_chance() -> None:
 
 
 def test_a_model_is_not_distinguishable_from_one_that_says_the_same() -> None:
-    found = compare([reported("a", 0.7, noise=1), reported("b", 0.7, noise=1)], "macro_f1")
+    found = compare([make_report("a", 0.7, noise=1), make_report("b", 0.7, noise=1)], "macro_f1")
     difference = found["pairs"][0]["differences"]["macro_f1"]
     assert difference == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0}
 
 
 def test_seeds_of_one_configuration_are_one_contender() -> None:
-    seeds = [reported(f"s{i}", 0.75, seed=i, noise=i, configuration="c") for i in range(3)]
-    other = reported("other", 0.6, noise=9)
+    seeds = [make_report(f"s{i}", 0.75, seed=i, noise=i, configuration="c") for i in range(3)]
+    other = make_report("other", 0.6, noise=9)
     found = compare([*seeds, other], "accuracy")
     first, second = found["contenders"]
     assert first["name"] == "s0 (3 seeds)"
@@ -120,7 +119,7 @@ def test_seeds_of_one_configuration_are_one_contender() -> None:
     assert found["pairs"][0]["mcnemar"] is None
     assert "seeds 0, 1, 2: mean accuracy" in comparison_text(found)
     # Two checkpoints of one run have one seed: they are compared, not averaged.
-    twice = [reported(f"c{i}", 0.7, noise=i, configuration="c") for i in range(2)]
+    twice = [make_report(f"c{i}", 0.7, noise=i, configuration="c") for i in range(2)]
     assert len(compare(twice, "accuracy")["contenders"]) == 2
 
 
@@ -136,25 +135,27 @@ def test_seeds_of_one_configuration_are_one_contender() -> None:
         ({"weights_sha256": "a"}, "a and b are the same weights"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_with_the_reason(
+def test_reports_of_different_tasks_are_refused_with_the_reason(
     change: dict[str, Any], words: str
 ) -> None:
-    one, other = reported("a", 0.7), reported("b", 0.7, **change)
+    one, other = make_report("a", 0.7), make_report("b", 0.7, **change)
     with pytest.raises(UserError, match=words):
         check_comparable([("a", one.identity), ("b", other.identity)])
 
 
-def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
+def test_an_unknown_metric_suggests_the_nearest() -> None:
     check_metric("roc_auc/neutral", NAMES)
-    with pytest.raises(UserError, match="--metric wighted_f1 is no score; did you mean weighted"):
+    with pytest.raises(
+        UserError, match="--metric wighted_f1 is not a score; did you mean weighted"
+    ):
         check_metric("wighted_f1", NAMES)
-    with pytest.raises(UserError, match="--metric f1 is no score; did you mean macro_f1"):
+    with pytest.raises(UserError, match="--metric f1 is not a score; did you mean macro_f1"):
         check_metric("f1", NAMES)
 
 
-def folds(count: int = 3) -> list[Reported]:
-    """The first model cut into folds by key."""
-    whole = reported("whole", 0.7)
+def folds(count: int = 3) -> list[Report]:
+    """One model's report, split into folds by key."""
+    whole = make_report("whole", 0.7)
     found = []
     for number in range(count):
         rows = np.arange(number, N, count)
@@ -166,16 +167,16 @@ def folds(count: int = 3) -> list[Reported]:
         )
         protocol = {"name": f"kfold:{number + 1}/{count}", "hash": "ab" * 32}
         identity = whole.identity | {"protocol": protocol, "weights_sha256": str(number)}
-        found.append(Reported(f"f{number}", Path("x"), identity, part, whole.groups[rows]))
+        found.append(Report(f"f{number}", Path("x"), identity, part, whole.groups[rows]))
     return found
 
 
-def identities(reports: list[Reported]) -> list[tuple[str, dict[str, Any]]]:
+def identities(reports: list[Report]) -> list[tuple[str, dict[str, Any]]]:
     return [(one.name, one.identity) for one in reports]
 
 
 def test_folds_are_pooled_to_the_whole_and_averaged() -> None:
-    reports, whole = folds(), reported("whole", 0.7)
+    reports, whole = folds(), make_report("whole", 0.7)
     numbers = check_folds(identities(reports))
     predictions, groups = pooled(list(reversed(reports)))
     assert predictions.keys == whole.predictions.keys
@@ -196,12 +197,12 @@ def test_folds_are_pooled_to_the_whole_and_averaged() -> None:
 
 def test_folds_that_do_not_belong_together_are_refused() -> None:
     three = identities(folds())
-    with pytest.raises(UserError, match="wants all 3 folds of kfold; missing: 2"):
+    with pytest.raises(UserError, match="needs all 3 folds of kfold; missing: 2"):
         check_folds([three[0], three[2]])
     with pytest.raises(UserError, match="found twice: 1"):
         check_folds([three[0], *three])
     with pytest.raises(UserError, match="protocol 'clean', which has no folds"):
-        check_folds(identities([reported("a", 0.7)]))
+        check_folds(identities([make_report("a", 0.7)]))
     with pytest.raises(UserError, match="their protocol differs"):
         check_folds([three[0], identities(folds(4))[1]])
     with pytest.raises(UserError, match="their configuration differs"):

@@ -1,4 +1,4 @@
-"""What a report says besides scores: leaks, slices, floors, calibration."""
+"""The parts of a report other than scores: leaks, slices, floors, calibration."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from packed import open_split, sample, seal, write_split
 from mmsa.calibration import Calibration, read_calibration, to_json
 from mmsa.data.manifest import Manifest, key_hash
 from mmsa.errors import UserError
-from mmsa.evaluation.floors.fitting import Floors, floors_of
+from mmsa.evaluation.floors.fitting import Floors, fit_floors
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
 from mmsa.evaluation.inputs.slices import slice_masks
-from mmsa.evaluation.report.findings import findings
+from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.calibration import fit, reliability
 from mmsa.evaluation.scores.metrics import Predictions, probabilities
@@ -35,8 +35,8 @@ def fact(number: int, text: str = "abc", **given: object) -> SampleFacts:
     return SampleFacts(**{**content, **given})  # type: ignore[arg-type]
 
 
-def sure(num_samples: int, seed: int = 0, scale: float = 1.0) -> Predictions:
-    """Labels drawn from the model's own probabilities, whose logits are then times `scale`."""
+def predictions_of(num_samples: int, seed: int = 0, scale: float = 1.0) -> Predictions:
+    """Labels drawn from the model's own probabilities, logits then multiplied by `scale`."""
     random = np.random.default_rng(seed)
     logits = random.normal(scale=1.5, size=(num_samples, 3))
     probs = probabilities(logits)
@@ -46,10 +46,12 @@ def sure(num_samples: int, seed: int = 0, scale: float = 1.0) -> Predictions:
 
 
 def test_facts_are_those_of_the_shards(tmp_path: Path) -> None:
-    twins = [sample(0), sample(1)]
-    twins[1] = PackedSample(**{**vars(twins[1]), "group": twins[0].group})
-    twins[0] = PackedSample(**{**vars(twins[0]), "facts": {"text_label": "neutral", "width": 7}})
-    manifest = seal(tmp_path, {"train": write_split(tmp_path, "train", [twins])})
+    duplicates = [sample(0), sample(1)]
+    duplicates[1] = PackedSample(**{**vars(duplicates[1]), "group": duplicates[0].group})
+    duplicates[0] = PackedSample(
+        **{**vars(duplicates[0]), "facts": {"text_label": "neutral", "width": 7}}
+    )
+    manifest = seal(tmp_path, {"train": write_split(tmp_path, "train", [duplicates])})
     first, second = read_facts(open_split(tmp_path, manifest))
     assert (first.key, first.text_label, first.image_label) == ("tiny-train-0", "neutral", None)
     assert (first.width, first.height) == (40, 32)  # of the header: the json has no height
@@ -57,7 +59,7 @@ def test_facts_are_those_of_the_shards(tmp_path: Path) -> None:
     assert second.text == sample(1).text
 
 
-def test_slices_by_what_the_samples_are() -> None:
+def test_slices_by_facts_of_the_samples() -> None:
     facts = [
         fact(0, "see https://x.y", text_label="neutral", image_label="neutral", height=60),
         fact(1, "@you and me at home", text_label="neutral", image_label="positive"),
@@ -84,7 +86,7 @@ def test_slices_by_what_the_samples_are() -> None:
 
 @pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (3.0, 3.0), (0.4, 0.4)])
 def test_the_temperature_undoes_a_scaling_of_the_logits(scale: float, temperature: float) -> None:
-    found = fit(sure(20_000, scale=scale), split="val", shards_digest="ab")
+    found = fit(predictions_of(20_000, scale=scale), split="val", shards_digest="ab")
     assert found.temperature == pytest.approx(temperature, rel=0.03)
     assert found.loss_after <= found.loss_before
     assert (found.num_samples, found.fitted_on, found.shards_digest) == (20_000, "val", "ab")
@@ -92,12 +94,12 @@ def test_the_temperature_undoes_a_scaling_of_the_logits(scale: float, temperatur
 
 def test_a_temperature_is_never_fitted_on_test() -> None:
     with pytest.raises(UserError, match="fitted on 'val', never on 'test'"):
-        fit(sure(9), split="test", shards_digest="")
+        fit(predictions_of(9), split="test", shards_digest="")
 
 
-def test_a_calibration_is_read_back_and_damage_is_told(tmp_path: Path) -> None:
+def test_a_calibration_is_read_back_and_damage_is_reported(tmp_path: Path) -> None:
     assert read_calibration(tmp_path) is None
-    found = fit(sure(50), split="val", shards_digest="ab")
+    found = fit(predictions_of(50), split="val", shards_digest="ab")
     (tmp_path / "calibration.json").write_text(to_json(found))
     assert read_calibration(tmp_path) == found
     for damaged in ("{", '{"temperature": 1.0}', to_json(found).replace('re": ', 're": -')):
@@ -121,13 +123,13 @@ def found_of(
     predictions: Predictions,
     seen: SeenBefore,
     calibration: Calibration | None = None,
-    floor: Floors | None = None,
+    floors: Floors | None = None,
 ) -> dict[str, object]:
     facts = [fact(i, f"text {'@a ' * (i % 2)}") for i in range(len(predictions.keys))]
-    return findings(predictions, facts, seen=seen, calibration=calibration, floor=floor)
+    return compute_findings(predictions, facts, seen=seen, calibration=calibration, floors=floors)
 
 
-def test_clean_and_leaked_samples_are_scored_apart() -> None:
+def test_clean_and_leaked_samples_are_scored_separately() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]] * 5
     predictions = Predictions(list("abcdef"), np.array([0, 1, 2, 1, 2, 2]), logits, NAMES)
     leaked = np.array([True, True, True, False, False, False])
@@ -142,18 +144,20 @@ def test_clean_and_leaked_samples_are_scored_apart() -> None:
     nothing = summary_text(found_of(predictions, SeenBefore(np.zeros(6, dtype=bool))))
     assert "no sample has a duplicate in a split that was used before this one" in nothing
     unknown = summary_text(found_of(predictions, SeenBefore(None, "because")))
-    assert "leaks: not known (because)" in unknown
+    assert "leaks: unknown (because)" in unknown
 
 
-def test_floors_stand_beside_the_model_with_its_lead() -> None:
+def test_floors_are_reported_with_the_lead_of_the_model() -> None:
     labels = [i % 3 for i in range(90)]
     words = ["awful sad", "plain usual", "lovely happy"]
     texts = [words[label] for label in labels]
     facts = [fact(i, texts[i]) for i in range(90)]
-    logits = np.zeros((90, 3), dtype=np.float32)  # the model says the first class, always
+    logits = np.zeros((90, 3), dtype=np.float32)  # the model always predicts the first class
     model = Predictions([one.key for one in facts], np.array(labels), logits, NAMES)
-    floor = floors_of((texts, labels), (texts, labels), facts, model)
-    found = findings(model, facts, seen=SeenBefore(None, ""), calibration=None, floor=floor)
+    floors = fit_floors((texts, labels), (texts, labels), facts, model)
+    found = compute_findings(
+        model, facts, seen=SeenBefore(None, ""), calibration=None, floors=floors
+    )
     assert found["floors"]["tfidf"]["scores"]["accuracy"]["value"] == 1.0
     assert found["floors"]["majority"]["scores"]["accuracy"]["value"] == pytest.approx(1 / 3)
     lead = found["floors"]["lead_over_tfidf"]["accuracy"]
@@ -165,9 +169,9 @@ def test_floors_stand_beside_the_model_with_its_lead() -> None:
     assert "accuracy -0.6667 [-0." in text
 
 
-def test_calibrated_scores_stand_beside_the_raw_ones() -> None:
-    predictions = sure(2000, scale=3.0)
-    calibration = fit(sure(2000, seed=1, scale=3.0), split="val", shards_digest="")
+def test_calibrated_scores_are_reported_with_the_raw_ones() -> None:
+    predictions = predictions_of(2000, scale=3.0)
+    calibration = fit(predictions_of(2000, seed=1, scale=3.0), split="val", shards_digest="")
     found = found_of(predictions, SeenBefore(None, ""), calibration)
     raw, calibrated = found["scores"], found["calibration"]
     assert isinstance(raw, dict)
@@ -183,8 +187,8 @@ def test_calibrated_scores_stand_beside_the_raw_ones() -> None:
 
 
 @pytest.fixture
-def twins(tmp_path: Path) -> tuple[Path, Manifest]:
-    """test-0 is a twin of train-0, test-1 of val-0; test-2 is alone."""
+def duplicates(tmp_path: Path) -> tuple[Path, Manifest]:
+    """test-0 is a duplicate of train-0, test-1 of val-0; test-2 has no duplicate."""
     groups = {"tiny-test-0": "tiny-train-0", "tiny-test-1": "tiny-val-0"}
     groups["tiny-train-2"] = "tiny-train-0"
     splits = {}
@@ -210,23 +214,23 @@ def leaked_of(
     )
 
 
-def test_twins_in_train_and_val_are_leaks(twins: tuple[Path, Manifest]) -> None:
-    shards, manifest = twins
+def test_duplicates_in_train_and_val_are_leaks(duplicates: tuple[Path, Manifest]) -> None:
+    shards, manifest = duplicates
     found = leaked_of(shards, manifest, "test", manifest.digest, shards)
     assert found.leaked is not None
     assert found.leaked.tolist() == [True, True, False]
     val = leaked_of(shards, manifest, "val", manifest.digest, shards)
     assert val.leaked is not None
-    assert not val.leaked.any()  # its twin is in test, which nothing was trained on
+    assert not val.leaked.any()  # its duplicate is in test, which is not used for training
     train = leaked_of(shards, manifest, "train", manifest.digest, shards)
     assert train.leaked is None
 
 
-def test_a_model_of_other_shards_is_judged_by_those(
-    twins: tuple[Path, Manifest], tmp_path: Path
+def test_leaks_are_searched_in_the_shards_of_training(
+    duplicates: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
-    """The test split of one packing stood in train in another."""
-    shards, manifest = twins
+    """A test sample of one packing was in train in another."""
+    shards, manifest = duplicates
     other = tmp_path / "other"
     other.mkdir()
     moved = [sample(2, split="test"), sample(5)]
@@ -241,7 +245,7 @@ def test_a_model_of_other_shards_is_judged_by_those(
     assert changed.leaked is None
 
 
-def test_shards_in_which_nobody_looked_for_duplicates(tmp_path: Path) -> None:
+def test_shards_packed_without_a_search_for_duplicates(tmp_path: Path) -> None:
     splits = {
         split: write_split(tmp_path, split, [[sample(n, split=split) for n in range(2)]])
         for split in ("train", "test")

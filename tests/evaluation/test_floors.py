@@ -1,4 +1,4 @@
-"""Floors on texts whose outcome is known beforehand, and on packed shards made here."""
+"""Floors on texts with a known outcome, and on small packed shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MARKS = {0: "awful sad", 1: "plain usual", 2: "lovely happy"}
 
 
 def texts_of(labels: list[int], seed: int) -> list[str]:
-    """Each text has the two words of its class among words that say nothing."""
+    """Each text has the two words of its class among filler words."""
     rng = random.Random(seed)
     fillers = [f"word{i}" for i in range(30)]
     return [f"{' '.join(rng.sample(fillers, 4))} {MARKS[label]} today" for label in labels]
@@ -58,20 +58,20 @@ def test_the_majority_class_by_hand() -> None:
 def test_the_majority_of_equally_frequent_classes_is_the_first() -> None:
     predictions = majority_predictions([2, 1, 1, 2], [0, 1, 2], LABEL_NAMES)
     assert predictions.predicted.tolist() == [1, 1, 1]
-    assert np.isfinite(predictions.logits).all()  # a class that train has not has a share too
+    assert np.isfinite(predictions.logits).all()  # a class missing from train has a share too
 
 
-def test_words_that_decide_are_found() -> None:
+def test_decisive_words_are_found() -> None:
     floor = floor_of(TEST)
     assert floor.metrics["accuracy"] == 1.0
     assert floor.metrics["per_class"]["positive"]["support"] == 12
-    # Every C is perfect on val here, and of equal ones the smallest is taken.
+    # Every C is perfect on val here, so the smallest is chosen.
     assert floor.c == 0.01
     assert list(floor.val_weighted_f1) == [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
     assert set(floor.val_weighted_f1.values()) == {1.0}
 
 
-def test_words_of_which_no_two_texts_share_one_count_for_nothing() -> None:
+def test_words_that_occur_in_one_text_only_are_ignored() -> None:
     texts = texts_of(TRAIN, 1)
     rare = [f"{text} only{number}" for number, text in enumerate(texts)]
     splits = (texts_of(VAL, 2), VAL, texts_of(TEST, 3), TEST, LABEL_NAMES)
@@ -80,7 +80,7 @@ def test_words_of_which_no_two_texts_share_one_count_for_nothing() -> None:
     assert (with_rare.predictions.logits == plain.predictions.logits).all()
 
 
-def test_the_test_labels_decide_nothing() -> None:
+def test_the_test_labels_do_not_matter() -> None:
     true, turned = floor_of(TEST), floor_of([2 - label for label in TEST])
     assert turned.c == true.c
     assert (turned.predictions.logits == true.predictions.logits).all()
@@ -100,7 +100,7 @@ def test_c_is_the_best_on_val() -> None:
     assert floor.c > 0.01
 
 
-def test_a_class_that_train_has_not_is_never_predicted() -> None:
+def test_a_class_missing_from_train_is_never_predicted() -> None:
     floor = tfidf_floor(
         ["sad rain", "sad rain", "happy sun", "happy sun"],
         [0, 0, 2, 2],
@@ -120,7 +120,7 @@ def test_texts_that_cannot_be_fitted() -> None:
     rest = (["a b"], [0], ["a b"], [0], LABEL_NAMES)
     with pytest.raises(UserError, match="single class"):
         tfidf_floor(["sad rain", "sad rain"], [0, 0], *rest)
-    with pytest.raises(UserError, match="at least one word must stand in two"):
+    with pytest.raises(UserError, match="at least one word must occur in two"):
         tfidf_floor(["sad rain", "happy sun"], [0, 2], *rest)
 
 
@@ -167,20 +167,22 @@ def test_the_command_prints_both_floors(shards: Path, capsys: pytest.CaptureFixt
     assert "accuracy                         0.3333        24" in printed
     assert "accuracy                         1.0000        24" in printed
     assert "C = 0.01" in printed
-    assert "too good" not in printed
+    assert "optimistically biased" not in printed
 
 
-def test_the_default_split_is_val_and_says_what_that_means(
+def test_the_default_split_is_val_with_a_warning(
     shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (shards / "test-00000.tar").unlink()  # so it is not even opened
     assert main([str(shards)]) == 0
     printed = capsys.readouterr().out
     assert "reported on: val 30" in printed
-    assert "C was chosen on this very split" in printed
+    assert "C was chosen on this split, so the scores below are optimistically" in printed
 
 
-def test_damage_and_wrong_names_are_said(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_and_wrong_names_are_reported(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(shards), "--split", "tset"]) == 2
     assert "no split 'tset'; they have: train, val, test" in capsys.readouterr().err
     content = (shards / "test-00000.tar").read_bytes()

@@ -166,7 +166,7 @@ def test_logits_that_are_no_numbers_are_refused_with_the_key(value: float) -> No
 
 def test_a_key_twice_and_no_samples_are_errors_of_the_data() -> None:
     logits = np.zeros((2, 3), dtype=np.float32)
-    with pytest.raises(UserError, match="the key 'a' stands twice"):
+    with pytest.raises(UserError, match="the key 'a' occurs twice"):
         Predictions(["a", "a"], np.array([0, 1]), logits, NAMES)
     with pytest.raises(UserError, match="no samples"):
         Predictions([], np.array([]), np.zeros((0, 3)), NAMES)
@@ -175,7 +175,7 @@ def test_a_key_twice_and_no_samples_are_errors_of_the_data() -> None:
 @pytest.mark.parametrize(
     ("keys", "labels", "shape", "names", "message"),
     [
-        (["b", "a"], [0, 1], (2, 3), NAMES, "not sorted: 'a' stands behind 'b'"),
+        (["b", "a"], [0, 1], (2, 3), NAMES, "not sorted: 'a' follows 'b'"),
         (["a", "b"], [0, 3], (2, 3), NAMES, "label 3 of 'b'; expected 0 to 2"),
         (["a", "b"], [0, -1], (2, 3), NAMES, "label -1 of 'b'"),
         (["a", "b"], [0, 1, 2], (2, 3), NAMES, r"labels are \(3,\); expected \(2,\)"),

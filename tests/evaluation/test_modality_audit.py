@@ -1,4 +1,4 @@
-"""The modality audit: what a changed reader gives, and what the audit makes of predictions."""
+"""The modality audit: what a changed reader returns, and the audit of given predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEAN = (0.5, 0.25, 0.125)
 
 @pytest.fixture
 def samples(tmp_path: Path) -> dict[str, list[RawSample]]:
-    """All 25 samples of a set, as they are and under each change."""
+    """All 25 samples of a data set, unchanged and with each change."""
     manifest = packed_set(tmp_path)
     classes = class_map(manifest.classes, None)
     plain = SplitReader(tmp_path, manifest, "train", classes)
@@ -41,7 +41,7 @@ def test_keys_and_labels_stay(samples: dict[str, list[RawSample]]) -> None:
     assert all([(s.key, s.label) for s in changed] == expected for changed in samples.values())
 
 
-def test_masks_take_one_modality_away(samples: dict[str, list[RawSample]]) -> None:
+def test_masks_remove_one_modality(samples: dict[str, list[RawSample]]) -> None:
     plain, text_only = samples["as they are"], samples[Change.TEXT_ONLY]
     assert [one.text for one in text_only] == [one.text for one in plain]
     view = evaluation_view(decode(text_only[3].image), PREPROCESSING)
@@ -54,16 +54,16 @@ def test_masks_take_one_modality_away(samples: dict[str, list[RawSample]]) -> No
 
 def test_a_shuffle_moves_every_sample_and_loses_none(samples: dict[str, list[RawSample]]) -> None:
     plain = samples["as they are"]
-    pictures, texts = samples[Change.SHUFFLED_IMAGES], samples[Change.SHUFFLED_TEXTS]
-    assert [one.text for one in pictures] == [one.text for one in plain]
-    assert sorted(bytes(one.image) for one in pictures) == sorted(bytes(one.image) for one in plain)
-    assert all(a.image != b.image for a, b in zip(pictures, plain, strict=True))
+    images, texts = samples[Change.SHUFFLED_IMAGES], samples[Change.SHUFFLED_TEXTS]
+    assert [one.text for one in images] == [one.text for one in plain]
+    assert sorted(bytes(one.image) for one in images) == sorted(bytes(one.image) for one in plain)
+    assert all(a.image != b.image for a, b in zip(images, plain, strict=True))
     assert [one.image for one in texts] == [one.image for one in plain]
     assert sorted(one.text for one in texts) == sorted(one.text for one in plain)
     both = samples[Change.SHUFFLED_BOTH]
-    assert [one.image for one in both] == [one.image for one in pictures]
+    assert [one.image for one in both] == [one.image for one in images]
     assert [one.text for one in both] == [one.text for one in texts]
-    # No text comes back to its picture in another row: they are of two different samples.
+    # Image and text of a changed sample always come from two different samples.
     home = {one.image: one.key for one in plain}
     by_text = {}
     for one in plain:
@@ -77,8 +77,8 @@ def predictions(right: np.ndarray) -> Predictions:
     return Predictions([f"{i:03d}" for i in range(300)], labels, logits, NAMES)
 
 
-def test_the_audit_tells_what_is_lost_and_whether_that_is_chance() -> None:
-    """The picture helps on the samples with a URL, the first third; the text on nothing."""
+def test_the_audit_reports_costs_and_their_significance() -> None:
+    """The image helps on the samples with a URL, the first third; the text never helps."""
     number = np.arange(300)
     whole = predictions(number % 10 != 0)
     without = predictions((number % 10 != 0) & (number >= 100))
@@ -107,7 +107,7 @@ def test_the_audit_tells_what_is_lost_and_whether_that_is_chance() -> None:
     assert costs["with URL"]["value"] == pytest.approx(0.9)
     assert costs["without URL"]["value"] == 0.0
     text = audit_text(found)
-    assert "the picture instead of none helps (weighted F1 +0." in text
-    assert "another sample's makes no difference that can be told from chance (weighted" in text
+    assert "the image instead of none helps (weighted F1 +0." in text
+    assert "another sample's makes no significant difference (weighted" in text
     harmful = audit(without, dict.fromkeys(Change, whole), facts)
-    assert "the picture instead of none harms (weighted F1 -0." in audit_text(harmful)
+    assert "the image instead of none harms (weighted F1 -0." in audit_text(harmful)

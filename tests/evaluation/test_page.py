@@ -1,4 +1,4 @@
-"""report.html: what stands in it, what must not, and that a real browser shows it."""
+"""report.html: its contents, what it must not contain, and its display in a real browser."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mmsa.evaluation.inputs.sample_facts import SampleFacts, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore
 from mmsa.evaluation.modality_audit.audit import audit
 from mmsa.evaluation.modality_audit.changed_inputs import Change
-from mmsa.evaluation.report.findings import findings
-from mmsa.evaluation.report.page.gallery import MAX_ERRORS, cards, chosen, thumbnail
+from mmsa.evaluation.report.findings import compute_findings
+from mmsa.evaluation.report.page.gallery import MAX_ERRORS, cards, choose_samples, thumbnail
 from mmsa.evaluation.report.page.render import read_training, render
 from mmsa.evaluation.scores.metrics import Predictions
 from shards.packing.tars import PackedSample
@@ -42,8 +42,8 @@ def make_page(
     reader = open_split(directory, manifest)
     facts = read_facts(reader)
     predictions = third_wrong(facts, reader)
-    found = findings(
-        predictions, facts, seen=SeenBefore(None, "<why>"), calibration=None, floor=None
+    findings = compute_findings(
+        predictions, facts, seen=SeenBefore(None, "<why>"), calibration=None, floors=None
     )
     identity = {
         **{"split": "test", "dataset": "tiny", "protocol": {"name": "tiny", "hash": "0" * 64}},
@@ -51,7 +51,7 @@ def make_page(
     }
     return render(
         predictions,
-        found,
+        findings,
         identity,
         cards=cards(predictions, facts, reader, temperature=1.0, private=private),
         training=TRAINING,
@@ -77,14 +77,14 @@ def data_of(page: str) -> dict[str, Any]:
     return content
 
 
-def test_the_page_stands_alone_and_texts_are_no_markup(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_texts(tmp_path: Path) -> None:
     content = make_page(tmp_path)
     page = content.decode("utf-8")
     assert "default-src 'none'" in page
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
-    assert "broken'</script>" not in page  # no text ends the script
+    assert "broken'</script>" not in page  # no text ends the script element
     assert "a &lt;run&gt;" in page
-    assert "Not known: &lt;why&gt;." in page
+    assert "Unknown: &lt;why&gt;." in page
     assert "the test split has been opened 3 time(s)" in page
     assert page.count("<svg") == 6
     found = data_of(page)
@@ -99,46 +99,46 @@ def test_the_page_stands_alone_and_texts_are_no_markup(tmp_path: Path) -> None:
     assert make_page(tmp_path) == content
 
 
-def test_the_audit_stands_on_the_page_with_its_answers(tmp_path: Path) -> None:
+def test_the_page_shows_the_audit_with_its_answers(tmp_path: Path) -> None:
     page = make_page(tmp_path, audited=True).decode("utf-8")
-    assert page.count("makes no difference that can be told from chance") == 6
+    assert page.count("makes no significant difference") == 6
     table = re.search(r'<table id="audit">.*?</table>', page, re.S)
     assert table
     assert table[0].count("<tr>") == 2 + len(Change)
-    # A value, and its interval for a line of its own in a narrow window.
+    # The interval is a separate element, which gets its own line in a narrow window.
     assert '<td>+0.0000 <span class="interval">[0.0000, 0.0000]</span></td>' in table[0]
     assert re.search(r'<table id="audit-slices">.*?long text', page, re.S)
     assert 'id="audit"' not in make_page(tmp_path).decode("utf-8")
 
 
-def test_a_private_page_has_neither_texts_nor_pictures(tmp_path: Path) -> None:
+def test_a_private_page_has_neither_texts_nor_images(tmp_path: Path) -> None:
     page = make_page(tmp_path, private=True).decode("utf-8")
     assert {key for card in data_of(page)["cards"] for key in card} == {
         *{"kind", "key", "true", "predicted", "probabilities", "text_label", "image_label"}
     }
     assert "data:image" not in page
     assert not any(f"word{number}" in page for number in range(13))
-    assert "Texts and pictures were left out" in page
+    assert "Texts and images were left out" in page
 
 
-def test_rare_confusions_are_shown_beside_frequent_ones() -> None:
+def test_rare_confusions_are_shown_as_well_as_frequent_ones() -> None:
     """2,000 errors of one kind and one of another: both are there, within the limit."""
     labels = np.zeros(2001, dtype=np.int64)
     logits = np.tile(np.array([[0.0, 3.0, 0.0]], dtype=np.float32), (2001, 1))
     logits[1500] = (0.0, 0.0, 0.1)
     keys = [f"{i:05d}" for i in range(2001)]
-    shown = chosen(Predictions(keys, labels, logits, NAMES))
+    shown = choose_samples(Predictions(keys, labels, logits, NAMES))
     errors = [row for row, kind in shown if kind == "error"]
     assert len(errors) == MAX_ERRORS
     assert 1500 in errors
     assert len({row for row, _ in shown}) == len(shown)
 
 
-def test_what_is_no_picture_has_no_thumbnail() -> None:
-    assert thumbnail(b"no picture") is None
+def test_bytes_that_are_not_an_image_have_no_thumbnail() -> None:
+    assert thumbnail(b"not an image") is None
 
 
-def test_training_lines_that_are_cut_are_passed_over(tmp_path: Path) -> None:
+def test_truncated_lines_of_training_are_skipped(tmp_path: Path) -> None:
     assert read_training(tmp_path) == []
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
     assert read_training(tmp_path) == [{"kind": "train", "step": 1}]
@@ -168,9 +168,9 @@ def test_a_browser_shows_the_samples_and_filters_them(browser: str, tmp_path: Pa
     assert html.escape(NASTY, quote=False) in shown  # as text
     assert "<title>a &lt;run&gt;</title>" in shown  # the script in the text did not run
     assert shown.count('<img src="data:image/jpeg;base64,') == 20
-    # Labels go round with the numbers, so every third sample is of one class.
+    # Labels cycle through the classes, so every third sample is of one class.
     assert "0 of 0 shown" in dom(browser, page, "#true=neutral")
     assert "20 of 20 shown" in dom(browser, page, "#true=negative&predicted=neutral")
     uncertain = dom(browser, page, "#kind=uncertain&predicted=positive")
     assert "20 of 20 shown" in uncertain
-    assert "positive, predicted" in uncertain
+    assert "positive, predicted correctly" in uncertain

@@ -1,4 +1,4 @@
-"""The files of a report: what stands in them, their bytes, and what is left of a failure."""
+"""The files of a report: their contents, their bytes, and what a failure leaves behind."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.inputs.seen_before import SeenBefore
+from mmsa.evaluation.report.confusion_matrix import confusion_matrix_png
 from mmsa.evaluation.report.files import (
     read_metrics,
     write_report,
     write_run_facts,
 )
-from mmsa.evaluation.report.findings import findings
-from mmsa.evaluation.report.plots import confusion_matrix_png
+from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.predictions_file import read_predictions, rows_of
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.score_names import classification_report_text
@@ -44,7 +44,7 @@ def four() -> Predictions:
 
 
 def facts_of(predictions: Predictions) -> list[SampleFacts]:
-    """Each sample its own group; the first two have labels of their parts."""
+    """Each sample is its own group; the first two have text and image labels."""
     labels = [("positive", "negative"), ("neutral", "neutral")]
     return [
         SampleFacts(key, (0, row), row, f"text {row}", row, *pair, width=40, height=32)
@@ -60,9 +60,9 @@ def written(
     predictions = four()
     facts = facts_of(predictions)
     seen = SeenBefore(np.zeros(4, dtype=bool))
-    found = findings(predictions, facts, seen=seen, calibration=None, floor=None)
+    findings = compute_findings(predictions, facts, seen=seen, calibration=None, floors=None)
     rows = list(rows_of(predictions, facts, 1.0))
-    write_report(directory, predictions, found, identity, rows, file_format=file_format)
+    write_report(directory, predictions, findings, identity, rows, file_format=file_format)
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
@@ -98,7 +98,7 @@ def test_the_four_files(tmp_path: Path) -> None:
         "label": "positive",
         "predicted": "negative",
         "probabilities": {"negative": 0.5, "neutral": 0.25, "positive": 0.25},
-        "logits": [0.6931472, 0.0, 0.0],  # float32, every digit that it has
+        "logits": [0.6931472, 0.0, 0.0],  # float32 with all its digits
         "text_label": None,
         "image_label": None,
         "group": "0000000000000002",
@@ -117,7 +117,9 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
     with matplotlib.rc_context({"font.size": 20, "figure.facecolor": "red"}):
         second = written(tmp_path / "second")
     assert first == second
-    assert written(tmp_path / "first") == first  # over the old ones, nothing else left beside them
+    assert (
+        written(tmp_path / "first") == first
+    )  # overwrites the old files, leaves nothing else behind
 
 
 def test_the_order_of_the_identity_does_not_change_the_bytes(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_the_order_of_the_identity_does_not_change_the_bytes(tmp_path: Path) -> 
 def test_predictions_are_read_back_as_they_were(tmp_path: Path, file_format: str) -> None:
     written(tmp_path)
     files = written(tmp_path, file_format=file_format)
-    # The file of the earlier report is gone: there is one truth.
+    # The predictions file of the earlier report is gone.
     assert [name for name in files if name.startswith("pred")] == [f"predictions.{file_format}"]
     read, groups = read_predictions(tmp_path, NAMES)
     expected = four()
@@ -140,11 +142,11 @@ def test_predictions_are_read_back_as_they_were(tmp_path: Path, file_format: str
     assert groups.tolist() == [0, 1, 2, 3]
 
 
-def test_files_that_are_no_report_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_a_report_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither predictions\.jsonl nor predictions\.parquet"):
         read_predictions(tmp_path, NAMES)
     (tmp_path / "predictions.jsonl").write_text('{"key": "a", "label": "sad"}\n')
-    with pytest.raises(UserError, match="does not hold the predictions of a report"):
+    with pytest.raises(UserError, match="does not contain the predictions of a report"):
         read_predictions(tmp_path, NAMES)
     (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
     with pytest.raises(UserError, match="an earlier version wrote it"):
@@ -164,7 +166,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_failure_leaves_no_file_aside(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.json" / "x").mkdir(parents=True)  # a file cannot be renamed onto this
     with pytest.raises(UserError, match="cannot be written"):
         written(tmp_path)
@@ -182,26 +184,26 @@ def share_of_dark_blue(png: bytes) -> float:
     return float(dark)
 
 
-def test_the_picture_shows_the_matrix() -> None:
+def test_the_image_shows_the_matrix() -> None:
     right = confusion_matrix_png([[9, 0, 0], [0, 4, 0], [0, 0, 2]], NAMES, title="val, n = 15")
     height, width = pixels(right).shape[:2]
     assert 600 < height < 1200
     assert 700 < width < 1400
     assert len(np.unique(pixels(right).reshape(-1, 3), axis=0)) > 100
-    # Three of nine cells are at 100 %; the matrix fills somewhat under half of the picture.
+    # Three of nine cells are at 100 %; the matrix fills somewhat less than half of the image.
     assert 0.10 < share_of_dark_blue(right) < 0.25
     even = confusion_matrix_png([[3, 3, 3], [3, 3, 3], [3, 3, 3]], NAMES, title="val, n = 27")
     assert share_of_dark_blue(even) < 0.02  # the colour bar alone
-    # Counts change the numbers in the picture even where the rates stay.
+    # Counts change the numbers in the image even if the rates stay the same.
     more = confusion_matrix_png([[6, 6, 6], [3, 3, 3], [3, 3, 3]], NAMES, title="val, n = 27")
     assert 0 < (pixels(more) != pixels(even)).any(axis=2).mean() < 0.02
 
 
-def test_pictures_of_odd_matrices() -> None:
+def test_images_of_unusual_matrices() -> None:
     empty_row = confusion_matrix_png([[0, 0], [1, 3]], ["a$b$", "c_d"], title="n = 4 $x$")
     assert pixels(empty_row).shape[0] > 400
     names = [f"a long class name {i}" for i in range(12)]
     many = confusion_matrix_png(np.eye(12, dtype=int).tolist(), names, title="n = 12")
-    # Wider than it would be for three classes, and no cell's diagonal is lost.
+    # Wider than for three classes, and every cell of the diagonal is visible.
     assert pixels(many).shape[1] > 1500
     assert 0.02 < share_of_dark_blue(many) < 0.10

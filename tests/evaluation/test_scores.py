@@ -55,7 +55,7 @@ def test_scores_are_those_of_scikit_learn(num_classes: int, seed: int) -> None:
 
 
 def test_areas_with_ties_are_those_of_scikit_learn() -> None:
-    """Few different scores, and samples that stand zero to four times."""
+    """Few different scores, and samples that occur zero to four times."""
     random = np.random.default_rng(4)
     labels = random.integers(0, 3, 200)
     probs = random.integers(0, 5, (200, 3)) / 8

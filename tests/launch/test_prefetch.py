@@ -1,4 +1,4 @@
-"""`python -m launch prefetch`: what is there, what is missing and where it was looked for."""
+"""`python -m launch prefetch`: what is cached, what is missing and where it looked."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def encoder(tmp_path: Path) -> Path:
     return directory
 
 
-def test_what_is_there(encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_in_the_cache(encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [f"model.text_encoder.name={encoder}", "model.fusion.name=text_only"]
     assert launch_main(["prefetch", "launch/runs/full_finetune.yaml", *settings]) == 0
     said = capsys.readouterr().out
     assert f"there    tokenizer: {encoder}\nthere    text encoder: {encoder}\n" in said
-    assert "image encoder" not in said  # a model that reads no pictures
-    # A configuration whose weights are fresh needs nothing from elsewhere.
+    assert "image encoder" not in said  # a model that reads no images
+    # A configuration with random weights needs no files.
     assert launch_main(["prefetch", "launch/runs/demo.yaml"]) == 0
     assert "tokenizer" not in capsys.readouterr().out
 
 
-def test_what_is_missing(encoder: Path, tmp_path: Path) -> None:
+def test_missing_files(encoder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     site = tmp_path / "site.yaml"
     site.write_text(f"cache: {cache}\n")
@@ -57,6 +57,9 @@ def test_what_is_missing(encoder: Path, tmp_path: Path) -> None:
     assert "MISSING  text encoder: bert-base-uncased\nMISSING  image encoder: resnet50\n" in (
         done.stdout
     )
-    assert "not everything of launch/runs/full_finetune.yaml is here: 2 problems" in done.stderr
+    assert (
+        "launch/runs/full_finetune.yaml needs files that are not in the cache: 2 problems"
+        in done.stderr
+    )
     assert f"(looked in {cache}/huggingface/hub)" in done.stderr
     assert f"(looked for {cache}/torch/hub/checkpoints/resnet50-11ad3fa6.pth)" in done.stderr

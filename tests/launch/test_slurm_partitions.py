@@ -35,8 +35,8 @@ def test_the_gpus_of_a_node(gres: str, gpus: int) -> None:
     [
         (Shape(3, 8, 0, "4:00:00"), ""),
         (Shape(2, 32, 4, "1-0"), ""),
-        (Shape(2, 32, 4, "whatever"), ""),  # sbatch will say it
-        (Shape(4, 8, 0, "4:00:00"), "asks for 4 node(s) with 8 CPU(s) each, and partition 'main' "),
+        (Shape(2, 32, 4, "whatever"), ""),  # sbatch will report it
+        (Shape(4, 8, 0, "4:00:00"), "requests 4 node(s) with 8 CPU(s) each, but partition 'main' "),
         (Shape(3, 8, 4, "10"), "has 3 node(s) with at most 32 CPU(s) and 4 GPU(s) each, 2 of them"),
         (Shape(1, 33, 0, "10"), "at most 32 CPU(s) each, 0 of them large enough; lower --nodes"),
         (Shape(1, 8, 0, "1-00:00:01"), "'main' ends jobs after 1-00:00:00; lower --time"),
@@ -52,12 +52,14 @@ def test_one_of_several_partitions_is_enough() -> None:
     known = {"main": MAIN, "small": SMALL}
     check_fits(known, "small,main", Shape(2, 8, 0, "1:00:00"))
     check_fits(known, None, Shape(2, 8, 0, "1:00:00"))  # the default one
-    check_fits({"small": SMALL}, None, Shape(2, 8, 0, "1:00:00"))  # none: sbatch will say it
-    for asked_for, words in (
+    check_fits(
+        {"small": SMALL}, None, Shape(2, 8, 0, "1:00:00")
+    )  # there is none: sbatch will report it
+    for requested, words in (
         ("small", "'small' has 1 node"),
-        ("main,gpus", "SLURM knows no partition 'gpus'; it knows: main, small"),
+        ("main,gpus", "SLURM has no partition 'gpus'; it has: main, small"),
     ):
         with pytest.raises(UserError, match=words):
-            check_fits(known, asked_for, Shape(2, 8, 0, "1:00:00"))
+            check_fits(known, requested, Shape(2, 8, 0, "1:00:00"))
     with pytest.raises(UserError, match=r"'small' has 1 node.*; .*'main' has 3 node"):
         check_fits(known, "small,main", Shape(4, 8, 0, "10"))

@@ -1,4 +1,4 @@
-"""What `python -m launch submit` writes, and what it refuses before anything is submitted."""
+"""What `python -m launch submit` writes, and what it refuses before submitting anything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_the_root_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> list[str]:
-    """Of a run of 25 samples: a global batch of 16."""
+    """Settings of a run on 25 samples with a global batch of 16."""
     (tmp_path / "shards").mkdir()
     packed_set(tmp_path / "shards")
     return [
@@ -93,7 +93,7 @@ def test_a_dry_run_shows_script_and_configuration_and_writes_nothing(
         (["train.epoch=3"], "unknown key train.epoch; did you mean train.epochs?"),
         (["model.fusion.name=sum"], "sum"),
         (["launch.world_size=4"], "launch.world_size=4, but the job has 1 node(s) x 1 CPU"),
-        (["--engine", "zero2", "launch.engine=ddp"], "but the job is to run zero2; give --engine"),
+        (["--engine", "zero2", "launch.engine=ddp"], "but the job uses zero2; give --engine"),
         (["--engine", "fsdp"], "engine: Input should be 'ddp', 'zero1', 'zero2' or 'zero3'"),
         (["--time", "soon"], "--time soon: expected MINUTES, HH:MM:SS"),
         (["--sbatch", "exclusive"], "--sbatch exclusive: expected KEY=VALUE"),
@@ -114,7 +114,7 @@ def test_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_jobs_would_not_find_are_said(
+def test_missing_weights_are_reported(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = tmp_path / "site.yaml"
@@ -129,7 +129,7 @@ def test_weights_that_jobs_would_not_find_are_said(
     assert "MISSING  text encoder" not in said
 
 
-def test_no_slurm_is_said(
+def test_missing_slurm_is_reported(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, "train", "--", *settings)
@@ -146,10 +146,10 @@ def test_a_run_directory_of_another_configuration_is_refused(
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(load_config(settings[0], settings[1:]).to_yaml())
-    # Shape and launch may change, what the run is may not.
+    # Shape and launch may change, the run's own settings may not.
     dry = ["train", "--dry-run", "--nodes", "2"]
     assert launch_main(["submit", *dry, "--", *settings]) == 0
-    assert f"{run_dir} goes on from its newest checkpoint" in capsys.readouterr().out
+    assert f"{run_dir} will resume from its newest checkpoint" in capsys.readouterr().out
     found = refused(capsys, *dry, "--", *settings, "optim.text_lr=0.5")
     assert "another configuration (optim.text_lr: 0.001 -> 0.5)" in found
     (run_dir / "status.json").write_text('{"state": "done"}')
@@ -165,24 +165,24 @@ def test_evaluation_and_packing_are_refused(
     assert nowhere in refused(capsys, "evaluate", "--dry-run", "--", nowhere)
     pack = ["pack", "--dry-run", "--parts", "2", "--"]
     assert "expected SOURCE RAW OUT" in refused(capsys, *pack, "mvsa-single", nowhere)
-    assert f"{nowhere} is not there" in refused(capsys, *pack, "mvsa-single", nowhere, "out")
+    assert f"{nowhere} does not exist" in refused(capsys, *pack, "mvsa-single", nowhere, "out")
     assert "mvsa-singel" in refused(capsys, *pack, "mvsa-singel", nowhere, "out")
     no_config = ["train", "--dry-run", "--", "data.shards=x", "run.dir=y"]
-    assert "a configuration stands first behind --" in refused(capsys, *no_config)
+    assert "expected a configuration file first after --" in refused(capsys, *no_config)
     with pytest.raises(SystemExit):  # argparse's own, with exit code 2
         launch_main(["submit", "evaluate", "--dry-run", "--", nowhere, "--split", "tset"])
     assert "invalid choice: 'tset'" in capsys.readouterr().err
     existing = [str(tmp_path), str(tmp_path)]
-    assert "is there already" in refused(capsys, *pack, "mvsa-single", *existing)
+    assert "already exists" in refused(capsys, *pack, "mvsa-single", *existing)
     assert "nothing to submit" in refused(capsys, "pack", "--dry-run")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--seeds", "0-"], "--seeds 0-: expected numbers, as in 0-4 or 1,7,9"),
+        (["--seeds", "0-"], "--seeds 0-: expected numbers, such as 0-4 or 1,7,9"),
         (["--seeds", "1,1"], "at least one number, each once"),
-        ([], "give one of --seeds 0-4 and --configs FILE"),
+        ([], "give either --seeds 0-4 or --configs FILE"),
         (["--configs", "a/x.yaml", "b/x.yaml"], "two have the same name"),
     ],
 )
@@ -225,7 +225,7 @@ def test_the_warning_leaves_a_short_job_time(time: str, seconds: int) -> None:
 
 
 def test_the_sites_file(tmp_path: Path) -> None:
-    assert load_site(None) == Site()  # the one in the repository asks for nothing
+    assert load_site(None) == Site()  # the repository's file sets nothing
     file = tmp_path / "site.yaml"
     file.write_text("partition: gpu\ntime: 4:00:00\nsbatch: {constraint: h100, exclusive: true}\n")
     site = load_site(file, partition="big")
@@ -237,7 +237,7 @@ def test_the_sites_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 problems") as error:
         load_site(file)
     assert "partitoin" in str(error.value)
-    # Every key stands in the file of the repository and in the page.
+    # Every key is in the repository's site file and on the page.
     page = (ROOT / "docs" / "slurm.md").read_text()
     assert [key for key in Site.model_fields if f"`{key}`" not in page] == []
     example = (ROOT / "launch" / "site.yaml").read_text()

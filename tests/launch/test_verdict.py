@@ -1,4 +1,4 @@
-"""What becomes of a job when a start of it has ended: a table."""
+"""What happens to a job when one of its starts has ended: a table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
 
 
 @pytest.mark.parametrize(
-    ("status", "before", "heard", "restarts", "in_vain", "code", "words"),
+    ("status", "before", "signal_name", "restarts", "starts_without_checkpoint", "code", "words"),
     [
         (DONE, {}, "", 0, 0, 0, "done"),
         (DONE, DONE, "USR1", 200, 9, 0, "done"),  # finished by an earlier start
-        (PREEMPTED, {}, "USR1", 0, 0, 75, "stopped at step 12; to be started again (restart 1)"),
-        (PREEMPTED, RUNNING, "", 8, 0, 75, "(restart 9)"),  # the ranks heard it, the script not
-        (PREEMPTED, {}, "USR1", 9, 0, 1, "not started again after 9 restarts (MAX_RESTARTS)"),
-        # Stopped before it reached its run directory: what the file says is of the start before.
+        (PREEMPTED, {}, "USR1", 0, 0, 75, "stopped at step 12; requeueing (restart 1)"),
+        (
+            PREEMPTED,
+            RUNNING,
+            "",
+            8,
+            0,
+            75,
+            "(restart 9)",
+        ),  # the ranks received it, the script did not
+        (PREEMPTED, {}, "USR1", 9, 0, 1, "giving up after 9 restarts (MAX_RESTARTS)"),
+        # Stopped before it reached its run directory: the file is that of the start before.
         (FAILED, FAILED, "USR1", 5, 1, 75, "stopped by SIGUSR1 before it could save"),
         (
             {},
@@ -32,39 +40,63 @@ WRONG = {"state": "failed", "step": 0, "reason": "train.epochs is wrong", "exit_
             0,
             1,
             75,
-            "stopped by SIGTERM before it could save; to be started again",
+            "stopped by SIGTERM before it could save; requeueing",
         ),
         # A time limit that leaves no time for a step.
-        ({}, {}, "USR1", 2, 3, 1, "3 starts in a row brought no checkpoint (MAX_RETRIES=2)"),
-        # What its user has to mend comes back at each start.
-        (WRONG, {}, "", 0, 1, 2, "failed, and would fail again: train.epochs is wrong"),
-        (WRONG, FAILED, "USR1", 0, 1, 2, "failed, and would fail again"),
-        # Any other failure: as often as it comes further, and a few times where it does not.
-        (FAILED, {}, "", 0, 1, 75, "failed at step 12 (lost contact); to be started again"),
+        (
+            {},
+            {},
+            "USR1",
+            2,
+            3,
+            1,
+            "after 3 starts in a row without a new checkpoint (MAX_RETRIES=2)",
+        ),
+        # A user error recurs at each start.
+        (
+            WRONG,
+            {},
+            "",
+            0,
+            1,
+            2,
+            "failed with an error that a restart cannot fix: train.epochs is wrong",
+        ),
+        (WRONG, FAILED, "USR1", 0, 1, 2, "failed with an error that a restart cannot fix"),
+        # Any other failure: retried as long as there is progress, and a few times without.
+        (FAILED, {}, "", 0, 1, 75, "failed at step 12 (lost contact); requeueing"),
         (FAILED, RUNNING, "", 8, 0, 75, "(restart 9)"),
         (FAILED, RUNNING, "", 8, 2, 75, "(restart 9)"),
-        (FAILED, RUNNING, "", 8, 3, 1, "not started again: 3 starts in a row brought no"),
-        # No word at all.
-        (RUNNING, FAILED, "", 2, 1, 75, "ended without a word after step 12: killed, or its"),
-        ({}, {}, "", 0, 1, 75, "ended before it could say anything in status.json"),
-        (WRONG, WRONG, "", 2, 3, 1, "ended before it could say anything in status.json"),
+        (FAILED, RUNNING, "", 8, 3, 1, "giving up after 3 starts in a row without"),
+        # No reason reported.
+        (
+            RUNNING,
+            FAILED,
+            "",
+            2,
+            1,
+            75,
+            "ended without reporting a reason after step 12: killed, or",
+        ),
+        ({}, {}, "", 0, 1, 75, "ended before it wrote status.json"),
+        (WRONG, WRONG, "", 2, 3, 1, "ended before it wrote status.json"),
     ],
 )
 def test_verdict(
     status: dict[str, Any],
     before: dict[str, Any],
-    heard: str,
+    signal_name: str,
     restarts: int,
-    in_vain: int,
+    starts_without_checkpoint: int,
     code: int,
     words: str,
 ) -> None:
     found = verdict(
         status,
         before,
-        heard=heard,
+        signal_name=signal_name,
         restarts=restarts,
-        in_vain=in_vain,
+        starts_without_checkpoint=starts_without_checkpoint,
         max_restarts=9,
         max_retries=2,
     )

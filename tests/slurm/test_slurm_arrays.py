@@ -104,8 +104,8 @@ def test_a_fault_of_its_own_is_not_requeued_for_ever(
     settings = [f"run.dir={wrong}", "model.image_encoder.batch_norm=sync"]
     submit("train", "--chain", "train,evaluate", *ON_CPUS, "--", str(config), *settings)
     for run_dir, restarts, words in (
-        (never, 1, "not started again: 2 starts in a row brought no checkpoint (MAX_RETRIES=1)"),
-        (wrong, 0, "failed, and would fail again: model.image_encoder.batch_norm=sync needs GPUs"),
+        (never, 1, "giving up after 2 starts in a row without a new checkpoint (MAX_RETRIES=1)"),
+        (wrong, 0, "a restart cannot fix: model.image_encoder.batch_norm=sync needs GPUs"),
     ):
         job = Job(cluster, jobs_of(run_dir / "slurm")[0], run_dir)
         job.wait_for_state("FAILED")
@@ -123,11 +123,11 @@ def test_refused_by_slurm(
     before = cluster.run("squeue", "-h")
     config = write_config(tmp_path / "run.yaml", f"data.shards={packed}")
     for options, words in (
-        (["--partition", "gpus"], "SLURM knows no partition 'gpus'; it knows: main, urgent"),
+        (["--partition", "gpus"], "SLURM has no partition 'gpus'; it has: main, urgent"),
         (["--cpus-per-task", "4", "--nodes", "4"], "partition 'main' has 3 node(s) with at most"),
-        (["--partition", "main,urgent"], "asks for 1 node(s) with 8 CPU(s) each"),  # the script's
+        (["--partition", "main,urgent"], "requests 1 node(s) with 8 CPU(s) each"),  # the script's
         (["--cpus-per-task", "4", "--gpus-per-node", "4"], "at most 4 CPU(s) and 2 GPU(s) each"),
-        (["--cpus-per-task", "4", "--sbatch", "constraint=h100"], "SLURM refuses `sbatch`: "),
+        (["--cpus-per-task", "4", "--sbatch", "constraint=h100"], "SLURM's `sbatch` failed: "),
     ):
         run = [*options, "--", str(config), f"run.dir={tmp_path / 'run'}"]
         assert launch_main(["submit", "train", *run]) == 2

@@ -187,7 +187,7 @@ def test_stopped_in_every_way_and_started_again(
         assert (told["state"], told["exit_code"]) == ("preempted", 75), stop.__name__
         assert told["reason"].startswith(by)
         assert newest_checkpoint(run_dir).name == f"step-{told['step']:08d}"
-        assert f"to be started again (restart {restarts})" in job.log()
+        assert f"requeueing (restart {restarts})" in job.log()
         job.wait_for_steps(1)
         assert f"resumed from {newest_checkpoint(run_dir)} at step {told['step']}" in job.own_log()
 

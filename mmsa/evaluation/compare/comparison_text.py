@@ -1,4 +1,4 @@
-"""A comparison as a table and in words."""
+"""A comparison as text: a table, and one sentence per pair."""
 
 from __future__ import annotations
 
@@ -9,42 +9,44 @@ from mmsa.evaluation.compare.comparison import SIGNIFICANT
 from mmsa.evaluation.scores.score_names import columns, title_of, with_interval
 
 
-def comparison_text(found: Mapping[str, Any]) -> str:
-    """The table sorted by the metric, seeds, and what can be told of each pair."""
-    metric = found["metric"]
-    protocol = found["protocol"]
+def comparison_text(comparison: Mapping[str, Any]) -> str:
+    """The table sorted by the metric, the seeds, and a sentence about each pair."""
+    metric = comparison["metric"]
+    protocol = comparison["protocol"]
     lines = [
-        f"{found['dataset']}, {found['split']} split, protocol {protocol['name']} "
-        f"{protocol['hash'][:12]}, {found['num_samples']:,} samples, by {title_of(metric)}",
+        f"{comparison['dataset']}, {comparison['split']} split, protocol {protocol['name']} "
+        f"{protocol['hash'][:12]}, {comparison['num_samples']:,} samples, by {title_of(metric)}",
         "",
-        *columns(_rows(found)),
+        *columns(_rows(comparison)),
     ]
-    seeds = [_over_seeds(one, metric) for one in found["contenders"] if len(one["runs"]) > 1]
+    seeds = [_over_seeds(c, metric) for c in comparison["contenders"] if len(c["runs"]) > 1]
     lines += ["", *seeds] if seeds else []
-    facts = found["bootstrap"]
-    if not found["pairs"]:
+    facts = comparison["bootstrap"]
+    if not comparison["pairs"]:
         return "\n".join(lines) + "\n"
-    lines += ["", *[in_words(pair, metric) for pair in found["pairs"]]]
+    lines += ["", *[_sentence(pair, metric) for pair in comparison["pairs"]]]
     lines += [
         "",
         f"Differences: paired bootstrap, {facts['resamples']:,} resamples of "
         f"{facts['num_groups']:,} duplicate groups. p-values are corrected by Holm's rule for "
-        f"{len(found['pairs'])} pair(s).",
+        f"{len(comparison['pairs'])} pair(s).",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _rows(found: Mapping[str, Any]) -> list[list[str]]:
-    metric, best = found["metric"], found["contenders"][0]["name"]
+def _rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+    metric, best = comparison["metric"], comparison["contenders"][0]["name"]
     rows = [["model", title_of(metric), "lead of the first", "p", "McNemar p", "accuracy", ""]]
-    for place, one in enumerate(found["contenders"]):
-        scores = one["scores"]
-        row = [one["name"], with_interval(scores[metric])]
+    for place, contender in enumerate(comparison["contenders"]):
+        scores = contender["scores"]
+        row = [contender["name"], with_interval(scores[metric])]
         if place == 0:
             row += ["", "", "", with_interval(scores["accuracy"]), ""]
         else:
             pair = next(
-                p for p in found["pairs"] if (p["first"], p["second"]) == (best, one["name"])
+                p
+                for p in comparison["pairs"]
+                if (p["first"], p["second"]) == (best, contender["name"])
             )
             difference, exact = pair["differences"][metric], pair["mcnemar"]
             row += [
@@ -59,12 +61,12 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def distinguishable(pair: Mapping[str, Any], metric: str) -> bool:
-    """Whether the difference of the pair is beyond chance after Holm's correction."""
+    """Whether the difference of the pair is significant after Holm's correction."""
     difference = pair["differences"][metric]
     return difference is not None and difference["p_holm"] < SIGNIFICANT
 
 
-def in_words(pair: Mapping[str, Any], metric: str) -> str:
+def _sentence(pair: Mapping[str, Any], metric: str) -> str:
     """One sentence: which is better, or that they are not distinguishable."""
     difference = pair["differences"][metric]
     if difference is None:
@@ -76,12 +78,13 @@ def in_words(pair: Mapping[str, Any], metric: str) -> str:
     return f"{pair['first']} and {pair['second']} are not distinguishable ({facts})"
 
 
-def _over_seeds(one: Mapping[str, Any], metric: str) -> str:
-    over = one["scores"][metric].get("over_seeds")
+def _over_seeds(contender: Mapping[str, Any], metric: str) -> str:
+    over = contender["scores"][metric].get("over_seeds")
     if over is None:
-        return f"{one['name']}: {title_of(metric)} is undefined"
+        return f"{contender['name']}: {title_of(metric)} is undefined"
+    seeds = ", ".join(map(str, contender["seeds"]))
     return (
-        f"{one['name']}, seeds {', '.join(map(str, one['seeds']))}: mean {title_of(metric)} "
-        f"{over['mean']:.4f}, deviation {over['deviation']:.4f}, 95 % interval over seeds "
+        f"{contender['name']}, seeds {seeds}: mean {title_of(metric)} {over['mean']:.4f}, "
+        f" deviation {over['deviation']:.4f}, 95 % interval over seeds "
         f"[{over['low']:.4f}, {over['high']:.4f}]"
     )

@@ -1,8 +1,8 @@
-"""The N runs of a k-fold protocol as one result: each sample is in the test split of one fold.
+"""The runs of a k-fold protocol as one result: each sample is in the test split of one fold.
 
-The interval over folds is Student's, of N scores. It is too narrow by an unknown amount, because
-the folds' training sets overlap (Bengio and Grandvalet, JMLR 2004); the interval of the pooled
-predictions speaks of the samples, not of training again.
+The interval over folds is Student's, of one score per fold. It is too narrow by an unknown amount,
+because the folds' training sets overlap (Bengio and Grandvalet, JMLR 2004). The interval of the
+pooled predictions covers the choice of samples, not of another training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.evaluation.report.read_report import Reported
+from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.bootstrap import Bootstrap
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
 from mmsa.evaluation.scores.paired_tests import spread
@@ -23,13 +23,13 @@ from mmsa.evaluation.scores.score_names import SCORE_TITLES, columns, with_inter
 from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
 
 _NAME = re.compile(r"(?P<rule>[\w-]+):(?P<fold>\d+)(?:/(?P<folds>\d+))?")
-# Protocols whose number of folds is fixed; partial: where ids of the list are missing.
+# Protocols with a fixed number of folds; partial: some ids of the published list are missing.
 _PUBLISHED = {"tib10": 10, "tib10-partial": 10}
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Fold `number` of `count`, as the protocol's name says it."""
+    """Fold `number` of `count`, parsed from the protocol's name."""
 
     rule: str
     number: int
@@ -37,7 +37,7 @@ class Fold:
 
 
 def fold_of(name: str, identity: Mapping[str, Any]) -> Fold:
-    """The fold that a report or subject is about; `UserError` where its protocol has none."""
+    """The fold of a report or target; `UserError` if its protocol has none."""
     protocol = str(identity["protocol"]["name"])
     parts = _NAME.fullmatch(protocol)
     count = parts and (parts["folds"] or _PUBLISHED.get(parts["rule"]))
@@ -61,26 +61,28 @@ def check_folds(identities: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Fol
                 raise UserError(
                     f"{first_name} and {name} are not folds of one experiment: their {what} differs"
                 )
-    numbers = [one.number for one in folds]
-    wrong = sorted(number for number in set(numbers) if numbers.count(number) > 1)
-    if wrong:
-        raise UserError(f"--folds takes each fold once; found twice: {', '.join(map(str, wrong))}")
+    numbers = [f.number for f in folds]
+    repeated = sorted(number for number in set(numbers) if numbers.count(number) > 1)
+    if repeated:
+        raise UserError(
+            f"--folds takes each fold once; found twice: {', '.join(map(str, repeated))}"
+        )
     missing = sorted(set(range(1, fold.count + 1)) - set(numbers))
     if missing:
         raise UserError(
-            f"--folds wants all {fold.count} folds of {fold.rule}; missing: "
+            f"--folds needs all {fold.count} folds of {fold.rule}; missing: "
             f"{', '.join(map(str, missing))}"
         )
     return folds
 
 
-def pooled(reports: Sequence[Reported]) -> tuple[Predictions, np.ndarray[Any, Any]]:
+def pooled(reports: Sequence[Report]) -> tuple[Predictions, np.ndarray[Any, Any]]:
     """All folds' predictions as one, with the duplicate group of each.
 
-    Raises `UserError` where a sample stands in two folds.
+    Raises `UserError` if a sample is in two folds.
     """
-    keys = [key for one in reports for key in one.predictions.keys]
-    groups = np.concatenate([one.groups for one in reports])
+    keys = [key for report in reports for key in report.predictions.keys]
+    groups = np.concatenate([report.groups for report in reports])
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise UserError(
@@ -89,24 +91,24 @@ def pooled(reports: Sequence[Reported]) -> tuple[Predictions, np.ndarray[Any, An
     order = sorted(range(len(keys)), key=keys.__getitem__)
     predictions = Predictions.by_key(
         keys,
-        np.concatenate([one.predictions.labels for one in reports]),
-        np.concatenate([one.predictions.logits for one in reports]),
+        np.concatenate([report.predictions.labels for report in reports]),
+        np.concatenate([report.predictions.logits for report in reports]),
         reports[0].predictions.label_names,
     )
     return predictions, groups[order]
 
 
 def fold_findings(
-    reports: Sequence[Reported], folds: Sequence[Fold], predictions: Predictions, groups: Any
+    reports: Sequence[Report], folds: Sequence[Fold], predictions: Predictions, groups: Any
 ) -> dict[str, Any]:
     """Scores over folds (mean, deviation, interval) and of the pooled predictions."""
     bootstrap = Bootstrap.of(groups)
-    tables = [score_table(one.predictions, None) for one in reports]
+    tables = [score_table(report.predictions, None) for report in reports]
     over_folds = {}
     for name in tables[0]:
         values = [table[name].value for table in tables]
         known = [value for value in values if value is not None]
-        # A class that a fold lacks has no area there: no mean over fewer folds.
+        # A fold without a class has no area for it; do not average over fewer folds.
         over_folds[name] = spread(known) if len(known) == len(values) else None
     identity = reports[0].identity
     return {
@@ -115,15 +117,15 @@ def fold_findings(
         "folds": [
             {
                 "fold": fold.number,
-                "run": one.name,
-                "num_samples": len(one.predictions.keys),
-                "protocol_hash": one.identity["protocol"]["hash"],
-                "shards_digest": one.identity["shards_digest"],
-                "weights_sha256": one.identity["weights_sha256"],
-                "code_version": one.identity["code_version"],
+                "run": report.name,
+                "num_samples": len(report.predictions.keys),
+                "protocol_hash": report.identity["protocol"]["hash"],
+                "shards_digest": report.identity["shards_digest"],
+                "weights_sha256": report.identity["weights_sha256"],
+                "code_version": report.identity["code_version"],
                 "scores": as_json(table),
             }
-            for fold, one, table in zip(folds, reports, tables, strict=True)
+            for fold, report, table in zip(folds, reports, tables, strict=True)
         ],
         "over_folds": over_folds,
         "pooled": {
@@ -134,19 +136,20 @@ def fold_findings(
     }
 
 
-def folds_text(found: Mapping[str, Any]) -> str:
-    """Mean, deviation and interval over folds beside the pooled score."""
+def folds_text(findings: Mapping[str, Any]) -> str:
+    """Mean, deviation and interval over folds, next to the pooled score."""
     rows = [["", "mean over folds", "deviation", "95 % over folds", "pooled [95 % interval]"]]
     for name, title in SCORE_TITLES.items():
-        over = found["over_folds"][name]
+        over = findings["over_folds"][name]
         row = ["-", "-", "-"]
         if over is not None:
             row = [f"{over['mean']:.4f}", f"{over['deviation']:.4f}"]
             row.append(f"[{over['low']:.4f}, {over['high']:.4f}]")
-        rows.append([title, *row, with_interval(found["pooled"]["scores"][name])])
-    sizes = ", ".join(str(one["num_samples"]) for one in found["folds"])
+        rows.append([title, *row, with_interval(findings["pooled"]["scores"][name])])
+    sizes = ", ".join(str(one["num_samples"]) for one in findings["folds"])
     lines = [
-        f"{found['dataset']}, {found['protocol']}, {found['split']} split; samples: {sizes}",
+        f"{findings['dataset']}, {findings['protocol']}, {findings['split']} split; "
+        f"samples: {sizes}",
         "",
         *columns(rows),
         "The folds' training sets overlap: the interval over folds is too narrow.",

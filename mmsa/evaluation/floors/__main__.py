@@ -1,10 +1,10 @@
-"""The floors of packed shards, printed without a model.
+"""Print the floors of packed shards, without a model.
 
     python -m mmsa.evaluation.floors SHARDS [--split val|test]
 
-fits on train, chooses on val and prints a classification report of each floor. Nothing is chosen on
-test, but to print it is to look at it: the default is val. `evaluate.py` prints both floors beside
-the model, for the model's own classes.
+fits each floor on train, chooses its settings on val and prints a classification report. Nothing is
+chosen on test, but printing its scores means looking at it, so the default is val. `evaluate.py`
+prints both floors next to the model, for the model's own classes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mmsa.labels import class_map
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print both floors of packed shards; returns the exit code (2 for what a user can mend)."""
+    """Print both floors of packed shards; returns the exit code (2 for a user error)."""
     parser = argparse.ArgumentParser(
         prog="python -m mmsa.evaluation.floors",
         description="Majority class and TF-IDF with logistic regression, fitted on train.",
     )
-    parser.add_argument("shards", help="directory made by `python -m shards pack`")
-    parser.add_argument("--split", default="val", help="val (default) or test: reported on")
+    parser.add_argument("shards", help="directory written by `python -m shards pack`")
+    parser.add_argument("--split", default="val", help="split to report on: val (default) or test")
     arguments = parser.parse_args(argv)
     try:
         _print_floors(arguments.shards, arguments.split)
@@ -43,20 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_floors(directory: str, split: str) -> None:
     manifest = load_manifest(directory)
     classes = class_map(manifest.classes, None)
-    train, val, reported = (
+    train, val, chosen = (
         read_texts(SplitReader(directory, manifest, name, classes))
         for name in ("train", "val", split)
     )
     print(f"{manifest.dataset}, protocol {manifest.protocol.name} {manifest.protocol.hash[:12]}")
-    print(f"train {len(train[0])}, val {len(val[0])}, reported on: {split} {len(reported[0])}\n")
-    majority = majority_predictions(train[1], reported[1], manifest.classes)
+    print(f"train {len(train[0])}, val {len(val[0])}, reported on: {split} {len(chosen[0])}\n")
+    majority = majority_predictions(train[1], chosen[1], manifest.classes)
     print(f"majority class\n{classification_report_text(majority)}")
-    floor = tfidf_floor(*train, *val, *reported, manifest.classes)
+    floor = tfidf_floor(*train, *val, *chosen, manifest.classes)
     grid = ", ".join(f"{c:g}: {score:.4f}" for c, score in floor.val_weighted_f1.items())
     print(f"TF-IDF and logistic regression: {floor.num_features} features; C = {floor.c:g}")
     print(f"weighted F1 on val by C: {grid}")
     if split == "val":
-        print("C was chosen on this very split: the figures below are too good")
+        print("C was chosen on this split, so the scores below are optimistically biased")
     print(classification_report_text(floor.predictions))
 
 

@@ -11,7 +11,7 @@ from mmsa.evaluation.floors.tfidf import tfidf_floor
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.scores.metrics import Predictions
 
-Texts = tuple[list[str], list[int]]  # texts of a split and their labels
+Texts = tuple[list[str], list[int]]  # the texts of a split and their labels
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Floors:
     c: float
 
 
-def floors_of(
+def fit_floors(
     train: Texts, val: Texts, facts: Sequence[SampleFacts], predictions: Predictions
 ) -> Floors:
     """Fit the floors on train, choose C on val, and predict the evaluated samples.
 
-    Raises `UserError` where they cannot be fitted (a single class in train).
+    Raises `UserError` if they cannot be fitted (such as a single class in train).
     """
     names = predictions.label_names
     majority = majority_predictions(train[1], predictions.labels.tolist(), names)
-    texts = [one.text for one in facts]
-    found = tfidf_floor(*train, *val, texts, predictions.labels.tolist(), names)
-    return Floors(majority, found.predictions, found.c)
+    texts = [sample.text for sample in facts]
+    fitted = tfidf_floor(*train, *val, texts, predictions.labels.tolist(), names)
+    return Floors(majority, fitted.predictions, fitted.c)
 
 
 def read_texts(reader: SplitReader) -> tuple[list[str], list[int]]:

@@ -1,4 +1,4 @@
-"""TF-IDF of words with logistic regression, on the text alone."""
+"""TF-IDF with logistic regression, on the text alone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mmsa.errors import UserError
 from mmsa.evaluation.floors.majority import numbered
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
 
-# Inverse strength of the L2 penalty, two values a decade.
+# Inverse strength of the L2 penalty, two values per decade.
 C_GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _MAX_ITERATIONS = 2000
-_LEAST_PROBABILITY = 1e-12  # of a class that training has not seen: finite logits, finite loss
+_LEAST_PROBABILITY = 1e-12  # of a class missing from train, so that logits and loss are finite
 
 
 @dataclass(frozen=True)
 class TfidfFloor:
-    """The outcome of `tfidf_floor`: `val_weighted_f1` by each C of the grid, `c` the one chosen."""
+    """The result of `tfidf_floor`: the chosen `c`, and `val_weighted_f1` for each C of the grid."""
 
     predictions: Predictions
     metrics: dict[str, Any]
@@ -43,10 +43,10 @@ def tfidf_floor(
 ) -> TfidfFloor:
     """TF-IDF of word 1- and 2-grams (sublinear, min_df 2) and multinomial logistic regression.
 
-    Vocabulary and classifier are fitted on train alone; C is the one of `c_grid` with the best
-    weighted F1 on val, of equal ones the smallest. Labels count into `label_names`.
+    Vocabulary and classifier are fitted on train only; C is the value of `c_grid` with the best
+    weighted F1 on val, the smallest of equal ones. Labels are indices into `label_names`.
 
-    Raises `UserError` where train has a single class or no word that two of its texts share.
+    Raises `UserError` if train has a single class, or no word that occurs in two texts.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -59,21 +59,23 @@ def tfidf_floor(
         train_features = vectorizer.fit_transform(train_texts)
     except ValueError as error:
         raise UserError(
-            f"no TF-IDF features can be made of {len(train_texts)} training texts ({error}); "
-            "at least one word must stand in two of them"
+            f"cannot compute TF-IDF features of {len(train_texts)} training texts ({error}); at "
+            "least one word must occur in two of them"
         ) from None
     val_features = vectorizer.transform(val_texts)
     models = {}
     scores: dict[float, float] = {}
     for c in sorted(c_grid):
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=_MAX_ITERATIONS)
-        # Its vectors are short: threads of BLAS would spend their time waiting for each other (30
-        # times the CPU time on a busy machine), and their number would change the last digits.
+        # The vectors are short: BLAS threads would mostly wait for each other (30 times the CPU
+        # time on a busy machine), and their number would change the last digits.
         with threadpool_limits(1, user_api="blas"):
             models[c] = model.fit(train_features, train_labels)
-        found = numbered(val_labels, _log_probs(model, val_features, label_names), label_names)
-        scores[c] = compute_metrics(found)["weighted"]["f1"]
-    best = max(scores, key=scores.__getitem__)  # the first of equal ones: the smallest C
+        val_predictions = numbered(
+            val_labels, _log_probs(model, val_features, label_names), label_names
+        )
+        scores[c] = compute_metrics(val_predictions)["weighted"]["f1"]
+    best = max(scores, key=scores.__getitem__)  # ties: the first, which is the smallest C
     logits = _log_probs(models[best], vectorizer.transform(test_texts), label_names)
     predictions = numbered(test_labels, logits, label_names)
     return TfidfFloor(
@@ -82,7 +84,7 @@ def tfidf_floor(
 
 
 def _log_probs(model: Any, features: Any, label_names: Sequence[str]) -> NDArray[np.float64]:
-    """Log-probabilities (N, C) with a column for each label, also those that train has not."""
+    """Log-probabilities (N, C), with a column for every label, even those missing from train."""
     probs = np.zeros((features.shape[0], len(label_names)))
     probs[:, model.classes_] = model.predict_proba(features)
     return np.asarray(np.log(np.maximum(probs, _LEAST_PROBABILITY)))

@@ -1,4 +1,4 @@
-"""What is evaluated: export and split, each opening of the test split, and facts of the samples.
+"""What is evaluated: export and split, the ledger of test openings, and facts about the samples.
 
-A new slice, or another fact of a sample that the shards know, belongs here.
+New slices (`slices`) and new facts about a sample (`sample_facts`) belong here.
 """

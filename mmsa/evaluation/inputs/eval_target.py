@@ -1,4 +1,4 @@
-"""What is evaluated: an export on a split of packed data, checked before any process group."""
+"""What is evaluated: an export on a packed split, checked before any process group exists."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
 from mmsa.export import Export, Target, code_version, read_export, resolve_export
 
-# Settings that do not make another configuration: where things lie, how fast, and the seed.
-_NO_PART_OF_IT: dict[str, set[str]] = {
+# Settings that do not distinguish configurations: locations, speed and the seed.
+_IGNORED_SETTINGS: dict[str, set[str]] = {
     "run": {"dir", "seed", "log_every_steps", "audit", "deterministic"},
     "data": {"shards", "num_workers"},
     "train": {"keep_checkpoints", "checkpoint_every_steps", "micro_batch_size"},
@@ -25,9 +25,9 @@ _NO_PART_OF_IT: dict[str, set[str]] = {
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """One export, the split it is evaluated on, and how."""
+    """An export and the split it is evaluated on."""
 
-    target: Target
+    source: Target  # where the export was found
     export: Export
     shards: str
     manifest: Manifest
@@ -40,17 +40,17 @@ class EvalTarget:
 
     @property
     def name(self) -> str:
-        """What tables call it: the run's or export's directory, and the checkpoint if not best."""
-        chosen = self.target.name
-        plain = self.target.home.name or str(self.target.home)
-        return plain if chosen in ("best", "export") else f"{plain}/{chosen}"
+        """Its name in tables: the run or export directory, and the checkpoint unless it is best."""
+        checkpoint = self.source.name
+        directory = self.source.home.name or str(self.source.home)
+        return directory if checkpoint in ("best", "export") else f"{directory}/{checkpoint}"
 
     def report_directory(self) -> Path:
-        """Where its report lies unless --out says otherwise."""
-        return self.target.home / "reports" / f"{self.split}-{self.target.name}"
+        """Where its report goes unless --out is given."""
+        return self.source.home / "reports" / f"{self.split}-{self.source.name}"
 
     def identity(self, *, precision: str, device_type: str) -> dict[str, Any]:
-        """Names of data, weights and code: nothing of the world, host or time."""
+        """Identifies data, weights, settings and code; independent of world size, host and time."""
         return {
             "split": self.split,
             "batch_size": self.batch_size,
@@ -71,42 +71,43 @@ class EvalTarget:
         }
 
 
-def open_subject(
+def open_target(
     path: Path, *, checkpoint: str, shards: str | None, split: str, batch_size: int | None
 ) -> EvalTarget:
-    """Find the export of `path` and the split; `UserError` where either is not there or empty.
+    """Find the export of `path` and open the split.
 
-    `shards` None are those that the model was trained on, `batch_size` None the export's setting.
+    `shards` None means the shards the model was trained on, `batch_size` None the export's setting.
+    Raises `UserError` if the export or the split is missing or the split is empty.
     """
-    target = resolve_export(path, checkpoint)
-    export = read_export(target.directory)
-    where = shards or str(export.config.data.shards)
-    manifest = load_manifest(where)
-    if split not in manifest.splits:  # named: of many folds one may have no test samples here
+    source = resolve_export(path, checkpoint)
+    export = read_export(source.directory)
+    shards = shards or str(export.config.data.shards)
+    manifest = load_manifest(shards)
+    if split not in manifest.splits:  # names the shards: with --folds, several are opened
         known = ", ".join(manifest.splits)
-        raise UserError(f"the shards {where} have no split '{split}'; they have: {known}")
-    reader = SplitReader(where, manifest, split, export.class_map(manifest.classes))
+        raise UserError(f"the shards {shards} have no split '{split}'; they have: {known}")
+    reader = SplitReader(shards, manifest, split, export.class_map(manifest.classes))
     if not len(reader):
-        raise UserError(f"the split '{split}' of {where} has no samples to evaluate")
+        raise UserError(f"the split '{split}' of {shards} has no samples to evaluate")
     reader.shards.check_tars(reader.directory)
     return EvalTarget(
-        target, export, where, manifest, reader, batch_size or export.config.eval.batch_size
+        source, export, shards, manifest, reader, batch_size or export.config.eval.batch_size
     )
 
 
 def configuration_hash(config: Config) -> str:
-    """Equal for runs that differ in their seed, in places and in speed alone: 16 hex digits."""
+    """16 hex digits, equal for runs that differ only in seed, locations and speed."""
     content = config.model_dump(mode="json", exclude={"launch", "eval"})
-    for section, names in _NO_PART_OF_IT.items():
+    for section, names in _IGNORED_SETTINGS.items():
         for name in names:
             del content[section][name]
-    # Of a tokenizer whose words were counted on the train split: another in every fold.
+    # A word tokenizer is built from the train split, so this size differs between folds.
     (content["model"]["text_encoder"]["config"] or {}).pop("vocab_size", None)
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def samples_hash(keys: Sequence[str], label_names: Sequence[str]) -> str:
-    """The sha256 of evaluated keys with their true classes: equal for an equal sample set."""
+    """The sha256 of the evaluated keys and their true classes: identifies the sample set."""
     lines = "".join(f"{key}\t{name}\n" for key, name in zip(keys, label_names, strict=True))
     return hashlib.sha256(lines.encode("utf-8")).hexdigest()

@@ -1,8 +1,8 @@
-"""The ledger: every opening of the test split, so that a reader knows how often it was looked at.
+"""The ledger records every opening of the test split, so that readers know how often it was used.
 
-`test_ledger.jsonl` in a run or export directory, one JSON object a line, only ever appended to. A
-score on a test split that was opened twenty times is a validation score; the ledger lets it be
-told. An opening that cannot be written down does not take place.
+It is `test_ledger.jsonl` in a run or export directory: one JSON object per line, append-only. A
+score on a test split that was opened twenty times is a validation score; the ledger shows it. If an
+opening cannot be recorded, the split is not opened.
 """
 
 from __future__ import annotations
@@ -26,20 +26,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a ledger holds: its readable openings in order, and how many lines are damaged."""
+    """The contents of a ledger: its readable openings in order, and the number of damaged lines."""
 
     openings: tuple[dict[str, Any], ...]
     num_damaged: int
 
     @property
     def num_openings(self) -> int:
-        """Damaged lines count: each was an opening, only its particulars are lost."""
+        """Includes damaged lines: each was an opening whose details are lost."""
         return len(self.openings) + self.num_damaged
-
-    @property
-    def num_weights(self) -> int:
-        """How many different weights are known to have been tested."""
-        return len({opening["weights_sha256"] for opening in self.openings})
 
 
 def record_opening(
@@ -50,21 +45,21 @@ def record_opening(
     shards_digest: str,
     when: str | None = None,
 ) -> int:
-    """Write down that the test split is opened now; returns how often it has been, this included.
+    """Record that the test split is opened now; returns the number of openings, this one included.
 
-    To be called by the main rank alone and before the first sample is read. All openings through
-    `directory` count, whatever the weights. For another split nothing is written, and the count so
-    far is returned. `when` is ISO 8601 in UTC; by default now, to the second. Openings at the same
-    time each get a number of their own (on a local file system).
+    Call it on the main rank only, before the first sample is read. All openings recorded in
+    `directory` count, whatever the weights. For another split it records nothing and returns the
+    count so far. `when` is ISO 8601 in UTC, by default the current second. Concurrent openings get
+    different numbers (on a local file system).
 
-    Raises `UserError` where the line cannot be written: to go on would be an opening that nobody
-    is told of. Warns of damaged lines, which it leaves as they are and counts.
+    Raises `UserError` if the line cannot be written, because the opening would go unrecorded. Warns
+    about damaged lines, which are kept and counted.
     """
     if split != TEST_SPLIT:
         return read_ledger(directory).num_openings
     moment = when if when is not None else datetime.now(UTC).isoformat(timespec="seconds")
     if datetime.fromisoformat(moment).utcoffset() != timedelta(0):
-        raise ValueError(f"when={moment!r}; expected a time in UTC, such as 2024-05-01T12:00:00Z")
+        raise ValueError(f"when={moment!r}; expected a UTC time, such as 2024-05-01T12:00:00Z")
     line = json.dumps(
         dict(zip(_FIELDS, (moment, split, weights_sha256, shards_digest), strict=True))
     )
@@ -74,17 +69,17 @@ def record_opening(
     except OSError as error:
         raise UserError(
             f"the test split was not opened: {path} cannot be written ({error.strerror or error}), "
-            "and each opening is recorded there. Make the directory writable or evaluate a copy "
-            "of it that is"
+            "and each opening is recorded there. Make the directory writable or evaluate a "
+            "writable copy of it"
         ) from None
     ledger = _parse(content, path)
     return ledger.num_openings
 
 
 def read_ledger(directory: str | os.PathLike[str]) -> Ledger:
-    """The ledger of a run or export directory; an empty one where none was begun.
+    """The ledger of a run or export directory; empty if there is no file.
 
-    Raises `UserError` where there is one that cannot be read; warns of damaged lines.
+    Raises `UserError` if the file cannot be read; warns about damaged lines.
     """
     path = Path(directory) / LEDGER_NAME
     try:
@@ -96,21 +91,21 @@ def read_ledger(directory: str | os.PathLike[str]) -> Ledger:
 
 
 def _append(path: Path, line: bytes) -> bytes:
-    """Append `line` by one write; returns the file's content up to and with this line."""
+    """Append `line` in one write; returns the file's contents up to and including this line."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            # A torn last line must not take this one with it. The line of another process looks
-            # torn as well while the file system grows the file in the midst of it, at a page's
-            # end: a blank line comes of that, which counts for nothing.
+            # Keep a torn last line separate from this one. A line that another process is just
+            # writing can look torn too, at a page boundary: that adds a blank line, which does not
+            # count.
             line = b"\n" + line
         written = os.write(descriptor, line)
         if written != len(line):
             raise OSError(f"only {written} of {len(line)} bytes were written; is the disk full?")
         os.fsync(descriptor)
-        # With O_APPEND the position now is the end of our own line, wherever that came to stand:
-        # two openings at the same time do not get the same number.
+        # With O_APPEND the position is now the end of our own line, wherever it was appended, so
+        # concurrent openings get different numbers.
         end = os.lseek(descriptor, 0, os.SEEK_CUR)
         return os.pread(descriptor, end, 0)
     finally:

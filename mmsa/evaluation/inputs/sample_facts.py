@@ -1,4 +1,4 @@
-"""What the shards say of each evaluated sample besides what a model is given."""
+"""What the shards say about each evaluated sample in addition to the model's inputs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mmsa.errors import UserError
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """One sample. `group` is its duplicate group; sizes are of the packed picture, in pixels."""
+    """One sample. `group` is its duplicate group; sizes are of the packed image, in pixels."""
 
     key: str
-    place: tuple[int, int]  # shard and ordinal, to read its picture again
+    place: tuple[int, int]  # shard and ordinal, to read its image again
     key_hash: int
     text: str
     group: int
@@ -34,11 +34,11 @@ def read_facts(reader: SplitReader) -> list[SampleFacts]:
     Raises `ShardDamage` as the reader does.
     """
     places, records = reader.all_records()
-    found = []
+    facts = []
     for place, group in zip(places.tolist(), records["group"].tolist(), strict=True):
         sample = reader.read(*place)
         width, height = _size(sample)
-        found.append(
+        facts.append(
             SampleFacts(
                 key=sample.key,
                 place=(place[0], place[1]),
@@ -51,21 +51,21 @@ def read_facts(reader: SplitReader) -> list[SampleFacts]:
                 height=height,
             )
         )
-    return sorted(found, key=lambda facts: facts.key)
+    return sorted(facts, key=lambda sample: sample.key)
 
 
 def check_keys(facts: Sequence[SampleFacts], keys: Sequence[str]) -> None:
-    """Raise `UserError` unless `facts` are those of `keys`, in their order."""
-    if [one.key for one in facts] != list(keys):
+    """Raise `UserError` unless `facts` belong to `keys`, in the same order."""
+    if [sample.key for sample in facts] != list(keys):
         raise UserError(
-            f"the shards hold {len(facts)} samples that are not the {len(keys)} predicted ones; "
-            "were they packed again meanwhile?"
+            f"the {len(facts)} samples in the shards are not the {len(keys)} predicted ones; were "
+            "the shards repacked during the evaluation?"
         )
 
 
 def groups_of(facts: Sequence[SampleFacts]) -> NDArray[np.uint64]:
     """The duplicate group of each sample, (N,)."""
-    return np.array([one.group for one in facts], dtype=np.uint64)
+    return np.array([sample.group for sample in facts], dtype=np.uint64)
 
 
 def _name(sample: RawSample, field: str) -> str | None:
@@ -74,14 +74,14 @@ def _name(sample: RawSample, field: str) -> str | None:
 
 
 def _size(sample: RawSample) -> tuple[int, int]:
-    """Width and height as packing wrote them, else from the picture's header (tars of others)."""
+    """Width and height as packing wrote them, else from the image header (tars of other tools)."""
     width, height = sample.meta.get("width"), sample.meta.get("height")
     if isinstance(width, int) and isinstance(height, int):
         return width, height
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(sample.image)) as picture:
-            return picture.size
+        with Image.open(io.BytesIO(sample.image)) as image:
+            return image.size
     except (UnidentifiedImageError, OSError):
-        return 0, 0  # the model never reads pictures, or prediction has told of this one
+        return 0, 0  # a text-only model; any other has failed on this image already

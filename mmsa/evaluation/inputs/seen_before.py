@@ -1,6 +1,6 @@
-"""Which evaluated samples the model has met before: the same sample, or one of its duplicates.
+"""Which evaluated samples the model has seen before: the same sample or a duplicate of it.
 
-By the duplicate groups in the index files alone; no tar is opened.
+Only index files are read, for their duplicate groups; no tar is opened.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from mmsa.data.manifest import IndexArray, Manifest, load_manifest, read_index
 from mmsa.errors import UserError
 
-# Evaluated split -> the splits that training and the choice of the best export have used before.
+# Evaluated split -> the splits that training and the choice of the best export used.
 _SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
 
 
 @dataclass(frozen=True)
 class SeenBefore:
-    """`leaked` (N,), in the order of the asked groups; None where it cannot be known, and why."""
+    """`leaked` (N,), in the order of the given groups; None if unknown, with the reason."""
 
     leaked: NDArray[np.bool_] | None
     why_unknown: str = ""
@@ -36,30 +36,30 @@ def seen_before(
     trained_digest: object,
     trained_shards: str | os.PathLike[str] | None,
 ) -> SeenBefore:
-    """Look for the samples (`groups` and `key_hashes`, (N,)) in what the model was trained on.
+    """Look for the samples (`groups` and `key_hashes`, (N,)) in the splits used for training.
 
-    Where the model was trained on other shards than the evaluated ones, those are asked, if they
-    are still at `trained_shards`: a sample may have changed its split between two packings.
+    If the model was trained on other shards than the evaluated ones, these are searched, provided
+    that they are still at `trained_shards`: packing again can move a sample to another split.
     """
-    others = _SEEN_BEFORE.get(split)
-    if others is None:
+    earlier_splits = _SEEN_BEFORE.get(split)
+    if earlier_splits is None:
         return SeenBefore(None, f"the model was trained on the split '{split}'")
     manifest, directory = evaluated, shards
     if trained_digest is not None and trained_digest != evaluated.digest:
-        found = _trained_on(trained_shards, trained_digest)
-        if found is None:
+        trained_manifest = _trained_on(trained_shards, trained_digest)
+        if trained_manifest is None:
             return SeenBefore(
                 None, "the model was trained on other shards, which are not at their place any more"
             )
-        manifest, directory = found, str(trained_shards)
+        manifest, directory = trained_manifest, str(trained_shards)
     try:
-        records = _records(directory, manifest, others)
+        records = _records(directory, manifest, earlier_splits)
     except UserError as error:
         return SeenBefore(None, str(error))
-    alone = (records["group"] == records["key_hash"]).all() and (groups == key_hashes).all()
-    looked = "groups" in manifest.source or not alone
+    ungrouped = (records["group"] == records["key_hash"]).all() and (groups == key_hashes).all()
+    duplicates_known = "groups" in manifest.source or not ungrouped
     leaked = np.isin(key_hashes, records["key_hash"])
-    if looked:
+    if duplicates_known:
         leaked |= np.isin(groups, records["group"])
     elif not leaked.any():
         return SeenBefore(None, "the shards were packed without looking for duplicates")

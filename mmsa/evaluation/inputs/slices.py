@@ -1,4 +1,4 @@
-"""Slices: parts of a split on which a model may do better or worse, by facts of the samples."""
+"""Slices: parts of a split, by facts about the samples, on which a model may differ."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from mmsa.evaluation.scores.metrics import Predictions
 
 Mask = NDArray[np.bool_]
 
-TALL = 1.2  # height over width from which a picture counts as tall: 6 : 5
+TALL = 1.2  # an image is tall from this height over width: 6 : 5
 _URL = re.compile(r"https?://|www\.|\bt\.co/|\bURL\b", re.I)
 _MENTION = re.compile(r"(?<!\w)@\w")
 
 
 def slice_masks(facts: Sequence[SampleFacts]) -> dict[str, Mask]:
-    """Name -> which samples (N,) are in it; names say the limit where it comes from the data.
+    """Slice name -> mask of its samples (N,). A limit computed from the data is in the name.
 
-    The limits of text length and picture size are the medians of this split. Packing reduces larger
-    pictures to one short side, which is then the median: small are those that were smaller before.
-    Slices that are empty, or that hold every sample, are left out: they say nothing.
+    The limits of text length and image size are the medians of this split. Packing reduces larger
+    images to one short side, which is then often the median: the small images are those that were
+    smaller to begin with. Slices without samples, or with all of them, are left out.
     """
-    lengths = np.array([len(one.text) for one in facts])
-    short_sides = np.array([min(one.width, one.height) for one in facts])
+    lengths = np.array([len(sample.text) for sample in facts])
+    short_sides = np.array([min(sample.width, sample.height) for sample in facts])
     length, side = int(np.median(lengths)), int(np.median(short_sides))
-    both = np.array([bool(one.text_label and one.image_label) for one in facts])
-    agree = np.array([one.text_label == one.image_label for one in facts])
-    url = np.array([bool(_URL.search(one.text)) for one in facts])
-    mention = np.array([bool(_MENTION.search(one.text)) for one in facts])
-    tall = np.array([one.height >= TALL * one.width > 0 for one in facts])
-    masks = {
+    both = np.array([bool(sample.text_label and sample.image_label) for sample in facts])
+    agree = np.array([sample.text_label == sample.image_label for sample in facts])
+    url = np.array([bool(_URL.search(sample.text)) for sample in facts])
+    mention = np.array([bool(_MENTION.search(sample.text)) for sample in facts])
+    tall = np.array([sample.height >= TALL * sample.width > 0 for sample in facts])
+    masks = {  # these names are keys of metrics.json
         "text and image label agree": both & agree,
         "text and image label conflict": both & ~agree,
         "with URL": url,

@@ -1,1 +1,1 @@
-"""Does the picture help? The same samples with a modality masked or exchanged, and its cost."""
+"""Does the image help? The same samples with a modality masked or shuffled, and the cost."""

@@ -1,4 +1,4 @@
-"""Does the picture help? One checkpoint on the same samples with a modality masked or exchanged."""
+"""Does the image help? One checkpoint on the same samples, a modality masked or shuffled."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ from mmsa.evaluation.scores.score_table import (
 from mmsa.evaluation.scores.sums import OVERALL, Summands, scores_of_sums, summands
 
 AUDIT_NAME = "modality_audit.json"
-LOST = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores whose loss is told
+COST_SCORES = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores with a cost
 SIGNIFICANT = 0.05
-# What taking the picture away, or a wrong one, costs.
-OF_THE_IMAGE = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
+# The changes that show what the image adds.
+IMAGE_CHANGES = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
 
 
-def check_modalities(subject: EvalTarget) -> None:
-    """Raise `UserError` where the model does not read both texts and pictures."""
-    preprocessing = subject.export.preprocessing
+def check_modalities(target: EvalTarget) -> None:
+    """Raise `UserError` unless the model reads both texts and images."""
+    preprocessing = target.export.preprocessing
     if preprocessing.image is None or preprocessing.max_tokens is None:
-        only = "texts" if preprocessing.image is None else "pictures"
+        only = "texts" if preprocessing.image is None else "images"
         raise UserError(
-            f"--modality-audit asks what each modality adds, and {subject.name} reads {only} "
-            "alone; compare it with another model by --compare"
+            f"--modality-audit needs a model of texts and images, but {target.name} reads only "
+            f"{only}; compare it with another model with --compare"
         )
-    if len(subject.reader) < 3:
+    if len(target.reader) < 3:
         raise UserError(
-            f"--modality-audit exchanges texts and pictures between samples, and the split has "
-            f"{len(subject.reader)}; at least 3 are needed"
+            f"--modality-audit exchanges texts and images between samples and needs at least 3; "
+            f"the split has {len(target.reader)}"
         )
 
 
 def audit(
     whole: Predictions, changed: Mapping[Change, Predictions], facts: Sequence[SampleFacts]
 ) -> dict[str, Any]:
-    """Scores under each change, what it costs, and what the picture adds on each slice.
+    """Scores under each change, its cost, and what the image adds on each slice.
 
-    `whole` and `changed` are predictions of the same samples. A cost is the score as it is minus
-    the score under the change, by paired bootstrap, p-values by Holm's rule over the changes.
+    `whole` and `changed` are predictions of the same samples. A cost is the unchanged score minus
+    the score under the change, by paired bootstrap, with p-values corrected by Holm's rule over
+    the changes.
     """
     groups = groups_of(facts)
     bootstrap = Bootstrap.of(groups)
@@ -66,14 +67,14 @@ def audit(
         found["changes"][str(change)] = {"scores": scores, "costs": costs[change]}
     table = score_table(whole, bootstrap, areas=False)
     found["whole"] = {"scores": as_json({name: table[name] for name in OVERALL})}
-    of_the_picture = {change: changed[change] for change in OF_THE_IMAGE}
+    image_changes = {change: changed[change] for change in IMAGE_CHANGES}
     for name, mask in slice_masks(facts).items():
         within = Bootstrap.of(groups[mask], resamples=AREA_RESAMPLES)
         found["slices"][name] = {
             "num_samples": int(mask.sum()),
             "costs": {
                 str(change): cost
-                for change, cost in _costs(whole, of_the_picture, within, mask).items()
+                for change, cost in _costs(whole, image_changes, within, mask).items()
             },
         }
     return found
@@ -85,14 +86,14 @@ def _costs(
     bootstrap: Bootstrap,
     mask: NDArray[np.bool_] | None = None,
 ) -> dict[Change, dict[str, Any]]:
-    """Change -> score -> cost with interval and p-value, over the samples in `mask`."""
+    """Change -> score -> cost with interval and p-value, on the samples in `mask`."""
     rows = slice(None) if mask is None else mask
     names = whole.label_names
-    tables = [Summands(summands(one).values[rows], names) for one in (whole, *changed.values())]
+    tables = [Summands(summands(p).values[rows], names) for p in (whole, *changed.values())]
     resampled = resampled_scores(tables, bootstrap)
     points = [scores_of_sums(table.values.sum(axis=0, keepdims=True), names) for table in tables]
     found: dict[Change, dict[str, Any]] = {change: {} for change in changed}
-    for score in LOST:
+    for score in COST_SCORES:
         p_values = []
         for i, change in enumerate(changed, start=1):
             differences = resampled[0][score] - resampled[i][score]
@@ -105,40 +106,42 @@ def _costs(
     return found
 
 
-def audit_text(found: Mapping[str, Any]) -> str:
-    """The audit as tables, and the answer in words."""
+def audit_text(audited: Mapping[str, Any]) -> str:
+    """The audit as tables, with sentences that answer whether each modality helps."""
     rows = [["modality audit", "weighted F1", "macro F1", "cost in weighted F1", "p"]]
-    scores = found["whole"]["scores"]
+    scores = audited["whole"]["scores"]
     shown = [with_interval(scores[name]) for name in ("weighted_f1", "macro_f1")]
-    rows.append(["both as they are", *shown, "", ""])
-    for change, one in found["changes"].items():
+    rows.append(["unchanged", *shown, "", ""])
+    for change, one in audited["changes"].items():
         shown = [with_interval(one["scores"][name]) for name in ("weighted_f1", "macro_f1")]
         cost = one["costs"]["weighted_f1"]
         rows.append([change, *shown, with_interval(cost, signed=True), f"{cost['p_holm']:.4f}"])
-    lines = [*columns(rows), "", *answers(found)]
-    if found["slices"]:
-        rows = [["what the picture adds, weighted F1", "samples", *map(str, OF_THE_IMAGE)]]
-        for name, one in found["slices"].items():
-            costs = [one["costs"][str(change)]["weighted_f1"] for change in OF_THE_IMAGE]
+    lines = [*columns(rows), "", *answers(audited)]
+    if audited["slices"]:
+        rows = [["what the image adds, weighted F1", "samples", *map(str, IMAGE_CHANGES)]]
+        for name, one in audited["slices"].items():
+            costs = [one["costs"][str(change)]["weighted_f1"] for change in IMAGE_CHANGES]
             shown = [with_interval(cost, signed=True) for cost in costs]
             rows.append([name, f"{one['num_samples']:,}", *shown])
         lines += ["", *columns(rows)]
     return "\n".join(lines) + "\n"
 
 
-def answers(found: Mapping[str, Any]) -> list[str]:
-    """Whether this checkpoint uses what it is given."""
+def answers(audited: Mapping[str, Any]) -> list[str]:
+    """One sentence per change and score: does the checkpoint use this input?"""
     lines = []
-    for change, words in (
-        (Change.SHUFFLED_IMAGES, "the right picture instead of another sample's"),
-        (Change.TEXT_ONLY, "the picture instead of none"),
+    for change, what in (
+        (Change.SHUFFLED_IMAGES, "the right image instead of another sample's"),
+        (Change.TEXT_ONLY, "the image instead of none"),
         (Change.SHUFFLED_TEXTS, "the right text instead of another sample's"),
     ):
         for name in ("weighted_f1", "macro_f1"):
-            cost = found["changes"][str(change)]["costs"][name]
-            told = f"{title_of(name)} {with_interval(cost, signed=True)}, p = {cost['p_holm']:.4f}"
-            verdict = "makes no difference that can be told from chance"
+            cost = audited["changes"][str(change)]["costs"][name]
+            figures = (
+                f"{title_of(name)} {with_interval(cost, signed=True)}, p = {cost['p_holm']:.4f}"
+            )
+            verdict = "makes no significant difference"
             if cost["p_holm"] < SIGNIFICANT:
                 verdict = "helps" if cost["value"] > 0 else "harms"
-            lines.append(f"{words} {verdict} ({told})")
+            lines.append(f"{what} {verdict} ({figures})")
     return lines

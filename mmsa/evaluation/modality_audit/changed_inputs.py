@@ -1,7 +1,8 @@
-"""The samples of a split with one modality taken away or exchanged, as a model would meet them.
+"""The samples of a split with one modality masked or shuffled.
 
-Made where samples are read: everything behind (decoding, tokenizing, batches) is that of ordinary
-evaluation. Exchanges depend on the keys alone, so any number of ranks and workers sees the same.
+Samples are changed when they are read: decoding, tokenizing and batching are those of ordinary
+evaluation. Shuffles depend only on the keys, so they are the same for any number of ranks and
+workers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SIDE_PX = 32
 
 
 class Change(StrEnum):
-    """What is done to every sample; the values are the words of reports."""
+    """What is done to every sample; the values are keys of modality_audit.json."""
 
     TEXT_ONLY = "text only (picture masked)"
     IMAGE_ONLY = "picture only (text masked)"
@@ -33,12 +34,12 @@ class Change(StrEnum):
 
 
 class ChangedReader(SplitReader):
-    """Reads the samples of a split with `change`; `mean` is that of the pictures, in 0..1.
+    """Reads the samples of a split with `change`; `mean` is the image mean, in 0..1.
 
-    A masked picture is one plain colour, the mean that the image encoder subtracts: its input is
-    zero. A masked text is empty: the tokenizer's special tokens alone. A shuffled one comes from
-    another sample of the split; each is used once, and none stays where it was. Keys and labels
-    stay those of the sample.
+    A masked image has one colour, the mean that the image encoder subtracts, so its input is zero.
+    A masked text is empty: only the tokenizer's special tokens remain. A shuffled image or text
+    comes from another sample of the split; each is used once, and none stays where it was. Keys and
+    labels do not change.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ChangedReader(SplitReader):
 
 
 def plain_image(mean: tuple[float, float, float]) -> bytes:
-    """A picture of one colour, `mean` of values in 0..1, without loss."""
+    """A lossless image of one colour, `mean` in 0..1."""
     colour = (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
     buffer = io.BytesIO()
     Image.new("RGB", (_SIDE_PX, _SIDE_PX), colour).save(buffer, "PNG")
@@ -79,10 +80,10 @@ def plain_image(mean: tuple[float, float, float]) -> bytes:
 
 
 def _partners(reader: SplitReader) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Place -> the places whose picture and whose text it gets.
+    """Place -> (the place whose image it gets, the place whose text it gets).
 
-    In a ring of all samples, ordered by a hash of their keys, the next one gives the picture and
-    the one before gives the text: three samples that belong together nowhere are put together.
+    All samples form a ring, ordered by a hash of their keys. Each takes the image of the next one
+    and the text of the one before, so image, text and label come from three samples.
     """
     places, records = reader.all_records()
     hashed: np.ndarray[Any, np.dtype[np.uint64]] = mix64(records["key_hash"])

@@ -1,3 +1,5 @@
-"""One evaluation's report: what it says (`findings`), in words, in files and as a page; and reading
-a finished one again.
+"""The report of one evaluation.
+
+`findings` computes its content, `summary` the text, `confusion_matrix` the image, `page` the HTML;
+`files` and `predictions_file` write it, `read_report` reads a finished one.
 """

@@ -1,7 +1,8 @@
-"""The files of an evaluation, all written aside and renamed.
+"""The files of an evaluation, written atomically.
 
-`report.txt`, `metrics.json`, the predictions and `confusion_matrix.png` say what was measured: the
-same bytes at any world size. `evaluation_run.json` says how: world, host, times, openings.
+`report.txt`, `metrics.json`, the predictions and `confusion_matrix.png` say what was measured: they
+have the same bytes at any world size. `evaluation_run.json` says how: world size, host, times and
+openings of the test split.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from mmsa import atomic_write
 from mmsa.errors import UserError
-from mmsa.evaluation.report.plots import confusion_matrix_png
+from mmsa.evaluation.report.confusion_matrix import confusion_matrix_png
 from mmsa.evaluation.report.predictions_file import FORMATS, file_content
 from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.metrics import Predictions, rounded
@@ -29,39 +30,39 @@ RUN_FACTS_NAME = "evaluation_run.json"
 def write_report(
     directory: str | os.PathLike[str],
     predictions: Predictions,
-    found: Mapping[str, Any],
+    findings: Mapping[str, Any],
     identity: Mapping[str, Any],
     rows: Sequence[dict[str, Any]],
     *,
     file_format: str = "jsonl",
-    further: Mapping[str, Any] | None = None,
+    extra_files: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the files that say what was measured into `directory`, which is made if missing.
+    """Write the files that say what was measured to `directory`, which is created if missing.
 
-    `found` is what `findings` returned, `rows` those of the predictions file. `identity` says of
-    what: `split` (required), and whatever else names the data, weights, precision and code; it must
-    not depend on the world, the host or the time, which belong into `write_run_facts`. `further`
-    are files beside them, JSON or bytes. `metrics.json` is renamed last, so where it is new the
-    others are. Raises `UserError` where the directory cannot be written.
+    `findings` come from `compute_findings`; `rows` go to the predictions file. `identity` must have
+    `split` and identifies data, weights, precision and code. It must not depend on world size, host
+    or time; these go to `write_run_facts`. `extra_files` are JSON or bytes by file name.
+    `metrics.json` is renamed last: if it is new, all other files are. Raises `UserError` if the
+    directory cannot be written.
     """
-    sealed = {**found, "identity": dict(sorted(identity.items()))}
+    metrics = {**findings, "identity": dict(sorted(identity.items()))}
     name = FORMATS[file_format]
     _write_all(
         Path(directory),
         {
-            REPORT_NAME: _report_text(predictions, found, identity).encode("utf-8"),
+            REPORT_NAME: _report_text(predictions, findings, identity).encode("utf-8"),
             name: file_content(rows, file_format),
-            IMAGE_NAME: _picture(predictions, found, str(identity["split"])),
-            **_contents(further or {}),
-            METRICS_NAME: _json_text(sealed).encode("utf-8"),
+            IMAGE_NAME: _confusion_matrix(predictions, findings, str(identity["split"])),
+            **_contents(extra_files or {}),
+            METRICS_NAME: _json_text(metrics).encode("utf-8"),
         },
     )
     for other in set(FORMATS.values()) - {name}:
-        (Path(directory) / other).unlink(missing_ok=True)  # of an earlier report
+        (Path(directory) / other).unlink(missing_ok=True)  # from an earlier report
 
 
 def write_files(directory: str | os.PathLike[str], files: Mapping[str, Any]) -> None:
-    """Write JSON (of a mapping) or bytes under each name; raises as `write_report` does."""
+    """Write each mapping as JSON, bytes as they are; raises as `write_report` does."""
     _write_all(Path(directory), _contents(files))
 
 
@@ -73,42 +74,42 @@ def _contents(files: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def write_run_facts(directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
-    """Write `facts` (world, host, times, count of openings, ...) as `evaluation_run.json`.
+    """Write `facts` (world size, host, times, openings, ...) as `evaluation_run.json`.
 
-    Raises `UserError` where the directory cannot be written.
+    Raises `UserError` if the directory cannot be written.
     """
     write_files(directory, {RUN_FACTS_NAME: facts})
 
 
 def read_metrics(directory: Path) -> dict[str, Any]:
-    """The content of `metrics.json` of a report; `UserError` where it is none of this version."""
+    """The contents of a report's `metrics.json`; `UserError` if it is not of this version."""
     path = directory / METRICS_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not {"scores", "identity"} <= content.keys():
             raise ValueError("it has no scores; an earlier version wrote it")
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no report of an evaluation ({error}); evaluate again") from None
+        raise UserError(f"{path} is not a valid report ({error}); evaluate again") from None
     return dict(content)
 
 
-def _picture(predictions: Predictions, found: Mapping[str, Any], split: str) -> bytes:
+def _confusion_matrix(predictions: Predictions, findings: Mapping[str, Any], split: str) -> bytes:
     summary = (
-        f"accuracy {found['accuracy']:.4f}   weighted F1 {found['weighted']['f1']:.4f}   "
-        f"macro F1 {found['macro']['f1']:.4f}"
+        f"accuracy {findings['accuracy']:.4f}   weighted F1 {findings['weighted']['f1']:.4f}   "
+        f"macro F1 {findings['macro']['f1']:.4f}"
     )
     return confusion_matrix_png(
-        found["confusion_matrix"],
+        findings["confusion_matrix"],
         predictions.label_names,
-        title=f"{split} split, n = {found['num_samples']:,}\n{summary}",
+        title=f"{split} split, n = {findings['num_samples']:,}\n{summary}",
     )
 
 
 def _report_text(
-    predictions: Predictions, found: Mapping[str, Any], identity: Mapping[str, Any]
+    predictions: Predictions, findings: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> str:
-    """The classification report, the summary, then what it is a report on, a line each."""
-    lines = [classification_report_text(predictions), summary_text(found)]
+    """The classification report, the summary, then the identity, one field a line."""
+    lines = [classification_report_text(predictions), summary_text(findings)]
     for name, value in sorted(identity.items()):
         shown = value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False)
         lines.append(f"{name}: {shown}")
@@ -120,7 +121,7 @@ def _json_text(content: Mapping[str, Any]) -> str:
 
 
 def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file or none; `UserError` where that fails."""
+    """Write every file or none; `UserError` if that fails."""
     try:
         atomic_write.write_files(directory, files)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The predictions of a report, a row per sample: `predictions.jsonl`, or `.parquet`."""
+"""The predictions of a report, one row per sample: `predictions.jsonl` or `.parquet`."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ FORMATS = {"jsonl": JSONL_NAME, "parquet": PARQUET_NAME}
 def rows_of(
     predictions: Predictions, facts: Sequence[SampleFacts], temperature: float
 ) -> Iterator[dict[str, Any]]:
-    """One row per sample, sorted by key. Classes go by name.
+    """One row per sample, sorted by key. Classes are given by name.
 
-    `logits` are the model's own, float32 written with all digits: C of them, or one where two
-    classes share it. `probabilities` are those of prediction: with the export's temperature.
+    `logits` are the model's, float32 with all digits: C of them, or one for two classes that share
+    it. `probabilities` are computed with the export's `temperature`, as in prediction.
     """
     names = predictions.label_names
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
     predicted = predictions.predicted
-    for row, one in enumerate(facts):
+    for row, sample in enumerate(facts):
         yield {
-            "key": one.key,
+            "key": sample.key,
             "label": names[predictions.labels[row]],
             "predicted": names[predicted[row]],
             "probabilities": dict(zip(names, rounded(probs[row].tolist()), strict=True)),
             "logits": [float(str(logit)) for logit in predictions.logits[row]],
-            "text_label": one.text_label,
-            "image_label": one.image_label,
-            "group": f"{one.group:016x}",
+            "text_label": sample.text_label,
+            "image_label": sample.image_label,
+            "group": f"{sample.group:016x}",
         }
 
 
 def file_content(rows: Sequence[dict[str, Any]], file_format: str) -> bytes:
-    """The bytes of the file in one of `FORMATS`; `UserError` where it needs pyarrow in vain."""
+    """The bytes of the file in one of `FORMATS`; `UserError` if pyarrow is needed but missing."""
     if file_format == "jsonl":
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         return "".join(lines).encode("utf-8")
@@ -58,7 +58,7 @@ def file_content(rows: Sequence[dict[str, Any]], file_format: str) -> bytes:
 
 
 def check_format(file_format: str) -> None:
-    """Raise `UserError` where the format needs pyarrow and it is not installed."""
+    """Raise `UserError` if the format needs pyarrow and it is not installed."""
     if file_format == "parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -72,13 +72,13 @@ def check_format(file_format: str) -> None:
 def read_predictions(
     report: Path, label_names: Sequence[str]
 ) -> tuple[Predictions, np.ndarray[Any, np.dtype[np.uint64]]]:
-    """(predictions, duplicate group of each) from the file in a report's directory.
+    """(predictions, duplicate group of each) from the predictions file of a report.
 
-    Raises `UserError` where there is none, or where it is no such file.
+    Raises `UserError` if it is missing or invalid.
     """
     path = next((report / name for name in FORMATS.values() if (report / name).is_file()), None)
     if path is None:
-        raise UserError(f"{report} has neither {JSONL_NAME} nor {PARQUET_NAME}; evaluate it again")
+        raise UserError(f"{report} has neither {JSONL_NAME} nor {PARQUET_NAME}; evaluate again")
     try:
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -88,14 +88,14 @@ def read_predictions(
 
             rows = parquet.read_table(path).to_pylist()
         names = list(label_names)
-        found = Predictions(
+        predictions = Predictions(
             [row["key"] for row in rows],
             np.array([names.index(row["label"]) for row in rows], dtype=np.int64),
             np.array([row["logits"] for row in rows], dtype=np.float32),
             tuple(names),
         )
-        return found, np.array([int(row["group"], 16) for row in rows], dtype=np.uint64)
+        return predictions, np.array([int(row["group"], 16) for row in rows], dtype=np.uint64)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} does not hold the predictions of a report ({error}); evaluate it again"
+            f"{path} does not contain the predictions of a report ({error}); evaluate again"
         ) from None

@@ -1,4 +1,4 @@
-"""Finished reports: what a comparison and a pool of folds are made of."""
+"""Read finished reports, the input of a comparison or of pooled folds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mmsa.evaluation.scores.metrics import Predictions
 
 
 @dataclass(frozen=True)
-class Reported:
-    """One report: what it is a report on, its predictions and their duplicate groups (N,)."""
+class Report:
+    """A finished report: its identity, its predictions and their duplicate groups (N,)."""
 
     name: str
     directory: Path
@@ -35,22 +35,22 @@ def is_report(directory: Path) -> bool:
     return (directory / METRICS_NAME).is_file()
 
 
-def read_report(directory: Path, name: str) -> Reported:
-    """The report in `directory`; `UserError` where it is none or is damaged."""
+def read_report(directory: Path, name: str) -> Report:
+    """Read the report in `directory`; `UserError` if it is missing or damaged."""
     identity = read_metrics(directory)["identity"]
     predictions, groups = read_predictions(directory, identity["label_names"])
-    return Reported(name, directory, identity, predictions, groups)
+    return Report(name, directory, identity, predictions, groups)
 
 
-def serves(directory: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the report in `directory` is the one that an evaluation of `identity` would give.
+def report_matches(directory: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether an evaluation of `identity` would reproduce the report in `directory`.
 
-    A report of code that was being changed serves nobody.
+    Never true for code with uncommitted changes, whose version does not identify it.
     """
     if not is_report(directory) or "dirty" in str(identity["code_version"]):
         return False
     try:
-        found = read_metrics(directory)["identity"]
+        reported = read_metrics(directory)["identity"]
     except UserError:
         return False
-    return all(found.get(name) == value for name, value in identity.items())
+    return all(reported.get(name) == value for name, value in identity.items())

@@ -1,4 +1,4 @@
-"""The findings in words and columns: what stands on the screen below the classification report."""
+"""The findings as text: what is printed below the classification report."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, columns, title_of, with_interval
 
 
-def summary_text(found: Mapping[str, Any]) -> str:
-    """Scores with intervals beside the floors; leaks; calibration; slices."""
-    blocks = [_scores(found), _leaks(found["leaks"])]
-    if found["floors"]:
-        blocks.append(_lead(found["floors"]["lead_over_tfidf"]))
-    blocks += [_calibration(found), _slices(found["slices"])]
+def summary_text(findings: Mapping[str, Any]) -> str:
+    """Scores with intervals next to the floors; leaks; calibration; slices."""
+    blocks = [_scores(findings), _leaks(findings["leaks"])]
+    if findings["floors"]:
+        blocks.append(_lead(findings["floors"]["lead_over_tfidf"]))
+    blocks += [_calibration(findings), _slices(findings["slices"])]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
 
 
-def _scores(found: Mapping[str, Any]) -> list[str]:
-    floors = found["floors"]
+def _scores(findings: Mapping[str, Any]) -> list[str]:
+    floors = findings["floors"]
     header = ["", "model [95 % interval]"]
     header += ["majority class", "TF-IDF, text only"] if floors else []
     rows = [header]
     for name, title in SCORE_TITLES.items():
-        row = [title, with_interval(found["scores"][name])]
+        row = [title, with_interval(findings["scores"][name])]
         if floors:
             row += [with_interval(floors[f]["scores"][name]) for f in ("majority", "tfidf")]
         rows.append(row)
-    facts = found["bootstrap"]
+    facts = findings["bootstrap"]
     return [
         *columns(rows),
         f"intervals: {facts['resamples']:,} resamples (areas {facts['resamples_of_areas']:,}) of "
-        f"{facts['num_groups']:,} duplicate groups, {found['num_samples']:,} samples",
+        f"{facts['num_groups']:,} duplicate groups, {findings['num_samples']:,} samples",
     ]
 
 
 def _lead(lead: Mapping[str, Any]) -> list[str]:
-    lines = ["over TF-IDF, on the same samples:"]
+    lines = ["lead over TF-IDF, on the same samples:"]
     for name, score in lead.items():
-        # A tie at an end of the interval is no lead.
+        # An interval that ends at 0 does not show a lead.
         apart = score["low"] > 0 or score["high"] < 0
         verdict = "" if apart else ": not distinguishable"
         lines.append(f"  {title_of(name)} {with_interval(score, signed=True)}{verdict}")
@@ -47,7 +47,7 @@ def _lead(lead: Mapping[str, Any]) -> list[str]:
 
 def _leaks(leaks: Mapping[str, Any]) -> list[str]:
     if not leaks["known"]:
-        return [f"leaks: not known ({leaks['why']})"]
+        return [f"leaks: unknown ({leaks['why']})"]
     counts = {name: leaks[name]["num_samples"] for name in ("clean", "leaked")}
     if "scores" not in leaks["clean"]:
         share = "no sample has" if not counts["leaked"] else "every sample has"
@@ -59,13 +59,13 @@ def _leaks(leaks: Mapping[str, Any]) -> list[str]:
     return columns(rows)
 
 
-def _calibration(found: Mapping[str, Any]) -> list[str]:
-    calibration = found["calibration"]
+def _calibration(findings: Mapping[str, Any]) -> list[str]:
+    calibration = findings["calibration"]
     if calibration["temperature"] is None:
         return ["calibration: the export has no temperature (evaluate.py --split val --calibrate)"]
     rows = [["calibration", "as trained", f"temperature {calibration['temperature']:.4g}"]]
     for name, score in calibration["scores"].items():
-        rows.append([title_of(name), *map(with_interval, (found["scores"][name], score))])
+        rows.append([title_of(name), *map(with_interval, (findings["scores"][name], score))])
     return columns(rows)
 
 
@@ -73,7 +73,7 @@ def _slices(slices: Mapping[str, Any]) -> list[str]:
     if not slices:
         return []
     rows = [["slice", "samples", "accuracy", "macro F1"]]
-    for name, found in slices.items():
-        scores = [with_interval(found["scores"][score]) for score in ("accuracy", "macro_f1")]
-        rows.append([name, f"{found['num_samples']:,}", *scores])
+    for name, findings in slices.items():
+        scores = [with_interval(findings["scores"][score]) for score in ("accuracy", "macro_f1")]
+        rows.append([name, f"{findings['num_samples']:,}", *scores])
     return columns(rows)

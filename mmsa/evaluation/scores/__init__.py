@@ -1,5 +1,5 @@
 """Predictions -> scores with intervals: pure arithmetic on arrays, no files and no models.
 
-A new score belongs here: in `sums` where it is a function of sums over samples, else as `areas`
-does it. Also what scores are called (`words`).
+A new score belongs here: in `sums` if it is a function of sums over samples, otherwise in a file
+like `areas`; its title goes into `score_names`.
 """

@@ -1,7 +1,7 @@
 """Areas under one-vs-rest ROC and precision-recall curves, for many resamples at once.
 
-scikit-learn has both areas for one weighting of the samples; a bootstrap asks for thousands. Here
-the samples are sorted once and every resample is a row of counts. Tests hold both to scikit-learn.
+scikit-learn computes both areas for one weighting of the samples; a bootstrap needs thousands. Here
+the samples are sorted once, and each resample is a row of counts. Tests compare with scikit-learn.
 N samples, C classes, R resamples.
 """
 
@@ -15,15 +15,15 @@ Counts = NDArray[np.int64]
 
 
 class Ranking:
-    """The samples of one class and of the rest, in the order of falling probability."""
+    """The samples of one class and of the rest, in order of decreasing probability."""
 
     def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
-        """`scores` (N,), and which samples are of the class, `positive` (N,)."""
+        """`scores` (N,) are probabilities; `positive` (N,) marks the samples of the class."""
         self._order = np.argsort(-scores, kind="stable")
         ranked = scores[self._order]
         self._positives = np.flatnonzero(positive[self._order])  # places in the order, (P,)
-        # A threshold cannot part equal scores. For each positive: how many samples stand before
-        # those of its score, and how many down to the last of them; then how many positives.
+        # A threshold cannot separate equal scores. For each positive: the number of samples before
+        # those with its score, and up to the last of them; then the number of positives.
         starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
         tie = np.searchsorted(starts, self._positives, side="right") - 1
         self._before, self._down_to = starts[tie], np.append(starts[1:], len(ranked))[tie]
@@ -32,17 +32,17 @@ class Ranking:
         self._ties = bool((self._down_to > self._before + 1).any())
 
     def areas(self, counts: Counts) -> tuple[Floats, Floats]:
-        """(ROC area, PR area), each (R,), where sample n stands `counts[r, n]` times in resample r.
+        """(ROC area, PR area), each (R,), where sample n is in resample r `counts[r, n]` times.
 
         The PR area is the average precision: the mean precision over the recall that each threshold
-        adds, without interpolation. Both are NaN where the class or the rest does not occur.
+        adds, without interpolation. Both are NaN if the class or the rest does not occur.
         """
         ranked = np.take(counts, self._order, axis=1)  # (R, N)
         drawn = np.take(ranked, self._positives, axis=1)  # (R, P)
         all_above, hits = _sums(ranked), _sums(drawn)  # from none to all: (R, N + 1), (R, P + 1)
         num_positive, num_negative = hits[:, -1], all_above[:, -1] - hits[:, -1]
         taken = np.take(all_above, self._down_to, axis=1)  # at the threshold, (R, P)
-        # Twice the negatives above each positive, counting those level with it half.
+        # Twice the negatives above each positive; those with the same score count half.
         if self._ties:
             above = np.take(all_above, self._before, axis=1)
             above -= np.take(hits, self._positives_before, axis=1)
@@ -53,9 +53,9 @@ class Ranking:
             above = 2 * (taken - hits)
         pairs = np.asarray(num_positive, dtype=np.float64) * num_negative
         with np.errstate(invalid="ignore", divide="ignore"):
-            # Nothing was taken only before the first sample that was drawn: that adds nothing.
+            # `taken` is 0 only before the first drawn sample, where `drawn` is 0 too.
             pr = np.einsum("rp,rp->r", drawn, hits / np.maximum(taken, 1)) / num_positive
-            # Whole numbers below 2^53: float64 adds them exactly.
+            # Integers below 2^53, which float64 adds exactly.
             roc = (pairs - np.einsum("rp,rp->r", drawn, above, dtype=np.float64) / 2) / pairs
         undefined = pairs == 0
         return np.where(undefined, np.nan, roc), np.where(undefined, np.nan, pr)
@@ -76,7 +76,7 @@ def rankings(probs: Floats, labels: NDArray[np.int64]) -> list[Ranking]:
 def area_scores(
     ranked: list[Ranking], label_names: tuple[str, ...], counts: Counts
 ) -> dict[str, Floats]:
-    """`roc_auc` and `pr_auc`, the means over the classes that have one, and one for each class."""
+    """`roc_auc` and `pr_auc`, means over the classes where they are defined, and per class."""
     pairs = [ranking.areas(counts) for ranking in ranked]
     scores: dict[str, Floats] = {}
     for place, name in enumerate(("roc_auc", "pr_auc")):

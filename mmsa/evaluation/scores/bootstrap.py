@@ -1,8 +1,8 @@
-"""Percentile bootstrap over duplicate groups, seeded: what a score would be on other such samples.
+"""Seeded percentile bootstrap over duplicate groups: how a score varies over other samples.
 
-Duplicates are not independent, so whole groups are drawn: G of the G groups with replacement, and a
-group brings all its samples. Two models that are resampled with the same seed over the same samples
-see the same resamples, so their scores can be subtracted pair by pair.
+Duplicates are not independent, so whole groups are drawn: G of the G groups with replacement, each
+with all its samples. Models resampled with the same seed over the same samples share their
+resamples, so their scores can be subtracted resample by resample.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 AREA_RESAMPLES = 2_000
 SEED = 0
-_CHUNK_BYTES = 32 << 20  # of counts for a matrix product
-_COUNTED_AT_ONCE = 1 << 15  # groups: few calls for small splits, counters in a cache for large
-_CACHED_BYTES = 2 << 20  # of counts that are sorted and added up, which is quicker in a cache
+_CHUNK_BYTES = 32 << 20  # counts per matrix product
+_COUNTED_AT_ONCE = (
+    1 << 15
+)  # groups: few calls for small splits, counters that fit a cache for large ones
+_CACHED_BYTES = 2 << 20  # counts that are sorted and added up, which is faster in cache
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,14 @@ class Bootstrap:
 
     @classmethod
     def of(cls, groups: ArrayLike, **settings: int) -> Bootstrap:
-        """Of any group ids (N,); the samples must stand in a fixed order, that of their keys."""
+        """Resamples for any group ids (N,), in a fixed order of the samples: sorted by key."""
         _, first, codes = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
         return cls(codes.reshape(-1).astype(np.int64), len(first), **settings)
 
     def counts(
         self, resamples: int, chunk_bytes: int = _CHUNK_BYTES, dtype: Any = np.float64
     ) -> Iterator[NDArray[Any]]:
-        """How often each group is drawn, chunks of (R', G); a row does not depend on the chunks."""
+        """How often each group is drawn, in chunks (R', G); rows do not depend on the chunks."""
         random = np.random.default_rng(self.seed)
         rows = max(1, chunk_bytes // (8 * self.num_groups))
         for start in range(0, resamples, rows):
@@ -56,7 +58,7 @@ class Bootstrap:
             yield chunk
 
     def _count(self, random: np.random.Generator, rows: int) -> NDArray[np.int64]:
-        """Draws of `rows` resamples, counted: (rows, G)."""
+        """Draw `rows` resamples and count each group: (rows, G)."""
         shape = (rows, self.num_groups)
         drawn = random.integers(0, self.num_groups, shape, dtype=np.uint32)
         places = drawn + np.arange(rows)[:, None] * self.num_groups
@@ -64,30 +66,28 @@ class Bootstrap:
         return counted.reshape(shape)
 
     def sums(self, values: Floats) -> Floats:
-        """The sums (R, K) over each resample of `values` (N, K), what each sample adds."""
-        # Equal columns are added up once: bins without samples, cells of one model at two
-        # temperatures.
+        """Sums (R, K) over each resample of `values` (N, K), the contributions of the samples."""
+        # Equal columns are summed once: empty bins, cells of one model at two temperatures.
         distinct: dict[bytes, int] = {}
         contents = [column.tobytes() for column in np.ascontiguousarray(values.T)]
         places = [distinct.setdefault(content, len(distinct)) for content in contents]
         columns = np.stack([np.frombuffer(content) for content in distinct], axis=1)
         per_group = np.zeros((self.num_groups, columns.shape[1]))
         np.add.at(per_group, self.groups, columns)
-        with threadpool_limits(1, user_api="blas"):  # between products threads would spin
+        with threadpool_limits(1, user_api="blas"):  # BLAS threads would spin between products
             sums = np.concatenate([counts @ per_group for counts in self.counts(self.resamples)])
         return sums[:, places]
 
     def sample_counts(self) -> Iterator[NDArray[np.int64]]:
-        """How often each sample stands in a resample of those for areas, chunks of (R', N)."""
+        """How often each sample is in each resample for areas, in chunks (R', N)."""
         for counts in self.counts(self.area_resamples, _CACHED_BYTES, np.int64):
             yield np.take(counts, self.groups, axis=1)
 
 
 def interval(values: Floats, level: float = LEVEL) -> tuple[float, float] | None:
-    """The percentiles that enclose `level` of `values` (R,); None where none is defined.
+    """The percentiles that enclose `level` of `values` (R,); None if all are NaN.
 
-    A score that some resamples do not have (an area without samples of its class) is judged by
-    those that have it.
+    Resamples in which the score is undefined (an area without samples of its class) are ignored.
     """
     defined = values[~np.isnan(values)]
     if not len(defined):
@@ -99,7 +99,7 @@ def interval(values: Floats, level: float = LEVEL) -> tuple[float, float] | None
 def two_sided_p(differences: Floats) -> float:
     """The p-value of "no difference" from resampled differences (R,): twice the smaller tail.
 
-    Counted with the observed one (Davison and Hinkley 1997, 4.2): never 0, at least 2 / (R + 1).
+    The observed difference is counted too (Davison and Hinkley 1997, 4.2): p >= 2 / (R + 1).
     """
     defined = differences[~np.isnan(differences)]
     below, above = int((defined <= 0).sum()), int((defined >= 0).sum())

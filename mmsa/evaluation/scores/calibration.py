@@ -1,7 +1,7 @@
-"""Calibration: one temperature, fitted on validation, that divides the logits; and its diagram.
+"""Calibration: a temperature, fitted on validation, that divides the logits; reliability diagrams.
 
-A temperature changes no prediction, only how sure the model says it is (Guo et al., ICML 2017). It
-lies in the export as `calibration.json`; prediction and `predictions.jsonl` use it.
+A temperature changes no prediction, only its confidence (Guo et al., ICML 2017). It is stored in
+the export as `calibration.json`; prediction and `predictions.jsonl` use it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import Predictions, log_probabilities, probabilities, rounded
 from mmsa.evaluation.scores.sums import CALIBRATION_BINS, confidence_bins
 
-_RANGE = (0.05, 20.0)  # beyond, the split has no sample that holds the temperature
+_RANGE = (0.05, 20.0)  # outside, no sample of the split constrains the temperature
 
 
 def fit(predictions: Predictions, *, split: str, shards_digest: str) -> Calibration:
-    """The temperature with the least log loss; `UserError` on any split but validation."""
+    """Fit the temperature with the lowest log loss; `UserError` for any split but validation."""
     from scipy.optimize import minimize_scalar
 
     if split != FITTED_ON:
@@ -30,11 +30,11 @@ def fit(predictions: Predictions, *, split: str, shards_digest: str) -> Calibrat
             f"--split {FITTED_ON}"
         )
     low, high = map(math.log, _RANGE)
-    # Convex in 1/T, so the bounded search cannot end in a second minimum.
-    found = minimize_scalar(
+    # Convex in 1/T, so there is no second minimum to end in.
+    minimum = minimize_scalar(
         lambda x: _loss(predictions, math.exp(x)), bounds=(low, high), method="bounded"
     )
-    temperature = float(rounded(math.exp(found.x)))
+    temperature = float(rounded(math.exp(minimum.x)))
     return Calibration(
         temperature=temperature,
         fitted_on=split,
@@ -52,9 +52,9 @@ def _loss(predictions: Predictions, temperature: float) -> float:
 
 
 def reliability(predictions: Predictions, temperature: float = 1.0) -> list[Mapping[str, Any]]:
-    """The bins of a reliability diagram that hold samples, by rising confidence.
+    """The non-empty bins of a reliability diagram, by increasing confidence.
 
-    Each: `from` and `to`, its edges; `num_samples`; `confidence`, their mean; `accuracy`.
+    Each has its edges `from` and `to`, `num_samples`, the mean `confidence` and the `accuracy`.
     """
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
     confidence = probs[np.arange(len(probs)), predictions.predicted]

@@ -1,7 +1,7 @@
-"""From logits and labels to the numbers of a report: pure, in float64, the same at any world size.
+"""From logits and labels to metrics: pure functions in float64, the same at any world size.
 
-N samples, C classes. Two classes may share one logit, (N, 1): it speaks for the second class. All
-else is scikit-learn's; what is ours is the order (by key), the loss and the rounding.
+N samples, C classes. Two classes may share one logit, (N, 1), that of the second class. The metrics
+are scikit-learn's; the order (by key), the loss and the rounding are ours.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmsa.errors import UserError
 
-SIGNIFICANT_DIGITS = 6  # written to files; float64 sums differ in the 15th at most
+SIGNIFICANT_DIGITS = 6  # in files; float64 sums differ at most in the 15th
 
-# Names for `train.select_by`; of all of them but `loss` more is better.
+# Names for `train.select_by`; more is better for all of them except `loss`.
 METRIC_NAMES: tuple[str, ...] = (
     "weighted_f1",
     "macro_f1",
@@ -36,11 +36,11 @@ METRIC_NAMES: tuple[str, ...] = (
 class Predictions:
     """One row per sample of a split, sorted by key.
 
-    `labels` (N,) int64 counts into `label_names` (C names); `logits` is (N, C) float32, or (N, 1)
-    for two classes with one logit. The arrays are copies that cannot be written to.
+    `labels` (N,) int64 are indices into `label_names` (C names); `logits` is (N, C) float32, or
+    (N, 1) for two classes with one logit. The arrays are read-only copies.
 
-    Raises `UserError` for no sample at all, a key that stands twice and logits that are no finite
-    number, each with the key; `ValueError` (a mistake of the caller) for anything else.
+    Raises `UserError`, with the key, for a duplicate key or logits that are not finite, and if
+    there is no sample; `ValueError` (a mistake of the caller) for anything else.
     """
 
     keys: list[str]
@@ -68,7 +68,7 @@ class Predictions:
         logits: ArrayLike,
         label_names: Sequence[str],
     ) -> Predictions:
-        """The same rows in any order, sorted by key here; raises as the class does."""
+        """From rows in any order, which are sorted by key; raises as the class does."""
         order = sorted(range(len(keys)), key=keys.__getitem__)
         return cls(
             [keys[row] for row in order],
@@ -79,7 +79,7 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The predicted labels, (N,): the largest logit; of equal ones the first class."""
+        """The predicted labels, (N,): the largest logit, the first class of equal ones."""
         if self.logits.shape[1] == 1:
             return (self.logits[:, 0] > 0).astype(np.int64)
         return self.logits.argmax(axis=1).astype(np.int64)
@@ -87,7 +87,7 @@ class Predictions:
     def _check_shapes(self) -> None:
         num_samples, num_classes = len(self.keys), len(self.label_names)
         if num_samples == 0:
-            raise UserError("there is no prediction to report on: the split has no samples")
+            raise UserError("there are no predictions to report on: the split has no samples")
         if num_classes < 2 or len(set(self.label_names)) != num_classes:
             raise ValueError(f"label names {self.label_names}: expected at least two distinct ones")
         if self.labels.shape != (num_samples,):
@@ -103,11 +103,11 @@ class Predictions:
         for before, after in zip(self.keys, self.keys[1:], strict=False):
             if before == after:
                 raise UserError(
-                    f"the key '{after}' stands twice in the predictions; each sample counts once. "
-                    "Pack the shards again if they hold it twice"
+                    f"the key '{after}' occurs twice in the predictions; each sample must count "
+                    "once. Pack the shards again if it occurs twice in them"
                 )
             if before > after:
-                raise ValueError(f"keys are not sorted: '{after}' stands behind '{before}'")
+                raise ValueError(f"keys are not sorted: '{after}' follows '{before}'")
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.label_names)))
         if len(wrong):
             raise ValueError(
@@ -117,8 +117,8 @@ class Predictions:
         broken = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
         if len(broken):
             raise UserError(
-                f"{len(broken)} of {len(self.keys)} samples have logits that are no finite "
-                f"numbers, the first is '{self.keys[broken[0]]}'. The model has diverged or its "
+                f"{len(broken)} of {len(self.keys)} samples have logits that are not finite, "
+                f"the first is '{self.keys[broken[0]]}'. The model has diverged or its "
                 "precision is too low: take an earlier checkpoint, lower the learning rates, or "
                 "use bf16 or full precision in place of fp16"
             )
@@ -127,7 +127,7 @@ class Predictions:
 def log_probabilities(logits: ArrayLike) -> NDArray[np.float64]:
     """Natural logarithms of the probabilities, (N, C) float64, from logits (N, C) or (N, 1).
 
-    Stable: no exponential of a large number is ever taken.
+    Numerically stable: never takes the exponential of a large number.
     """
     wide = np.asarray(logits, dtype=np.float64)
     if wide.shape[1] == 1:
@@ -149,12 +149,12 @@ def compute_metrics(
 
     `num_samples`; `loss`, the mean cross-entropy in nats (of one logit: binary cross-entropy)
     without class weights or label smoothing; `accuracy`; `macro` and `weighted`, each precision,
-    recall and f1 (of the class means, weighted by support); `per_class` by label name, the three
-    and `support`; `confusion_matrix`, rows true, columns predicted. What is undefined for want of
-    samples counts as 0, in the macro mean too (scikit-learn, zero_division=0).
+    recall and f1 (means over classes, plain and weighted by support); `per_class` by label name,
+    these three and `support`; `confusion_matrix`, rows true, columns predicted. Metrics undefined
+    for lack of samples count as 0, in the macro mean too (scikit-learn, zero_division=0).
 
-    With class `weights` (C,) there is also `class_weighted_loss`, the sum of weighted losses over
-    N, the rule of training (docs/architecture.md).
+    With class `weights` (C,) there is also `class_weighted_loss`: the sum of the weighted losses
+    divided by N, as in training (docs/architecture.md).
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -181,7 +181,7 @@ def _losses(
 ) -> dict[str, float]:
     rows = np.arange(len(predictions.labels))
     losses = -log_probabilities(predictions.logits)[rows, predictions.labels]  # (N,)
-    # fsum rounds once: the sum does not depend on how numpy was built to add.
+    # fsum rounds once, so the sum does not depend on how numpy was built.
     named = {"loss": math.fsum(losses) / len(losses)}
     if weights is not None:
         per_class = np.asarray(weights, dtype=np.float64)
@@ -198,7 +198,7 @@ def _named(precision: float, recall: float, f1: float) -> dict[str, float]:
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of `compute_metrics` under flat names, for TensorBoard and `metrics.jsonl`.
+    """The metrics of `compute_metrics` by flat name, for TensorBoard and `metrics.jsonl`.
 
     `loss`, `accuracy`, `macro_f1`, `weighted_recall`, ..., and per class `f1/negative`, ...
     """
@@ -211,7 +211,7 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def metric_problem(name: str) -> str | None:
-    """What is wrong with `name` as the metric that selects the best export; None if nothing."""
+    """Why `name` cannot select the best export, or None if it can."""
     if name in METRIC_NAMES:
         return None
     near = difflib.get_close_matches(name, METRIC_NAMES, n=1, cutoff=0.5)
@@ -220,9 +220,9 @@ def metric_problem(name: str) -> str | None:
 
 
 def selection_value(metrics: Mapping[str, Any], name: str) -> float:
-    """The value by which the best is chosen: more is always better, so `loss` comes negated.
+    """The value that selects the best export: more is better, so `loss` is negated.
 
-    Raises `UserError` for a name that `metric_problem` does not accept.
+    Raises `UserError` for a name that `metric_problem` rejects.
     """
     problem = metric_problem(name)
     if problem:
@@ -232,7 +232,7 @@ def selection_value(metrics: Mapping[str, Any], name: str) -> float:
 
 
 def rounded(value: Any) -> Any:
-    """`value` with each float in it, however deep, at 6 significant digits; tuples become lists."""
+    """`value` with all floats, at any depth, rounded to 6 digits; tuples become lists."""
     if isinstance(value, Mapping):
         return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

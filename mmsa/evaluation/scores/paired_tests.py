@@ -1,4 +1,4 @@
-"""Tests on pairs of models over the same samples, and what holds for several of them."""
+"""Tests on pairs of models over the same samples, corrections and repetitions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mmsa.evaluation.scores.bootstrap import LEVEL
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """Exact McNemar test of two models that are right (N,) on the same samples.
+    """Exact McNemar test of two models from their correct answers (N,) on the same samples.
 
-    Returns how many samples the first alone has right, how many the second alone, and the two-sided
+    Returns how many samples only the first has right, how many only the second, and the two-sided
     p-value of "equally many": a binomial test of the samples on which they differ (McNemar 1947).
     """
     from scipy.stats import binomtest
@@ -22,12 +22,12 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[int, i
     first_only, second_only = int((first & ~second).sum()), int((second & ~first).sum())
     if first_only + second_only == 0:
         return 0, 0, 1.0
-    found = binomtest(first_only, first_only + second_only, 0.5)
-    return first_only, second_only, float(found.pvalue)
+    test = binomtest(first_only, first_only + second_only, 0.5)
+    return first_only, second_only, float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being several (Holm 1979), in the same order."""
+    """The p-values corrected for multiple tests (Holm 1979), in the same order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -40,7 +40,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def spread(values: Sequence[float], level: float = LEVEL) -> dict[str, float | None]:
     """Mean, deviation (of the sample, n - 1) and Student's interval of the mean over repetitions.
 
-    One repetition has a mean alone.
+    A single repetition has only a mean.
     """
     from scipy.stats import t
 

@@ -1,4 +1,4 @@
-"""What scores are called, and how they are written: words and aligned columns."""
+"""How scores are named and printed: titles, intervals and aligned columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mmsa.evaluation.scores.metrics import Predictions
 
-# Flat names of scores -> what a reader calls them, in the order of a summary.
+# Flat names of scores -> titles, in the order of a summary.
 SCORE_TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -23,7 +23,7 @@ SCORE_TITLES = {
 
 
 def title_of(score: str) -> str:
-    """The words for a flat name: `f1/neutral` is "F1 of neutral"."""
+    """The title of a flat name: "F1 of neutral" for `f1/neutral`."""
     name, slash, label = score.partition("/")
     if slash:
         short = {"f1": "F1", "roc_auc": "ROC area", "pr_auc": "PR area"}.get(name, name)
@@ -32,7 +32,7 @@ def title_of(score: str) -> str:
 
 
 def with_interval(score: Mapping[str, Any], signed: bool = False) -> str:
-    """`0.6821 [0.6332, 0.7310]`; a dash for what is undefined."""
+    """`0.6821 [0.6332, 0.7310]`; a dash if undefined."""
     if score["value"] is None:
         return "-"
     shown = f"{score['value']:{'+' if signed else ''}.4f}"
@@ -42,7 +42,7 @@ def with_interval(score: Mapping[str, Any], signed: bool = False) -> str:
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of aligned columns, two blanks apart; the first column left, the others right."""
+    """Lines of aligned columns, two spaces apart; the first left-aligned, the others right."""
     table = [list(row) for row in rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return [

@@ -1,4 +1,4 @@
-"""The scores of some predictions, each with its interval."""
+"""The scores of a set of predictions, each with its interval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AREAS = ("roc_auc", "pr_auc")
 
 @dataclass(frozen=True)
 class Score:
-    """A score and its 95 % interval; None where it is undefined for want of samples."""
+    """A score and its 95 % interval; None if undefined for lack of samples."""
 
     value: float | None
     low: float | None = None
@@ -39,22 +39,23 @@ def score_table(
     temperature: float = 1.0,
     resampled: Resampled | None = None,
 ) -> ScoreTable:
-    """Every score by its flat name; without `bootstrap` no intervals.
+    """Every score by its flat name; without `bootstrap` there are no intervals.
 
-    `resampled` are those of `resampled_scores` for these predictions, where the caller has them.
-
-    `areas` adds `roc_auc` and `pr_auc`, whose intervals come from the first of the resamples. They
-    do not depend on `temperature` (of one class: a monotone function; of several: nearly).
+    `resampled` is the result of `resampled_scores` for these predictions, if the caller has it.
+    `areas` adds `roc_auc` and `pr_auc`, whose intervals use only the first resamples. They hardly
+    depend on `temperature`: not at all for two classes, where it is a monotone function.
     """
-    found = summands(predictions, temperature=temperature)
-    values = dict(scores_of_sums(found.values.sum(axis=0, keepdims=True), found.label_names))
+    contributions = summands(predictions, temperature=temperature)
+    values = dict(
+        scores_of_sums(contributions.values.sum(axis=0, keepdims=True), contributions.label_names)
+    )
     drawn: Resampled = {}
     if bootstrap is not None:
-        drawn |= resampled or resampled_scores([found], bootstrap)[0]
+        drawn |= resampled or resampled_scores([contributions], bootstrap)[0]
     if areas:
         probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
         ranked = rankings(probs, predictions.labels)
-        names = found.label_names
+        names = contributions.label_names
         values |= area_scores(ranked, names, np.ones((1, len(predictions.labels)), dtype=np.int64))
         if bootstrap is not None:
             chunks = [area_scores(ranked, names, counts) for counts in bootstrap.sample_counts()]
@@ -62,25 +63,25 @@ def score_table(
     return {name: _score(values[name], drawn.get(name)) for name in values}
 
 
-def resampled_scores(found: Sequence[Summands], bootstrap: Bootstrap) -> list[Resampled]:
-    """The scores, each (R,), of several predictions of the same samples on the same resamples."""
-    width = found[0].values.shape[1]
-    sums = bootstrap.sums(np.concatenate([one.values for one in found], axis=1))
+def resampled_scores(several: Sequence[Summands], bootstrap: Bootstrap) -> list[Resampled]:
+    """The scores, each (R,), of several sets of predictions, all on the same resamples."""
+    width = several[0].values.shape[1]
+    sums = bootstrap.sums(np.concatenate([one.values for one in several], axis=1))
     return [
         scores_of_sums(sums[:, i * width : (i + 1) * width], one.label_names)
-        for i, one in enumerate(found)
+        for i, one in enumerate(several)
     ]
 
 
 def _score(value: NDArray[np.float64], resampled: NDArray[np.float64] | None) -> Score:
     if math.isnan(value[0]):
         return Score(None)
-    enclosing = None if resampled is None else interval(resampled)
-    return Score(float(value[0]), *(enclosing or (None, None)))
+    low_high = None if resampled is None else interval(resampled)
+    return Score(float(value[0]), *(low_high or (None, None)))
 
 
 def as_json(table: Mapping[str, Score]) -> dict[str, Any]:
-    """name -> {value, low, high}; the last two only where there are intervals."""
+    """name -> {value, low, high}; the last two only if there is an interval."""
     return {
         name: {
             key: part for key, part in asdict(score).items() if key == "value" or part is not None
@@ -90,7 +91,7 @@ def as_json(table: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def bootstrap_facts(bootstrap: Bootstrap) -> dict[str, Any]:
-    """How the intervals came about, for `metrics.json`."""
+    """How the intervals were computed, for `metrics.json`."""
     return {
         "method": "percentile bootstrap over duplicate groups",
         "level": LEVEL,

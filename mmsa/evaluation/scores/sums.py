@@ -1,12 +1,12 @@
-"""Every score of a report as a function of sums over samples, for many resamples at once.
+"""Every score except the areas as a function of sums over samples, for many resamples at once.
 
-N samples, C classes, K summands, R resamples. A sample brings K numbers: a one in its cell of the
-confusion matrix, its log loss, its Brier score and, in the bin of its confidence, right minus
-confidence. Each score but the areas is a function of their sums, so 10,000 resamples are one matrix
+N samples, C classes, K summands, R resamples. Each sample contributes K numbers: a one in its cell
+of the confusion matrix, its log loss, its Brier score and, in the bin of its confidence, correct (1
+or 0) minus confidence. The scores are functions of their sums, so 10,000 resamples are one matrix
 product. The areas under curves are in `areas.py`.
 
 All numbers are multiples of a power of two, small enough that float64 adds them without rounding:
-the sums do not depend on the order of adding, on threads or on the machine.
+the sums do not depend on the order of addition, on threads or on the machine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mmsa.evaluation.scores.metrics import Predictions, log_probabilities
 
 Floats = NDArray[np.float64]
 
-CALIBRATION_BINS = 15  # of equal width, by the confidence: as Guo et al. (ICML 2017)
+CALIBRATION_BINS = 15  # of equal width in confidence, as in Guo et al. (ICML 2017)
 _MANTISSA_BITS = 52
 
-# Flat names of the scores with one value for all classes together, as reports list them.
+# Flat names of the scores over all classes, in the order of reports.
 OVERALL = (
     "accuracy",
     "balanced_accuracy",
@@ -45,14 +45,14 @@ SMALLER_IS_BETTER = frozenset({"loss", "brier", "ece"})
 
 @dataclass(frozen=True)
 class Summands:
-    """`values` (N, K): what each sample adds. The columns: C x C cells, loss, Brier, bins."""
+    """Contributions of the samples, `values` (N, K). Columns: C x C cells, loss, Brier, bins."""
 
     values: Floats
     label_names: tuple[str, ...]
 
 
 def summands(predictions: Predictions, *, temperature: float = 1.0) -> Summands:
-    """What each sample adds to the sums; `temperature` divides the logits first."""
+    """What each sample contributes to the sums; `temperature` divides the logits first."""
     num_samples, num_classes = len(predictions.labels), len(predictions.label_names)
     rows = np.arange(num_samples)
     log_probs = log_probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
@@ -72,16 +72,16 @@ def summands(predictions: Predictions, *, temperature: float = 1.0) -> Summands:
 
 
 def confidence_bins(confidence: Floats) -> NDArray[np.int64]:
-    """The bin of each confidence (N,): bin b holds those above b/B and up to (b + 1)/B."""
+    """The bin of each confidence (N,): bin b is above b/B and up to (b + 1)/B."""
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1
     return np.clip(bins, 0, CALIBRATION_BINS - 1)
 
 
 def _on_grid(values: Floats) -> Floats:
-    """`values` rounded to a power of two fine enough to lose nothing that is reported.
+    """`values` rounded to multiples of a power of two, finer than anything that is reported.
 
-    A resample adds at most N numbers of at most the largest, twice over for a group drawn often:
-    4 N of them fit the mantissa.
+    The mantissa has room for 4 N of the largest value: a resample adds about N numbers, and a group
+    that is drawn often adds more.
     """
     largest = float(np.abs(values).max(initial=0.0))
     if largest == 0.0:
@@ -93,7 +93,7 @@ def _on_grid(values: Floats) -> Floats:
 def scores_of_sums(sums: Floats, label_names: Sequence[str]) -> dict[str, Floats]:
     """The scores, each (R,), of `sums` (R, K): those in `OVERALL`, and three per class.
 
-    What is undefined for want of samples counts as 0, as in `compute_metrics`; balanced accuracy is
+    Scores undefined for lack of samples count as 0, as in `compute_metrics`; balanced accuracy is
     the mean recall of the classes that occur, as in scikit-learn.
     """
     num_classes = len(label_names)
@@ -127,7 +127,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def _matthews(hits: Floats, totals: Floats, support: Floats, chosen: Floats) -> Floats:
-    """Matthews' coefficient for several classes (Gorodkin 2004), 0 where it is undefined."""
+    """Matthews' coefficient for several classes (Gorodkin 2004), 0 if undefined."""
     covariance = hits * totals - (support * chosen).sum(axis=1)
     spread = (totals**2 - (support**2).sum(axis=1)) * (totals**2 - (chosen**2).sum(axis=1))
     return _ratio(covariance, np.sqrt(spread))

@@ -1,1 +1,1 @@
-"""`report.html`: one file that shows an evaluation, with nothing to be fetched from elsewhere."""
+"""`report.html`: a self-contained page that shows one evaluation."""

@@ -1,4 +1,4 @@
-"""The charts of a page, as SVG text. The same input gives the same bytes (see report/plots.py)."""
+"""The charts of the page as SVG text. The same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from mmsa.evaluation.scores.metrics import Predictions, probabilities
 
-# Told apart also by people who do not see all colours (Okabe and Ito 2008).
+# Distinguishable with colour blindness (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
-_POINTS = 200  # of a curve: more cannot be seen
+_POINTS = 200  # per curve; more would not be visible
 _SIZE = (4.4, 3.6)  # inches
 
 
@@ -37,7 +37,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
 
 
 def curves(predictions: Predictions, kind: str) -> str:
-    """One-vs-rest curves of every class that occurs; `kind` is roc or pr."""
+    """One-vs-rest curves of every class that occurs; `kind` is "roc" or "pr"."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     probs = probabilities(predictions.logits)
@@ -65,7 +65,7 @@ def curves(predictions: Predictions, kind: str) -> str:
 
 
 def reliability(calibration: Mapping[str, Any]) -> str:
-    """Accuracy by confidence, as trained and with the temperature."""
+    """Accuracy against confidence, without and with the temperature."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
@@ -87,7 +87,7 @@ def reliability(calibration: Mapping[str, Any]) -> str:
 
 
 def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
-    """Precision, recall and F1 of each class with their intervals."""
+    """Precision, recall and F1 of each class, with intervals."""
     width = 0.26
 
     def draw(axes: Any) -> None:
@@ -97,7 +97,7 @@ def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
             low = np.array([one.get("low", one["value"]) for one in found])
             high = np.array([one.get("high", one["value"]) for one in found])
             across = np.arange(len(label_names)) + (place - 1) * width
-            # A percentile interval need not hold the value itself.
+            # A percentile interval need not contain the value itself.
             errors = np.maximum([values - low, high - values], 0)
             axes.bar(
                 across, values, width * 0.92, color=COLOURS[place], label=name.replace("f1", "F1")
@@ -111,7 +111,7 @@ def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Title -> chart of the run's `metrics.jsonl`; empty where there is nothing to show."""
+    """Title -> chart of the run's `metrics.jsonl`; empty if there is nothing to show."""
     train = [line for line in lines if line.get("kind") == "train"]
     validation = [line for line in lines if line.get("kind") == "validation"]
     charts = {}
@@ -141,7 +141,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Any, Any]:
-    """At most `_POINTS` points, evenly taken."""
+    """At most `_POINTS` points, evenly spaced."""
     if not steps:
         return [], []
     kept = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
@@ -149,5 +149,5 @@ def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Any, Any]:
 
 
 def _plain(name: str) -> str:
-    """A class name that matplotlib does not read as mathematics."""
+    """A class name that matplotlib does not parse as mathematics."""
     return name.replace("$", r"\$")

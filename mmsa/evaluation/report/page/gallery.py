@@ -1,9 +1,10 @@
-"""The samples that a page shows: the most confident errors, and the most uncertain ones."""
+"""The samples shown on the page: the most confident errors and the most uncertain samples."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,25 +22,25 @@ _SIDE_PX = 160
 _QUALITY = 70
 
 
-def chosen(predictions: Predictions, temperature: float = 1.0) -> list[tuple[int, str]]:
-    """(row, kind) of the shown samples; `kind` is error or uncertain, a row stands once.
+def choose_samples(predictions: Predictions, temperature: float = 1.0) -> list[tuple[int, str]]:
+    """(row, kind) of the samples shown; `kind` is "error" or "uncertain", each row occurs once.
 
-    Errors are taken from every pair of true and predicted class in turn, the most confident first,
-    so that a rare confusion can be looked at beside a frequent one. Uncertain are the samples,
-    right or wrong, whose two likeliest classes are closest.
+    Errors are taken round-robin from all pairs of true and predicted class, the most confident
+    first, so that rare confusions are shown as well as frequent ones. Uncertain samples, right or
+    wrong, are those whose two most likely classes are closest.
     """
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
     confidence = probs.max(axis=1)
     predicted = predictions.predicted
     wrong = np.flatnonzero(predicted != predictions.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    turn: dict[tuple[int, int], int] = {}
-    turns = []
+    seen: Counter[tuple[int, int]] = Counter()  # errors so far of each (true, predicted)
+    rounds = []
     for row in wrong.tolist():
         pair = (int(predictions.labels[row]), int(predicted[row]))
-        turns.append(turn.setdefault(pair, 0))
-        turn[pair] += 1
-    errors = wrong[np.argsort(turns, kind="stable")][:MAX_ERRORS]
+        rounds.append(seen[pair])
+        seen[pair] += 1
+    errors = wrong[np.argsort(rounds, kind="stable")][:MAX_ERRORS]
     errors = errors[np.argsort(-confidence[errors], kind="stable")]
     ordered = np.sort(probs, axis=1)
     margins = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")
@@ -56,36 +57,36 @@ def cards(
     temperature: float,
     private: bool,
 ) -> list[dict[str, Any]]:
-    """What the page knows of each shown sample; `private` leaves text and picture out."""
+    """The data of each sample shown; `private` leaves out text and image."""
     names, predicted = predictions.label_names, predictions.predicted
     probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
-    found = []
-    for row, kind in chosen(predictions, temperature):
-        one = facts[row]
+    shown = []
+    for row, kind in choose_samples(predictions, temperature):
+        sample = facts[row]
         card: dict[str, Any] = {
             "kind": kind,
-            "key": one.key,
+            "key": sample.key,
             "true": names[predictions.labels[row]],
             "predicted": names[predicted[row]],
             "probabilities": [float(f"{value:.4f}") for value in rounded(probs[row].tolist())],
-            "text_label": one.text_label,
-            "image_label": one.image_label,
+            "text_label": sample.text_label,
+            "image_label": sample.image_label,
         }
         if not private:
-            card |= {"text": one.text, "picture": thumbnail(reader.read(*one.place).image)}
-        found.append(card)
-    return found
+            card |= {"text": sample.text, "picture": thumbnail(reader.read(*sample.place).image)}
+        shown.append(card)
+    return shown
 
 
 def thumbnail(content: Content) -> str | None:
-    """A data URL of a small JPEG; None where the bytes are no picture."""
+    """A data URL of a small JPEG; None if the bytes are not an image."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            opened.draft("RGB", (2 * _SIDE_PX, 2 * _SIDE_PX))  # decodes a large JPEG smaller
-            picture = opened.convert("RGB")
+            opened.draft("RGB", (2 * _SIDE_PX, 2 * _SIDE_PX))  # decodes large JPEGs smaller
+            image = opened.convert("RGB")
     except OSError:
         return None
-    picture.thumbnail((_SIDE_PX, _SIDE_PX))
+    image.thumbnail((_SIDE_PX, _SIDE_PX))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY)
+    image.save(buffer, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""From findings to the text of `report.html`."""
+"""Render the findings as `report.html`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.modality_audit.audit import LOST, OF_THE_IMAGE, answers
+from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, answers
 from mmsa.evaluation.report.page import charts
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
@@ -18,7 +18,7 @@ _TEMPLATE = Path(__file__).parent / "report.html.j2"
 
 def render(
     predictions: Predictions,
-    found: Mapping[str, Any],
+    findings: Mapping[str, Any],
     identity: Mapping[str, Any],
     *,
     cards: Sequence[Mapping[str, Any]],
@@ -28,10 +28,10 @@ def render(
     title: str,
     private: bool,
 ) -> bytes:
-    """The page, UTF-8. Names, keys and texts are escaped: they are data, wherever they come from.
+    """The page in UTF-8. All names, keys and texts are escaped, whatever their origin.
 
-    `cards` are the shown samples, `training` the lines of the run's metrics.jsonl, `audit` the
-    content of the modality audit.
+    `cards` are the samples shown, `training` the lines of the run's metrics.jsonl, `audit` the
+    content of modality_audit.json.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -40,29 +40,29 @@ def render(
     )
     environment.filters["interval"] = with_interval
     environment.filters["title_of"] = title_of
-    matrix = found["confusion_matrix"]
+    matrix = findings["confusion_matrix"]
     names = predictions.label_names
     text = environment.get_template(_TEMPLATE.name).render(
         title=title,
-        found=found,
+        findings=findings,
         identity=rounded(dict(sorted(identity.items()))),
         names=names,
         score_titles=SCORE_TITLES,
         matrix=[
             [(count, count / sum(row) if sum(row) else None) for count in row] for row in matrix
         ],
-        per_class=charts.per_class(found["scores"], names),
+        per_class=charts.per_class(findings["scores"], names),
         roc=charts.curves(predictions, "roc"),
         pr=charts.curves(predictions, "pr"),
-        reliability=charts.reliability(found["calibration"]),
+        reliability=charts.reliability(findings["calibration"]),
         training=charts.training(training),
         audit=audit,
-        audit_scores=LOST[:-1],
+        audit_scores=COST_SCORES[:-1],
         answers=[] if audit is None else answers(audit),
-        picture_changes=[str(change) for change in OF_THE_IMAGE],
+        image_changes=[str(change) for change in IMAGE_CHANGES],
         openings=openings,
         private=private,
-        # "<" would end the script's element early where a text says "</script>".
+        # A text that contains "</script>" must not end the script element.
         data=json.dumps({"names": names, "cards": list(cards)}, ensure_ascii=False).replace(
             "<", "\\u003c"
         ),
@@ -71,7 +71,7 @@ def render(
 
 
 def read_training(home: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl that can be read; none for an export alone."""
+    """The readable lines of a run's metrics.jsonl; none for an export without a run."""
     lines = []
     try:
         content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
@@ -81,5 +81,5 @@ def read_training(home: Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(line))
         except ValueError:
-            continue  # cut by a kill
+            continue  # truncated when the run was killed
     return lines

@@ -1,7 +1,7 @@
-"""The picture of a report. Drawn without pyplot: no window system, no state shared with a caller.
+"""The confusion matrix as a PNG, drawn without pyplot: no window system, no global state.
 
-The same input gives the same bytes with the same matplotlib: neither date nor program name is
-written, and a user's own matplotlib settings are not read.
+The same input and matplotlib version give the same bytes: the file has neither date nor program
+name, and the user's matplotlib settings are not read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 _CELL_INCHES = 1.15
-_RATES_UP_TO = 10  # classes; beyond, a cell has room for its count alone
+_RATES_UP_TO = 10  # classes; with more, a cell has only room for its count
 _DPI = 150
 
 
@@ -22,7 +22,7 @@ def confusion_matrix_png(
 ) -> bytes:
     """A confusion matrix (C, C), rows true, as a PNG: counts and row rates, coloured by rate.
 
-    Rates are shares of the true class, so that a rare class can be read beside a frequent one.
+    Rates are relative to the true class, so that rare and frequent classes are equally readable.
     `title` may have several lines.
     """
     import matplotlib
@@ -63,14 +63,14 @@ def _draw(figure: Any, counts: np.ndarray, label_names: list[str], title: str) -
     axes.set_ylabel("true class", labelpad=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    # Thin white lines part the cells.
+    # Thin white lines between the cells.
     edges = np.arange(len(label_names) + 1) - 0.5
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="minor", length=0)
-    beside = axes.inset_axes((1.04, 0.0, 0.05, 1.0))  # as high as the matrix, whatever its size
-    bar = figure.colorbar(shades, cax=beside, format=PercentFormatter(xmax=1.0))
+    bar_axes = axes.inset_axes((1.04, 0.0, 0.05, 1.0))  # as high as the matrix
+    bar = figure.colorbar(shades, cax=bar_axes, format=PercentFormatter(xmax=1.0))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     axes.set_title(title, fontsize=11, pad=14, linespacing=1.5, parse_math=False)
@@ -87,6 +87,6 @@ def _write_cell(axes: Any, row: int, column: int, counts: np.ndarray, rates: np.
         column, row - (0.1 if with_rate else 0), count, fontsize=13, fontweight=weight, **place
     )
     if with_rate:
-        # Without samples there is no rate: a dash, not 0 %.
+        # Without samples the rate is undefined: a dash, not 0 %.
         rate = f"{rates[row, column]:.1%}" if counts[row].sum() else "–"
         axes.text(column, row + 0.2, rate, fontsize=9, **place)
