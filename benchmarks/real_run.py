@@ -84,7 +84,7 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
 
 
 def one_step(config: Any, run: Any, lr_scale: float = 1.0) -> Any:
-    """The real optimizer step, with what the loop does around it. Returns the loss tensor."""
+    """The real optimizer step, with what the loop does around it; the loss, on the device."""
     import train
     from mmsa.process import runtime
     from mmsa.training.optim import set_learning_rates

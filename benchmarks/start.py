@@ -115,8 +115,8 @@ def validation(shards: str, rounds: int = 3) -> dict[str, float]:
             forwards.clear()
         found = {name: 1e3 * statistics.median(values) for name, values in parts.items()}
         samples = run.num_validation_samples
-    other = [all_s - sum(values) for all_s, *values in zip(whole, *parts.values(), strict=True)]
-    return {"samples": samples, **found, "other": 1e3 * statistics.median(other)}
+    beside = [all_s - sum(values) for all_s, *values in zip(whole, *parts.values(), strict=True)]
+    return {"samples": samples, **found, "beside": 1e3 * statistics.median(beside)}
 
 
 def timed_items(items: Iterator[Any], waits: list[float]) -> Iterator[Any]:

@@ -24,7 +24,7 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(shards: Path, tmp_path
     assert told["reason"].startswith("lost contact to another rank: it died")
     assert "its machine (127.0.0.1) is gone. Rank 0 met it" in told["reason"]
     assert told["reason"].endswith("The same command goes on from the last checkpoint")
-    # The fields of `running` stay, and the line has the form of the others.
+    # What `running` told stays, and the line has the form of the others.
     assert told["num_steps"] > told["step"] >= checkpoint_steps(launch.run_dir)[-1]
     assert told["samples_per_s"] > 0
     log = (launch.run_dir / "log.txt").read_text()
