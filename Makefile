@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
-# Tests that start ranks on all cores: one after the other. The rest runs on all cores at once.
+# Tests that launch ranks on all cores run one after the other. The rest runs in parallel.
 LAUNCHING := tests/end_to_end tests/faults tests/slurm
 
 .PHONY: help install demo test lint format bench soak clean
@@ -24,7 +24,7 @@ demo: install ## made-up data, packed, trained on all GPUs or two CPU processes,
 	rm -rf $(DEMO)
 	$(BIN)/python -m launch.demo $(DEMO)
 
-test: install ## what this machine can run; MMSA_REQUIRE=shared,slurm makes missing things failures
+test: install ## the tests that this machine can run; MMSA_REQUIRE=shared,slurm fails where these are missing
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(LAUNCHING))
 	$(BIN)/python -m pytest $(LAUNCHING)
 
@@ -33,7 +33,7 @@ lint: install ## ruff, ruff format, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install ## ruff format and the fixes that ruff is sure of
+format: install ## ruff format, and the safe fixes of ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -50,5 +50,5 @@ bench: install ## the benchmarks, in their short form
 soak: install ## the long versions of the tests
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
-clean: ## remove what make made, but for .venv
+clean: ## remove everything that make created, except .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,8 +1,8 @@
-"""What the audit costs of a real training step, in CPU time of the rank.
+"""What the audit costs in a real training step, in CPU time of the rank.
 
     python -m benchmarks.audit --shards DIR [--config FILE] [--steps N] [section.key=value ...]
 
-The run is the real one (train.py), with one process; the first steps, which warm up, do not count.
+Runs train.py with one process. The first steps warm up and do not count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WARM_UP = 5
 
 
 def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    """`function`, noting the CPU seconds of each of its calls."""
+    """`function`, with the CPU seconds of each call appended to `spent`."""
 
     def call(*arguments: Any) -> Any:
         begin = time.process_time()

@@ -1,12 +1,12 @@
-"""One GPU: samples per second, model FLOP utilisation, memory, waiting for data; in 8 minutes.
+"""One GPU: samples per second, FLOP utilisation, memory, time spent waiting for data; 8 minutes.
 
     python -m benchmarks.gpu [--json FILE] [--only GROUP ...] [--shards DIR]
-    python -m benchmarks.gpu --tiny          the same way with tiny encoders, on a CPU too
+    python -m benchmarks.gpu --tiny          the same code with tiny encoders, also on a CPU
 
-Packs a made-up set by itself, then runs the real step of BERT-base and ResNet-50 on the real
-stream, each arm in a process of its own: batch sizes up to memory, DDP, ZeRO-2 and ZeRO-3 at world
-size 1, torch.compile, float32, loader workers 0 to 16. Beside it the estimate on paper for an H200:
-7,760 samples/s, which is 40 % of 790 TFLOP/s at 32 tokens.
+Packs a made-up set, then runs the real step of BERT-base and ResNet-50 on the real stream, each arm
+in its own process: batch sizes up to the memory limit, DDP, ZeRO-2 and ZeRO-3 at world size 1,
+torch.compile, float32, loader workers 0 to 16. For comparison it prints the estimate on paper for
+an H200: 7,760 samples/s, which is 40 % of 790 TFLOP/s at 32 tokens.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 from benchmarks import real_run
 
 ON_PAPER = 7760.0  # samples/s
-MVSA_SINGLE = 4511  # pairs whose text and picture do not contradict each other
+MVSA_SINGLE = 4511  # pairs whose text and image labels do not contradict each other
 GROUPS = ("batch", "engine", "compile", "precision", "workers")
 ARM_LIMIT_S = 150.0
 
 
 def arms(tiny: bool, workers: int) -> list[dict[str, Any]]:
-    """Every arm with its group; what an arm does not say is the base's."""
+    """Every arm with its group; settings that an arm does not change are those of the base."""
     base: dict[str, Any] = {"engine": "ddp", "precision": "bf16", "compile": False}
     base |= {"workers": 0 if tiny else workers, "batch": 16 if tiny else 256}
     changes: list[tuple[str, dict[str, Any]]] = []
@@ -46,7 +46,7 @@ def arms(tiny: bool, workers: int) -> list[dict[str, Any]]:
 
 
 def timed(batches: Iterator[Any], spent: list[float]) -> Iterator[Any]:
-    """`batches`, adding up the seconds that one waits for them."""
+    """`batches`, adding the seconds spent waiting for them to `spent[0]`."""
     while True:
         begin = time.perf_counter()
         batch = next(batches)
@@ -55,7 +55,7 @@ def timed(batches: Iterator[Any], spent: list[float]) -> Iterator[Any]:
 
 
 def run_arm(arm: dict[str, Any], shards: str, size: str, seconds: float) -> dict[str, Any]:
-    """Measure the real step for about `seconds`, by the clock, the device done with it."""
+    """Measure the real step for about `seconds` of wall time, device synchronised."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def run_arm(arm: dict[str, Any], shards: str, size: str, seconds: float) -> dict
         seen.clear()
         begin, steps = time.perf_counter(), 0
         while time.perf_counter() - begin < seconds:
-            for _ in range(1 if size == "tiny" else 10):  # between them the device is waited for
+            for _ in range(1 if size == "tiny" else 10):  # the device is synchronised in between
                 real_run.one_step(config, run)
                 steps += 1
             finish()
@@ -104,7 +104,7 @@ def finish() -> None:
 
 
 def in_a_process(arm: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The arm under its launcher; one that fails (no memory left, say) tells its last words."""
+    """The arm under its launcher; a failed one (out of memory, say) reports its last error."""
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
     launch += ["--main_process_port", "0"]
     launch += ["--config_file", f"launch/accelerate/{arm['engine']}.yaml", "-m", "benchmarks.gpu"]
@@ -116,13 +116,13 @@ def in_a_process(arm: dict[str, Any], options: argparse.Namespace) -> dict[str, 
             command, env=environment, capture_output=True, text=True, timeout=ARM_LIMIT_S
         )
     except subprocess.TimeoutExpired:
-        return {**arm, "failed": f"not done after {ARM_LIMIT_S:.0f} s"}
+        return {**arm, "failed": f"not finished after {ARM_LIMIT_S:.0f} s"}
     lines = [line for line in ended.stdout.splitlines() if line.startswith('{"group"')]
     if not lines:
         errors = [line for line in ended.stderr.splitlines() if "Error" in line]
-        return {**arm, "failed": (errors or ["no word"])[0].strip()[:120]}
+        return {**arm, "failed": (errors or ["no error message"])[0].strip()[:120]}
     found: dict[str, Any] = json.loads(lines[0])
-    # Counted here: under ZeRO-3 every model that a process makes is cut into parts.
+    # Counted here: under ZeRO-3 every model built in the process is partitioned.
     size = "tiny" if options.tiny else "large"
     gflop = sum(real_run.gflop_of(size, *shape) for shape in found.pop("shapes"))
     found["tflops"] = gflop / found["seconds"] / 1e3
@@ -155,8 +155,10 @@ def main() -> None:
     parser.add_argument("--shards", help="packed data (default: a synthetic set)")
     parser.add_argument("--tiny", action="store_true", help="tiny encoders, small batches")
     parser.add_argument("--only", nargs="+", default=GROUPS, choices=GROUPS)
-    parser.add_argument("--seconds", type=float, default=0.0, help="measured of each arm")
-    parser.add_argument("--budget-s", type=float, default=420.0, help="no arm begins after it")
+    parser.add_argument("--seconds", type=float, default=0.0, help="measured time of each arm")
+    parser.add_argument(
+        "--budget-s", type=float, default=420.0, help="start no arm after this time"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--arm", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -164,7 +166,7 @@ def main() -> None:
     options.seconds = options.seconds or (0.5 if options.tiny else 5.0)
     if options.arm:
         print(json.dumps(run_arm(options.arm, options.shards, size, options.seconds)), flush=True)
-        os._exit(0)  # with its loader workers, and without gloo's last moment
+        os._exit(0)  # ends loader workers too, and avoids gloo aborting at exit
     began, rows, facts = time.monotonic(), [], real_run.hardware()
     samples, side = (200, 64) if options.tiny else (2000, 256)
     workers = min(8, max(1, (os.cpu_count() or 1) - 1))

@@ -1,22 +1,22 @@
-"""How fast packing is: JPEGs of 600x450 to short side 256, beside what it could at best be.
+"""How fast packing is: JPEGs of 600x450 to short side 256, compared with simpler programs.
 
     python -m benchmarks.packing [--images N] [--raw DIR] [--json FILE]
 
-The raw set is made up (noise and edges at the size and bytes of posted pictures) unless --raw names
-one in MVSA-Single's layout. Told are wall time, CPU time of all processes, and images per second;
-the machine should have nothing else to do. Rows:
+The raw set is made up (noise and edges, in size and bytes like posted images) unless --raw names
+one in MVSA-Single's layout. Reports wall time, CPU time of all processes, and images per second;
+the machine should be otherwise idle. Rows:
 
-    tar cf                  the raw pictures, nothing decoded
+    tar cf                  the raw images, nothing decoded
     plain ShardWriter       one process: Pillow, bicubic, the same JPEG quality, wds.ShardWriter
-    chunks, best            one core making chunks (decode, reduce, encode, print): the best chunk
-    chunks, median          of 128, which other work on the machine disturbs least, and the median
-    pack, N workers         `python -m shards pack` as it is, start-up included
+    chunks, best            one core making chunks of 128 (decode, resize, encode, perceptual hash):
+    chunks, median          the best chunk, which other load disturbs least, and the median
+    pack, N workers         `python -m shards pack`, start-up included
 
-Two workers are compared with one by the clock and, where other work shares the machine, by CPU
-seconds: those of the one process that works alone (the command itself, the import of torch into
-the fork server) and half of the rest are what two free cores would take.
+Two workers are compared with one in wall time and, for a machine with other load, in CPU seconds:
+two free cores would take those of the serial part (the command itself, the import of torch into the
+fork server) plus half of the rest.
 
-Then the quality: PSNR of what is packed against a full decode and Pillow's own filters.
+Then the quality: PSNR of the packed images against a full decode and Pillow's own filters.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from typing import Any
 
 from benchmarks.real_run import machine, write_json
 
-# One thread per process: the processes are what is counted.
+# One thread per process, because processes are compared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SIZE = (600, 450)
 SHORT_SIDE_PX, QUALITY = 256, 90
-_DISTINCT = 64  # made-up pictures; more would cost more than what is measured
+_DISTINCT = 64  # made-up images; more would take longer than the measurement
 
 
 def make_raw(directory: Path, count: int) -> None:
-    """A raw set of `count` pairs in MVSA-Single's layout, of about 41 kB a picture."""
+    """A raw set of `count` pairs in MVSA-Single's layout, of about 41 kB an image."""
     import numpy as np
     from PIL import Image
 
     data = directory / "data"
     data.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(_DISTINCT):
         coarse = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC))
@@ -60,12 +60,12 @@ def make_raw(directory: Path, count: int) -> None:
         buffer = io.BytesIO()
         noisy = np.clip(smooth + noise, 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(buffer, "JPEG", quality=75)
-        pictures.append(buffer.getvalue())
+        images.append(buffer.getvalue())
     labels = ("positive", "neutral", "negative")
     lines = ["ID\ttext,image"]
     for number in range(count):
-        # Bytes after the end of the picture make each file its own.
-        (data / f"{number}.jpg").write_bytes(pictures[number % _DISTINCT])
+        # Bytes after the end of the image make each file distinct.
+        (data / f"{number}.jpg").write_bytes(images[number % _DISTINCT])
         (data / f"{number}.txt").write_text(f"text of sample {number} with some more words\r\n")
         label = labels[number % 3]
         lines.append(f"{number}\t{label},{label}")
@@ -73,8 +73,8 @@ def make_raw(directory: Path, count: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of what its children leave behind (Linux): a fork server ends
-    after the command that started it, and takes its workers' CPU time with it."""
+    """Make this process the parent of its orphaned descendants (Linux): a fork server ends after
+    the command that started it, and its workers' CPU time would be lost."""
     set_child_subreaper = 36  # linux/prctl.h
     ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
 
@@ -95,19 +95,19 @@ def tar_cf(raw: Path, out: Path) -> None:
 
 
 def plain_shard_writer(raw: Path, out: Path) -> None:
-    """What one would write in ten lines: full decode, bicubic, ShardWriter with its defaults."""
+    """The obvious ten lines: full decode, bicubic, ShardWriter with its defaults."""
     import webdataset as wds
     from PIL import Image
 
     with wds.ShardWriter(str(out / "%05d.tar"), maxcount=1000, verbose=0) as writer:
         for path in sorted((raw / "data").glob("*.jpg")):
-            picture = Image.open(path).convert("RGB")
-            scale = SHORT_SIDE_PX / min(picture.size)
+            image = Image.open(path).convert("RGB")
+            scale = SHORT_SIDE_PX / min(image.size)
             if scale < 1:
-                size = (round(picture.width * scale), round(picture.height * scale))
-                picture = picture.resize(size, Image.Resampling.BICUBIC)
+                size = (round(image.width * scale), round(image.height * scale))
+                image = image.resize(size, Image.Resampling.BICUBIC)
             buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=QUALITY)
+            image.save(buffer, "JPEG", quality=QUALITY)
             text = path.with_suffix(".txt").read_bytes().decode("gb18030")
             writer.write({"__key__": path.stem, "jpg": buffer.getvalue(), "txt": text, "json": {}})
 
@@ -141,9 +141,9 @@ def chunk_times(raw: Path, out: Path) -> list[tuple[float, float]]:
 
 
 def quality(contents: list[bytes]) -> dict[str, float]:
-    """Mean and least PSNR in dB of the packed pixels, and of the packed JPEG, to a reference.
+    """Mean and least PSNR in dB of the packed pixels and of the packed JPEG against references.
 
-    The references are made from a full decode by Pillow's Lanczos and bicubic filters.
+    The references are full decodes, resized with Pillow's Lanczos and bicubic filters.
     """
     import numpy as np
     from PIL import Image
@@ -156,15 +156,17 @@ def quality(contents: list[bytes]) -> dict[str, float]:
 
     found: dict[str, list[float]] = {}
     for content in contents:
-        picture = pack_image(content, short_side_px=SHORT_SIDE_PX, quality=QUALITY)
+        packed_image = pack_image(content, short_side_px=SHORT_SIDE_PX, quality=QUALITY)
         original = Image.open(io.BytesIO(content)).convert("RGB")
         if min(original.size) <= SHORT_SIDE_PX:
             continue
         for name in ("LANCZOS", "BICUBIC"):
-            size = (picture.width, picture.height)
+            size = (packed_image.width, packed_image.height)
             reference = original.resize(size, Image.Resampling[name])
-            found.setdefault(f"pixels, {name.lower()}", []).append(psnr(picture.pixels, reference))
-            jpeg = Image.open(io.BytesIO(picture.jpeg))
+            found.setdefault(f"pixels, {name.lower()}", []).append(
+                psnr(packed_image.pixels, reference)
+            )
+            jpeg = Image.open(io.BytesIO(packed_image.jpeg))
             found.setdefault(f"after JPEG, {name.lower()}", []).append(psnr(jpeg, reference))
     figures = {}
     for name, values in found.items():
@@ -217,14 +219,14 @@ def run(raw: Path, scratch: Path) -> dict[str, Any]:
 
 
 def plain_shard_writer_imports() -> None:
-    """Import what the plain writer needs, so that its row is its work alone."""
+    """Import what the plain writer needs, so that its row does not include imports."""
     import PIL.Image  # noqa: F401
     import webdataset  # noqa: F401
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=2000, help="made-up pictures")
+    parser.add_argument("--images", type=int, default=2000, help="number of made-up images")
     parser.add_argument("--raw", type=Path, help="a raw set in MVSA-Single's layout instead")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -248,8 +250,8 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"two workers: {figures['speedup_of_two_workers']} times one by the clock, load {load()}; "
-        f"{figures['speedup_by_cpu']} times by CPU, {figures['alone_cpu_s']} s of it alone"
+        f"two workers: {figures['speedup_of_two_workers']} times one in wall time, load {load()}; "
+        f"{figures['speedup_by_cpu']} times in CPU time, {figures['alone_cpu_s']} s of it serial"
     )
     for name, value in figures["psnr_db"].items():
         console.print(f"PSNR, {name}: {value} dB")

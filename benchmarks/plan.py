@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan [--shards N] [--json FILE]
 
-The shards are simulated: the manifest's entries are made up, and index files are written for the
-windows that are asked for, because no others are opened.
+The shards are simulated: the manifest's entries are made up, and index files are written only for
+the windows that are read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DIGEST = "0" * 64
 
 
 class SimulatedShards:
-    """Entries of a manifest, made as they are asked for; index files for some of them."""
+    """Entries of a manifest, made on demand; index files for some of them."""
 
     def __init__(self, directory: Path, num_shards: int) -> None:
         spread = np.random.default_rng(0).integers(-500, 501, num_shards)
@@ -110,8 +110,8 @@ def requests_at(reader: SplitReader, global_batch: int, step: int, num_steps: in
 
 
 def prepare(directory: Path, num_shards: int, windows: int, at: float) -> tuple[SplitReader, int]:
-    """(reader, first position of the windows): index files for `windows` windows behind the share
-    `at` of the order."""
+    """(reader, first position of the windows): index files for `windows` windows that follow the
+    fraction `at` of the order."""
     shards = SimulatedShards(directory, num_shards)
     reader = simulated_reader(shards)
     order = Order(
@@ -125,7 +125,7 @@ def prepare(directory: Path, num_shards: int, windows: int, at: float) -> tuple[
 
 
 def peak_bytes(reader: SplitReader, global_batch: int, step: int, num_steps: int) -> int:
-    """Peak of Python's and numpy's memory in a worker: its reader, the order, open windows."""
+    """Peak memory of Python and numpy in a worker: its reader, the order, open windows."""
     travelling = pickle.dumps(requests_at(reader, global_batch, step, num_steps))
     tracemalloc.start()
     requests = pickle.loads(travelling)
@@ -166,7 +166,7 @@ def measure(num_shards: int) -> list[dict[str, Any]]:
 
 
 def audit_cost_us(keys_per_step: int = 32) -> float:
-    """CPU microseconds that one rank's audit line costs."""
+    """CPU microseconds of one audit line of a rank."""
     with tempfile.TemporaryDirectory() as folder:
         writer = AuditWriter(Path(folder), start_step=0, rank=0, world_size=1)
         keys = [f"mvsa-single-{number:06d}" for number in range(keys_per_step)]
@@ -177,7 +177,7 @@ def audit_cost_us(keys_per_step: int = 32) -> float:
 
 
 def manifest_cost_s(num_shards: int) -> float:
-    """CPU seconds that a rank takes to load and check the manifest; no index is opened."""
+    """CPU seconds in which a rank loads and checks the manifest; no index is opened."""
     with tempfile.TemporaryDirectory() as folder:
         shards = SimulatedShards(Path(folder), num_shards)
         info = SplitInfo(num_samples=int(shards.sizes.sum()), classes={}, shards=tuple(shards))

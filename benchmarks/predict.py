@@ -1,10 +1,10 @@
-"""What evaluation spends beside the forward passes themselves, over ready batches.
+"""What evaluation spends outside the forward passes, over ready batches.
 
     python -m benchmarks.predict EXPORT [--samples N] [--precision no|bf16] [--json FILE]
 
-Reads up to N samples of the validation split into memory, then predicts them by the real loop
-(`predict_split`: copies to the device, keys, gathering, sorting). CPU seconds of the loop and of
-the forward passes inside it; on a GPU seconds by the clock, the device waited for behind each.
+Reads up to N samples of the validation split into memory, then predicts them with the real loop
+(`predict_split`: copies to the device, keys, gathering, sorting). Reports CPU seconds of the loop
+and of the forward passes inside it; on a GPU wall time, with the device synchronised after each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REPEATS = 3
 
 
 def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ...]]:
-    """(model, batches in memory, class names) of a run or an export; nothing is opened for test."""
+    """(model, batches of validation in memory, class names) of a run or an export."""
     from mmsa.data.batch_requests import EvaluationRequests
     from mmsa.data.manifest import load_manifest
     from mmsa.data.reader import SplitReader
@@ -39,7 +39,7 @@ def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ..
 
 
 def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:
-    """Seconds of the loop, of the forward passes in it, and the share of the rest of them."""
+    """Seconds of the loop and of its forward passes, and the rest as a share of the latter."""
     import torch
 
     from mmsa.engines import engine
@@ -78,7 +78,7 @@ def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", type=Path, help="run or export, with its shards at their place")
+    parser.add_argument("target", type=Path, help="run or export whose shards still exist")
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--precision", default="no", choices=("no", "bf16"))
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -86,7 +86,7 @@ def main() -> None:
     found = measure(arguments.target, arguments.samples, arguments.precision)
     print(
         f"{found['samples']} samples in {found['batches']} batches: {found['loop_s']:.3f} s, "
-        f"of which forward passes {found['forward_s']:.3f} s; {found['share']:.2%} of them beside"
+        f"of which forward passes {found['forward_s']:.3f} s; the rest adds {found['share']:.2%}"
     )
     write_json(arguments.json, found)
 

@@ -1,4 +1,4 @@
-"""What several benchmarks share: packed data, the real run of train.py, FLOPs, clocks, hardware."""
+"""Shared by the benchmarks: packed data, the real run of train.py, FLOPs, clocks, hardware."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SIZES = {  # the two encoders' own sizes, spelled out: nothing is fetched
+SIZES = {  # the two encoders' own sizes, written out: nothing is downloaded
     "large": {
-        "text": "{model_type: bert}",  # BERT-base is what a BertConfig is by default
+        "text": "{model_type: bert}",  # the defaults of BertConfig are BERT-base
         "image": ["model.image_encoder.name=resnet50"],
         "image_size_px": 224,
     },
@@ -46,7 +46,7 @@ def settings_of(size: str, shards: str, run_dir: str, tokenizer: str) -> list[st
 
 @contextmanager
 def packed(shards: str | None, samples: int = 600, short_side_px: int = 256) -> Iterator[str]:
-    """`shards`, or a made-up set packed for as long as the context is open."""
+    """`shards`, or a made-up set that exists while the context is open."""
     import tempfile
 
     from shards.__main__ import main as shards_main
@@ -63,7 +63,7 @@ def packed(shards: str | None, samples: int = 600, short_side_px: int = 256) -> 
 
 
 def start_run(settings: list[str]) -> tuple[Any, Any]:
-    """(config, run) as train.py has them before its first step, by the launch's engine."""
+    """(config, run) as train.py has them before its first step, under the launch's engine."""
     from mmsa.config import load_config
     from mmsa.engines import engine
     from mmsa.process import runtime
@@ -96,11 +96,11 @@ def one_step(config: Any, run: Any, learning_rate_share: float = 1.0) -> Any:
     return loss
 
 
-Shape = tuple[int, int, int]  # samples; rows and tokens of what the text encoder's body takes
+Shape = tuple[int, int, int]  # samples; rows and tokens that the text encoder's body gets
 
 
 def note_shapes(run: Any, seen: list[Shape]) -> None:
-    """Let a run put the shape of each micro-batch into `seen`."""
+    """Make a run append the shape of each micro-batch to `seen`."""
     num_samples = [0]
 
     def watched(batches: Iterator[Any]) -> Iterator[Any]:
@@ -113,7 +113,7 @@ def note_shapes(run: Any, seen: list[Shape]) -> None:
     def of_body(_: Any, __: Any, inputs: dict[str, Any]) -> None:
         seen.append((num_samples[0], *inputs["input_ids"].shape))
 
-    # On a CPU texts are packed; a GPU gets them padded, and a hook would cut compiled code.
+    # On a CPU texts are packed. A GPU gets them padded, and a hook would break up compiled code.
     on_cpu = run.accelerator.device.type == "cpu"
     run.loaders.train = watched(run.loaders.train)
     if on_cpu:
@@ -121,7 +121,7 @@ def note_shapes(run: Any, seen: list[Shape]) -> None:
 
 
 def clock() -> float:
-    """Seconds: CPU time of this process, or on a GPU the time until it has done its work."""
+    """Seconds: CPU time of this process, or with a GPU wall time after synchronising it."""
     import torch
 
     if torch.cuda.is_available():
@@ -152,7 +152,7 @@ def peak_gflops(dtype: str, side: int | None = None, seconds: float = 1.5) -> fl
 
 @cache
 def gflop_of(size: str, samples: int, rows: int, tokens: int) -> float:
-    """GFLOP of forward and backward of one micro-batch, counted by torch on shapes alone."""
+    """GFLOP of forward and backward of one micro-batch, counted by torch from shapes."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -169,7 +169,7 @@ def gflop_of(size: str, samples: int, rows: int, tokens: int) -> float:
 
 
 def plain_model(size: str, vocab_size: int) -> Any:
-    """The same two networks and head, put together as one does without this project."""
+    """The same two networks and head, combined as one would without this project."""
     import torch
     import yaml
     from torch import nn
@@ -206,7 +206,7 @@ def plain_model(size: str, vocab_size: int) -> Any:
 
 
 def memory_mib() -> float:
-    """The most memory that was held: of the GPU, or resident of this process."""
+    """Peak memory: of the GPU, or resident memory of this process."""
     import torch
 
     if torch.cuda.is_available():
@@ -215,12 +215,12 @@ def memory_mib() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What a benchmark without torch says of the machine."""
+    """Facts of the machine, for benchmarks that do not import torch."""
     return {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
 
 
 def hardware() -> dict[str, Any]:
-    """What a table must say of the machine and the versions."""
+    """Facts of the machine and the versions that a table must state."""
     import accelerate
     import torch
     import transformers
@@ -243,12 +243,12 @@ def hardware() -> dict[str, Any]:
 
 
 def markdown(headings: list[str], rows: list[list[Any]]) -> str:
-    """A table that can be put into a page as it is."""
+    """A Markdown table."""
     lines = [headings, ["---"] * len(headings), *[[str(cell) for cell in row] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_json(file: Path | None, content: Any) -> None:
-    """Write the figures to what `--json` named, if it was given."""
+    """Write the figures to the file given by `--json`, if any."""
     if file is not None:
         file.write_text(json.dumps(content, indent=1) + "\n")

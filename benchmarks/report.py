@@ -1,10 +1,10 @@
-"""What a report costs without the model: CPU seconds by part, of the real `evaluate.py`.
+"""What a report costs without the model: CPU seconds by part of the real `evaluate.py`.
 
     python -m benchmarks.report [--samples N] [--json FILE]
 
-Packs a made-up set (N test samples, 0.8 N training texts for the floors to be fitted on), trains
-the demo's tiny model for one step and evaluates it, with made-up predictions in place of its
-forward passes. CPU time, not wall time, with all that the report imports and reads.
+Packs a made-up set (N test samples, 0.8 N training texts to fit the floors on), trains the demo's
+tiny model for one step and evaluates it, with made-up predictions in place of its forward passes.
+CPU time, not wall time, including everything that the report imports and reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.real_run import machine, write_json
 from mmsa.labels import LABEL_NAMES
 
 NUM_WORDS = 20_000
-OWN_WORDS = 400  # of each class, so that there is something to be learnt from the texts
+OWN_WORDS = 400  # of each class, so that the texts can be learnt from
 OWN_SHARE = 0.12
 NUM_VAL = 400
 
@@ -34,12 +34,12 @@ PARTS = {
     "floors, with reading their texts": ("read_texts", "fit_floors"),
     "scores, intervals, leaks, slices": ("seen_before", "compute_findings"),
     "page": ("cards", "read_training", "render"),
-    "predictions file, picture, other files": ("rows_of", "files.write_report"),
+    "predictions file, plot, other files": ("rows_of", "files.write_report"),
 }
 
 
 def texts(number: int, labels: np.ndarray, random: np.random.Generator) -> Iterator[str]:
-    """Texts of 6 to 20 words out of 20,000 by Zipf's law, some of them words of the class."""
+    """Texts of 6 to 20 words out of 20,000 by Zipf's law, some of them specific to the class."""
     shares = 1 / (np.arange(NUM_WORDS) + 5.0)
     limits = np.cumsum(shares / shares.sum())
     for row in range(number):
@@ -52,13 +52,13 @@ def texts(number: int, labels: np.ndarray, random: np.random.Generator) -> Itera
 
 
 def pack(directory: Path, sizes: dict[str, int]) -> None:
-    """A packed set of made-up samples; some are duplicates, of their own split or another."""
+    """A packed set of made-up samples; some are duplicates, within a split or across splits."""
     from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, key_hash, write_manifest
     from shards.packing.tars import PackedSample, write_shard
     from shards.synthetic.pictures import make_image
 
     random = np.random.default_rng(0)
-    pictures = [make_image(("positive", "negative")[i % 2], random) for i in range(64)]
+    images = [make_image(("positive", "negative")[i % 2], random) for i in range(64)]
     directory.mkdir()
     splits = {}
     for split, number in sizes.items():
@@ -72,7 +72,7 @@ def pack(directory: Path, sizes: dict[str, int]) -> None:
             facts["image_label"] = LABEL_NAMES[(labels[row] + (row % 3 == 0)) % 3]
             group = key_hash(f"made-up-{row // 2}" if twin else key)
             samples.append(
-                PackedSample(key, LABEL_NAMES[labels[row]], group, text, pictures[row % 64], facts)
+                PackedSample(key, LABEL_NAMES[labels[row]], group, text, images[row % 64], facts)
             )
         names = [f"{split}-{i:05d}" for i in range(max(1, number // 1000))]
         shards = tuple(
@@ -94,7 +94,7 @@ def pack(directory: Path, sizes: dict[str, int]) -> None:
 
 
 def made_up(subject: Any) -> tuple[Any, list[int]]:
-    """Predictions of the split that are somewhat better than chance."""
+    """Predictions of the split, somewhat better than chance."""
     from mmsa.evaluation.scores.metrics import Predictions
 
     samples = [subject.reader.read(*place) for place in subject.reader.places()]
@@ -119,7 +119,7 @@ def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> C
 
 
 def measure(folder: Path, num_samples: int) -> dict[str, float]:
-    """Part -> CPU seconds, and all of them with what lies between."""
+    """Part -> CPU seconds; `all` includes what lies between the parts."""
     import evaluate
     import train
     from mmsa.evaluation import split_evaluation as measured
@@ -131,7 +131,7 @@ def measure(folder: Path, num_samples: int) -> dict[str, float]:
     settings.append("train.mixed_precision=no")  # as evaluate.py computes, in the same process
     assert train.main(["--config", "launch/runs/demo.yaml", *settings]) == 0
     spent: dict[str, float] = {}
-    rows_of = measured.rows_of  # a generator: its work is done where it is read
+    rows_of = measured.rows_of  # a generator: its work is done when it is read
     measured.rows_of = lambda *arguments: list(rows_of(*arguments))  # type: ignore[assignment,return-value]
     for names in PARTS.values():
         for name in names:

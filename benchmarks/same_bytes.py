@@ -35,8 +35,8 @@ SETTINGS = [
     *["run.log_every_steps=1", "data.num_workers=1", "data.augment=true"],
     "train.mixed_precision=no",
 ]
-TIMES = ("samples_per_s",)  # what a line of metrics.jsonl says of the clock
-CODE_VERSION = re.compile(rb'"code_version": "[^"]*"')  # what metrics.json says of the commit
+TIMES = ("samples_per_s",)  # fields of a line of metrics.jsonl that depend on time
+CODE_VERSION = re.compile(rb'"code_version": "[^"]*"')  # the commit in metrics.json
 
 
 def digest(content: bytes) -> str:
@@ -58,7 +58,7 @@ def packed_files(directory: Path) -> dict[str, str]:
 
 
 def losses(run_dir: Path) -> str:
-    """Digest of `metrics.jsonl` without what it says of the clock."""
+    """Digest of `metrics.jsonl` without the fields that depend on time."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
     assert sum(line["kind"] == "train" for line in kept) == 14, "a training loss for every step"
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", type=Path, help="digests of the version to compare with")
     parser.add_argument("--raw", type=Path, help="a real MVSA-Single directory to pack as well")
     arguments = parser.parse_args(argv)
-    # The same path each time: a manifest and a report name the directories they came from.
+    # The same path each time, because a manifest and a report name their source directories.
     work = Path(tempfile.gettempdir()) / "mmsa-same-bytes"
     subprocess.run(["rm", "-rf", str(work)], check=True)
     work.mkdir(parents=True)

@@ -3,9 +3,9 @@
     python -m benchmarks.scaling [--size large] [--rounds 3] [--bucket-mb 5 25 100] [--json FILE]
 
 The real step of train.py, accumulation 4, the same micro-batch: two processes do twice the samples
-of one. Rounds take turns; medians, by the clock: what two cores do to each other (memory, cache,
-frequency) is part of it, so run it on a quiet machine. Communication's share is the time in which
-a rank waits for collectives alone, read from a trace. --bucket-mb: DDP's gradient buckets.
+of one. Rounds alternate; medians of wall time. How two cores affect each other (memory, cache,
+frequency) is part of it, so run it on an idle machine. The communication share is the time in which
+only collectives run, read from a trace. --bucket-mb: DDP's gradient buckets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ACCUMULATION = 4
 
 
 def rank(options: argparse.Namespace) -> dict[str, Any]:
-    """One rank: median seconds of a step, and what of a traced one collectives took alone."""
+    """One rank: median seconds of a step, and how much of a traced one was only collectives."""
     import torch
 
     from mmsa.engines import engine
@@ -60,7 +60,7 @@ def rank(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def launched(world_size: int, bucket_mb: float, options: argparse.Namespace) -> dict[str, Any]:
-    """What rank 0 of a world found."""
+    """The result of rank 0 of a launch."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--rank", "--shards", options.shards]
     if world_size > 1:
         command[1:2] = ["-m", "torch.distributed.run", "--nproc_per_node", str(world_size), "-m"]
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--shards", help="packed data (default: a synthetic set)")
     parser.add_argument("--size", default="large", choices=tuple(real_run.SIZES))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2, help="timed ones of each launch")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of each launch")
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--bucket-mb", type=float, nargs="+", default=[5.0])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -114,9 +114,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.rank:
         found = json.dumps(rank(options))
-        if os.environ.get("RANK", "0") == "0":  # two at once would share a line
+        if os.environ.get("RANK", "0") == "0":  # printed by two ranks, the lines could mix
             print(found, flush=True)
-        os._exit(0)  # gloo's threads sometimes abort a process in its last moment
+        os._exit(0)  # gloo's threads sometimes abort a process at exit
     facts = real_run.hardware()
     side = 256 if options.size == "large" else 64
     with real_run.packed(options.shards, short_side_px=side) as options.shards:

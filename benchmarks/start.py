@@ -1,11 +1,11 @@
-"""Start and stop: what happens beside the steps themselves.
+"""Start and stop: the time spent outside the steps.
 
     python -m benchmarks.start [--world 2] [--no-stall] [--json FILE]
 
-`--help` of each command; CPU seconds of all processes of a launch of the demo for one step, and of
-the evaluation of what it left, with the lines that both log about their start (by the clock); a
-validation by parts; the agreement on a stop; a checkpoint against a plain write and flush of the
-same bytes, by the clock, in turn.
+Measures `--help` of each command; CPU seconds of all processes of a one-step launch of the demo and
+of its evaluation, with the lines that both log about their start (wall time); a validation by
+parts; the agreement on a stop; a checkpoint compared with a plain write and flush of the same
+bytes (wall time, alternating).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ COMMANDS = (
 
 
 class Ended(NamedTuple):
-    """A command that has ended: CPU seconds of all that it started and waited for, and when it said
-    its line about its start, in seconds by the clock since it was typed."""
+    """A finished command: CPU seconds of all processes that it started and waited for, and when it
+    logged the line about its start, in seconds of wall time since it was launched."""
 
     cpu_s: float
     start_s: float | None
@@ -65,8 +65,8 @@ def command_of(command: list[str]) -> Ended:
 
 
 def launches(world: int, shards: str) -> dict[str, Ended]:
-    """CPU seconds of the demo's launch with one step, a validation and a save, the smallest run
-    there is, and of the evaluation of its export; with the line that each logs about its start."""
+    """CPU seconds of the smallest run (the demo with one step, a validation and a save) and of the
+    evaluation of its export, with the line that each logs about its start."""
     start = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     start += ["--config_file", "accelerate_config.yaml", "--num_processes", str(world)]
     start += ["--main_process_port", "0"]
@@ -82,8 +82,8 @@ def launches(world: int, shards: str) -> dict[str, Ended]:
 
 
 def validation(shards: str, rounds: int = 3) -> dict[str, float]:
-    """Milliseconds of a validation by the clock: until its first batch, in forward passes, waiting
-    for further batches, and in what is beside these; medians."""
+    """Milliseconds of a validation, wall time: until its first batch, in forward passes, waiting
+    for further batches, and everything else; medians."""
     import torch
 
     torch.set_num_threads(1)
@@ -129,10 +129,10 @@ def timed_items(items: Iterator[Any], waits: list[float]) -> Iterator[Any]:
 
 
 def stall(shards: str, rounds: int = 7) -> dict[str, float]:
-    """Milliseconds of a checkpoint, and of a plain write and flush of the same bytes, in turn.
+    """Milliseconds of a checkpoint and of a plain write and flush of the same bytes, alternating.
 
-    Both write new files, what they replace is removed when their time is taken, and memory for
-    them is at hand: a virtual machine may have to ask its host for it, which takes seconds.
+    Both write new files, what they replace is removed after timing, and memory for them is already
+    mapped: a virtual machine may have to get it from its host, which takes seconds.
     """
     import torch
 
@@ -169,7 +169,7 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
 
 
 def write_plainly(folder: Path, contents: list[bytes]) -> None:
-    """A file of each of `contents`, flushed, by nothing but open, write and fsync."""
+    """Write each of `contents` to a file with only open, write and fsync."""
     for number, content in enumerate(contents):
         with open(folder / str(number), "wb") as stream:
             stream.write(content)
@@ -178,7 +178,7 @@ def write_plainly(folder: Path, contents: list[bytes]) -> None:
 
 
 def by_clock(work: Callable[[], object], num_bytes: int) -> float:
-    """Seconds of `work`, for which so much memory was just used and is free."""
+    """Wall seconds of `work`, after allocating and freeing as much memory as it needs."""
     bytearray(4 * num_bytes)
     begin = time.perf_counter()
     work()
@@ -186,7 +186,7 @@ def by_clock(work: Callable[[], object], num_bytes: int) -> float:
 
 
 def agreement(steps: int = 2000) -> float:
-    """CPU microseconds of posting and reading a step's report, with its reasons to stop, alone."""
+    """CPU microseconds of posting and reading a step's report with its reasons to stop."""
     import torch
     from accelerate import Accelerator
 
@@ -222,7 +222,7 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     rows = [[f"`{name} --help`", f"{spent:.2f} s of CPU"] for name, spent in helps.items()]
     for name, ended in launched.items():
-        launch = f"{options.world} processes of the demo, {name}, by the clock; CPU time in all"
+        launch = f"{options.world} processes of the demo, {name}, wall time; CPU time in all"
         rows.append([launch, f"{ended.start_s:.1f} s; {ended.cpu_s:.1f} s"])
     parts = dict(content["validation_ms"])
     samples = parts.pop("samples")
@@ -233,7 +233,7 @@ def main() -> None:
         told = content["stall"]
         rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms", f"{told['save_ms']:.0f}"])
         rows.append(["a plain write and flush of it, ms", f"{told['plain_ms']:.0f}"])
-        rows.append(["a checkpoint against it, times (of each turn)", f"{told['times']:.2f}"])
+        rows.append(["a checkpoint relative to it (median of rounds)", f"{told['times']:.2f}"])
     print(real_run.markdown(["", "measured"], rows))
     for name, ended in launched.items():
         print(f"{name}: {ended.line}")

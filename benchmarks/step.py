@@ -1,12 +1,12 @@
-"""A training step of BERT-base and ResNet-50 beside the ways in which one usually writes it.
+"""A training step of BERT-base and ResNet-50, compared with the usual ways to write it.
 
     python -m benchmarks.step [--shards DIR --tokenizer DIR] [--json FILE] [--curves STEPS]
 
-Each arm runs in a process of its own, one thread, on the same samples. seed: padded to 128,
-float32, channels first, plain AdamW, pictures by Pillow, no workers. accelerate: the loop of
+Each arm runs in its own process, one thread, on the same samples. seed: padded to 128, float32,
+channels first, plain AdamW, images decoded by Pillow, no workers. accelerate: the loop of
 Accelerate's examples in bf16, padded to the longest. lightning: its Trainer, bf16-mixed, if it is
-installed. ours: train.py's own step on its own stream. CPU seconds, or GPU seconds where one is.
---curves: the losses of ours beside float32 with no shortcut, the same samples at each step.
+installed. ours: train.py's own step on its own stream. CPU seconds, or seconds of the GPU if any.
+--curves: losses of ours and of plain float32, on the same samples at each step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def our_settings(options: argparse.Namespace, run_dir: str) -> list[str]:
 
 
 def ours(options: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """train.py's own step on the real stream, with the settings that a run has by default."""
+    """train.py's own step on the real stream, with default settings."""
     with tempfile.TemporaryDirectory() as folder:
         config, run = real_run.start_run(our_settings(options, folder))
         seen: list[real_run.Shape] = []
@@ -52,7 +52,7 @@ def ours(options: argparse.Namespace, steps: int) -> dict[str, Any]:
 
 
 CURVE = "curve of "
-CURVES = {  # settings of each; the second tells what another order of additions alone does
+CURVES = {  # the second shows the effect of only another order of additions
     "float32": ["train.mixed_precision=no", "data.bucket_by_length=false"],
     "float32, as ours": ["train.mixed_precision=no"],
     "ours": [],
@@ -60,9 +60,9 @@ CURVES = {  # settings of each; the second tells what another order of additions
 
 
 def curve(options: argparse.Namespace, name: str, steps: int) -> dict[str, Any]:
-    """Losses of `steps` steps with warm-up and decay as a run has them by default.
+    """Losses of `steps` steps with the default warm-up and decay.
 
-    Without dropout: it draws otherwise in another precision.
+    Without dropout, whose draws depend on the precision.
     """
     import torch
 
@@ -83,7 +83,7 @@ def curve(options: argparse.Namespace, name: str, steps: int) -> dict[str, Any]:
 
 
 def run_arm(options: argparse.Namespace) -> dict[str, Any]:
-    """What the process of one arm finds out."""
+    """The result of one arm, in its own process."""
     import torch
 
     torch.set_num_threads(1)
@@ -138,7 +138,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def compare_curves(options: argparse.Namespace) -> dict[str, Any]:
-    """The curves, and how far the mean of ten steps is from float32's at most, relative."""
+    """The curves, and the largest relative distance of ten-step means from float32's."""
     import numpy as np
 
     found: dict[str, Any] = {
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="words:30000", help="directory, or words:N")
     parser.add_argument("--size", default="large", choices=tuple(real_run.SIZES))
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--steps", type=int, default=0, help="timed ones of each arm")
+    parser.add_argument("--steps", type=int, default=0, help="timed steps of each arm")
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--curves", type=int, default=0, metavar="STEPS")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -1,4 +1,4 @@
-"""The training loops beside which `benchmarks/step.py` puts ours."""
+"""The training loops with which `benchmarks/step.py` compares ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PADDED_TO = 128
 
 
 class Samples:
-    """The packed training samples, decoded and tokenized one by one: what a torch Dataset is."""
+    """The packed training samples as a torch Dataset: decoded and tokenized one by one."""
 
     def __init__(self, shards: str, tokenizer: str, side: int, *, padded: bool) -> None:
         from torchvision import transforms
@@ -52,16 +52,16 @@ class Samples:
         from PIL import Image
 
         sample = self.reader.read(*self.places[number])
-        picture = Image.open(io.BytesIO(sample.image)).convert("RGB")
+        image = Image.open(io.BytesIO(sample.image)).convert("RGB")
         ids, mask = (each[0] for each in self.tokenizer([sample.text]))
         if self.padded:
             missing = PADDED_TO - len(ids)
             ids, mask = (torch.nn.functional.pad(each, (0, missing)) for each in (ids, mask))
-        return ids, mask, self.transform(picture), sample.label
+        return ids, mask, self.transform(image), sample.label
 
     @staticmethod
     def collated(samples: list[Any]) -> tuple[Any, Any, Any, Any]:
-        """Padded to the longest of them."""
+        """A batch, padded to its longest text."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
@@ -75,7 +75,7 @@ class Samples:
 
 
 def peer(arm: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """Seconds and shapes of `steps` optimizer steps of a peer, after one that warms up."""
+    """Seconds and shapes of `steps` optimizer steps of another library, after a warm-up step."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -113,7 +113,7 @@ def seed_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[s
         optimizer.zero_grad()
 
     batches = (batch for _ in range(1000) for batch in loader)
-    step(1)  # warms up; its memory is had from the system here
+    step(1)  # warms up, and gets memory from the system
     seen.clear()
     begin = real_run.clock()
     for _ in range(steps):
@@ -122,7 +122,7 @@ def seed_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[s
 
 
 def accelerate_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[str, Any]:
-    """As `examples/by_feature/gradient_accumulation.py` of Accelerate has it."""
+    """Like `examples/by_feature/gradient_accumulation.py` of Accelerate."""
     import torch
     from accelerate import Accelerator
 

@@ -1,6 +1,6 @@
-"""What tests need from the machine, and what they leave behind.
+"""Fixtures for what tests need from the machine, and cleanup of process-wide state.
 
-`MMSA_REQUIRE=shared,...` turns the skip for want of a thing into a failure: CI sets it.
+`MMSA_REQUIRE=shared,...` makes tests fail instead of skip when something is missing; CI sets it.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is loaded: two threads per process on two busy cores wait for each other.
+# Set before torch is imported: two threads per process on two busy cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED_DATA = ROOT.parent / "shared" / "data"  # the real data, beside the checkout
+SHARED_DATA = ROOT.parent / "shared" / "data"  # the real data, next to the checkout
 
 
 def need(name: str, present: bool) -> None:
-    """Skip the test where `name` is missing; fail it where MMSA_REQUIRE names it."""
+    """Skip the test if `name` is missing; fail it if MMSA_REQUIRE lists `name`."""
     if present:
         return
     if name in os.environ.get("MMSA_REQUIRE", "").split(","):
-        pytest.fail(f"MMSA_REQUIRE names '{name}', which this machine does not have")
+        pytest.fail(f"MMSA_REQUIRE lists '{name}', which this machine does not have")
     pytest.skip(f"this machine does not have: {name}")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data; tests that take it are skipped where it is not there."""
+    """The real data; tests that use it are skipped if it is missing."""
     need("shared", (SHARED_DATA / "mvsa-single" / "labelResultAll.txt").is_file())
     return SHARED_DATA
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system of a given size (as in "8m"); skips where none can be mounted."""
+    """Mounts a file system of a given size (such as "8m"); skips if mounting is not possible."""
     mounted: list[Path] = []
 
     def mount(size: str) -> Path:
@@ -56,7 +56,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.fixture(scope="session")
 def browser() -> str:
-    """A Chromium that runs without a screen; tests that take it are skipped where there is none."""
+    """A headless Chromium; tests that use it are skipped if there is none."""
     found = shutil.which("chromium") or shutil.which("google-chrome")
     need("browser", found is not None)
     return str(found)
@@ -64,7 +64,7 @@ def browser() -> str:
 
 @pytest.fixture(scope="session")
 def slurm() -> None:
-    """SLURM's daemons and the right to give processes a host of their own."""
+    """SLURM's daemons, and root, which is needed to give processes separate host names."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     programs = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
     there = all(shutil.which(name, path=path) for name in programs)
@@ -73,7 +73,7 @@ def slurm() -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate_state() -> Iterator[None]:
-    """Accelerate keeps its state for the process; `main([...])` runs several times in one here."""
+    """Reset Accelerate's process-wide state, because tests call `main([...])` repeatedly."""
     yield
     import sys
 

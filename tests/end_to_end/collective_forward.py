@@ -1,4 +1,4 @@
-"""An evaluation whose forward pass is a collective, as under ZeRO-3; run alone or by a launcher.
+"""An evaluation whose forward pass is a collective, as under ZeRO-3; run directly or launched.
 
 collective_forward.py SHARDS OUT
 """
@@ -29,10 +29,10 @@ SIDE, BATCH_SIZE = 24, 4
 
 
 class PartitionedHead(nn.Module):
-    """Pixels -> logits (B, C) by a weight whose rows lie in parts on the ranks.
+    """Pixels -> logits (B, C) with a weight whose rows are divided among the ranks.
 
-    Each forward pass joins the parts by an all-reduce: a rank that makes one pass more or fewer
-    than the others leaves them waiting.
+    Each forward pass joins the parts with an all-reduce, so a rank that makes one pass more or
+    fewer than the others leaves them waiting.
     """
 
     def __init__(self, world: runtime.World) -> None:
@@ -45,13 +45,13 @@ class PartitionedHead(nn.Module):
     def forward(self, input_ids: None, attention_mask: None, images: Tensor) -> Tensor:
         weight = self.part.clone()
         if distributed.is_initialized():
-            distributed.all_reduce(weight)  # adds zeros alone, so it is exact
+            distributed.all_reduce(weight)  # only adds zeros, so it is exact
         self.passes += 1
         return images.flatten(1).float() / 255 @ weight
 
 
 def evaluate(shards: Path, out: Path) -> None:
-    """Write, for each rank, what it holds in the end, the keys it computed and its passes."""
+    """Write each rank's final predictions, the keys that it computed and its number of passes."""
     world = runtime.world_from_environment()
     manifest = load_manifest(shards)
     reader = SplitReader(shards, manifest, "train", class_map(manifest.classes, None))

@@ -1,4 +1,4 @@
-"""A small packed synthetic set, made once by the project's own commands."""
+"""A small synthetic set, packed once with the project's own commands."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from harness import pack_synthetic
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 290 samples: 174 to train, 58 for validation, 58 for the test."""
+    """About 290 samples: 174 for training, 58 for validation, 58 for testing."""
     return pack_synthetic(tmp_path_factory.mktemp("synthetic"), samples=300, ratios="6:2:2")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from harness import ROOT, TINY, launched
 
-# float32, no dropout, frozen statistics. Adam divides by a gradient's size: an eps of 1e-4 keeps
-# gradients that are zero but for rounding (a key's bias in attention) from becoming full steps.
+# float32, no dropout, frozen statistics. Adam normalises by a gradient's size: an eps of 1e-4 keeps
+# gradients that are zero up to rounding (a key's bias in attention) from becoming full steps.
 SAME_EVERYWHERE = [
     *[*TINY, "train.max_steps=6", "optim.eps=1e-4", "model.fusion.dropout=0.0"],
     "model.text_encoder.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, "
@@ -19,7 +19,7 @@ SAME_EVERYWHERE = [
 
 
 def launch_file(engine: str, directory: Path) -> str:
-    """The launch file of an engine; ZeRO-3's so small a model would not be cut at all."""
+    """The launch file of an engine; for ZeRO-3 with a threshold low enough for so small a model."""
     if engine not in ("zero0", "zero3"):
         return f"launch/accelerate/{engine}.yaml"
     stage = 3 if engine == "zero3" else 0
@@ -40,7 +40,7 @@ def train(run_dir: Path, engine: str, world_size: int, *settings: str) -> Path:
     ended = launched(
         "train.py",
         *[*settings, f"run.dir={run_dir}", f"launch.world_size={world_size}"],
-        # zero0 is DDP by other means: for comparisons, not a choice of `launch.engine`.
+        # zero0 is only for comparison, not a value of `launch.engine`.
         *([] if engine == "zero0" else [f"launch.engine={engine}"]),
         processes=world_size,
         config=launch_file(engine, run_dir.parent),

@@ -1,4 +1,4 @@
-"""Running the project's own commands, in this process or under the real launcher."""
+"""Run the project's own commands, in this process or under the real launcher."""
 
 from __future__ import annotations
 
@@ -78,11 +78,9 @@ def start_launch(
     config: str = DEFAULT_LAUNCH,
     **environment: str,
 ) -> subprocess.Popen[str]:
-    """Start it and return; the launcher leads a process group of its own."""
+    """Like `launched`, without waiting for the end. The launcher leads its own process group."""
     return subprocess.Popen(
-        [
-            *[*launch_command(processes, config), script, *arguments],
-        ],
+        [*launch_command(processes, config), script, *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
         stdout=subprocess.PIPE,
@@ -95,7 +93,7 @@ def start_launch(
 def end_group(process: subprocess.Popen[str]) -> None:
     """kill -9 the launcher and all its ranks at once, as a power cut would.
 
-    The launcher starts each rank in a session of its own: killing its group would leave them.
+    The launcher starts each rank in its own session, so killing its group would not reach them.
     """
     launcher = psutil.Process(process.pid)
     members = [launcher, *launcher.children(recursive=True)]
@@ -112,7 +110,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not path.exists():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{path} never came"
+        assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.02)
 
 
@@ -127,7 +125,7 @@ def metric_lines(run_dir: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def keys_by_step(run_dir: Path) -> dict[int, list[str]]:
-    """Step -> sorted keys of all ranks, as the audit has them."""
+    """Step -> sorted keys of all ranks, from the audit."""
     found: dict[int, list[str]] = {}
     for part in parts_of(run_dir):
         for step, keys in read_part(part.path(run_dir)):

@@ -1,4 +1,4 @@
-"""A mistake that every rank finds, the main rank two seconds after the other."""
+"""A mistake that every rank finds, the main rank two seconds later than the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A set of several uneven shards, and where in it a rank stands at a step."""
+"""A set of several uneven shards, and what a rank reads from it at a step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from processes import tree
 from mmsa.data.manifest import load_manifest
 from mmsa.data.plan import Order, batch_plan, deal
 
-SIZES = (20, 4, 30, 10)  # 64 samples to train: 4 steps an epoch of a global batch of 16
+SIZES = (20, 4, 30, 10)  # 64 training samples: 4 steps per epoch at a global batch of 16
 WORLD = 2
-ENDS_WITHIN_S = 10.0  # what the stream promises of a launch that one rank has left
+ENDS_WITHIN_S = 10.0  # promised in docs/data.md after one rank has ended
 
-# Pictures alone: nothing is read before the first step, so damage is met in the loop.
-PICTURES = [
+# Only images: nothing is read before the first step, so damage is found in the loop.
+IMAGES_ONLY = [
     *[*TINY, "model.fusion.name=image_only", "train.epochs=50", "data.num_workers=1"],
     *["train.checkpoint_every_steps=2", "train.validate_every_steps=100"],
 ]
 
 
 def small_set(directory: Path, *, undecodable: Sequence[int] = ()) -> Path:
-    """Pack it; the pictures of the samples `undecodable` are cut, every checksum agreeing."""
+    """Pack it. The images of the samples `undecodable` are truncated, with matching checksums."""
     directory.mkdir()
     numbers = iter(range(sum(SIZES)))
     parts = [[sample(next(numbers)) for _ in range(size)] for size in SIZES]
@@ -45,7 +45,7 @@ def small_set(directory: Path, *, undecodable: Sequence[int] = ()) -> Path:
 def place_at(directory: Path, *, step: int, rank: int) -> tuple[int, int]:
     """(shard, ordinal) of the first sample that `rank` of two reads at `step`, from 0, in epoch 0.
 
-    For the settings of PICTURES. No earlier step reads it, nor does the other rank.
+    Under the settings IMAGES_ONLY. No earlier step reads it, nor does the other rank.
     """
     reader = open_split(directory, load_manifest(directory))
     order = Order(reader.sizes, identity=reader.identity, seed=0, epoch=0, window_shards=2)
@@ -57,7 +57,7 @@ def place_at(directory: Path, *, step: int, rank: int) -> tuple[int, int]:
 
 
 def watched(*settings: str, processes: int = WORLD) -> tuple[int, str, list[psutil.Process]]:
-    """Run a training launch to its end: (exit code, standard error, processes still there)."""
+    """Run a training launch to its end: (exit code, standard error, processes left behind)."""
     launch = start_launch("train.py", *settings, processes=processes)
     seen: dict[int, psutil.Process] = {}
     deadline = time.monotonic() + TIMEOUT_S
@@ -70,7 +70,7 @@ def watched(*settings: str, processes: int = WORLD) -> tuple[int, str, list[psut
 
 
 def loader_workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Those whose parent is a fork server: the server itself is not one."""
+    """The processes whose parent is a fork server, without the server itself."""
     servers = {one.pid for one in processes if _is_server_or_worker(one)}
     return [one for one in processes if one.pid in servers and one.ppid() in servers]
 
@@ -83,11 +83,11 @@ def _is_server_or_worker(process: psutil.Process) -> bool:
 
 
 def wait_for_checkpoint(run_dir: Path, step: int, launch: Any) -> None:
-    """Wait until a whole checkpoint of `step` or a later one stands; the launch goes on."""
+    """Wait for a whole checkpoint of `step` or later; the launch keeps running."""
     deadline = time.monotonic() + TIMEOUT_S
     while not any(
         int(path.parent.name[5:]) >= step for path in run_dir.glob("checkpoints/step-*/COMPLETE")
     ):
         assert launch.poll() is None, launch.communicate()
-        assert time.monotonic() < deadline, f"no checkpoint of step {step} came"
+        assert time.monotonic() < deadline, f"no checkpoint of step {step} appeared"
         time.sleep(0.02)

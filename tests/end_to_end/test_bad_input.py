@@ -51,7 +51,7 @@ def refused(capsys: Capture, command: Callable[[list[str]], int], *arguments: st
         ("model.image_encoder.weights=/nowhere", "/nowhere"),
     ],
 )
-def test_what_is_known_beforehand(
+def test_mistakes_that_are_found_before_the_start(
     shards: Path, tmp_path: Path, capsys: Capture, override: str, words: str
 ) -> None:
     settings = [*TINY, f"data.shards={shards}", f"run.dir={tmp_path / 'run'}"]
@@ -82,8 +82,8 @@ def test_every_problem_of_a_configuration_is_reported_together(capsys: Capture) 
         assert words in message
 
 
-def test_the_main_rank_speaks_though_another_meets_the_mistake_first() -> None:
-    """The launcher ends all ranks when one ends; no file is known yet to tell it in."""
+def test_the_main_rank_reports_a_mistake_that_another_finds_first() -> None:
+    """The launcher ends all ranks when one ends; the status file is not known yet."""
     done = launched("tests/end_to_end/late_main_rank.py")
     assert done.returncode == 1
     assert done.stderr.count("error: a mistake that all ranks find") == 1
@@ -107,7 +107,7 @@ def test_a_missing_configuration_file(capsys: Capture) -> None:
         ),
     ],
 )
-def test_shards_that_are_none(
+def test_shards_that_cannot_be_used(
     shards: Path, tmp_path: Path, capsys: Capture, change: Callable[[Path], None], words: str
 ) -> None:
     copy = tmp_path / "shards"
@@ -147,7 +147,7 @@ def test_a_run_directory_of_another_configuration(
         (["{run}", "--shards", "{no_test}"], "no-test have no split 'test'; they have: train"),
     ],
 )
-def test_evaluation_of_what_is_not_there(
+def test_evaluation_of_a_missing_target(
     shards: Path, tmp_path: Path, capsys: Capture, arguments: list[str], words: str
 ) -> None:
     run_dir = tmp_path / "run"
@@ -163,7 +163,7 @@ def test_evaluation_of_what_is_not_there(
 
 @pytest.mark.parametrize("command", [["train.py"], ["evaluate.py"], ["-m", "shards"]])
 def test_help_loads_no_heavy_library(command: list[str]) -> None:
-    """What keeps --help under a second: neither torch nor transformers is imported for it."""
+    """--help stays under a second because it imports neither torch nor transformers."""
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", *command, "--help"],
         cwd=ROOT,
@@ -184,12 +184,12 @@ def test_a_resume_in_another_precision(shards: Path, tmp_path: Path, capsys: Cap
     assert train_main(settings) == 0
     (run_dir / "status.json").unlink()  # as if it had been interrupted
     capsys.readouterr()
-    AcceleratorState._reset_state(reset_partial_state=True)  # a command is a process of its own
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
     message = refused(capsys, train_main, *settings, "train.mixed_precision=bf16")
     assert "(mixed precision of the launch: no -> bf16 (set train.mixed_precision=no))" in message
 
 
-def test_run_directories_that_cannot_be(shards: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_run_directories_that_cannot_be_used(shards: Path, tmp_path: Path, capsys: Capture) -> None:
     settings = [*TINY, f"data.shards={shards}", "train.max_steps=1"]
     (tmp_path / "file").write_text("mine")
     message = refused(capsys, train_main, *settings, f"run.dir={tmp_path / 'file'}")
@@ -211,7 +211,7 @@ def test_a_start_that_failed_leaves_its_directory_usable(shards: Path, tmp_path:
 
 
 @pytest.mark.parametrize("option", ["--batch-size=0", "--batch-size=-3", "--num-workers=-1"])
-def test_numbers_that_cannot_be(option: str, capsys: Capture) -> None:
+def test_numbers_out_of_range(option: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         evaluate_main(["anywhere", option])
     assert ended.value.code == 2

@@ -17,7 +17,7 @@ def facts_of(out: Path, rank: int) -> dict[str, Any]:
 
 
 def test_two_ranks_with_an_odd_number_of_batches(tmp_path: Path) -> None:
-    """25 samples in 7 batches of 4: rank 1 has none for the last turn and takes part in it."""
+    """25 samples in 7 batches of 4: rank 1 has none in the last round and takes part in it."""
     shards, alone, both = (tmp_path / name for name in ("shards", "alone", "both"))
     for directory in (shards, alone, both):
         directory.mkdir()

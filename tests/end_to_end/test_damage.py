@@ -1,4 +1,4 @@
-"""Damage met by one rank in the middle of a real launch of two: named, exit 2, nothing left."""
+"""Damage that one of two ranks finds during a real launch: named, exit 2, no process left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness import TIMEOUT_S, start_launch, status
 from processes import shared_memory_names, tree
 from small_set import (
     ENDS_WITHIN_S,
-    PICTURES,
+    IMAGES_ONLY,
     WORLD,
     loader_workers,
     place_at,
@@ -24,7 +24,7 @@ from small_set import (
 
 from mmsa.data.manifest import load_manifest, read_index
 
-STEP, RANK = 2, 1  # where the damage is met first
+STEP, RANK = 2, 1  # where the damage is found first
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing", "other index", "picture"])
@@ -47,12 +47,12 @@ def test_damage_ends_a_launch_with_shard_and_key(tmp_path: Path, how: str) -> No
         shutil.copy(shards / "val-00000.idx", shards / info.index)
     else:
         number = int(key.rpartition("-")[2])
-        # Another digest gives another order, so the sample is where it is met, not at STEP.
+        # Another digest gives another order, so the sample is not found at STEP.
         shards = small_set(tmp_path / "undecodable", undecodable=[number])
     run_dir = tmp_path / "run"
-    code, _, left = watched(*PICTURES, f"data.shards={shards}", f"run.dir={run_dir}")
+    code, _, left = watched(*IMAGES_ONLY, f"data.shards={shards}", f"run.dir={run_dir}")
     assert left == []
-    assert code == 1  # the launcher's own
+    assert code == 1  # the launcher's exit code
     told = status(run_dir)
     assert (told["state"], told["exit_code"], told["shard"]) == ("failed", 2, info.tar)
     if how in ("flipped", "picture"):
@@ -62,7 +62,7 @@ def test_damage_ends_a_launch_with_shard_and_key(tmp_path: Path, how: str) -> No
         assert (told["rank"], told["step"]) == (RANK, STEP)
     assert info.tar in told["reason"] or info.index in told["reason"]
     log = (run_dir / "log.txt").read_text()
-    # Sizes are looked at before the launch has a process group.
+    # Sizes are checked before the launch has a process group.
     at_start = how in ("truncated", "missing")
     assert (f"world_size {WORLD}, backend gloo" in log) != at_start
     assert f"error: {told['reason']}" in log
@@ -73,7 +73,7 @@ def test_a_worker_that_is_killed_or_hangs_ends_a_launch(
     tmp_path: Path, how: signal.Signals
 ) -> None:
     shards, run_dir = small_set(tmp_path / "shards"), tmp_path / "run"
-    settings = [*PICTURES, "train.epochs=100000", "train.checkpoint_every_steps=1000"]
+    settings = [*IMAGES_ONLY, "train.epochs=100000", "train.checkpoint_every_steps=1000"]
     settings += [f"data.shards={shards}", f"run.dir={run_dir}", "data.timeout_s=2"]
     launch = start_launch("train.py", *settings)
     deadline = time.monotonic() + TIMEOUT_S

@@ -1,8 +1,8 @@
-"""A run that goes on at other world sizes and under other engines: the same losses, the same data.
+"""A run resumed at other world sizes and under other engines: the same losses, the same data.
 
-One uninterrupted run of one process is the measure. Each engine takes its checkpoint of step 3
-over at two processes; their checkpoint of step 6 goes on at four processes of that engine, the one
-of step 9 in one process without an engine. ZeRO-3 also goes on in one process of its own.
+One uninterrupted run of one process is the reference. Each engine resumes its checkpoint of step 3
+with two processes; their checkpoint of step 6 is resumed with four processes of that engine, and
+the one of step 9 in one process without an engine. ZeRO-3 also resumes in one process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOLERANCE = {"ddp": 1e-5, "zero1": 1e-5, "zero2": 1e-5, "zero3": 1e-3}
 
 
 def stopped_at(run_dir: Path, step: int, copy: Path) -> Path:
-    """A copy of a run as it would be had it been killed behind its checkpoint of `step`."""
+    """A copy of a run, as if it had been killed after its checkpoint of `step`."""
     shutil.copytree(run_dir, copy, symlinks=True)
     for checkpoint in (copy / "checkpoints").glob("step-*"):
         if int(checkpoint.name[5:]) > step:
@@ -51,11 +51,11 @@ def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
-def test_a_run_goes_on_at_other_world_sizes_and_under_another_engine(
+def test_a_run_resumes_at_other_world_sizes_and_under_another_engine(
     engine: str, whole: Path, shards: Path, tmp_path: Path
 ) -> None:
-    def go_on(before: Path, step: int, worlds: tuple[int, int]) -> Path:
-        """Launch the engine on a run stopped at `step`; `worlds` wrote its checkpoint and go on."""
+    def resume(before: Path, step: int, worlds: tuple[int, int]) -> Path:
+        """Resume a run stopped at `step`; `worlds`: (size that wrote the checkpoint, new size)."""
         run_dir = stopped_at(before, step, tmp_path / f"{worlds[0]}-to-{worlds[1]}")
         settings = [*EXACT, f"data.shards={shards}", f"run.dir={run_dir}"]
         settings += [f"launch.engine={engine}", f"launch.world_size={worlds[1]}"]
@@ -71,10 +71,10 @@ def test_a_run_goes_on_at_other_world_sizes_and_under_another_engine(
         return run_dir
 
     file = launch_file(engine, tmp_path)
-    two = go_on(whole, 3, (1, 2))
-    four = go_on(two, 6, (2, 4))
+    two = resume(whole, 3, (1, 2))
+    four = resume(two, 6, (2, 4))
     if engine == "zero3":
-        go_on(two, 6, (2, 1))
+        resume(two, 6, (2, 1))
     last = stopped_at(four if engine == "zero3" else two, 9, tmp_path / "alone")
     assert train_main([*EXACT, f"data.shards={shards}", f"run.dir={last}"]) == 0
     assert f"was written under {engine}, this launch is single" in (last / "log.txt").read_text()

@@ -1,7 +1,7 @@
 """The same training under every engine, on real processes connected by gloo.
 
-Each launch first shows engine, world size and precision as they really are: mistaken launches come
-up as something else, in silence.
+Each launch first logs its actual engine, world size and precision, because a mistaken launch
+silently starts as something else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from train import main as train_main
 
 @pytest.fixture(scope="module")
 def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process, which all others must equal."""
+    """The run of one process, to which all others must be equal."""
     run_dir = tmp_path_factory.mktemp("engines") / "alone"
     settings = [*SAME_EVERYWHERE, "train.micro_batch_size=16", f"data.shards={shards}"]
     assert train_main([*settings, f"run.dir={run_dir}"]) == 0
@@ -36,11 +36,11 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ddp", 4, 2),
         ("zero0", 2, 4),
         ("zero1", 2, 4),
-        pytest.param("zero1", 4, 4, marks=pytest.mark.soak),  # test_elastic.py goes there
+        pytest.param("zero1", 4, 4, marks=pytest.mark.soak),  # covered by test_elastic.py
         ("zero2", 2, 4),
-        pytest.param("zero2", 4, 4, marks=pytest.mark.soak),  # test_elastic.py goes there
+        pytest.param("zero2", 4, 4, marks=pytest.mark.soak),  # covered by test_elastic.py
         ("zero3", 2, 4),
-        pytest.param("zero3", 4, 4, marks=pytest.mark.soak),  # test_elastic.py goes there
+        pytest.param("zero3", 4, 4, marks=pytest.mark.soak),  # covered by test_elastic.py
     ],
 )
 def test_losses_and_weights_do_not_depend_on_engine_and_world(
@@ -70,7 +70,7 @@ def test_losses_and_weights_do_not_depend_on_engine_and_world(
 def test_bf16_with_batch_norm_and_recomputed_layers(
     shards: Path, tmp_path: Path, engine: str
 ) -> None:
-    """BatchNorm in training mode, dropout, gradient checkpointing, bf16: finite, and as DDP's."""
+    """BatchNorm in training mode, dropout, gradient checkpointing, bf16: finite, and like DDP."""
     settings = [*TINY, f"data.shards={shards}", "train.max_steps=4", "train.mixed_precision=bf16"]
     settings += ["model.text_encoder.gradient_checkpointing=true"]
     settings += ["model.image_encoder.gradient_checkpointing=true"]
@@ -78,7 +78,7 @@ def test_bf16_with_batch_norm_and_recomputed_layers(
     assert "mixed_precision bf16" in (run_dir / "log.txt").read_text()
     losses = [line["loss"] for line in metric_lines(run_dir, "train")]
     assert len(losses) == 4
-    # The first loss has seen no update: it is the same but for bf16's rounding (8 bits, 2^-8).
+    # The first loss precedes any update: it is the same up to bf16's rounding (8 bits, 2^-8).
     single = tmp_path / "single"
     assert train_main([*settings, f"run.dir={single}", "train.max_steps=1"]) == 0
     expected = metric_lines(single, "train")[0]["loss"]
@@ -112,7 +112,7 @@ def test_evaluation_has_the_same_bytes_under_every_engine(alone: Path, tmp_path:
 @pytest.mark.parametrize(
     ("options", "environment", "settings", "told"),
     [
-        # Accelerate starts ONE process of these two, in silence.
+        # Accelerate silently starts ONE process instead of two.
         (["--cpu", "--num_processes", "2"], {}, ["launch.world_size=2"], "this launch has 1"),
         (
             ["--config_file", "launch/accelerate/ddp.yaml", "--num_processes", "2"],
@@ -120,7 +120,7 @@ def test_evaluation_has_the_same_bytes_under_every_engine(alone: Path, tmp_path:
             ["launch.engine=zero2"],
             "this launch is ddp with 2 process(es)",
         ),
-        # Plain DDP would come up, in silence.
+        # Plain DDP would start silently.
         (
             ["--config_file", "launch/accelerate/zero2.yaml", "--num_processes", "2"],
             {"ACCELERATE_USE_CPU": "true"},
@@ -135,7 +135,7 @@ def test_evaluation_has_the_same_bytes_under_every_engine(alone: Path, tmp_path:
         ),
     ],
 )
-def test_mistaken_launches_end_with_a_sentence(
+def test_mistaken_launches_end_with_a_clear_message(
     shards: Path,
     tmp_path: Path,
     options: list[str],
@@ -163,8 +163,8 @@ def test_mistaken_launches_end_with_a_sentence(
     assert told in status(run_dir)["reason"]
 
 
-def test_a_compiled_run_goes_on_uncompiled(shards: Path, tmp_path: Path) -> None:
-    """Names of tensors do not tell whether the encoders were compiled."""
+def test_a_compiled_run_resumes_uncompiled(shards: Path, tmp_path: Path) -> None:
+    """Tensor names do not depend on whether the encoders were compiled."""
     settings = [*TINY, f"data.shards={shards}", "model.fusion.name=image_only", "train.epochs=1"]
     settings += ["train.checkpoint_every_steps=5", f"run.dir={tmp_path / 'run'}"]
     whole = [*settings, f"run.dir={tmp_path / 'whole'}"]

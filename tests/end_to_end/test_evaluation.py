@@ -39,7 +39,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_runs_are_compared_and_a_report_is_not_made_twice(
+def test_runs_are_compared_and_an_existing_report_is_reused(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     targets = [str(run) for run in runs]
@@ -50,7 +50,7 @@ def test_runs_are_compared_and_a_report_is_not_made_twice(
     assert sorted(len(one["runs"]) for one in found["contenders"]) == [1, 2]
     assert len(found["pairs"]) == 1
     assert [read_ledger(run).num_openings for run in runs] == [1, 1, 1]
-    # Reports stand for themselves; the test split is not opened for them.
+    # Existing reports are read; the test split is not opened again.
     reports = [str(run / "reports" / "test-best") for run in runs]
     assert evaluate_main([*reports, "--compare", "--out", str(tmp_path / "again")]) == 0
     again = read(tmp_path / "again" / "comparison.json")
@@ -88,7 +88,7 @@ def test_a_comparison_across_protocols_opens_nothing(
         (["{0}", "--calibrate"], "never on 'test'; add --split val"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_the_test_split_is_opened(
+def test_options_that_exclude_each_other_are_refused_before_the_test_split_is_opened(
     runs: list[Path], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     before = read_ledger(runs[0]).num_openings
@@ -133,7 +133,7 @@ def test_the_temperature_of_training_is_that_of_calibrate(
     assert again["temperature"] == pytest.approx(fitted["temperature"], rel=1e-3)
     metrics = read(copy / "reports" / "val-export" / "metrics.json")
     assert metrics["calibration"]["temperature"] == again["temperature"]
-    # Prediction on raw input has the probabilities with the temperature, and can leave it out.
+    # Prediction on raw input applies the temperature, unless told not to.
     raw = shards.parent / "raw" / "data"
     number = sorted(path.stem for path in raw.glob("*.jpg"))[0]
     pair = ([(raw / f"{number}.txt").read_bytes().decode("gb18030")], [raw / f"{number}.jpg"])
@@ -145,7 +145,7 @@ def test_the_temperature_of_training_is_that_of_calibrate(
 
 
 def run_line(line: str) -> None:
-    """Run a printed line through the same commands' `main`, in this process."""
+    """Run a printed command line through its `main`, in this process."""
     words = shlex.split(line)
     if words[:3] == ["python", "-m", "shards"]:
         assert shards_main([*words[3:], "--quiet"]) == 0
@@ -177,7 +177,7 @@ def test_a_kfold_experiment_end_to_end_by_its_printed_lines(
     manifest = read(tmp_path / "fold-1" / "shards" / "manifest.json")
     assert sum(sizes) == sum(split["num_samples"] for split in manifest["splits"].values())
     assert found["over_folds"]["accuracy"]["deviation"] is not None
-    # Without the second fold it is refused.
+    # Refused without the second fold.
     rest = [str(tmp_path / f"fold-{number}" / "run") for number in (1, 3)]
     assert evaluate_main([*rest, "--folds"]) == 2
     assert "missing: 2" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""On labels that are independent of the input no model may be better than chance.
+"""On labels that are independent of the input, no model may be better than chance.
 
-The notebook's random data: whatever predicts such labels has seen them another way, a leak between
-splits, or a label in the input. Chance is 1/3, because the three classes are equally frequent.
+Any model that predicts random labels has seen them some other way: through a leak between splits,
+or a label in the input. Chance is 1/3, because the three classes are equally frequent.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_independent_labels_are_predicted_at_chance(
 
 
 def test_the_detector_would_find_a_leak(plain_shards: Path, tmp_path: Path) -> None:
-    """The same on the samples that were trained on, which is what a leak looks like."""
+    """The same on the training samples, which is what a leak looks like."""
     settings = [
         *[f"data.shards={plain_shards}", "train.epochs=15", "train.validate_every_steps=1000"],
         *["model.fusion.name=text_only", "model.text_encoder.pooling=mean"],

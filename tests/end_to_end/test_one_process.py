@@ -65,7 +65,7 @@ def test_a_finished_run_says_so(
 
 def test_the_learning_rate_is_the_schedule_of_the_step(finished: Path) -> None:
     rates = [line["lr_text"] for line in metric_lines(finished, "train")]
-    assert rates[:2] == pytest.approx([1e-3 / 3, 2e-3 / 3])  # warm-up: a tenth of 20 steps
+    assert rates[:2] == pytest.approx([1e-3 / 3, 2e-3 / 3])  # warm-up is a tenth of 20 steps
     assert rates[2] == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(0.5e-3 * (1 + np.cos(np.pi * 17 / 18)))
 
@@ -149,7 +149,7 @@ def test_best_last_and_a_step_are_found(finished: Path, capsys: pytest.CaptureFi
 
 
 def test_training_never_reads_the_test_split(shards: Path, tmp_path: Path) -> None:
-    """Without its test shards a data set trains all the same."""
+    """A data set can be used for training without its test shards."""
     copy = tmp_path / "shards"
     copy.mkdir()
     for path in shards.iterdir():

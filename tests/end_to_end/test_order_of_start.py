@@ -1,4 +1,4 @@
-"""Loader workers start before the device is touched, and tokenizers start no threads of theirs."""
+"""Loader workers start before the device is touched, and tokenizers start no threads."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mmsa.engines import engine
 from train import main as train_main
 
 
-def test_workers_are_there_before_the_accelerator(
+def test_workers_start_before_the_accelerator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forked or spawned later they would bring a device's state along, or wait for its locks."""
+    """Forked or spawned later, they would inherit the device's state or wait for its locks."""
 
     def workers() -> set[int]:
         return {one.pid for one in loader_workers(psutil.Process().children(recursive=True))}
 
-    before = workers()  # of earlier tests in this process
+    before = workers()  # left by earlier tests in this process
     make_accelerator = engine.make_accelerator
     found: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Sets packed otherwise than by default: training and prediction know what packing did."""
+"""Sets packed with other than the default options: training and prediction know them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VOTES = {
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up pairs under labels of three annotators, with a URL and a mention in each text."""
+    """Made-up pairs with the labels of three annotators, and a URL and a mention in each text."""
     raw = tmp_path_factory.mktemp("votes") / "raw"
     assert shards_main(["synthetic", str(raw), "--samples", "120", "--quiet"]) == 0
     lines = ["ID\ttext,image\ttext,image\ttext,image"]

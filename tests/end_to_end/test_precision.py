@@ -1,4 +1,4 @@
-"""bf16, dealt by length and channels last learn what float32 without any of it learns."""
+"""bf16, dealing by length and channels last learn what plain float32 learns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS = 50
 
 
 def test_the_loss_curve_is_that_of_float32(shards: Path, tmp_path: Path) -> None:
-    """The same samples at each step, no dropout, which draws otherwise in another precision."""
+    """The same samples at each step, and no dropout, whose draws depend on the precision."""
     settings = [*SAME_EVERYWHERE, f"data.shards={shards}", "train.epochs=9"]
     settings += [f"train.max_steps={STEPS}", f"train.validate_every_steps={STEPS}"]
     settings += ["train.micro_batch_size=8", f"train.checkpoint_every_steps={STEPS}"]
@@ -25,7 +25,7 @@ def test_the_loss_curve_is_that_of_float32(shards: Path, tmp_path: Path) -> None
     for name, precision, more in (("plain", "no", plain), ("fast", "bf16", fast)):
         assert train_main([*settings, *more, f"run.dir={tmp_path / name}"]) == 0
         assert f"mixed_precision {precision}," in (tmp_path / name / "log.txt").read_text()
-        AcceleratorState._reset_state(reset_partial_state=True)  # a command is a process of its own
+        AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
         losses = [line["loss"] for line in metric_lines(tmp_path / name, "train")]
         assert len(losses) == STEPS
         curves.append(np.convolve(losses, np.ones(10) / 10, "valid"))

@@ -1,4 +1,4 @@
-"""The real data beside the checkout: its counts, and that it trains."""
+"""The real data next to the checkout: its counts, and that it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a save leaves behind in the run directory, and that it leaves the run itself as it was."""
+"""What a save writes to the run directory, and that it does not change the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness import TIMEOUT_S, TINY, end_group, start_launch, status, wait_for
 from mmsa.export import is_whole
 from train import main as train_main
 
-# Dropout, augmentation and BatchNorm in training mode: as a run is by default.
+# Dropout, augmentation and BatchNorm in training mode, as by default.
 SHORT = [*TINY, "train.max_steps=5", "train.validate_every_steps=100", "train.keep_checkpoints=1"]
 
 
@@ -44,8 +44,8 @@ def test_saving_at_every_step_changes_no_bit(
         assert (written[0] / name).read_bytes() == (written[1] / name).read_bytes(), name
 
 
-def test_each_checkpoint_has_the_best_that_it_speaks_of(shards: Path, tmp_path: Path) -> None:
-    """A run that dies between a new best export and a checkpoint goes on with the one before."""
+def test_each_checkpoint_has_the_best_that_it_refers_to(shards: Path, tmp_path: Path) -> None:
+    """A run that dies between a new best export and a checkpoint resumes with the previous best."""
     settings = [*TINY, f"data.shards={shards}", "train.max_steps=8", "train.keep_checkpoints=9"]
     settings += ["train.validate_every_steps=1", "train.checkpoint_every_steps=4"]
     whole, again = tmp_path / "whole", tmp_path / "again"
@@ -56,7 +56,7 @@ def test_each_checkpoint_has_the_best_that_it_speaks_of(shards: Path, tmp_path: 
         best_steps.append(state["best_step"])
         assert (whole / "exports" / f"step-{best_steps[-1]:08d}" / "export.json").is_file()
     assert len(list((whole / "exports").iterdir())) == len(set(best_steps))
-    # Killed behind step 7: `best` is ahead of the checkpoint of step 4.
+    # Killed after step 7: `best` is ahead of the checkpoint of step 4.
     shutil.copytree(whole, again, symlinks=True)
     shutil.rmtree(again / "checkpoints" / "step-00000008")
     (again / "status.json").unlink()
@@ -84,14 +84,14 @@ def test_a_second_launch_on_a_run_directory_is_refused(
         told = capsys.readouterr().err
         who = f"process {before['pid']} on {before['host']} since "
         assert f"error: {run_dir} is being trained by another launch ({who}" in told
-        assert status(run_dir)["pid"] == before["pid"]  # the first one's word stands
+        assert status(run_dir)["pid"] == before["pid"]  # still the first launch's status
         assert status(run_dir)["state"] == "running"
         assert "being trained" not in (run_dir / "log.txt").read_text()
     finally:
         end_group(first)
 
 
-def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
+def test_a_full_disk_ends_a_run_that_resumes_when_there_is_space(
     shards: Path, small_disk: Callable[[str], Path]
 ) -> None:
     disk = small_disk("24m")
@@ -103,7 +103,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     wait_for(run_dir / "checkpoints" / "step-00000002" / "COMPLETE", launch)
     filler = fill(disk, leave_bytes=100_000)  # a checkpoint takes four times as much
     _, stderr = launch.communicate(timeout=TIMEOUT_S)
-    assert launch.returncode == 1  # the launcher's
+    assert launch.returncode == 1  # the launcher's exit code
     told = status(run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 2)
     assert "could not be written" in told["reason"]
@@ -113,7 +113,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     (good,) = (run_dir / "checkpoints").glob("*step-*")
     assert is_whole(good)
     assert int(good.name[5:]) == told["step"] - 2
-    # As it is, the run is refused before its first step; with room it goes on.
+    # On the full disk the run is refused before its first step; with space it resumes.
     assert train_main(settings) == 2
     assert "free and the run needs" in status(run_dir)["reason"]
     filler.unlink()

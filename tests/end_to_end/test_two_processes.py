@@ -1,6 +1,6 @@
 """Two real gloo processes under `accelerate launch` with the project's own configuration file.
 
-Each test first asserts that there were two, connected: a launch can come up as one, in silence.
+Each test first asserts that two connected processes ran, because a launch can silently start one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_a_profile_says_where_the_time_of_a_step_goes(trained: Path) -> None:
     }
     trace = json.loads(gzip.decompress((profile / "trace.json.gz").read_bytes()))
     names = [event.get("name") for event in trace["traceEvents"]]
-    # Two steps of two micro-steps; the ranks' gradients meet in the second of them alone.
+    # Two steps of two micro-steps; the ranks' gradients are reduced only in the second.
     assert [names.count(name) for name in ("data", "forward", "backward")] == [4, 4, 4]
     assert "gloo:all_reduce" in names
     table = (profile / "profile.txt").read_text().splitlines()
@@ -110,7 +110,7 @@ def test_metrics_have_the_same_bytes_from_one_and_two_processes(
 def test_a_killed_run_resumes_to_the_same_weights(
     trained: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """kill -9 of the whole launch once a checkpoint stands; the same command goes on."""
+    """kill -9 of the whole launch once there is a checkpoint; the same command resumes."""
     run_dir = tmp_path / "killed"
     settings = [*TINY, *TWO, f"data.shards={shards}", f"run.dir={run_dir}", "train.epochs=2"]
     settings.append("train.checkpoint_every_steps=5")

@@ -1,4 +1,4 @@
-"""One run through launches of four, two and one process: the audit proves what they read."""
+"""One run in launches of four, two and one process: the audit proves what they read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import end_group, keys_by_step, start_launch
-from small_set import PICTURES, small_set, wait_for_checkpoint
+from small_set import IMAGES_ONLY, small_set, wait_for_checkpoint
 
 from mmsa.data.audit import main as audit_main
 from mmsa.data.audit_files import parts_of
@@ -18,7 +18,7 @@ def test_a_run_killed_twice_on_other_worlds_reads_what_an_uninterrupted_one_read
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = small_set(tmp_path / "shards")
-    settings = [*PICTURES, f"data.shards={shards}", "run.audit=true", "data.drop_last=false"]
+    settings = [*IMAGES_ONLY, f"data.shards={shards}", "run.audit=true", "data.drop_last=false"]
     settings += ["train.epochs=15", "train.checkpoint_every_steps=3"]
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
     begun = []
@@ -52,6 +52,6 @@ def test_a_run_killed_twice_on_other_worlds_reads_what_an_uninterrupted_one_read
 
 
 def newest_step(run_dir: Path) -> int:
-    """The step of the newest checkpoint; 0 where there is none."""
+    """The step of the newest checkpoint, or 0."""
     states = run_dir.glob("checkpoints/step-*/state.json")
     return max((json.loads(path.read_text())["step"] for path in states), default=0)

@@ -1,4 +1,4 @@
-"""A real training launch that is watched: where it stands, its processes, and how it ends."""
+"""A real training launch under observation: its step, its processes, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from processes import tree
 
 from mmsa.export import is_whole
 
-ENDS_WITHIN_S = 60.0  # for what must come; nothing here is fast because of it
+ENDS_WITHIN_S = 60.0  # an upper limit; it does not slow a test down
 CONFIG_FILES = {"ddp": "accelerate_config.yaml"} | {
     engine: f"launch/accelerate/{engine}.yaml" for engine in ("zero1", "zero2", "zero3")
 }
@@ -29,13 +29,13 @@ def launcher(engine: str = "ddp", processes: int = 2) -> list[str]:
 
 
 def _hear_the_terminal() -> None:
-    """As of a shell at a terminal: what runs in the background or under nohup ignores these."""
+    """Handle signals as at a terminal: background jobs and nohup would ignore these."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 class Launch:
-    """One launch on a run directory, begun when the object is made."""
+    """One launch on a run directory, started by the constructor."""
 
     def __init__(self, run_dir: Path, *settings: str, by: list[str], **environment: str) -> None:
         self.run_dir = run_dir
@@ -68,7 +68,7 @@ class Launch:
         return [int(step) for step in re.findall(r" step (\d+)/\d+ ", self.own_log())]
 
     def look(self) -> None:
-        """Remember the processes that live now."""
+        """Remember the processes that exist now."""
         self._seen |= {process.pid: process for process in tree(self.process.pid)}
 
     def wait_until(self, true: Callable[[], bool]) -> None:
@@ -119,7 +119,7 @@ def checkpoint_steps(run_dir: Path) -> list[int]:
 
 
 def assert_preempted(launch: Launch, *reasons: str) -> int:
-    """The run says that it was preempted, by any of `reasons`, and has saved; returns the step."""
+    """Assert that the run was preempted for one of `reasons` and has saved; returns the step."""
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("preempted", 75), launch.output()
     assert told["reason"].startswith(reasons), told

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, over and over: the run ends with the bytes of one that was not killed.
+"""kill -9 at random moments, repeatedly: the run ends with the bytes of one that was not killed.
 
 Each relaunch starts at the newest whole checkpoint, and a kill costs no more than the steps between
 two of them. Dropout and augmentation are on.
@@ -23,19 +23,19 @@ SETTINGS = [
 
 
 class Killer:
-    """Kills one launch at a moment of its own choice. Alike for the same seed, but for time."""
+    """Kills launches at random moments. The same seed makes the same choices, except for timing."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self.kills: list[str] = []
 
     def kill(self, launch: Launch) -> None:
-        """Wait for a moment and kill a rank or the whole tree; the launch has ended afterwards."""
+        """At a random moment kill a rank or the whole tree, then wait for the launch to end."""
         during_write = len(self.kills) % 2 == 0
         one_rank = self._random.random() < 0.5
         first = checkpoint_steps(launch.run_dir)[-1:]
         if during_write:
-            # The directory that a checkpoint is written in, before it gets its name.
+            # The temporary directory in which a checkpoint is written.
             if self._random.random() < 0.5:
                 launch.wait_until(lambda: checkpoint_steps(launch.run_dir)[-1:] != first)
             launch.wait_until(lambda: any(launch.run_dir.glob("checkpoints/.step-*.tmp")))
@@ -60,7 +60,7 @@ def is_over(launch: Launch) -> bool:
 def run_killed(
     run_dir: Path, settings: list[str], by: list[str], *, steps: int, kills: int, seed: int
 ) -> list[str]:
-    """Launch until the run is done, killing the first `kills` launches; returns what was killed."""
+    """Launch until the run is done, killing the first `kills` launches; returns a line per kill."""
     settings = [*settings, f"train.max_steps={steps}"]
     killer, ran = Killer(seed), 0
     while True:
@@ -118,7 +118,7 @@ def check(
         *[("zero3", 2, 2), ("zero3", 4, 1)],
     ],
 )
-def test_a_killed_run_cannot_be_told_from_one_that_was_not(
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     shards: Path, tmp_path: Path, engine: str, world: int, kills: int
 ) -> None:
     check(shards, tmp_path, engine, world, steps=40, kills=kills)

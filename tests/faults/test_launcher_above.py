@@ -1,4 +1,4 @@
-"""Real processes: a rank ends with its launcher, whatever ended that, and not with a shell."""
+"""Real processes: a rank ends with its launcher, however that ends, but not with a shell."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def test_what_a_launcher_is(command_line: str, expected: bool) -> None:
     assert is_launcher(command_line.split()) is expected
 
 
-def test_a_shell_that_was_given_a_launch_as_text_is_none() -> None:
+def test_a_shell_with_a_launch_in_its_arguments_is_not_a_launcher() -> None:
     assert not is_launcher(["/bin/bash", "-c", "nohup accelerate launch train.py"])
     assert not is_launcher(["bash", "-c", "torchrun"])

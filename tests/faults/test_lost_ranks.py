@@ -1,4 +1,4 @@
-"""A rank that dies, and one that hangs: nobody waits for it for longer than was set."""
+"""A rank that dies, and one that hangs: the others wait no longer than the timeout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SETTINGS = ["train.epochs=90", "train.checkpoint_every_steps=2", "train.validate
 
 
 def test_a_rank_that_dies_ends_the_others_with_its_reason(shards: Path, tmp_path: Path) -> None:
-    """The launcher's SIGTERM to the survivors is no preemption."""
+    """The launcher's SIGTERM to the survivors is not a preemption."""
     launch = Launch(tmp_path / "run", *SETTINGS, f"data.shards={shards}", by=launcher())
     launch.wait_until(lambda: bool(checkpoint_steps(launch.run_dir)))
     launch.ranks()[1].kill()
@@ -47,13 +47,15 @@ def test_a_rank_that_hangs_is_ended_by_the_collective_timeout(shards: Path, tmp_
     assert launch.wait() == 1
 
 
-def test_a_stop_that_a_peer_does_not_answer_saves_nothing(shards: Path, tmp_path: Path) -> None:
+def test_a_stop_that_a_hanging_rank_does_not_answer_saves_nothing(
+    shards: Path, tmp_path: Path
+) -> None:
     settings = [*SETTINGS, f"data.shards={shards}", "run.stop_timeout_s=2"]
     launch = Launch(tmp_path / "run", *settings, by=launcher(), PET_SHUTDOWN_TIMEOUT="6")
     launch.wait_until(lambda: bool(checkpoint_steps(launch.run_dir)))
     launch.ranks()[1].suspend()
     os.kill(launch.process.pid, signal.SIGTERM)
-    assert launch.wait() == 1  # the launcher kills the one that hangs
+    assert launch.wait() == 1  # the launcher kills the hanging rank
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 1)
     assert "received SIGTERM, but the other ranks have not answered for 2 s" in told["reason"]

@@ -1,7 +1,7 @@
 """A step whose gradient is not finite never reaches the weights, on any engine.
 
-The pretrained weights have one token whose embedding is infinite: a step whose samples hold it has
-no finite loss, and no other step has.
+The pretrained weights have one token whose embedding is infinite: exactly the steps whose samples
+contain it have a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def texts(shards: Path, split: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def poisoned(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
-    """An export, the token whose embedding is infinite in it, and the one sample that holds it."""
+    """An export, the token with an infinite embedding in it, and the sample that contains it."""
     run_dir = tmp_path_factory.mktemp("runs") / "source"
     settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
     assert train_main(settings) == 0
@@ -77,7 +77,7 @@ def settings_of(shards: Path, export: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
-def test_such_a_step_is_left_out_on_every_engine(
+def test_such_a_step_is_skipped_on_every_engine(
     poisoned: tuple[Path, int, str], shards: Path, tmp_path: Path, engine: str
 ) -> None:
     export, token, key = poisoned
@@ -132,7 +132,9 @@ def test_a_learning_rate_beyond_all_bounds_ends_the_run(shards: Path, tmp_path: 
     assert train_main(settings) == 2
     told = status(run_dir)
     assert told["state"] == "failed"
-    assert told["reason"].startswith("step 2 has loss nan")  # step 1 moved them with finite ones
+    assert told["reason"].startswith(
+        "step 2 has loss nan"
+    )  # step 1 was finite and changed the weights
     assert [line["step"] for line in metric_lines(run_dir, "train")] == [1]
 
 

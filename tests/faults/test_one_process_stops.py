@@ -58,7 +58,7 @@ def test_a_signal_during_the_start_up_ends_it(shards: Path, tmp_path: Path) -> N
     ("name", "world_size", "state", "code"),
     [("SIGTERM", 2, "failed", 1), ("SIGTERM", 1, "preempted", 75), ("SIGUSR1", 2, "preempted", 75)],
 )
-def test_a_sigterm_to_one_of_several_starting_ranks_is_no_preemption(
+def test_a_sigterm_to_one_of_several_starting_ranks_is_not_a_preemption(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -66,11 +66,11 @@ def test_a_sigterm_to_one_of_several_starting_ranks_is_no_preemption(
     state: str,
     code: int,
 ) -> None:
-    """The launcher sends it when another rank has ended; it sends no other signal by itself."""
+    """The launcher sends it when another rank has ended, and sends no other signal by itself."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     codes: list[int] = []
-    monkeypatch.setattr(os, "_exit", codes.append)  # of a launched rank: this process goes on
+    monkeypatch.setattr(os, "_exit", codes.append)  # of a launched rank; this process continues
 
     def body(command: Command) -> None:
         command.report_to(tmp_path / "status.json", goes_on=False)

@@ -1,6 +1,6 @@
-"""Every way to be asked to stop, one after the other on one run of two processes.
+"""Every kind of request to stop, one after the other on one run of two processes.
 
-At its end the run has the bytes and the measures of one that was never stopped.
+At its end the run has the bytes and the metrics of one that was never stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 SETTINGS = [
     *["train.max_steps=60", "train.epochs=9", "train.checkpoint_every_steps=30"],
-    # Every stop falls on a step whose validation is due, and is left to the launch after it.
+    # Every stop falls on a step whose validation is due, which is left to the next launch.
     *["train.validate_every_steps=2", "data.num_workers=1"],
 ]
 
@@ -48,7 +48,7 @@ STOPS: list[tuple[str, Callable[[Launch], None], tuple[str, ...]]] = [
 ]
 
 
-def measures(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+def metrics(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     lines = metric_lines(run_dir, kind)
     return [{key: value for key, value in line.items() if key != "samples_per_s"} for line in lines]
 
@@ -73,7 +73,7 @@ def test_stopped_in_every_way_and_never(shards: Path, tmp_path: Path) -> None:
 
     launch = Launch(run_dir, *settings, by=launcher(), PET_SIGNALS_TO_HANDLE="SIGTERM,SIGUSR2")
     launch.wait_for_steps()
-    to_launcher(launch, signal.SIGUSR2)  # which passes it on
+    to_launcher(launch, signal.SIGUSR2)  # it passes the signal on
     launch.wait()
     at = assert_preempted(launch, "SIGUSR2")
 
@@ -86,7 +86,7 @@ def test_stopped_in_every_way_and_never(shards: Path, tmp_path: Path) -> None:
     assert never.wait() == 0, never.output()
     assert re.search("engine ddp, world_size 2, backend gloo", never.own_log())
     for kind in ("train", "validation"):
-        assert measures(run_dir, kind) == measures(never.run_dir, kind)
+        assert metrics(run_dir, kind) == metrics(never.run_dir, kind)
     weights = [
         (run / "checkpoints/step-00000060/export/model.safetensors").read_bytes()
         for run in (run_dir, never.run_dir)
