@@ -1,4 +1,7 @@
-"""What a source hands to packing: an `Example`, or a `Rejected` with its reason."""
+"""The records of packing: `Example` and `Rejected` from a source, and `EncodedSample`.
+
+source -> Example -> EncodedSample (its image in packed form) -> PackedSample (packing/tars.py)
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One raw pair that its source found whole; its picture is not decoded yet.
+    """One usable raw pair from a source; its image is not decoded yet.
 
     `label` is the class name that the label rule gave; `text_label` and `image_label` are the
     labels of the parts, None where the source has none. `votes` holds [text, image] of each
@@ -68,6 +71,25 @@ class Example:
     image_label: str | None
     votes: tuple[tuple[str, str], ...] | None = None
     soft: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """An example, and where its image lies in packed form. Sizes in bytes and pixels."""
+
+    example: Example
+    chunk: str  # path of the file that holds the JPEG
+    offset: int
+    length: int
+    crc32: int
+    width: int
+    height: int
+    image_hash: str  # hexadecimal; `shards.duplicates.images.image_hash`
+
+    @property
+    def key(self) -> str:
+        """The key of its example."""
+        return self.example.key
 
 
 @dataclass(frozen=True, slots=True)

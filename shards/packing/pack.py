@@ -3,7 +3,8 @@
 The same raw files, settings and library versions give the same bytes, whatever the number of
 workers or parts, interrupted or not.
 
-    source -> examples -> chunks (chunks.py, in parallel) -> split -> tars (write.py, in parallel)
+    source -> Example -> EncodedSample in chunks (chunks.py, in parallel) -> split (assemble.py)
+           -> PackedSample in tars (write.py, tars.py, in parallel)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError, one_or_many
 from mmsa.process.progress import Progress
 from shards.example import Example, RawData, Rejected
-from shards.packing.assemble import Encodings, assemble
+from shards.packing.assemble import SourceFacts, assemble
 from shards.packing.chunks import (
     CHUNK_EXAMPLES,
     Chunk,
@@ -34,14 +35,14 @@ from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.sources import SourceOptions, get_source
 from shards.splits.protocols import check_settings, parse_protocol
 
-_SAMPLES_PER_WORKER = 500  # starting one takes as long as packing so many
+_SAMPLES_PER_WORKER = 500  # starting a worker takes as long as packing this many
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """What was packed, and where an older directory was moved, if one stood in the way.
+    """The packed set at `path`, and where an older directory there was moved.
 
-    `manifest` is None for one part of many, which `path` holds.
+    `manifest` is None where `path` is one part of several.
     """
 
     manifest: Manifest | None
@@ -64,8 +65,8 @@ def pack(
 ) -> PackResult:
     """Pack the raw data set at `raw` into the new directory `out`.
 
-    `workers` processes share the work (None: one per core, for a small set one). With `resume` an
-    interrupted packing is gone on with. `part` (I, N) does the I-th of N parts, for
+    `workers` processes share the work (None: one per core, or a single one for a small set).
+    `resume` continues an interrupted packing. `part` (I, N) packs the I-th of N parts, for
     `shards.packing.merge`. Raises `UserError` for wrong settings, a layout that is not the
     source's, an `out` that exists (unless `overwrite`), and where no example is usable. Unusable
     examples are counted in the manifest and listed in `rejected.jsonl`.
@@ -95,9 +96,8 @@ def pack(
         chunks, total_chunks = _encode_all(
             data, work / "chunks", settings, encoding, part, pool, quiet=quiet
         )
-        encodings = Encodings(
+        facts = SourceFacts(
             source=source_name,
-            chunks=chunks,
             classes=data.classes,
             dataset=data.dataset,
             label_rule=data.label_rule,
@@ -106,18 +106,11 @@ def pack(
         )
         if part is not None:
             moved_to = finish_part(
-                work,
-                target,
-                encodings,
-                encoding,
-                settings,
-                part,
-                total_chunks,
-                overwrite=overwrite,
+                work, target, facts, encoding, settings, part, total_chunks, overwrite=overwrite
             )
             return PackResult(None, moved_to, target)
         manifest, moved_to = assemble(
-            work, out, encodings, settings, pool, raw=str(raw), overwrite=overwrite, quiet=quiet
+            work, out, facts, chunks, settings, pool, raw=str(raw), overwrite=overwrite, quiet=quiet
         )
         return PackResult(manifest, moved_to, out)
 
@@ -137,7 +130,7 @@ def _encode_all(
     *,
     quiet: bool,
 ) -> tuple[list[Chunk], int]:
-    """The chunks of `data`, or of a part of it, in order; and how many all parts have."""
+    """The chunks of `data`, or of one part of it, in order; and the number of all parts' chunks."""
     shared = canonical_json({**encoding, "part": None, "raw": None})
     total = total_chunks = 0
 
@@ -152,10 +145,10 @@ def _encode_all(
 
     expected = data.total if part is None else data.total // part[1]
     chunks = []
-    with Progress(total=expected, what="reading", quiet=quiet) as told:
+    with Progress(total=expected, what="reading", quiet=quiet) as progress:
         for chunk in pool.map(make_chunk, tasks()):
             chunks.append(chunk)
-            told.advance(chunk.num_items)
+            progress.advance(chunk.num_items)
     assert total == data.total, (total, data.total)
     return chunks, total_chunks
 

@@ -19,7 +19,7 @@ from mmsa.data.manifest import (
     read_index,
 )
 from mmsa.errors import ShardDamage, UserError
-from shards.duplicates.twin_counts import SEEN_BEFORE, twins_of_groups
+from shards.duplicates.leak_counts import SEEN_BEFORE, leak_counts_of_groups
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """`counts` as `twin_counts` gives them; `by_class`: split -> class -> leaked samples."""
+    """`counts` as `leak_counts` gives them; `by_class`: split -> class -> leaked samples."""
 
     manifest: Manifest
     counts: dict[str, Any]
@@ -75,7 +75,7 @@ def leak_report(directory: Path) -> LeakReport:
     for split, leaked in _leaked(groups).items():
         numbers = np.bincount(records[split]["label"][leaked], minlength=len(manifest.classes))
         by_class[split] = dict(zip(manifest.classes, numbers.tolist(), strict=True))
-    return LeakReport(manifest, twins_of_groups(groups), by_class)
+    return LeakReport(manifest, leak_counts_of_groups(groups), by_class)
 
 
 def _records(directory: Path, manifest: Manifest) -> dict[str, IndexArray]:

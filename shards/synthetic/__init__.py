@@ -28,7 +28,7 @@ from mmsa.errors import UserError
 from mmsa.process.progress import progress
 from shards.packing.output_directory import refuse_existing, write_aside
 from shards.splits.by_hash import largest_remainder
-from shards.synthetic.pictures import make_image
+from shards.synthetic.images import make_image
 from shards.synthetic.texts import make_text
 
 Pair = tuple[str, str]  # (text label, image label)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from shards.duplicates.pictures import NEAR_BITS, PRINT_BYTES, image_hash, image_pairs
+from shards.duplicates.images import NEAR_BITS, PRINT_BYTES, image_hash, image_pairs
 from shards.duplicates.texts import MIN_CHARS, reduced_words, text_pairs
 
 
@@ -163,7 +163,7 @@ def test_the_picture_search_finds_all_pairs(parts: list[tuple[int, set[int]]]) -
 
 
 def test_more_prints_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.duplicates.pictures._TILE", 3)
+    monkeypatch.setattr("shards.duplicates.images._TILE", 3)
     base = [image_hash(picture(seed)) for seed in range(4)]
     prints = [*base, *(flipped(content, [7, 9]) for content in base)]
     assert sorted(image_pairs(prints)) == [(0, 4), (1, 5), (2, 6), (3, 7)]

@@ -12,7 +12,7 @@ from raw import raw_tree, write_pair
 from mmsa.data.manifest import key_hash, load_manifest, read_index, write_manifest
 from mmsa.errors import ShardDamage, UserError
 from shards.__main__ import main
-from shards.duplicates.twin_counts import twin_counts
+from shards.duplicates.leak_counts import leak_counts
 from shards.protocols_cli import add_parsers
 from shards.reports.leaks import leak_report, list_leaks
 
@@ -129,7 +129,7 @@ def test_a_damaged_tar_is_named(leaky: Path, tmp_path: Path) -> None:
 
 
 def test_splits_that_are_not_there() -> None:
-    assert twin_counts({"a": "train"}, {"a": 1}) == {}
-    assert twin_counts({"a": "test"}, {"a": 1}) == {
+    assert leak_counts({"a": "train"}, {"a": 1}) == {}
+    assert leak_counts({"a": "test"}, {"a": 1}) == {
         "test": {"samples": 1, "train": 0, "val": 0, "any": 0}
     }
