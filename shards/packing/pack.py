@@ -9,8 +9,8 @@ workers or parts, interrupted or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from shards.packing.output_directory import refuse_existing
 from shards.packing.settings import PackSettings, canonical_json
 from shards.packing.workdir import workdir
 from shards.packing.worker_pool import WorkerPool, default_workers
-from shards.sources import SourceOptions, get_source
+from shards.sources import get_source
 from shards.splits.protocols import check_settings, parse_protocol
 
 _SAMPLES_PER_WORKER = 500  # starting a worker takes as long as packing this many
@@ -56,7 +56,7 @@ def pack(
     out: Path,
     settings: PackSettings,
     *,
-    options: SourceOptions | None = None,
+    options: Mapping[str, Any] | None = None,
     workers: int | None = None,
     resume: bool = False,
     part: tuple[int, int] | None = None,
@@ -65,18 +65,18 @@ def pack(
 ) -> PackResult:
     """Pack the raw data set at `raw` into the new directory `out`.
 
-    `workers` processes share the work (None: one per core, or a single one for a small set).
-    `resume` continues an interrupted packing. `part` (I, N) packs the I-th of N parts, for
-    `shards.packing.merge`. Raises `UserError` for wrong settings, a layout that is not the
-    source's, an `out` that exists (unless `overwrite`), and where no example is usable. Unusable
-    examples are counted in the manifest and listed in `rejected.jsonl`.
+    `options` are settings of the source, by name. `workers` processes share the work (None: one
+    per core, or a single one for a small set). `resume` continues an interrupted packing. `part`
+    (I, N) packs the I-th of N parts, for `shards.packing.merge`. Raises `UserError` for wrong
+    settings or options, a layout that is not the source's, an `out` that exists (unless
+    `overwrite`), and where no example is usable. Unusable examples are counted in the manifest and
+    listed in `rejected.jsonl`.
     """
     problems = settings.problems()
     if problems:
         raise UserError(one_or_many(problems, where="packing"))
     protocol = parse_protocol(settings.protocol)
     source = get_source(source_name)
-    options = options or SourceOptions()
     _refuse_inside(raw, out)
     target = out if part is None else part_path(out, *part)
     refuse_existing(target, overwrite=overwrite)
@@ -85,7 +85,7 @@ def pack(
     encoding: dict[str, Any] = {
         "source": source_name,
         "raw": str(raw.resolve()),
-        "options": asdict(options),
+        "options": dict(options or {}),
         "part": part,
         **settings.image.facts(),
         **codec_versions(),

@@ -100,7 +100,7 @@ def test_classes_by_option(tmp_path: Path) -> None:
     assert rejected == [("1", "unknown label")]
     with pytest.raises(UserError, match="names a class twice"):
         opened("table", path, classes=("a", "a"))
-    with pytest.raises(UserError, match="--labels text does not apply"):
+    with pytest.raises(UserError, match="--labels does not apply to the source table"):
         opened("table", path, labels="text")
 
 
