@@ -126,7 +126,7 @@ def _write_tar(path: Path, samples: Iterable[PackedSample], classes: Sequence[st
             }
             rows.append(tuple(row[name] for name in INDEX_DTYPE.names or ()))
             file.write(piece)
-        # The end of a tar: two empty blocks, and more up to a whole record.
+        # The end of a tar: two empty blocks, padded to a full record.
         end = file.tell() + 2 * tarfile.BLOCKSIZE
         file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
     return np.array(rows, dtype=INDEX_DTYPE)

@@ -46,8 +46,8 @@ class Repetitions:
 
     def note(self, source_id: str, number: int, content: Sequence[object]) -> None:
         """Note that row `number` has `content` for `source_id`."""
-        said = repr(tuple(content)).encode("utf-8", "backslashreplace")
-        digest = hashlib.sha256(said).digest()[:16]
+        shown = repr(tuple(content)).encode("utf-8", "backslashreplace")
+        digest = hashlib.sha256(shown).digest()[:16]
         if self._first.setdefault(source_id, (number, digest))[1] != digest:
             self._differing.add(source_id)
 

@@ -1,4 +1,4 @@
-"""Named rules for splits. What a protocol gave is known by its hash, whatever made it."""
+"""Named rules for splits. The hash of a split identifies it, whatever rule made it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where each candidate went.
+    """The split of each sample.
 
     `split_of` and `group_of` have the same keys; `left_out` has all others with the reason. `facts`
     is JSON: `duplicates` (`group_facts`), `twins` (`leak_counts`) and `warnings`, sentences.
@@ -73,26 +73,26 @@ def parse_ratios(text: str) -> dict[str, int]:
 
 
 def parse_protocol(text: str) -> Protocol:
-    """Read what --protocol says; `UserError` for what none of `PROTOCOLS` is. Opens no file."""
+    """Read --protocol; raises `UserError` for anything not in `PROTOCOLS`. Opens no file."""
     name, _, argument = text.partition(":")
     if name == "tib10":
         if argument.isascii() and argument.isdigit() and 1 <= int(argument) <= published.NUM_FOLDS:
             return Protocol(name, fold=int(argument), num_folds=published.NUM_FOLDS)
-        raise UserError(f"--protocol {text} names no fold; write tib10:K with K from 1 to 10")
+        raise UserError(f"--protocol {text} has no valid fold; write tib10:K with K from 1 to 10")
     if name == "kfold":
         numbers = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", argument)
         fold, num_folds = (int(number) for number in numbers.groups()) if numbers else (0, 0)
         if num_folds >= 3 and 1 <= fold <= num_folds:
             return Protocol(name, fold=fold, num_folds=num_folds)
         raise UserError(
-            f"--protocol {text} names no fold; write kfold:K/N with N at least 3 (test, val and "
-            "train are different folds) and K from 1 to N, as in kfold:1/5"
+            f"--protocol {text} has no valid fold; write kfold:K/N with N at least 3 (test, val "
+            "and train are different folds) and K from 1 to N, as in kfold:1/5"
         )
     if name == "file" and argument:
         return Protocol(name, path=argument)
     if name in PROTOCOLS and not argument and text == name:
         return Protocol(name)
-    raise UserError(f"there is no protocol '{text}'; known: {', '.join(PROTOCOLS)}")
+    raise UserError(f"unknown protocol '{text}'; known: {', '.join(PROTOCOLS)}")
 
 
 def protocol_hash(assignment: Mapping[str, str]) -> str:
@@ -113,7 +113,7 @@ def assign(
     """Split `samples` of the source `dataset` by `protocol`; their order does not matter.
 
     `ratios` None is the protocol's own (8:1:1; 6:2:2 for agree622). Raises `UserError` for an
-    unknown protocol, for settings that it does not take, for a data set that it is not about, and,
+    unknown protocol, for settings that it does not take, for a data set that it is not for, and,
     unless `allow_missing`, for ids of the protocol that are not among `samples`.
     """
     parsed = parse_protocol(protocol)
@@ -147,23 +147,23 @@ def assign(
 def check_settings(
     protocol: Protocol, *, dataset: str, seed: int, ratios: Mapping[str, int] | None
 ) -> None:
-    """What can be known before the raw data is read; `UserError` as `assign` says."""
+    """The checks of `assign` that need no samples, before the raw data is read."""
     name = protocol.name
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
     if name in ("clmlf", "tib10") and dataset not in published.DATASETS:
         raise UserError(
             f"the protocol {name} is a list of ids of {' and '.join(published.DATASETS)}; these "
-            f"are samples of {dataset}. Use clean, or file:PATH with a list of your own"
+            f"are samples of {dataset}. Use clean, or file:PATH with your own list"
         )
     if seed and name not in _SEEDED:
-        raise UserError(f"the protocol {name} has nothing random in it; leave out --seed")
+        raise UserError(f"the protocol {name} is not random; leave out --seed")
     if ratios is not None and name not in _WITH_RATIOS:
         raise UserError(
             f"the protocol {name} has its own proportions; leave out --ratios, or use clean"
         )
     if name == "file":
-        read_split_file(protocol.path)  # a wrong file should not show after an hour of packing
+        read_split_file(protocol.path)  # fails now and not after an hour of packing
 
 
 def _by_rule(
@@ -192,7 +192,7 @@ def _by_rule(
         settings["ratios"] = _shares(ratios, _EIGHT_ONE_ONE)
         of_group = split_groups(labelled, seed=seed, ratios=settings["ratios"])
     else:
-        # Test is fold K, val the next one round the circle, so that each fold is each once.
+        # Test is fold K and val the next (after the last, the first), so each fold is each once.
         folds = fold_groups(labelled, seed=seed, num_folds=protocol.num_folds)
         held_out = {protocol.fold - 1: "test", protocol.fold % protocol.num_folds: "val"}
         of_group = [held_out.get(fold, "train") for fold in folds]
@@ -243,8 +243,8 @@ def _by_list(
             raise UserError(
                 f"the protocol {name} has {len(wanted)} ids, and {len(missing)} of them are not "
                 f"among the usable samples ({shown}). Complete the raw data, or add "
-                f"--allow-missing: it packs the {len(split_of)} that are there as '{partial}', "
-                f"whose results must not be set beside those of {name}"
+                f"--allow-missing: it packs the {len(split_of)} that exist as '{partial}', "
+                f"whose results must not be compared with those of {name}"
             )
         settings["missing"] = len(missing)
         warnings.append(f"{len(missing)} of the {len(wanted)} ids of {name} are missing: {partial}")
