@@ -53,8 +53,8 @@ class PackedSample:
         known = {name: value for name, value in facts.items() if value is not None}
         return cls(example.key, example.label, group, example.text, image, known)
 
-    def tar_bytes(self) -> bytes:
-        """Its members with headers and padding, as they lie in a tar."""
+    def members(self) -> dict[str, bytes]:
+        """Extension -> bytes, in the order of the tar."""
         content = {
             **self.facts,
             "key": self.key,
@@ -63,7 +63,11 @@ class PackedSample:
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         contents = (self.image, self.text.encode("utf-8"), text.encode("utf-8"))
-        members = [(f"{self.key}.{e}", data) for e, data in zip(MEMBERS, contents, strict=True)]
+        return dict(zip(MEMBERS, contents, strict=True))
+
+    def tar_bytes(self) -> bytes:
+        """Its members with headers and padding, as they lie in a tar."""
+        members = [(f"{self.key}.{extension}", data) for extension, data in self.members().items()]
         piece = b"".join(_member(name, data) for name, data in members)
         # Parsed as readers of shards do it: the index must not list what they would not find.
         assert tar_members(piece) == members, self.key

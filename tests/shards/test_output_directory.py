@@ -66,10 +66,10 @@ def test_overwrite_moves_nothing_that_is_not_ours(tmp_path: Path) -> None:
     papers = tmp_path / "papers"
     papers.mkdir()
     (papers / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="holds neither shards"):
+    with pytest.raises(UserError, match="contains neither shards"):
         refuse_existing(papers, overwrite=True)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="holds neither shards"):
+    with pytest.raises(UserError, match="contains neither shards"):
         refuse_existing(tmp_path / "file", overwrite=True)
     (tmp_path / "empty").mkdir()
     refuse_existing(tmp_path / "empty", overwrite=True)

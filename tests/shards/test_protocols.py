@@ -60,11 +60,11 @@ def test_ratios() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("other", "no protocol 'other'; known: clean, random, kfold:K/N, clmlf, tib10:K"),
-        ("clean:1", "no protocol 'clean:1'"),
-        ("clean:", "no protocol 'clean:'"),
-        ("file:", "no protocol 'file:'"),
-        ("file", "no protocol 'file'"),
+        ("other", "unknown protocol 'other'; known: clean, random, kfold:K/N, clmlf, tib10:K"),
+        ("clean:1", "unknown protocol 'clean:1'"),
+        ("clean:", "unknown protocol 'clean:'"),
+        ("file:", "unknown protocol 'file:'"),
+        ("file", "unknown protocol 'file'"),
         ("tib10", "tib10:K with K from 1 to 10"),
         ("tib10:0", "tib10:K with K from 1 to 10"),
         ("tib10:11", "tib10:K with K from 1 to 10"),
@@ -273,12 +273,12 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "'id' and 'split' among them"),
-        ("7,train\n", "'id' and 'split' among them"),
+        ("", "include 'id' and 'split'"),
+        ("7,train\n", "include 'id' and 'split'"),
         ("id,split\n", "no lines below"),
         ("id,split\n7,training set\n", "line 2: id '7', split 'training set'"),
         ("id,split\n7\n", "line 2: id '7', split ''"),
-        ("id,split\n7,train\n7,test\n", "line 3: id '7' stands there twice"),
+        ("id,split\n7,train\n7,test\n", "line 3: id '7' is repeated"),
         ("id\tsplit\n7,train\n", "line 2"),
         ("id,split\n7,\xe9\n", "is not UTF-8"),
     ],
