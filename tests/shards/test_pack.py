@@ -186,7 +186,7 @@ def test_an_existing_place_is_refused_or_moved_aside(
     out.mkdir()
     (out / "mine.txt").write_text("precious")
     assert run(small_raw, out, "--overwrite") == 2  # nothing says that packing made it
-    assert "holds neither shards" in capsys.readouterr().err
+    assert "contains neither shards" in capsys.readouterr().err
     (out / "manifest.json").write_text("{}")
     assert run(small_raw, out) == 2
     assert "exists already" in capsys.readouterr().err

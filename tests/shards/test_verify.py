@@ -62,7 +62,7 @@ def test_the_layout_of_the_manifest_counts_too(
 ) -> None:
     path = packed / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b"\n ", b"\n" + layout, 1) + layout)
-    assert "not in the bytes that were written" in faults(packed, capsys)[0]
+    assert "not the bytes that packing wrote" in faults(packed, capsys)[0]
 
 
 def test_missing_cut_and_foreign_files(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
