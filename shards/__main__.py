@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; no unfinished output looks finished", file=sys.stderr)
+        print("interrupted; nothing incomplete was left under its final name", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (`| head`) closed the pipe; discard the rest of stdout's buffer.
