@@ -55,7 +55,7 @@ def pack(directory: Path, sizes: dict[str, int]) -> None:
     """A packed set of made-up samples; some are duplicates, within a split or across splits."""
     from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, key_hash, write_manifest
     from shards.packing.tars import PackedSample, write_shard
-    from shards.synthetic.pictures import make_image
+    from shards.synthetic.images import make_image
 
     random = np.random.default_rng(0)
     images = [make_image(("positive", "negative")[i % 2], random) for i in range(64)]

@@ -12,43 +12,45 @@ from pathlib import Path
 from types import FrameType
 
 from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.extensions import add_import_option, import_extensions
 from shards import protocols_cli
 from shards.pack_cli import add_merge, add_pack
 
 EXIT_FAULTS = 1  # verify found something
 
-# Whatever takes time to import is imported by the command that needs it: --help answers at once.
+# Slow imports are inside the functions that need them, to keep --help fast.
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each sets `run`, a function of the parsed arguments that
     returns the exit code or None for 0."""
     parser = argparse.ArgumentParser(prog="python -m shards", description="raw data to shards")
+    add_import_option(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_pack(commands.add_parser("pack", help="pack a raw data set into tars, once"))
+    add_pack(commands.add_parser("pack", help="pack a raw data set into tars"))
     add_merge(commands.add_parser("merge", help="join the parts made with pack --part"))
     _add_verify(commands.add_parser("verify", help="check a packed data set to the last byte"))
-    _add_info(commands.add_parser("info", help="say what a packed data set holds"))
-    _add_index(commands.add_parser("index", help="make WebDataset tars of others usable"))
+    _add_info(commands.add_parser("info", help="describe a packed data set"))
+    _add_index(commands.add_parser("index", help="write the index of existing WebDataset tars"))
     protocols_cli.add_parsers(commands)
-    _add_synthetic(commands.add_parser("synthetic", help="write a made-up raw MVSA-Single set"))
+    _add_synthetic(commands.add_parser("synthetic", help="write a made-up raw data set"))
     return parser
 
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
-    verify.add_argument("--deep", action="store_true", help="also decode every picture")
+    verify.add_argument("--deep", action="store_true", help="also decode every image")
     verify.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
-    verify.add_argument("--quiet", action="store_true", help="faults alone")
+    verify.add_argument("--quiet", action="store_true", help="print only faults")
     verify.set_defaults(run=_run_verify)
 
 
 def _add_info(info: argparse.ArgumentParser) -> None:
     info.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
-    info.add_argument("--json", action="store_true", help="to stdout, for programs")
-    info.add_argument("--html", type=Path, metavar="FILE", help="as a page with charts")
+    info.add_argument("--json", action="store_true", help="print as JSON")
+    info.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
     info.set_defaults(run=_run_info)
 
 
@@ -58,19 +60,20 @@ def _add_index(index: argparse.ArgumentParser) -> None:
         "--image-field",
         default="jpg,jpeg,png,webp,gif,bmp",
         metavar="NAMES",
-        help="extensions of the picture, the first that a sample has (default: %(default)s)",
+        help="extensions of the image, in order of preference (default: %(default)s)",
     )
     index.add_argument(
         "--text-field",
         default="txt,text,caption",
         metavar="NAMES",
-        help="of the text; json:caption is a name inside a JSON member (default: %(default)s)",
+        help="extensions of the text; json:caption is a field of the JSON member "
+        "(default: %(default)s)",
     )
     index.add_argument(
         "--label-field",
         default="json:label,cls",
         metavar="NAMES",
-        help="of the class, by name or number; as above (default: %(default)s)",
+        help="extensions of the class, a name or a number; as above (default: %(default)s)",
     )
     index.add_argument(
         "--classes",
@@ -81,24 +84,28 @@ def _add_index(index: argparse.ArgumentParser) -> None:
         "--split",
         action="append",
         metavar="NAME=PATTERN",
-        help="tars of a split, repeatable (default: by train, val or test in the name)",
+        help="tars of a split, repeatable (default: by train, val or test in the file name)",
     )
-    index.add_argument("--dataset", metavar="NAME", help="its name (default: that of DIR)")
-    index.add_argument("--overwrite", action="store_true", help="replace earlier index files")
+    index.add_argument(
+        "--dataset", metavar="NAME", help="name of the data set (default: that of DIR)"
+    )
+    index.add_argument("--overwrite", action="store_true", help="replace existing index files")
     index.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    index.add_argument("--quiet", action="store_true", help="no progress and no table")
+    index.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     index.set_defaults(run=_run_index)
 
 
 def _add_synthetic(synthetic: argparse.ArgumentParser) -> None:
-    synthetic.add_argument("out", metavar="OUT_RAW", type=Path, help="directory to be made")
+    synthetic.add_argument("out", metavar="OUT_RAW", type=Path, help="directory to create")
     synthetic.add_argument("--samples", type=int, required=True, metavar="N")
     synthetic.add_argument("--seed", type=int, default=0, metavar="S")
     synthetic.add_argument(
-        "--plain", action="store_true", help="labels independent of texts and pictures"
+        "--plain", action="store_true", help="labels independent of texts and images"
     )
-    synthetic.add_argument("--overwrite", action="store_true", help="move an existing one aside")
-    synthetic.add_argument("--quiet", action="store_true", help="no progress")
+    synthetic.add_argument(
+        "--overwrite", action="store_true", help="rename an existing OUT_RAW first"
+    )
+    synthetic.add_argument("--quiet", action="store_true", help="no progress bar")
     synthetic.set_defaults(run=_run_synthetic)
 
 
@@ -114,7 +121,9 @@ def _run_verify(args: argparse.Namespace) -> int:
         )
         return EXIT_FAULTS
     if not args.quiet:
-        print(f"{args.out}: {report.num_samples:,} samples in {report.num_shards} shards, no fault")
+        print(
+            f"{args.out}: {report.num_samples:,} samples in {report.num_shards} shards, no faults"
+        )
     return 0
 
 
@@ -137,7 +146,7 @@ def _run_index(args: argparse.Namespace) -> None:
     )
     if not args.quiet:
         print_summary(manifest)
-        print(f"indexed {args.directory}; the tars are as they were")
+        print(f"indexed {args.directory}; the tars are unchanged")
         print(next_steps(args.directory))
 
 
@@ -160,25 +169,37 @@ def _run_synthetic(args: argparse.Namespace) -> None:
 
 
 def _end(signal_number: int, frame: FrameType | None) -> None:
-    # A batch system ends jobs by SIGTERM: raised as an exception, it cleans up as Ctrl-C does.
+    # A batch system ends jobs with SIGTERM: as an exception it cleans up as Ctrl-C does.
     raise SystemExit(128 + signal_number)
+
+
+def _import_first(argv: Sequence[str]) -> list[str]:
+    """Import the modules that `argv` names with --import, anywhere; returns the other arguments.
+
+    Before parsing, because --help-sources lists the sources while arguments are parsed.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_import_option(parser)
+    known, others = parser.parse_known_args(argv)
+    import_extensions(known.imports)
+    return others
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for faults that `verify` found, 2 for a
-    `UserError`, 130 after Ctrl-C, 141 where nobody reads what is printed."""
-    args = build_parser().parse_args(argv)
+    `UserError`, 130 after Ctrl-C, 141 where stdout is closed."""
     try:
+        args = build_parser().parse_args(_import_first(sys.argv[1:] if argv is None else argv))
         code: int | None = args.run(args)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; nothing that looks whole was left", file=sys.stderr)
+        print("interrupted; nothing incomplete was left under its final name", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (`| head`) has seen enough; what is left in stdout's buffer goes nowhere.
+        # The reader (`| head`) closed the pipe; discard the rest of stdout's buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return code or 0

@@ -1,4 +1,7 @@
-"""What a source hands to packing: an `Example`, or a `Rejected` with its reason."""
+"""The records of packing: `Example` and `Rejected` from a source, and `EncodedSample`.
+
+source -> Example -> EncodedSample (its image in packed form) -> PackedSample (packing/tars.py)
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # it brings Pillow, and --help has no use for that
+if TYPE_CHECKING:  # imports Pillow, which --help must not
     from mmsa.data.decoding.posted_images import BadImage
 
 # A key is a file name inside a tar: WebDataset cuts it at the first dot, a slash is a folder, and
 # a ustar header has room for 100 bytes.
 _KEY_PART = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_KEPT_OF_NAME = 48  # characters of a name that is no key part
+_KEPT_OF_NAME = 48  # characters of a name that is not a valid key part
 
 
 class Reason(StrEnum):
-    """Why something that was read is not packed. The words are those of `rejected.jsonl`."""
+    """Why a sample that was read is not packed, as `rejected.jsonl` says it."""
 
     LABEL_LINE = "label line does not parse"
     BAD_ID = "id does not parse"
@@ -51,11 +54,12 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One raw pair that its source found whole; its picture is not decoded yet.
+    """One usable raw pair from a source; its image is not decoded yet.
 
-    `label` is the class name that the label rule gave; `text_label` and `image_label` are the
-    labels of the parts, None where the source has none. `votes` holds [text, image] of each
-    annotator where there are several; `soft` is class -> share of the annotators.
+    `key` is unique in the data set: its name, a hyphen, `key_part(source_id)`. `label` is the class
+    name; `text_label` and `image_label` are those of the two modalities, where the source has them.
+    `votes` holds (text, image) of each annotator where there are several; `soft` is class -> share
+    of the annotators.
     """
 
     key: str
@@ -64,17 +68,36 @@ class Example:
     text: str
     image_path: Path
     label: str
-    text_label: str | None
-    image_label: str | None
+    text_label: str | None = None
+    image_label: str | None = None
     votes: tuple[tuple[str, str], ...] | None = None
     soft: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """One line of `rejected.jsonl`. `detail` says what was found, without paths of this machine.
+class EncodedSample:
+    """An example, and where its image lies in packed form. Sizes in bytes and pixels."""
 
-    Names of files need not be valid Unicode; what does not go into UTF-8 is written as an escape.
+    example: Example
+    chunk: str  # path of the file that holds the JPEG
+    offset: int
+    length: int
+    crc32: int
+    width: int
+    height: int
+    image_hash: str  # hexadecimal; `shards.duplicates.images.image_hash`
+
+    @property
+    def key(self) -> str:
+        """The key of its example."""
+        return self.example.key
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One line of `rejected.jsonl`. `detail` says what was found, without absolute paths.
+
+    File names need not be valid Unicode; what UTF-8 cannot encode is written as an escape.
     """
 
     source_id: str
@@ -91,9 +114,10 @@ class Rejected:
 class RawData:
     """An opened raw data set: `items` yields `total` examples and rejected ones, in a fixed order.
 
-    Texts are read while `items` is walked, so that memory stays bounded. `classes` is the order of
-    the class names. `facts` is asked when `items` has been walked to its end: counts of what was
-    repaired or passed over, for the manifest. `label_rule` is the manifest's.
+    Texts are read while `items` is iterated, so that memory stays bounded. `classes` is the order
+    of the class names. `label_rule` goes into the manifest ("given" where the raw data has one
+    label for each pair), and so do the `facts`, which are called for after the last item: counts of
+    what was repaired or skipped.
     """
 
     total: int
@@ -105,7 +129,7 @@ class RawData:
 
 
 class Reject(Exception):
-    """Raised where one example turns out unusable; becomes a `Rejected`."""
+    """Raised where an example is not usable; becomes a `Rejected`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -114,7 +138,7 @@ class Reject(Exception):
 
 
 def key_part(source_id: str) -> str:
-    """What stands for an id in a key: the id itself where it can, else a cleaned, hashed form."""
+    """The form of an id in a key: the id itself where that is valid, else cleaned with a hash."""
     if _KEY_PART.fullmatch(source_id):
         return source_id
     cleaned = re.sub(r"[^0-9A-Za-z_-]+", "_", source_id)[:_KEPT_OF_NAME]
@@ -123,7 +147,7 @@ def key_part(source_id: str) -> str:
 
 
 def image_reason(error: BadImage) -> Reason:
-    """The reason under which a picture that `pack_image` refused is counted."""
+    """The reason for an image that `pack_image` refused."""
     return {
         "empty": Reason.EMPTY_IMAGE,
         "truncated": Reason.TRUNCATED_IMAGE,
@@ -134,7 +158,7 @@ def image_reason(error: BadImage) -> Reason:
 def read_file(path: Path, *, missing: Reason, unreadable: Reason) -> bytes:
     """The bytes of a regular file. Raises `Reject` with one of the two reasons otherwise.
 
-    Anything but a regular file counts as unreadable: opening a named pipe would wait for ever.
+    Anything but a regular file counts as unreadable: opening a named pipe would block forever.
     """
     shown = f"{path.parent.name}/{path.name}"
     try:

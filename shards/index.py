@@ -1,6 +1,6 @@
-"""Index files and a manifest for WebDataset tars that others packed; the tars stay as they are.
+"""Index files and a manifest for existing WebDataset tars, which are not changed.
 
-Every sample is looked at once (`tar_scan.py`): its fields, its class, its key.
+Every sample is read once (`tar_scan.py`): its fields, its class, its key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import protocol_hash
 from shards.tar_scan import IndexSettings, ScanTask, TarContents, scan_tar
 
-INDEXED = "indexed"  # the protocol's name in manifests that are made here
+INDEXED = "indexed"  # the protocol's name in the manifests
 
 
 def index(
@@ -42,16 +42,16 @@ def index(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Manifest:
-    """Write an index beside each tar of `directory` and its manifest; returns the manifest.
+    """Write an index next to each tar of `directory`, and a manifest; returns the manifest.
 
     Raises `UserError` where no tar fits the patterns or one fits two, where a sample does not fit
-    the fields, where a key stands twice, and where index files are there already (unless
-    `overwrite`). Nothing is written before every sample has been seen.
+    the fields, where a key is repeated, and where index files exist (unless `overwrite`). Nothing
+    is written before every sample has been read.
     """
     tars = _tars_of(directory, settings)
     _refuse_packed(directory)
-    there = [directory / MANIFEST_NAME, *(tar.with_suffix(".idx") for _, tar in tars)]
-    existing = [path for path in there if path.exists()]
+    outputs = [directory / MANIFEST_NAME, *(tar.with_suffix(".idx") for _, tar in tars)]
+    existing = [path for path in outputs if path.exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists already; --overwrite replaces it")
     tasks = [ScanTask(str(tar), settings) for _, tar in tars]
@@ -59,11 +59,11 @@ def index(
     count = min(default_workers(), len(tars)) if workers is None else workers
     with (
         WorkerPool(count) as pool,
-        Progress(total=len(tars), what="indexing", unit="tars", quiet=quiet) as told,
+        Progress(total=len(tars), what="indexing", unit="tars", quiet=quiet) as progress,
     ):
         for result in pool.map(scan_tar, tasks):
             found.append(result)
-            told.advance()
+            progress.advance()
     split_of = _check_keys(tars, found)
     classes = _classes(settings, tars, found)
     shards: dict[str, list[ShardInfo]] = {
@@ -101,22 +101,22 @@ def index(
 
 
 def _refuse_packed(directory: Path) -> None:
-    """`UserError` where `directory` was packed here: its manifest knows more than can be found."""
+    """Raise `UserError` where `pack` made `directory`: its manifest has facts that tars lack."""
     try:
         manifest = load_manifest(directory)
     except UserError:  # none, or one that is damaged
         return
     if manifest.protocol.name != INDEXED:
         raise UserError(
-            f"{directory} was made by python -m shards pack: it has its index files, and a "
-            "manifest that would be lost. Train with it as it is"
+            f"{directory} was made by python -m shards pack: it already has index files, and its "
+            "manifest would be lost. Train with it as it is"
         )
 
 
 def _tars_of(directory: Path, settings: IndexSettings) -> list[tuple[str, Path]]:
     """(split, tar) of every tar, splits in their order, tars by name."""
     if not directory.is_dir():
-        raise UserError(f"{directory} is no directory; give the one that holds the tars")
+        raise UserError(f"{directory} is not a directory; give the directory of the tars")
     paths = sorted(directory.glob("*.tar"))
     found: list[tuple[str, Path]] = []
     for path in paths:
@@ -131,12 +131,12 @@ def _tars_of(directory: Path, settings: IndexSettings) -> list[tuple[str, Path]]
         found.append((splits[0], path))
     if not found:
         hint = "; unpack .tar.gz first" if list(directory.glob("*.tar.gz")) else ""
-        raise UserError(f"{directory} holds no .tar file{hint}")
+        raise UserError(f"{directory} has no .tar file{hint}")
     return sorted(found, key=lambda one: (SPLITS.index(one[0]), one[1].name))
 
 
 def _check_keys(tars: list[tuple[str, Path]], found: list[TarContents]) -> dict[str, str]:
-    """Key -> split; `UserError` for the first key that stands twice."""
+    """Key -> split. Raises `UserError` for the first repeated key."""
     first: dict[str, Path] = {}
     split_of: dict[str, str] = {}
     for (split, tar), one in zip(tars, found, strict=True):
@@ -145,7 +145,7 @@ def _check_keys(tars: list[tuple[str, Path]], found: list[TarContents]) -> dict[
                 raise UserError(
                     f"{tar}: sample {number} does not fit: its key '{key}' is also in "
                     f"{first[key]}. Keys must be unique over all tars, and a sample's members "
-                    "side by side"
+                    "adjacent"
                 )
             first[key], split_of[key] = tar, split
     return split_of
@@ -160,8 +160,8 @@ def _classes(
     numbers = [name for name in names if name.isascii() and name.isdigit()]
     if numbers:
         raise UserError(
-            f"some classes in {tars[0][1].parent} are numbers: {', '.join(names[:10])}; say what "
-            "they mean, in order from 0: --classes negative,neutral,positive"
+            f"some classes in {tars[0][1].parent} are numbers: {', '.join(names[:10])}; name "
+            "them in order from 0: --classes negative,neutral,positive"
         )
     return tuple(names)
 

@@ -1,4 +1,4 @@
-"""How the labels of one pair become one label: over annotators, then over text and picture.
+"""How the labels of one pair become one label: over annotators, then over text and image.
 
 A labelled pair has one vote or several; a vote is (text label, image label). `decide` applies a
 rule to the votes. The rules, by the name that `--labels` takes:
@@ -6,7 +6,7 @@ rule to the votes. The rules, by the name that `--labels` takes:
     fused   the majority of text and of image, then the fusion rule of Xu and Mao (CIKM 2017)
     agree   only pairs whose majorities of text and image are equal (used by QMF and others)
     text    the majority of text alone        image    the majority of image alone
-    soft    samples and labels of `fused`, and beside them the shares of the annotators
+    soft    samples and labels of `fused`, and the shares of the annotators
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GIVEN = "given"  # the manifest's name where the source has one label for each p
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a rule makes of the votes: the label, and the majorities (None without one)."""
+    """The result of a rule: the label, and the majorities (None without one)."""
 
     label: str
     text_label: str | None
@@ -36,7 +36,7 @@ class Decision:
 
 
 def rule_name(rule: str, *, annotators: int) -> str:
-    """What the manifest calls a rule of `RULES`: `fusion`, `agree`, `majority-fusion`, ..."""
+    """The name of a rule of `RULES` in the manifest: `fusion`, `agree`, `majority-fusion`, ..."""
     assert rule in RULES, rule
     name = FUSION_RULE if rule == "fused" else rule
     return name if annotators == 1 else f"majority-{name}"
@@ -65,7 +65,7 @@ def majority(labels: Sequence[str]) -> str | None:
 def soft_shares(votes: Sequence[Vote]) -> dict[str, float]:
     """Class -> share of the annotators whose own pair of labels fuses to it; every class named.
 
-    An annotator who contradicts himself (positive against negative) does not count. Raises
+    Annotators who contradict themselves (positive against negative) do not count. Raises
     `Reject` where all do.
     """
     fused = Counter(label for label in (fuse(*vote) for vote in votes) if label is not None)
@@ -82,12 +82,14 @@ def decide(votes: Sequence[Vote], rule: str) -> Decision:
     if rule in ("text", "image"):
         label = text if rule == "text" else image
         if label is None:
-            raise Reject(Reason.NO_MAJORITY, f"{rule}: {_said(votes, 0 if rule == 'text' else 1)}")
+            raise Reject(
+                Reason.NO_MAJORITY, f"{rule}: {_votes_of(votes, 0 if rule == 'text' else 1)}"
+            )
         return Decision(label, text, image)
     if text is None:
-        raise Reject(Reason.NO_MAJORITY, f"text: {_said(votes, 0)}")
+        raise Reject(Reason.NO_MAJORITY, f"text: {_votes_of(votes, 0)}")
     if image is None:
-        raise Reject(Reason.NO_MAJORITY, f"image: {_said(votes, 1)}")
+        raise Reject(Reason.NO_MAJORITY, f"image: {_votes_of(votes, 1)}")
     if rule == "agree":
         if text != image:
             raise Reject(Reason.LABELS_DISAGREE, f"text {text}, image {image}")
@@ -98,5 +100,5 @@ def decide(votes: Sequence[Vote], rule: str) -> Decision:
     return Decision(fused, text, image, soft_shares(votes) if rule == "soft" else None)
 
 
-def _said(votes: Sequence[Vote], part: int) -> str:
+def _votes_of(votes: Sequence[Vote], part: int) -> str:
     return ", ".join(vote[part] for vote in votes)

@@ -1,4 +1,4 @@
-"""The options of `python -m shards pack` and `merge`, and what runs them."""
+"""The options of `python -m shards pack` and `merge`, and the functions that run them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,45 @@ import argparse
 import shlex
 from pathlib import Path
 
+from mmsa.extensions import add_import_option
+
 MAX_PIXELS = 64_000_000  # as in mmsa.data.decoding.posted_images, which takes time to import
+
+# The options that go to the source, and their value where the user gave none.
+_SOURCE_OPTIONS = {
+    "labels": "fused",
+    "normalize": (),
+    "text_column": None,
+    "image_column": None,
+    "label_column": None,
+    "id_column": None,
+    "classes": None,
+    "encoding": None,
+}
 
 
 def add_pack(pack: argparse.ArgumentParser) -> None:
-    """Give the parser of `pack` its options."""
+    """Add the options of `pack`."""
     pack.add_argument("source", metavar="SOURCE", help="raw format; --help-sources lists them")
     pack.add_argument("raw", metavar="RAW", type=Path, help="the raw data: a directory, or a table")
-    pack.add_argument("out", metavar="OUT", type=Path, help="directory to be made")
+    pack.add_argument("out", metavar="OUT", type=Path, help="directory to create")
+    add_import_option(pack)
     _add_reading(pack.add_argument_group("reading"))
     _add_splitting(pack.add_argument_group("splitting"))
     _add_form(pack.add_argument_group("packed form"))
     work = pack.add_argument_group("work")
     _add_work(work)
     work.add_argument(
-        "--part", metavar="I/N", help="do the I-th of N parts, as a job of its own; then merge"
+        "--part", metavar="I/N", help="pack the I-th of N parts, as a separate job; then merge"
     )
     pack.set_defaults(run=_run_pack)
 
 
 def add_merge(merge: argparse.ArgumentParser) -> None:
-    """Give the parser of `merge` its options."""
+    """Add the options of `merge`."""
     merge.add_argument("out", metavar="OUT", type=Path, help="OUT of the parts' pack commands")
     merge.add_argument(
-        "--remove-parts", action="store_true", help="delete the parts when all is done"
+        "--remove-parts", action="store_true", help="delete the parts after a successful merge"
     )
     _add_work(merge)
     merge.set_defaults(run=_run_merge)
@@ -45,29 +60,37 @@ class _ListSources(argparse.Action):
 
 
 def _add_reading(reading: argparse._ArgumentGroup) -> None:
-    reading.add_argument("--help-sources", action=_ListSources, nargs=0, help="the raw formats")
+    reading.add_argument(
+        "--help-sources", action=_ListSources, nargs=0, help="list the raw formats and exit"
+    )
     reading.add_argument(
         "--labels",
-        default="fused",
         metavar="RULE",
         help="fused, agree, text, image or soft (default: fused)",
     )
     reading.add_argument(
         "--normalize",
-        default="",
+        type=_names,
         metavar="NAMES",
-        help="of urls, mentions, whitespace, with commas (default: texts as they are)",
+        help="any of urls,mentions,whitespace (default: keep texts as they are)",
     )
     for column in ("text", "image", "label", "id"):
-        reading.add_argument(f"--{column}-column", metavar="NAME", help="of a table")
-    reading.add_argument("--classes", metavar="NAMES", help="class names in order, with commas")
-    reading.add_argument("--encoding", metavar="NAME", help="of texts, where not the source's own")
+        reading.add_argument(
+            f"--{column}-column", metavar="NAME", help=f"the table's column of {column}s"
+        )
+    reading.add_argument(
+        "--classes", type=_names, metavar="NAMES", help="class names in order, separated by commas"
+    )
+    reading.add_argument(
+        "--encoding", metavar="NAME", help="encoding of the texts (default: the source's own)"
+    )
+    reading.set_defaults(**_SOURCE_OPTIONS)
     reading.add_argument(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help="larger pictures are rejected (default: %(default)s)",
+        help="reject images with more pixels (default: %(default)s)",
     )
 
 
@@ -76,10 +99,10 @@ def _add_splitting(splitting: argparse._ArgumentGroup) -> None:
         "--protocol",
         default="clean",
         metavar="NAME",
-        help="rule of the splits; `protocols` lists them (default: clean)",
+        help="rule for the splits; `protocols` lists them (default: clean)",
     )
     splitting.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of the split (default: 0)"
+        "--seed", type=int, default=0, metavar="S", help="seed of the split (default: 0)"
     )
     splitting.add_argument("--ratios", metavar="T:V:T", help="train:val:test (default: 8:1:1)")
     splitting.add_argument(
@@ -94,27 +117,33 @@ def _add_form(form: argparse._ArgumentGroup) -> None:
         "--image-short-side",
         default="256",
         metavar="FORM",
-        help="pixels to which larger pictures are reduced; original; square:PIXELS (default: 256)",
+        help="pixels to which larger images are reduced; original; square:PIXELS (default: 256)",
     )
     form.add_argument(
-        "--image-quality", type=int, default=90, metavar="Q", help="of JPEG (default: 90)"
+        "--image-quality", type=int, default=90, metavar="Q", help="JPEG quality (default: 90)"
     )
     form.add_argument(
         "--samples-per-shard",
         type=int,
         metavar="N",
-        help="at most N; default: at most 1000, and 8 shards a split while each keeps 32 samples",
+        help="at most N samples in a shard (default: at most 1000, and up to 8 shards per split "
+        "while each has at least 32 samples)",
     )
-    form.add_argument("--shard-size", metavar="SIZE", help="at most so large, as in 256MB or 1GiB")
+    form.add_argument(
+        "--shard-size", metavar="SIZE", help="largest size of a shard, as in 256MB or 1GiB"
+    )
 
 
 def _add_work(work: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     work.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per core, 1 if small)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of processes (default: one per core, 1 for a small set)",
     )
-    work.add_argument("--resume", action="store_true", help="go on with an interrupted packing")
-    work.add_argument("--overwrite", action="store_true", help="move an existing OUT aside first")
-    work.add_argument("--quiet", action="store_true", help="no progress and no table")
+    work.add_argument("--resume", action="store_true", help="continue an interrupted packing")
+    work.add_argument("--overwrite", action="store_true", help="rename an existing OUT first")
+    work.add_argument("--quiet", action="store_true", help="no progress bar and no table")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -130,7 +159,6 @@ def _run_pack(args: argparse.Namespace) -> None:
         parse_part,
         parse_size,
     )
-    from shards.sources import SourceOptions
     from shards.splits.protocols import parse_ratios
 
     settings = PackSettings(
@@ -143,29 +171,20 @@ def _run_pack(args: argparse.Namespace) -> None:
             args.samples_per_shard, parse_size(args.shard_size) if args.shard_size else None
         ),
     )
-    options = SourceOptions(
-        labels=args.labels,
-        normalize=_names(args.normalize),
-        text_column=args.text_column,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        id_column=args.id_column,
-        classes=None if args.classes is None else _names(args.classes),
-        encoding=args.encoding,
-    )
+    values = {name: getattr(args, name) for name in _SOURCE_OPTIONS}
     result = pack(
         args.source,
         args.raw,
         args.out,
         settings,
-        options=options,
+        options={n: value for n, value in values.items() if value != _SOURCE_OPTIONS[n]},
         workers=args.workers,
         resume=args.resume,
         part=parse_part(args.part) if args.part else None,
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
-    _tell(args, result.path, result.manifest, result.moved_to)
+    _report(args, result.path, result.manifest, result.moved_to)
 
 
 def _run_merge(args: argparse.Namespace) -> None:
@@ -179,10 +198,10 @@ def _run_merge(args: argparse.Namespace) -> None:
         remove_parts=args.remove_parts,
         quiet=args.quiet,
     )
-    _tell(args, args.out, manifest, moved_to)
+    _report(args, args.out, manifest, moved_to)
 
 
-def _tell(
+def _report(
     args: argparse.Namespace, path: Path, manifest: object | None, moved_to: Path | None
 ) -> None:
     from mmsa.data.manifest import Manifest
@@ -194,12 +213,12 @@ def _tell(
         return
     if isinstance(manifest, Manifest):
         print_summary(manifest)
-        print(f"packed into {path}; what was dropped is listed in {path}/rejected.jsonl")
+        print(f"packed into {path}; dropped samples are listed in {path}/rejected.jsonl")
         print(next_steps(path))
     else:
-        print(f"made {path}")
+        print(f"wrote {path}")
         out = shlex.quote(str(args.out))
         print(
-            f"next, when all {args.part.partition('/')[2]} parts are there: "
+            f"next, when all {args.part.partition('/')[2]} parts are finished: "
             f"python -m shards merge {out}"
         )

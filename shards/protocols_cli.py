@@ -8,24 +8,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-# Whatever takes time to import is imported by the command that needs it: --help answers at once.
+# Slow imports are inside the functions that need them, to keep --help fast.
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both commands; each sets `run`, a function of the parsed arguments."""
-    protocols = commands.add_parser("protocols", help="list the rules of splits and their counts")
-    protocols.add_argument("--json", action="store_true", help="as JSON")
+    protocols = commands.add_parser("protocols", help="list the rules for splits and their counts")
+    protocols.add_argument("--json", action="store_true", help="print as JSON")
     protocols.set_defaults(run=run_protocols)
-    leaks = commands.add_parser("leaks", help="count held-out samples with a twin in another split")
+    leaks = commands.add_parser(
+        "leaks", help="count held-out samples with a duplicate in another split"
+    )
     leaks.add_argument("out", metavar="OUT", type=Path, help="directory made by pack")
     form = leaks.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the counts as JSON")
-    form.add_argument("--list", action="store_true", help="every such sample, one JSON line each")
+    form.add_argument("--json", action="store_true", help="print the counts as JSON")
+    form.add_argument("--list", action="store_true", help="print every such sample as a JSON line")
     leaks.set_defaults(run=run_leaks)
 
 
 def run_protocols(args: argparse.Namespace) -> None:
-    """Print every protocol: what it does, its source, and class counts where it is a fixed list."""
+    """Print every protocol: what it does, its source, and the class counts of fixed lists."""
     from shards.reports.catalogue import catalogue
 
     entries = catalogue()
@@ -49,7 +51,7 @@ def _counts(split: str, counts: dict[str, int]) -> str:
 
 
 def run_leaks(args: argparse.Namespace) -> None:
-    """Print how many val and test samples of OUT have a twin in train, or in train or val."""
+    """Print how many val and test samples of OUT have a duplicate in train (for test, or val)."""
     from shards.reports.leaks import leak_report, list_leaks
 
     if args.list:
@@ -75,6 +77,6 @@ def _sentence(counts: dict[str, Any]) -> str:
     where = [f"{counts[other]} in {other}" for other in ("train", "val") if other in counts]
     percent = 100 * counts["any"] / counts["samples"]
     return (
-        f"{counts['any']} of {counts['samples']:,} samples ({percent:.1f} %) have a twin in "
+        f"{counts['any']} of {counts['samples']:,} samples ({percent:.1f} %) have a duplicate in "
         f"another split: {', '.join(where)}"
     )

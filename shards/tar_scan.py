@@ -1,6 +1,6 @@
-"""What one tar that others packed holds, sample by sample, and what is expected of it.
+"""Read an existing tar sample by sample and check what it must contain.
 
-The first sample that does not fit is named, with what it holds and what was expected.
+The error names the first sample that does not fit, its content and what was expected.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mmsa.errors import UserError
 from shards.splits.by_hash import SPLITS
 
 _DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What the command line says. `labels` are names as in `Fields`; `splits` (name, pattern)."""
+    """Settings of `index`. `labels` are names as in `Fields`; `splits` are (name, pattern)."""
 
     fields: Fields
     labels: tuple[str, ...]
@@ -58,7 +58,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class ScanTask:
-    """One tar to be looked at."""
+    """One tar to be read."""
 
     path: str
     settings: IndexSettings
@@ -66,7 +66,7 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class TarContents:
-    """One tar as it was found: per sample (offset, length, crc32, characters), key and label."""
+    """The content of one tar: per sample (offset, length, crc32, characters), key and label."""
 
     places: list[tuple[int, int, int, int]]
     keys: list[str]
@@ -76,7 +76,7 @@ class TarContents:
 
 
 def scan_tar(task: ScanTask) -> TarContents:
-    """Look at every sample of one tar. Raises `UserError` naming the first that does not fit."""
+    """Read every sample of one tar. Raises `UserError` naming the first that does not fit."""
     path = Path(task.path)
     places: list[tuple[int, int, int, int]] = []
     keys: list[str] = []
@@ -96,14 +96,14 @@ def scan_tar(task: ScanTask) -> TarContents:
                 keys.append(key)
                 labels.append(label)
     except tarfile.TarError as error:
-        raise UserError(f"{path} is no readable, uncompressed tar ({error})") from None
+        raise UserError(f"{path} is not a readable, uncompressed tar ({error})") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     return TarContents(places, keys, labels, path.stat().st_size, digest)
 
 
 def _extents(path: Path) -> Iterator[tuple[int, int]]:
-    """(first byte, byte behind the last) of each sample: runs of members with the same key."""
+    """(first byte, byte after the last) of each sample: runs of members with the same key."""
     last, start, stop = None, 0, 0
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -121,20 +121,20 @@ def _extents(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
-    """(key, text, label) of one sample; `ValueError` saying what is not as expected."""
+    """(key, text, label) of one sample. Raises `ValueError` where it is not as expected."""
     members = tar_members(piece)
     try:
         key, image, text, json = sample_of(members, settings.fields)
-        object_in(json)  # whoever asks for it later shall find it readable
+        object_in(json)  # raises where it is not readable
     except ValueError as error:
         raise ValueError(f"{error}. Fields are named with --image-field and --text-field") from None
-    if not image.startswith(_PICTURES):
-        raise ValueError(f"the picture of '{key}' is no JPEG, PNG, GIF, WebP or BMP")
+    if not image.startswith(_IMAGE_STARTS):
+        raise ValueError(f"the image of '{key}' is not a JPEG, PNG, GIF, WebP or BMP")
     by_field = {name.rpartition("/")[2].partition(".")[2].lower(): data for name, data in members}
     label = _label(by_field, settings.labels)
     if label is None:
         raise ValueError(
-            f"'{key}' holds the members {sorted(by_field)} and no class "
+            f"'{key}' has the members {sorted(by_field)} and no class "
             f"({', '.join(settings.labels)}); name it with --label-field"
         )
     classes = settings.classes

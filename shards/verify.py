@@ -1,7 +1,7 @@
-"""Is a packed data set what it says it is, to the last byte?
+"""Check a packed data set against its manifest, to the last byte.
 
-Every tar and index is read whole. Each fault is one sentence that names the file and, where there
-is one, the sample; nothing is mended.
+Every tar and index is read completely. Each fault is one sentence that names the file and, where
+there is one, the sample. Nothing is repaired.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shards.packing.assemble import REJECTED_NAME
 from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.splits.protocols import protocol_hash
 
-_SHOWN = 20  # faults of one shard that are told singly
+_SHOWN = 20  # faults of one shard that are listed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Task:
 
 @dataclass
 class _Checked:
-    """Of one shard: its faults, and keys and groups as its samples say them."""
+    """Of one shard: its faults, and the keys and groups in its samples."""
 
     faults: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class _Checked:
 
 
 def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bool) -> Report:
-    """Check the packed set in `directory`; with `deep` every picture is decoded too.
+    """Check the packed set in `directory`; with `deep` every image is decoded too.
 
     Raises `UserError` where there is no manifest at all; everything else is a fault.
     """
@@ -86,11 +86,11 @@ def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bo
     workers = min(default_workers(), max(1, len(tasks))) if workers is None else workers
     with (
         WorkerPool(workers) as pool,
-        Progress(total=total, what="verifying", quiet=quiet) as told,
+        Progress(total=total, what="verifying", quiet=quiet) as progress,
     ):
         for task, result in zip(tasks, pool.map(_check_shard, tasks), strict=True):
             checked.append(result)
-            told.advance(task.shard.num_samples)
+            progress.advance(task.shard.num_samples)
     for result in checked:
         faults += result.faults
     faults += _key_faults(manifest, checked)
@@ -101,7 +101,7 @@ def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     path = directory / MANIFEST_NAME
     # The digest does not cover the layout of the file; its bytes must be those that are written.
     if path.read_bytes() != manifest_text(manifest).encode("utf-8"):
-        yield f"{path.name} holds the right content, but not in the bytes that were written"
+        yield f"{path.name} has the right content, but not the bytes that packing wrote"
     listed = set()
     for name, split in manifest.splits.items():
         counts: Counter[str] = Counter()
@@ -144,7 +144,7 @@ def _key_faults(manifest: Manifest, checked: list[_Checked]) -> Iterator[str]:
             first.setdefault(key, tar)
             split_of[key] = split
             splits_of_group.setdefault(group, set()).add(split)
-    # Where a shard could not be read its own faults say so; what follows would repeat them.
+    # Where a shard could not be read its own faults say so; the following ones would repeat them.
     if any(result.faults for result in checked):
         return
     protocol: ProtocolInfo = manifest.protocol
@@ -153,11 +153,11 @@ def _key_faults(manifest: Manifest, checked: list[_Checked]) -> Iterator[str]:
     if protocol.name == "clean" or protocol.name.startswith("kfold"):
         crossing = sum(len(splits) > 1 for splits in splits_of_group.values())
         if crossing:
-            yield f"{crossing} duplicate groups lie in two splits, against {protocol.name}"
+            yield f"{crossing} duplicate groups are in two splits, against {protocol.name}"
 
 
 def _check_shard(task: _Task) -> _Checked:
-    """Read one tar and its index whole."""
+    """Read one tar and its index completely."""
     result = _Checked()
     tar = task.shard.tar
     try:
@@ -185,12 +185,12 @@ def _sample_faults(
     task: _Task, content: bytes, records: IndexArray, result: _Checked
 ) -> Iterator[str]:
     tar, end = task.shard.tar, 0
-    foreign = "fields" in task.packing  # a tar packed by others may have gaps: folders, extras
+    others = "fields" in task.packing  # a tar packed by others may have gaps: folders, extras
     labels = [int(record["label"]) for record in records]
     for number, record in enumerate(records):
         start, stop = int(record["offset"]), int(record["offset"]) + int(record["length"])
-        if start < end or (start > end and not foreign) or stop > len(content):
-            yield f"{tar}: sample {number} is said to be at bytes {start} to {stop}, after {end}"
+        if start < end or (start > end and not others) or stop > len(content):
+            yield f"{tar}: the index puts sample {number} at bytes {start} to {stop}, after {end}"
             continue
         end = stop
         piece = content[start:stop]
@@ -204,11 +204,11 @@ def _sample_faults(
             yield from _one_sample(task, number, piece, record, result)
         except (ValueError, KeyError, UnicodeDecodeError) as error:
             yield f"{tar}: sample {number} cannot be read ({type(error).__name__}: {error})"
-    if not foreign and any(content[end:]):
-        yield f"{tar}: something other than zeros stands behind the last sample"
+    if not others and any(content[end:]):
+        yield f"{tar}: there are bytes other than zeros after the last sample"
     counts = Counter(task.classes[label] for label in labels if label < len(task.classes))
     if dict(counts) != {name: n for name, n in task.shard.classes.items() if n}:
-        yield f"{tar}: the classes in its index are {dict(counts)}, the manifest says otherwise"
+        yield f"{tar}: the classes in its index are {dict(counts)}, unlike in the manifest"
 
 
 def _one_sample(
@@ -242,16 +242,16 @@ def _image_faults(
     try:
         pixels, header = decode_image(image)
     except BadImage as error:
-        yield f"{where}: its picture does not decode ({error})"
+        yield f"{where}: its image does not decode ({error})"
         return
     if "fields" in packing:
         return
     height, width = pixels.shape[:2]
     if header.format != "JPEG" or (meta.get("width"), meta.get("height")) != (width, height):
         yield (
-            f"{where}: its picture is a {header.format} of {width}x{height}, its json says "
+            f"{where}: its image is a {header.format} of {width}x{height}, its json says "
             f"{meta.get('width')}x{meta.get('height')}"
         )
     side = packing.get("image_short_side_px")
     if side is not None and min(width, height) > int(side):
-        yield f"{where}: its picture of {width}x{height} is larger than short side {side}"
+        yield f"{where}: its image of {width}x{height} is larger than short side {side}"

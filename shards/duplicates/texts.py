@@ -1,9 +1,9 @@
-"""Texts that say the same: tweets reduced to their words, and which word sets are near each other.
+"""Near-duplicate texts: tweets are reduced to sets of words, and similar sets are found.
 
-Rule (docs/splits.md): RT, mentions, links, case, punctuation and emoji are removed; of what is left
-two texts are twins where they share at least 80 % of the words that either has. A text of fewer
-than `MIN_CHARS` characters after that has no twins: greetings and exclamations of two words are
-written by everybody.
+The rule (docs/splits.md) removes RT, mentions, links, case, punctuation and emoji. Two texts are
+duplicates where they share at least 80 % of the remaining words that either has. A text that is
+then shorter than `MIN_CHARS` has no duplicates: everybody writes greetings and exclamations of two
+words.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-MIN_CHARS = 24  # of the reduced text, blanks between its words included
-# Jaccard similarity as a fraction: compared in whole numbers, so no rounding decides.
+MIN_CHARS = 24  # of the reduced text, with the spaces between words
+# Jaccard similarity as a fraction, compared in integers to avoid rounding.
 NEAR = (4, 5)
 
 _LINK = re.compile(r"(?:https?:|www\.|pic\.twitter\.com/)\S*")
@@ -32,11 +32,11 @@ def reduced_words(text: str) -> list[str]:
 
 
 def text_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Pairs of positions in `texts` that, joined transitively, join all twins.
+    """Pairs of positions in `texts` that, joined transitively, give all groups of duplicates.
 
-    Exact: of two sets that share enough words, one of the rarest few words of each is shared (the
-    prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006), so only such sets are compared, and
-    of these only those whose remaining words are enough (Xiao et al., PPJoin, WWW 2008).
+    Exact: two sets that share enough words also share one of the few rarest words of each (the
+    prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006). Only such sets are compared, and of
+    these only those with enough remaining words (Xiao et al., PPJoin, WWW 2008).
     """
     first_of: dict[frozenset[str], int] = {}
     for position, text in enumerate(texts):
@@ -58,7 +58,7 @@ def _near_pairs(first_of: dict[frozenset[str], int]) -> Iterator[tuple[int, int]
         position, length = first_of[words], len(words)
         joined[position] = position
         rarest = sorted(words, key=lambda word: (frequency[word], word))
-        # Of those that come later none is shorter, so fewer words need to be held than looked up.
+        # Later sets are not shorter, so fewer words need to be stored than looked up.
         held = length - _at_least(2 * shared * length, shared + union) + 1
         for place, word in enumerate(rarest[: length - _at_least(shared * length, union) + 1]):
             of_word = _by_root(holders.get(word, {}), joined)
@@ -79,19 +79,19 @@ def _near_pairs(first_of: dict[frozenset[str], int]) -> Iterator[tuple[int, int]
             holders[word] = of_word
 
 
-def _at_least(part: int, whole: int) -> int:
-    """`part / whole` rounded up."""
-    return -(-part // whole)
+def _at_least(part: int, total: int) -> int:
+    """`part / total` rounded up."""
+    return -(-part // total)
 
 
-# Root of what is joined so far -> word sets of it that hold some word among their rarest, each with
-# the word's place among these. Thousands of variants of one advertisement are one entry, and a
-# further variant needs one comparison.
+# Root of a group so far -> its word sets that have some word among their rarest, each with the
+# word's place among these. Thousands of variants of one advertisement are one entry, and a further
+# variant needs one comparison.
 _Holders = dict[int, list[tuple[frozenset[str], int]]]
 
 
 def _by_root(held: _Holders, joined: dict[int, int]) -> _Holders:
-    """`held` under the roots of today."""
+    """`held` under the current roots."""
     if all(joined[root] == root for root in held):
         return held
     current: _Holders = {}

@@ -1,1 +1,1 @@
-"""From examples to tars: chunks, workers, parts, and whole directories."""
+"""From examples to tars: chunks, workers, parts, and output directories."""

@@ -1,14 +1,14 @@
-"""The first half of packing: pictures brought into packed form, a chunk of examples at a time.
+"""The first half of packing: images are brought into packed form, a chunk of examples at a time.
 
-Which pictures are usable must be known before anything is split, and decoding is nearly all of
-packing's cost. So each is decoded and encoded once, by any process, and its bytes wait in a chunk:
+Packing must know which images are usable before it splits anything, and decoding is nearly all of
+its cost. So any process decodes and encodes each image once, and the result waits in a chunk:
 
-    chunk-000012.bin    the pictures of up to 128 examples, one after the other
-    chunk-000012.json   what is known of each, what was rejected, and the digest of the .bin
+    chunk-000012.bin    the JPEGs of up to 128 examples, one after the other
+    chunk-000012.json   the `EncodedSample`s, what was rejected, and the sha256 of the .bin
 
-A chunk depends on its examples and settings alone; its `fingerprint` is the sha256 of both. One
-that is there already, whole and of the same fingerprint, is used again. No pickle: a chunk may come
-from another machine.
+A chunk depends on its examples and settings alone; its `fingerprint` is the sha256 of both. An
+existing chunk with the same fingerprint is checked and used again. No pickle: a chunk may come from
+another machine.
 """
 
 from __future__ import annotations
@@ -19,42 +19,30 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmsa.atomic_write import write_file
-from mmsa.data.decoding.packed_form import BadImage, pack_image
-from shards.duplicates.groups import image_hash
-from shards.example import Example, Reason, Reject, Rejected, image_reason, read_file
+from mmsa.data.decoding.packed_form import BadImage, PackedImage, pack_image
+from shards.duplicates.images import image_hash
+from shards.example import (
+    EncodedSample,
+    Example,
+    Reason,
+    Reject,
+    Rejected,
+    image_reason,
+    read_file,
+)
 from shards.packing.settings import ImageForm
 
-CHUNK_EXAMPLES = 128  # about 2.5 MB of pictures, a third of a second of one core
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A usable example whose picture waits in a chunk. Sizes in bytes and pixels."""
-
-    key: str
-    source_id: str
-    dataset: str
-    text: str
-    label: str
-    text_label: str | None
-    image_label: str | None
-    width: int
-    height: int
-    offset: int
-    length: int
-    crc32: int  # of the picture
-    image_hash: str  # hexadecimal
-    extra: dict[str, Any] = field(default_factory=dict)  # further fields of KEY.json
+CHUNK_EXAMPLES = 128  # about 2.5 MB of JPEGs, a third of a second on one core
 
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """Examples (and what the source rejected between them, in order) to be made into a chunk."""
+    """The examples of one chunk, with what the source rejected between them, in order."""
 
     directory: str
     number: int
@@ -65,12 +53,10 @@ class ChunkTask:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A finished chunk: where its pictures are, and what is in it. `reused`: it was there."""
+    """The content of a finished chunk, without its images."""
 
-    path: str
-    samples: list[Encoded]
+    samples: list[EncodedSample]
     rejected: list[Rejected]
-    reused: bool = False
 
     @property
     def num_items(self) -> int:
@@ -78,7 +64,7 @@ class Chunk:
 
 
 def codec_versions() -> dict[str, str]:
-    """The libraries that decode, reduce and encode pictures: others may give other bytes."""
+    """The libraries that decode, resize and encode images: other versions may give other bytes."""
     from importlib.metadata import version  # not the modules: torch takes seconds to import
 
     from PIL import features
@@ -90,13 +76,13 @@ def codec_versions() -> dict[str, str]:
         "libwebp": features.version_module("webp") or "",
         "zlib": features.version_codec("zlib") or "",
         "torch": version("torch").partition("+")[0],
-        "imagehash": version("imagehash"),  # these two decide which pictures are twins
+        "imagehash": version("imagehash"),  # these two decide which images are duplicates
         "scipy": version("scipy"),
     }
 
 
 def fingerprint(items: Sequence[Example | Rejected], settings: str) -> str:
-    """sha256 of the examples, the size and time of their picture files, and `settings`."""
+    """sha256 of the examples, the size and time of their image files, and `settings`."""
     digest = hashlib.sha256(settings.encode())
     for item in items:
         digest.update(repr(item).encode("utf-8", "backslashreplace"))
@@ -110,38 +96,67 @@ def fingerprint(items: Sequence[Example | Rejected], settings: str) -> str:
 
 
 def make_chunk(task: ChunkTask) -> Chunk:
-    """Encode the examples of `task`, or use the chunk that is there already."""
-    there = read_chunk(Path(task.directory), task.number, task.fingerprint)
-    if there is not None:
-        return there
-    pictures, samples, rejected = io.BytesIO(), [], []
+    """Encode the examples of `task`, or use the chunk that an earlier packing finished."""
+    finished = read_chunk(Path(task.directory), task.number, task.fingerprint)
+    if finished is not None:
+        return finished
+    path = chunk_path(Path(task.directory), task.number)
+    images, samples, rejected = io.BytesIO(), [], []
     for item in task.items:
         if isinstance(item, Rejected):
             rejected.append(item)
             continue
         try:
-            samples.append(_encode(item, task.form, pictures))
+            packed = _packed_image(item, task.form)
         except Reject as reject:
             rejected.append(Rejected(item.source_id, reject.reason, reject.detail))
-    path = chunk_path(Path(task.directory), task.number)
-    content = pictures.getvalue()
-    _write(path, content)
+            continue
+        sample = EncodedSample(
+            example=item,
+            chunk=str(path),
+            offset=images.tell(),
+            length=images.write(packed.jpeg),
+            crc32=zlib.crc32(packed.jpeg),
+            width=packed.width,
+            height=packed.height,
+            image_hash=image_hash(packed.picture()).hex(),
+        )
+        samples.append(sample)
+    content = images.getvalue()
+    write_file(path, content, durable=False)
     facts = {
         "fingerprint": task.fingerprint,
-        "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "samples": [asdict(sample) for sample in samples],
         "rejected": [asdict(item) for item in rejected],
     }
-    # Last: a chunk without its .json does not exist.
-    _write(path.with_suffix(".json"), json.dumps(facts).encode("ascii"))
-    return Chunk(str(path), samples, rejected)
+    # Last: a chunk without its .json does not exist. `default` is for paths.
+    write_file(path.with_suffix(".json"), json.dumps(facts, default=str), durable=False)
+    return Chunk(samples, rejected)
+
+
+def _packed_image(example: Example, form: ImageForm) -> PackedImage:
+    """The image of `example` in packed form. Raises `Reject` where it is not usable."""
+    path = example.image_path
+    content = read_file(path, missing=Reason.NO_IMAGE, unreadable=Reason.UNREADABLE_IMAGE)
+    try:
+        return pack_image(
+            content,
+            short_side_px=form.side_px,
+            quality=form.quality,
+            mode=form.mode,
+            max_pixels=form.max_pixels,
+        )
+    except BadImage as error:
+        raise Reject(image_reason(error), f"{path.name}: {error}") from None
+    except OSError as error:  # from the codec: the file has been read
+        raise Reject(Reason.UNREADABLE_IMAGE, f"{path.name}: {error}") from None
 
 
 def read_chunk(directory: Path, number: int, expected: str | None) -> Chunk | None:
-    """The chunk that is there, checked to the last byte; None where it is not what is expected.
+    """Read a finished chunk and check its images' sha256; None where it is missing or damaged.
 
-    `expected` is its fingerprint; None takes any.
+    Also None where its fingerprint is not `expected`, unless that is None.
     """
     path = chunk_path(directory, number)
     try:
@@ -151,55 +166,24 @@ def read_chunk(directory: Path, number: int, expected: str | None) -> Chunk | No
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
                 return None
-        samples = [Encoded(**sample) for sample in facts["samples"]]
+        samples = [_sample_from_json(sample, path) for sample in facts["samples"]]
         rejected = [
-            Rejected(item["source_id"], Reason(item["reason"]), item["detail"])
-            for item in facts["rejected"]
+            Rejected(**{**item, "reason": Reason(item["reason"])}) for item in facts["rejected"]
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Chunk(str(path), samples, rejected, reused=True)
+    return Chunk(samples, rejected)
+
+
+def _sample_from_json(sample: dict[str, Any], chunk: Path) -> EncodedSample:
+    """`sample` as `asdict` gave it; `chunk` replaces its path, which changes when a part moves."""
+    example = sample["example"]
+    votes = example["votes"]
+    example["votes"] = None if votes is None else tuple((text, image) for text, image in votes)
+    example["image_path"] = Path(example["image_path"])
+    return EncodedSample(**{**sample, "example": Example(**example), "chunk": str(chunk)})
 
 
 def chunk_path(directory: Path, number: int) -> Path:
-    """The file of the pictures of chunk `number`, counted from 0 over the whole raw data."""
+    """The file of the images of chunk `number`, counted from 0 over the whole raw data."""
     return directory / f"chunk-{number:06d}.bin"
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_file(path, content, durable=False)
-
-
-def _encode(example: Example, form: ImageForm, pictures: io.BytesIO) -> Encoded:
-    content = read_file(
-        example.image_path, missing=Reason.NO_IMAGE, unreadable=Reason.UNREADABLE_IMAGE
-    )
-    try:
-        packed = pack_image(
-            content,
-            short_side_px=form.side_px,
-            quality=form.quality,
-            mode=form.mode,
-            max_pixels=form.max_pixels,
-        )
-    except BadImage as error:
-        raise Reject(image_reason(error), f"{example.image_path.name}: {error}") from None
-    except OSError as error:  # the file is read: this is the codec's
-        raise Reject(Reason.UNREADABLE_IMAGE, f"{example.image_path.name}: {error}") from None
-    extra = {"votes": example.votes, "soft_label": example.soft}
-    return Encoded(
-        key=example.key,
-        source_id=example.source_id,
-        dataset=example.dataset,
-        text=example.text,
-        label=example.label,
-        text_label=example.text_label,
-        image_label=example.image_label,
-        width=packed.width,
-        height=packed.height,
-        offset=pictures.tell(),
-        length=pictures.write(packed.jpeg),
-        crc32=zlib.crc32(packed.jpeg),
-        image_hash=image_hash(packed.picture()).hex(),
-        extra={name: value for name, value in extra.items() if value is not None},
-    )

@@ -1,7 +1,7 @@
 """One packing as several jobs: parts made with `pack --part I/N`, joined by `merge`.
 
-A part decodes and encodes every N-th chunk of the raw data, which is nearly all of the cost; what
-is left (split, tars) needs all of them and is done by `merge`. The result has the bytes of a
+A part decodes and encodes every N-th chunk of the raw data, which is nearly all of the cost. The
+split and the tars need all chunks, so `merge` makes them. The result is byte for byte that of a
 packing without parts.
 
     OUT.part-3-of-8/part.json    what was packed, and how
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
 from mmsa.process.progress import Progress
-from shards.packing.assemble import Encodings, assemble
+from shards.packing.assemble import SourceFacts, assemble
 from shards.packing.chunks import Chunk, chunk_path, read_chunk
 from shards.packing.output_directory import put_in_place, refuse_existing
 from shards.packing.settings import PackSettings
@@ -31,25 +31,21 @@ from shards.packing.workdir import workdir
 from shards.packing.worker_pool import WorkerPool, default_workers
 
 _PART_NAME = "part.json"
+_PART_VERSION = 2
 _PART_DIRECTORY = re.compile(r"part-([0-9]+)-of-([0-9]+)")
 
 
 class _Part(BaseModel):
-    """`part.json`. `num_items` are the examples and rejected ones in `chunks`, chunk numbers."""
+    """`part.json`; `chunks` are the numbers of its chunks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = "mmsa-part"
-    version: int = 1
+    version: int = _PART_VERSION
     part: int
     parts: int
-    source: str
+    source: SourceFacts
     raw: str
-    classes: tuple[str, ...]
-    dataset: str
-    label_rule: str
-    facts: dict[str, Any]
-    codecs: dict[str, str]
     encoding: dict[str, Any]
     settings: PackSettings
     chunks: tuple[int, ...]
@@ -64,7 +60,7 @@ def part_path(out: Path, part: int, parts: int) -> Path:
 def finish_part(
     work: Path,
     target: Path,
-    encodings: Encodings,
+    source: SourceFacts,
     encoding: dict[str, Any],
     settings: PackSettings,
     part: tuple[int, int],
@@ -72,25 +68,18 @@ def finish_part(
     *,
     overwrite: bool,
 ) -> Path | None:
-    """Make `work` the finished part `target`; returns where an older one went.
+    """Make `work` the finished part `target`; returns where an older one was moved.
 
-    `encoding` are the settings that all parts must share, `total_chunks` those of all parts.
+    `encoding` holds the settings that all parts must share, `total_chunks` counts all parts'.
     """
-    numbers = tuple(range(part[0] - 1, total_chunks, part[1]))
-    assert len(numbers) == len(encodings.chunks), (numbers, len(encodings.chunks))
     record = _Part(
         part=part[0],
         parts=part[1],
-        source=encodings.source,
+        source=source,
         raw=str(encoding["raw"]),
-        classes=encodings.classes,
-        dataset=encodings.dataset,
-        label_rule=encodings.label_rule,
-        facts=encodings.facts,
-        codecs=encodings.codecs,
         encoding={k: v for k, v in encoding.items() if k not in ("raw", "part")},
         settings=settings,
-        chunks=numbers,
+        chunks=tuple(range(part[0] - 1, total_chunks, part[1])),
         total_chunks=total_chunks,
     )
     directory = work / "out"
@@ -108,11 +97,11 @@ def merge(
     remove_parts: bool = False,
     quiet: bool = False,
 ) -> tuple[Manifest, Path | None]:
-    """Join the parts beside `out` into the packed data set `out`.
+    """Join the parts next to `out` into the packed data set `out`.
 
-    Returns the manifest and where an older `out` went. `remove_parts` deletes the parts afterwards.
-    Raises `UserError` for missing parts, for parts of different settings or raw data, and for a
-    damaged one.
+    Returns the manifest and where an older `out` was moved. `remove_parts` deletes the parts
+    afterwards. Raises `UserError` for missing or damaged parts and for parts that differ in their
+    settings or raw data.
     """
     refuse_existing(out, overwrite=overwrite)
     directories = _part_directories(out)
@@ -131,23 +120,17 @@ def merge(
         WorkerPool(default_workers() if workers is None else workers) as pool,
     ):
         chunks = []
-        with Progress(total=len(places), what="reading parts", unit="chunks", quiet=quiet) as told:
+        with Progress(
+            total=len(places), what="reading parts", unit="chunks", quiet=quiet
+        ) as progress:
             for chunk in pool.map(_checked_chunk, places):
                 chunks.append(chunk)
-                told.advance()
-        encodings = Encodings(
-            source=first.source,
-            chunks=chunks,
-            classes=first.classes,
-            dataset=first.dataset,
-            label_rule=first.label_rule,
-            facts=first.facts,
-            codecs=first.codecs,
-        )
+                progress.advance()
         result = assemble(
             work,
             out,
-            encodings,
+            first.source,
+            chunks,
             first.settings,
             pool,
             raw=first.raw,
@@ -181,21 +164,21 @@ def _part_directories(out: Path) -> list[Path]:
             found[int(match[1]), int(match[2])] = path
     if not found:
         raise UserError(
-            f"there are no parts beside {out} ({out.name}.part-1-of-N and so on); make them with: "
+            f"no parts found next to {out} ({out.name}.part-1-of-N and so on); make them with: "
             f"python -m shards pack SOURCE RAW {out} --part 1/N"
         )
     counts = sorted({parts for _, parts in found})
     if len(counts) > 1:
         raise UserError(
-            f"beside {out} are parts of packings in {' and in '.join(map(str, counts))} parts; "
-            "remove those that are not meant"
+            f"next to {out} are parts of several packings, in {' and in '.join(map(str, counts))} "
+            "parts; remove those that you do not want"
         )
     missing = [number for number in range(1, counts[0] + 1) if (number, counts[0]) not in found]
     if missing:
         shown = ", ".join(f"{number}/{counts[0]}" for number in missing[:20])
         raise UserError(
-            f"{len(missing)} of the {counts[0]} parts of {out} are missing: {shown}. Pack them "
-            "with --part first"
+            f"{len(missing)} of the {counts[0]} parts of {out} are missing: {shown}. Pack "
+            "them with --part first"
         )
     return [found[number, counts[0]] for number in range(1, counts[0] + 1)]
 
@@ -203,7 +186,14 @@ def _part_directories(out: Path) -> list[Path]:
 def _read_part(directory: Path) -> _Part:
     path = directory / _PART_NAME
     try:
-        return _Part.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.get("version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version != _PART_VERSION:
+            raise UserError(
+                f"{directory} was packed by another version of mmsa (part format {version}, this "
+                f"one reads {_PART_VERSION}); remove it and pack that part again"
+            )
+        return _Part.model_validate(content)
     except (OSError, ValueError, ValidationError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); remove {directory} and pack that "
@@ -212,16 +202,16 @@ def _read_part(directory: Path) -> _Part:
 
 
 def _check_alike(directories: Sequence[Path], parts: Sequence[_Part]) -> None:
-    """All parts must be of one packing: `UserError` naming what differs from the first."""
-    mine = {"part", "raw", "chunks"}  # what may differ
-    first = parts[0].model_dump(mode="json", exclude=mine)
+    """Raise `UserError` where a part is not of the first one's packing, naming what differs."""
+    own = {"part", "raw", "chunks"}  # these may differ
+    first = parts[0].model_dump(mode="json", exclude=own)
     for directory, part in zip(directories, parts, strict=True):
-        other = part.model_dump(mode="json", exclude=mine)
+        other = part.model_dump(mode="json", exclude=own)
         shown = "; ".join(_differences(first, other))
         if shown:
             raise UserError(
                 f"{directories[0].name} and {directory.name} are not parts of one packing: {shown}"
-                ". Pack those that are wrong again, with --overwrite"
+                ". Pack the wrong ones again, with --overwrite"
             )
 
 

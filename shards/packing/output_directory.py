@@ -1,4 +1,4 @@
-"""Directories that are whole or absent: written beside their place, flushed, then renamed."""
+"""Directories that are complete or absent: written under another name, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from pathlib import Path
 from mmsa import atomic_write
 from mmsa.errors import UserError
 
-# What shows that a directory was made by packing or is a raw set, and may be moved aside.
+# Files that show that a directory was made by packing or is a raw set, and may be renamed.
 _OURS = ("manifest.json", "labelResultAll.txt", "part.json")
 
 
 @dataclass
-class Aside:
-    """`directory` is to be filled; `moved_to` is where an older one went, once all is done."""
+class NewDirectory:
+    """`directory` is to be filled; after the block `moved_to` is where an older one was moved."""
 
     directory: Path
     moved_to: Path | None = None
 
 
 @contextmanager
-def write_aside(target: Path, *, overwrite: bool, flush: bool = True) -> Iterator[Aside]:
-    """Give a fresh directory beside `target` and rename it to `target` when the block succeeds.
+def new_directory(target: Path, *, overwrite: bool, flush: bool = True) -> Iterator[NewDirectory]:
+    """A new directory next to `target`, which is renamed to `target` when the block succeeds.
 
-    Where the block fails or is interrupted, the directory is removed and `target` is untouched.
+    Where the block fails or is interrupted, the directory is removed and `target` is unchanged.
     With `overwrite` an existing `target` is moved to `TARGET.old` (or `.old-N`), never deleted.
-    `flush` brings every file to the disk before the rename, so that a power failure leaves no whole
-    name with half a content; with thousands of small files that takes seconds. Raises `UserError`
+    `flush` brings every file to the disk before the rename, so that a power failure leaves no
+    incomplete file under its final name; thousands of small files take seconds. Raises `UserError`
     where `target` exists otherwise, and where the disk refuses.
     """
     target = Path(os.path.abspath(target))
     refuse_existing(target, overwrite=overwrite)
     try:
-        aside = Aside(_fresh(target, f".{target.name}.tmp-{os.getpid()}", create=True))
+        new = NewDirectory(_fresh(target, f".{target.name}.tmp-{os.getpid()}", create=True))
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}") from None
     try:
-        yield aside
-        aside.moved_to = put_in_place(aside.directory, target, overwrite=overwrite, flush=flush)
+        yield new
+        new.moved_to = put_in_place(new.directory, target, overwrite=overwrite, flush=flush)
     except OSError as error:
-        shutil.rmtree(aside.directory, ignore_errors=True)
-        raise UserError(f"{target} could not be written: {error}. Nothing was left there") from None
-    except BaseException:  # Ctrl-C too: what is half done must not stay
-        shutil.rmtree(aside.directory, ignore_errors=True)
+        shutil.rmtree(new.directory, ignore_errors=True)
+        raise UserError(f"{target} could not be written: {error}. It was not created") from None
+    except BaseException:  # Ctrl-C too: nothing unfinished may stay
+        shutil.rmtree(new.directory, ignore_errors=True)
         raise
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """`UserError` where `target` exists and may not be moved aside."""
+    """Raise `UserError` where `target` exists and may not be renamed."""
     if not os.path.lexists(target):
         return
     ours = any((target / name).is_file() for name in _OURS) or _is_empty(target)
     if ours and not overwrite:
         raise UserError(
-            f"{target} exists already. Give another place, or --overwrite to move it aside first"
+            f"{target} exists already. Give another path, or --overwrite to rename the existing one"
         )
     if not ours:
         raise UserError(
-            f"{target} exists already and is not moved aside, --overwrite or not: it holds neither "
-            f"shards ({_OURS[0]}) nor a raw data set ({_OURS[1]}). Give another place"
+            f"{target} exists already, and --overwrite does not apply: it contains neither "
+            f"shards ({_OURS[0]}) nor a raw data set ({_OURS[1]}). Give another path"
         )
 
 
@@ -73,7 +73,7 @@ def _is_empty(target: Path) -> bool:
 
 
 def _fresh(target: Path, name: str, *, create: bool) -> Path:
-    """A path beside `target` that nothing has: `name`, then `name-1`, `name-2` and so on."""
+    """An unused path next to `target`: `name`, else `name-1`, `name-2` and so on."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
         path = target.parent / (f"{name}-{number}" if number else name)
@@ -90,7 +90,7 @@ def put_in_place(
 ) -> Path | None:
     """Rename the finished `directory` to `target`, on the same file system.
 
-    `overwrite` and `flush` as in `write_aside`. Returns where an older `target` went.
+    `overwrite` and `flush` as in `new_directory`. Returns where an older `target` was moved.
     """
     target = Path(os.path.abspath(target))
     if flush:

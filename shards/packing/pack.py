@@ -3,13 +3,14 @@
 The same raw files, settings and library versions give the same bytes, whatever the number of
 workers or parts, interrupted or not.
 
-    source -> examples -> chunks (chunks.py, in parallel) -> split -> tars (write.py, in parallel)
+    source -> Example -> EncodedSample in chunks (chunks.py, in parallel) -> split (assemble.py)
+           -> PackedSample in tars (write.py, tars.py, in parallel)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError, one_or_many
 from mmsa.process.progress import Progress
 from shards.example import Example, RawData, Rejected
-from shards.packing.assemble import Encodings, assemble
+from shards.packing.assemble import SourceFacts, assemble
 from shards.packing.chunks import (
     CHUNK_EXAMPLES,
     Chunk,
@@ -31,17 +32,17 @@ from shards.packing.output_directory import refuse_existing
 from shards.packing.settings import PackSettings, canonical_json
 from shards.packing.workdir import workdir
 from shards.packing.worker_pool import WorkerPool, default_workers
-from shards.sources import SourceOptions, get_source
+from shards.sources import get_source
 from shards.splits.protocols import check_settings, parse_protocol
 
-_SAMPLES_PER_WORKER = 500  # starting one takes as long as packing so many
+_SAMPLES_PER_WORKER = 500  # starting a worker takes as long as packing this many
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """What was packed, and where an older directory was moved, if one stood in the way.
+    """The packed set at `path`, and where an older directory there was moved.
 
-    `manifest` is None for one part of many, which `path` holds.
+    `manifest` is None where `path` is one part of several.
     """
 
     manifest: Manifest | None
@@ -55,7 +56,7 @@ def pack(
     out: Path,
     settings: PackSettings,
     *,
-    options: SourceOptions | None = None,
+    options: Mapping[str, Any] | None = None,
     workers: int | None = None,
     resume: bool = False,
     part: tuple[int, int] | None = None,
@@ -64,18 +65,18 @@ def pack(
 ) -> PackResult:
     """Pack the raw data set at `raw` into the new directory `out`.
 
-    `workers` processes share the work (None: one per core, for a small set one). With `resume` an
-    interrupted packing is gone on with. `part` (I, N) does the I-th of N parts, for
-    `shards.packing.merge`. Raises `UserError` for wrong settings, a layout that is not the
-    source's, an `out` that exists (unless `overwrite`), and where no example is usable. Unusable
-    examples are counted in the manifest and listed in `rejected.jsonl`.
+    `options` are settings of the source, by name. `workers` processes share the work (None: one
+    per core, or a single one for a small set). `resume` continues an interrupted packing. `part`
+    (I, N) packs the I-th of N parts, for `shards.packing.merge`. Raises `UserError` for wrong
+    settings or options, a layout that is not the source's, an `out` that exists (unless
+    `overwrite`), and where no example is usable. Unusable examples are counted in the manifest and
+    listed in `rejected.jsonl`.
     """
     problems = settings.problems()
     if problems:
         raise UserError(one_or_many(problems, where="packing"))
     protocol = parse_protocol(settings.protocol)
     source = get_source(source_name)
-    options = options or SourceOptions()
     _refuse_inside(raw, out)
     target = out if part is None else part_path(out, *part)
     refuse_existing(target, overwrite=overwrite)
@@ -84,7 +85,7 @@ def pack(
     encoding: dict[str, Any] = {
         "source": source_name,
         "raw": str(raw.resolve()),
-        "options": asdict(options),
+        "options": dict(options or {}),
         "part": part,
         **settings.image.facts(),
         **codec_versions(),
@@ -95,9 +96,8 @@ def pack(
         chunks, total_chunks = _encode_all(
             data, work / "chunks", settings, encoding, part, pool, quiet=quiet
         )
-        encodings = Encodings(
+        facts = SourceFacts(
             source=source_name,
-            chunks=chunks,
             classes=data.classes,
             dataset=data.dataset,
             label_rule=data.label_rule,
@@ -106,18 +106,11 @@ def pack(
         )
         if part is not None:
             moved_to = finish_part(
-                work,
-                target,
-                encodings,
-                encoding,
-                settings,
-                part,
-                total_chunks,
-                overwrite=overwrite,
+                work, target, facts, encoding, settings, part, total_chunks, overwrite=overwrite
             )
             return PackResult(None, moved_to, target)
         manifest, moved_to = assemble(
-            work, out, encodings, settings, pool, raw=str(raw), overwrite=overwrite, quiet=quiet
+            work, out, facts, chunks, settings, pool, raw=str(raw), overwrite=overwrite, quiet=quiet
         )
         return PackResult(manifest, moved_to, out)
 
@@ -137,7 +130,7 @@ def _encode_all(
     *,
     quiet: bool,
 ) -> tuple[list[Chunk], int]:
-    """The chunks of `data`, or of a part of it, in order; and how many all parts have."""
+    """The chunks of `data`, or of one part of it, in order; and the number of all parts' chunks."""
     shared = canonical_json({**encoding, "part": None, "raw": None})
     total = total_chunks = 0
 
@@ -152,10 +145,10 @@ def _encode_all(
 
     expected = data.total if part is None else data.total // part[1]
     chunks = []
-    with Progress(total=expected, what="reading", quiet=quiet) as told:
+    with Progress(total=expected, what="reading", quiet=quiet) as progress:
         for chunk in pool.map(make_chunk, tasks()):
             chunks.append(chunk)
-            told.advance(chunk.num_items)
+            progress.advance(chunk.num_items)
     assert total == data.total, (total, data.total)
     return chunks, total_chunks
 

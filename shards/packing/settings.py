@@ -1,4 +1,4 @@
-"""What the command line says of a packing, checked."""
+"""Settings of a packing, read from the command line and checked."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _UNITS |= {"Mi": 2**20, "Gi": 2**30}
 
 @dataclass(frozen=True)
 class ShardSize:
-    """At most so many samples, or bytes of tar, in a shard; None for both suits the set's size."""
+    """Limits of a shard in samples and in bytes of its tar; without both the set's size decides."""
 
     samples: int | None = None
     num_bytes: int | None = None
 
     def problems(self) -> list[str]:
-        """What is wrong with it, in words."""
+        """What is wrong with it; empty where nothing is."""
         found = []
         if self.samples is not None and self.samples < 1:
             found.append(f"--samples-per-shard {self.samples} must be at least 1")
@@ -33,7 +33,7 @@ class ShardSize:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Its entries in the manifest."""
         found: dict[str, Any] = {"samples_per_shard": self.samples or "auto"}
         if self.num_bytes is not None:
             found["shard_bytes"] = self.num_bytes
@@ -42,7 +42,7 @@ class ShardSize:
 
 @dataclass(frozen=True)
 class ImageForm:
-    """The packed form of pictures: see `parse_image_form`. `side_px` is None for `original`."""
+    """The packed form of images: see `parse_image_form`. `side_px` is None for `original`."""
 
     mode: Literal["short_side", "original", "square"] = "short_side"
     side_px: int | None = 256
@@ -50,7 +50,7 @@ class ImageForm:
     max_pixels: int = 64_000_000
 
     def problems(self) -> list[str]:
-        """What is wrong with it, in words."""
+        """What is wrong with it; empty where nothing is."""
         found = []
         if self.side_px is not None and self.side_px < 16:
             found.append(f"--image-short-side {self.side_px} must be at least 16 pixels")
@@ -61,7 +61,7 @@ class ImageForm:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Its entries in the manifest."""
         return {
             "image_mode": self.mode,
             "image_short_side_px": self.side_px,
@@ -72,7 +72,7 @@ class ImageForm:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How a raw data set is to be split and packed. `ratios` None leaves them to the protocol."""
+    """How to split and pack a raw data set. Without `ratios` the protocol decides them."""
 
     ratios: dict[str, int] | None = None
     protocol: str = "random"
@@ -82,7 +82,7 @@ class PackSettings:
     size: ShardSize = ShardSize()
 
     def problems(self) -> list[str]:
-        """What is wrong with these settings, in words; empty where nothing is."""
+        """What is wrong with these settings; empty where nothing is."""
         found = [f"--seed {self.seed} must be at least 0"] if self.seed < 0 else []
         return found + self.image.problems() + self.size.problems()
 
@@ -119,5 +119,5 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def canonical_json(content: Any) -> str:
-    """One text for equal contents, whatever the order of keys."""
+    """The same text for equal contents, whatever the order of keys."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

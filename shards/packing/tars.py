@@ -7,7 +7,6 @@ and owners: the same samples give the same bytes, and any WebDataset reader read
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 import zlib
@@ -21,13 +20,14 @@ import numpy as np
 
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, ShardInfo, index_bytes, key_hash
 from mmsa.data.members import tar_members
+from shards.example import EncodedSample
 
 MEMBERS = ("jpg", "txt", "json")
 
 
 @dataclass(frozen=True)
 class PackedSample:
-    """One sample as it goes into a tar. `facts` is what `KEY.json` holds beside key and label."""
+    """One sample as it goes into a tar. `facts` is `KEY.json` without key, label and group."""
 
     key: str
     label: str
@@ -35,6 +35,23 @@ class PackedSample:
     text: str
     image: bytes
     facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, sample: EncodedSample, group: int, image: bytes) -> PackedSample:
+        """`sample` of the duplicate group `group`, with its JPEG."""
+        example = sample.example
+        facts = {
+            "source_id": example.source_id,
+            "dataset": example.dataset,
+            "width": sample.width,
+            "height": sample.height,
+            "text_label": example.text_label,
+            "image_label": example.image_label,
+            "votes": example.votes,
+            "soft_label": example.soft,
+        }
+        known = {name: value for name, value in facts.items() if value is not None}
+        return cls(example.key, example.label, group, example.text, image, known)
 
     def members(self) -> dict[str, bytes]:
         """Extension -> bytes, in the order of the tar."""
@@ -44,21 +61,28 @@ class PackedSample:
             "label": self.label,
             "group": f"{self.group:016x}",
         }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        contents = (self.image, self.text.encode("utf-8"), canonical.encode("utf-8"))
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        contents = (self.image, self.text.encode("utf-8"), text.encode("utf-8"))
         return dict(zip(MEMBERS, contents, strict=True))
 
+    def tar_bytes(self) -> bytes:
+        """Its members with headers and padding, as they lie in a tar."""
+        members = [(f"{self.key}.{extension}", data) for extension, data in self.members().items()]
+        piece = b"".join(_member(name, data) for name, data in members)
+        # Parsed as readers of shards do it: the index must not list what they would not find.
+        assert tar_members(piece) == members, self.key
+        return piece
 
-@dataclass(frozen=True)
-class _Written:
-    """What was meant to be written: compared with what stands in the tar afterwards."""
 
-    key: str
-    label: str
-    group: int
-    text_length: int
-    crc32: int  # of the members' contents joined, without headers
-    end: int  # of its last member with padding, bytes from the start of the tar
+def _member(name: str, content: bytes) -> bytes:
+    # tarfile itself and not wds.TarWriter, which gives the same bytes (tested) but imports torch
+    # and, by default, writes the time of day into an extra header per member. PAX is ustar for
+    # every name that ustar has room for.
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode, member.uname, member.gname = 0o644, "mmsa", "mmsa"
+    padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+    return member.tobuf(tarfile.PAX_FORMAT) + content + padding
 
 
 def write_shard(
@@ -66,81 +90,61 @@ def write_shard(
 ) -> ShardInfo:
     """Write `NAME.tar` and `NAME.idx` into `directory`; one sample is in memory at a time.
 
-    The index is built from what is read back from the finished tar. Where that differs from what
-    was given, the mistake is ours and an assertion fails.
+    The finished tar is read back and compared with its index. A difference is a bug, and an
+    assertion fails.
     """
     tar_path = directory / f"{name}.tar"
     index_path = directory / f"{name}.idx"
-    written = _write_tar(tar_path, samples)
-    records = _index_of(tar_path, written, classes)
-    tar_sha256 = _sha256(tar_path)
+    records = _write_tar(tar_path, samples, classes)
+    tar_sha256 = _read_back(tar_path, records)
     tar_bytes = tar_path.stat().st_size
     index = index_bytes(records, tar_bytes=tar_bytes, tar_sha256=tar_sha256)
     index_path.write_bytes(index)
-    counts = Counter(sample.label for sample in written)
+    counts = Counter(records["label"].tolist())
     return ShardInfo(
         tar=tar_path.name,
         tar_bytes=tar_bytes,
         tar_sha256=tar_sha256,
         index=index_path.name,
         index_sha256=hashlib.sha256(index).hexdigest(),
-        num_samples=len(written),
-        classes={label: counts[label] for label in classes},
+        num_samples=len(records),
+        classes={label: counts[number] for number, label in enumerate(classes)},
     )
 
 
-def _write_tar(path: Path, samples: Iterable[PackedSample]) -> list[_Written]:
-    # tarfile itself and not wds.TarWriter, which gives the same bytes (tested) but imports torch
-    # and, by default, writes the time of day into an extra header per member. PAX is ustar for
-    # every name that ustar has room for.
-    written: list[_Written] = []
-    with (
-        path.open("wb") as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
+def _write_tar(path: Path, samples: Iterable[PackedSample], classes: Sequence[str]) -> IndexArray:
+    """Write the tar; returns its index records (N,)."""
+    rows = []
+    with path.open("wb") as file:
         for sample in samples:
-            crc32 = 0
-            for extension, content in sample.members().items():
-                member = tarfile.TarInfo(f"{sample.key}.{extension}")
-                member.size = len(content)
-                member.mode, member.uname, member.gname = 0o644, "mmsa", "mmsa"
-                tar.addfile(member, io.BytesIO(content))
-                crc32 = zlib.crc32(content, crc32)
-            text_length = len(sample.text)
-            written.append(
-                _Written(sample.key, sample.label, sample.group, text_length, crc32, file.tell())
-            )
-    return written
+            piece = sample.tar_bytes()
+            row = {
+                "offset": file.tell(),
+                "key_hash": key_hash(sample.key),
+                "group": sample.group,
+                "length": len(piece),
+                "crc32": zlib.crc32(piece),
+                "text_length": len(sample.text),
+                "label": classes.index(sample.label),
+                "reserved": 0,
+            }
+            rows.append(tuple(row[name] for name in INDEX_DTYPE.names or ()))
+            file.write(piece)
+        # The end of a tar: two empty blocks, padded to a full record.
+        end = file.tell() + 2 * tarfile.BLOCKSIZE
+        file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+    return np.array(rows, dtype=INDEX_DTYPE)
 
 
-def _index_of(path: Path, written: list[_Written], classes: Sequence[str]) -> IndexArray:
-    """Read the tar at `path` back and build its records (N,), checking each against `written`."""
-    records = np.zeros(len(written), dtype=INDEX_DTYPE)
-    offset = 0
+def _read_back(path: Path, records: IndexArray) -> str:
+    """Check the tar at `path` against its index records; returns its sha256."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        for sample, record in zip(written, records, strict=True):
-            piece = file.read(sample.end - offset)
-            assert len(piece) == sample.end - offset, f"{path} ends before {sample.key}"
-            # Parsed as readers of shards do it: what they would not find is not in the index.
-            crc32 = 0
-            names = []
-            for name, content in tar_members(piece):
-                names.append(name)
-                crc32 = zlib.crc32(content, crc32)
-            assert names == [f"{sample.key}.{extension}" for extension in MEMBERS], (path, names)
-            assert crc32 == sample.crc32, f"{path}: {sample.key} reads back differently"
-            record["offset"] = offset
-            record["length"] = len(piece)
-            record["crc32"] = zlib.crc32(piece)
-            record["key_hash"] = key_hash(sample.key)
-            record["group"] = sample.group
-            record["text_length"] = sample.text_length
-            record["label"] = classes.index(sample.label)
-            offset = sample.end
-        assert not any(file.read()), f"{path} has more members than were written"
-    return records
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for number, record in enumerate(records):
+            piece = file.read(int(record["length"]))
+            assert zlib.crc32(piece) == record["crc32"], f"{path}: sample {number} reads back wrong"
+            digest.update(piece)
+        end = file.read()
+    assert not any(end), f"{path} has more members than were written"
+    digest.update(end)
+    return digest.hexdigest()

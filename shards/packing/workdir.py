@@ -1,10 +1,10 @@
-"""The directory in which a packing grows: found again after a kill, taken by one process at a time.
+"""The working directory of a packing: found again after a kill, used by one process at a time.
 
 .OUT.packing/settings.json    what is packed, and how
-             lock             held while a process is at work
+             lock             held while a process is working
              chunks/          see chunks.py
              done/            one record per finished shard, see write.py
-             out/             becomes OUT by a rename, when all is done
+             out/             renamed to OUT at the end
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ from mmsa.errors import UserError
 from mmsa.file_lock import FileLock
 
 _SETTINGS_NAME = "settings.json"
+_FORMAT = 2  # of the working directory; another version cannot be resumed
 
 
-class Resumable(UserError):
-    """An error after which what was done stays, for `--resume`."""
+class ResumableError(UserError):
+    """An error that keeps the finished work, for `--resume`."""
 
 
 def workdir_path(out: Path) -> Path:
-    """Where the packing into `out` grows: hidden, beside it, on the same file system."""
+    """The working directory for `out`: hidden, next to it, so on the same file system."""
     out = Path(os.path.abspath(out))
     return out.parent / f".{out.name}.packing"
 
 
 @contextmanager
 def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
-    """The working directory for `out`, locked; left where the block ends early, for `resume`.
+    """The working directory for `out`, locked. It stays where the block is interrupted.
 
-    Without `resume` it must not exist; with it, one of the same `settings` is gone on with. After a
-    `UserError` of a fresh one (but for a `Resumable`) and after success it is removed. Raises
-    `UserError` where another process holds it, where it cannot be made, and where its settings
-    differ.
+    With `resume` an existing one of the same `settings` is used; without, it must not exist. It is
+    removed after success, and a new one also after a `UserError` other than `ResumableError`.
+    Raises `UserError` where another process holds it, where it cannot be made, and where its
+    settings differ.
     """
     path = workdir_path(out)
     existed = path.is_dir()
     if existed and not resume:
         raise UserError(
-            f"an earlier packing of {out} was interrupted; what it did is in {path}. "
-            "Go on with --resume, or remove that directory to begin anew"
+            f"an earlier packing of {out} was interrupted; its finished work is in {path}. "
+            "Continue with --resume, or remove that directory to start again"
         )
     try:
         for name in ("chunks", "done", "out"):
@@ -62,19 +63,19 @@ def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator
             _check_settings(path / _SETTINGS_NAME, settings, out)
             yield path
         except UserError as error:
-            if not existed and not isinstance(error, Resumable):
+            if not existed and not isinstance(error, ResumableError):
                 shutil.rmtree(path, ignore_errors=True)
             raise
         except OSError as error:
-            raise Resumable(
-                f"{out} could not be written: {error}. What is done is in {path}; go on with "
-                "--resume"
+            raise ResumableError(
+                f"{out} could not be written: {error}. The finished work is in {path}; continue "
+                "with --resume"
             ) from None
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_settings(path: Path, settings: Mapping[str, Any], out: Path) -> None:
-    text = json.dumps(settings, sort_keys=True, indent=1) + "\n"
+    text = json.dumps({"format": _FORMAT, **settings}, sort_keys=True, indent=1) + "\n"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,11 +86,14 @@ def _check_settings(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     wanted = json.loads(text)
     if found == wanted:
         return
+    anew = f"remove {path.parent} to start again"
     if not isinstance(found, dict):
-        raise UserError(f"{path} cannot be read; remove {path.parent} to begin anew")
+        raise UserError(f"{path} cannot be read; {anew}")
+    if found.get("format") != _FORMAT:
+        raise UserError(
+            f"the interrupted packing of {out} was started by another version of mmsa and cannot "
+            f"be resumed; {anew}"
+        )
     names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-    shown = "; ".join(f"{n} was {found.get(n)!r}, is {wanted.get(n)!r}" for n in names)
-    raise UserError(
-        f"the interrupted packing of {out} cannot be gone on with: {shown}. Ask for the same, or "
-        f"remove {path.parent} to begin anew"
-    )
+    changes = "; ".join(f"{n} was {found.get(n)!r}, is {wanted.get(n)!r}" for n in names)
+    raise UserError(f"cannot resume packing {out}: {changes}. Use the earlier settings, or {anew}")

@@ -1,6 +1,6 @@
 """Work shared among processes: tasks in, results out in the order of the tasks.
 
-What a task writes depends on the task alone, so that any number of workers gives the same bytes.
+The output of a task depends on the task alone, so any number of workers gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from mmsa.errors import UserError
-from shards.packing.workdir import Resumable
+from shards.packing.workdir import ResumableError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_IN_FLIGHT = 3  # tasks per worker: one in work, the others keep it from waiting
+_IN_FLIGHT = 3  # tasks per worker: one running, the others so that it never waits
 
 
 def default_workers() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
@@ -35,10 +35,10 @@ def default_workers() -> int:
 
 
 class WorkerPool:
-    """`num_workers` processes, started with the first task; with 1 the work is done right here.
+    """`num_workers` processes, started with the first task; 1 does the work in this process.
 
-    A context manager: on leaving, tasks that wait are dropped and the processes end. They also end
-    by themselves when this process is killed, so that nobody writes behind a successor's back.
+    A context manager: on exit, waiting tasks are dropped and the processes end. They also end when
+    this process is killed, so that none of them writes while a resumed packing is running.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -48,10 +48,9 @@ class WorkerPool:
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """`work(task)` for each task, in order; at most a few tasks per worker are under way.
+        """`work(task)` for each task, in order; at most a few tasks per worker are in flight.
 
-        An exception of `work` is raised here. A worker that is killed (out of memory) ends the
-        whole with a `Resumable` error.
+        Raises what `work` raises, and `ResumableError` where a worker is killed (out of memory).
         """
         if self.num_workers == 1:
             yield from map(work, tasks)
@@ -65,9 +64,9 @@ class WorkerPool:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            raise Resumable(
-                f"one of the {self.num_workers} workers was killed, perhaps for memory. Use fewer "
-                "(--workers); with --resume what is done is not done again"
+            raise ResumableError(
+                f"one of the {self.num_workers} workers was killed, perhaps because memory ran "
+                "out. Use fewer --workers, and --resume to keep the finished work"
             ) from None
         finally:
             for future in waiting:
@@ -75,7 +74,7 @@ class WorkerPool:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # Not fork: the parent may have threads. Not spawn: each would import everything anew.
+            # Not fork: the parent may have threads. Not spawn: each worker would import everything.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(
                 ["torch", "shards.packing.chunks", "shards.packing.tars"]
@@ -94,11 +93,11 @@ class WorkerPool:
 
 
 def _begin_worker() -> None:
-    # Ctrl-C goes to the whole group of processes; the parent alone decides what follows from it.
+    # Ctrl-C reaches every process of the group; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # the processes are as many as the cores
+        sys.modules["torch"].set_num_threads(1)  # there is a process for each core
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

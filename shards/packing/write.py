@@ -9,97 +9,65 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from mmsa.atomic_write import write_file
 from mmsa.data.manifest import ShardInfo, SplitInfo
 from mmsa.process.progress import Progress
-from shards.packing.chunks import Encoded
+from shards.example import EncodedSample
 from shards.packing.settings import ShardSize
 from shards.packing.tars import PackedSample, write_shard
 from shards.packing.worker_pool import WorkerPool
 from shards.splits.by_hash import packed_order, shard_sizes
+from shards.splits.protocols import Assignment
 
-_BLOCK = 512  # bytes: a tar header, and what members are padded to
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A usable example, the chunk file that holds its picture, and its duplicate group."""
-
-    sample: Encoded
-    chunk: str
-    group: int
-
-    def packed(self, image: bytes) -> PackedSample:
-        """The sample as it goes into a tar."""
-        sample = self.sample
-        labels = {"text_label": sample.text_label, "image_label": sample.image_label}
-        facts = {
-            **{name: label for name, label in labels.items() if label is not None},
-            "source_id": sample.source_id,
-            "dataset": sample.dataset,
-            "width": sample.width,
-            "height": sample.height,
-            **sample.extra,
-        }
-        return PackedSample(sample.key, sample.label, self.group, sample.text, image, facts)
-
-    def tar_bytes(self) -> int:
-        """Bytes that it takes in a tar."""
-        sizes = [len(content) for content in self.packed(b"").members().values()]
-        sizes[0] = self.sample.length
-        return sum(_BLOCK + -(-size // _BLOCK) * _BLOCK for size in sizes)
+# A sample, and the number of its duplicate group.
+Grouped = tuple[EncodedSample, int]
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to be written into `directory`; `done` is where its record goes."""
+    """One shard to be written into `work/out`; `work/done/NAME.json` says that it is finished."""
 
-    directory: str
-    done: str
+    work: Path
     name: str
-    samples: Sequence[Located]
+    samples: Sequence[Grouped]
     classes: tuple[str, ...]
 
 
 def write_splits(
     work: Path,
     splits: Sequence[str],
-    split_of: Mapping[str, str],
-    located: Mapping[str, Located],
+    samples: Mapping[str, EncodedSample],
+    assignment: Assignment,
     classes: tuple[str, ...],
     size: ShardSize,
-    workers: WorkerPool,
+    pool: WorkerPool,
     *,
     quiet: bool,
 ) -> dict[str, SplitInfo]:
     """Write the shards of `splits` into `work/out`; a split may be empty.
 
-    `split_of` and `located` are by key. A shard that is there, whole and of the same samples, is
-    used again.
+    `samples` is by key. A shard that an earlier packing finished from the same samples is checked
+    and used again.
     """
-    plan: list[tuple[str, ShardTask]] = []
+    split_of, group_of = assignment.split_of, assignment.group_of
+    tasks: list[tuple[str, ShardTask]] = []
     for split in splits:
         keys = packed_order([key for key, name in split_of.items() if name == split])
-        samples = [located[key] for key in keys]
-        for number, part in enumerate(_cut(samples, size)):
-            name = f"{split}-{number:05d}"
-            task = ShardTask(
-                str(work / "out"), str(work / "done" / f"{name}.json"), name, part, classes
-            )
-            plan.append((split, task))
+        grouped = [(samples[key], group_of[key]) for key in keys]
+        for number, part in enumerate(_cut(grouped, size)):
+            tasks.append((split, ShardTask(work, f"{split}-{number:05d}", part, classes)))
     shards: dict[str, list[ShardInfo]] = {split: [] for split in splits}
-    with Progress(total=len(split_of), what="writing", quiet=quiet) as told:
-        done = workers.map(make_shard, (task for _, task in plan))
-        for (split, _), shard in zip(plan, done, strict=True):
+    with Progress(total=len(split_of), what="writing", quiet=quiet) as progress:
+        done = pool.map(make_shard, (task for _, task in tasks))
+        for (split, _), shard in zip(tasks, done, strict=True):
             shards[split].append(shard)
-            told.advance(shard.num_samples)
+            progress.advance(shard.num_samples)
     return {split: split_info(parts, classes) for split, parts in shards.items()}
 
 
 def split_info(shards: Sequence[ShardInfo], classes: Sequence[str]) -> SplitInfo:
-    """What the manifest says of a split of these shards."""
+    """The manifest's entry for a split of these shards."""
     counts: Counter[str] = Counter()
     for shard in shards:
         counts.update(shard.classes)
@@ -111,15 +79,17 @@ def split_info(shards: Sequence[ShardInfo], classes: Sequence[str]) -> SplitInfo
 
 
 def make_shard(task: ShardTask) -> ShardInfo:
-    """Write the shard of `task`, or use the one that is there already."""
-    record = Path(task.done)
+    """Write the shard of `task`, or use the one that an earlier packing finished."""
+    directory = task.work / "out"
+    record = task.work / "done" / f"{task.name}.json"
     fingerprint = hashlib.sha256(repr((task.samples, task.classes)).encode()).hexdigest()
-    there = _finished(record, Path(task.directory), fingerprint)
-    if there is not None:
-        return there
-    shard = write_shard(Path(task.directory), task.name, _with_images(task.samples), task.classes)
+    finished = _finished(record, directory, fingerprint)
+    if finished is not None:
+        return finished
+    packed = (PackedSample.of(one, group, _image(one)) for one, group in task.samples)
+    shard = write_shard(directory, task.name, packed, task.classes)
     content = {"fingerprint": fingerprint, "shard": shard.model_dump(mode="json")}
-    write_file(record, json.dumps(content), durable=False)  # killed before this: nothing is done
+    write_file(record, json.dumps(content), durable=False)  # last: without it nothing is finished
     return shard
 
 
@@ -138,40 +108,35 @@ def _finished(record: Path, directory: Path, fingerprint: str) -> ShardInfo | No
     return shard
 
 
-def _with_images(samples: Sequence[Located]) -> Iterator[PackedSample]:
-    files: dict[str, BinaryIO] = {}
-    try:
-        for one in samples:
-            # One chunk at a time stays open: a big set has more of them than a process may open.
-            if one.chunk not in files:
-                for file in files.values():
-                    file.close()
-                files = {one.chunk: open(one.chunk, "rb")}  # noqa: SIM115
-            file = files[one.chunk]
-            file.seek(one.sample.offset)
-            image = file.read(one.sample.length)
-            assert zlib.crc32(image) == one.sample.crc32, (one.chunk, one.sample.key)
-            yield one.packed(image)
-    finally:
-        for file in files.values():
-            file.close()
+def _image(sample: EncodedSample) -> bytes:
+    with open(sample.chunk, "rb") as file:
+        file.seek(sample.offset)
+        image = file.read(sample.length)
+    assert zlib.crc32(image) == sample.crc32, (sample.chunk, sample.key)
+    return image
 
 
-def _cut(samples: Sequence[Located], size: ShardSize) -> Iterator[Sequence[Located]]:
+def _cut(samples: Sequence[Grouped], size: ShardSize) -> Iterator[Sequence[Grouped]]:
+    """The samples of each shard of a split."""
     sizes = shard_sizes(len(samples), size.samples)
     if size.num_bytes is not None:
-        sizes = _sizes_by_bytes([one.tar_bytes() for one in samples], size)
+        sizes = _sizes_by_bytes([_tar_bytes(*one) for one in samples], size)
     start = 0
     for count in sizes:
         yield samples[start : start + count]
         start += count
 
 
-def _sizes_by_bytes(sample_bytes: Sequence[int], size: ShardSize) -> list[int]:
-    """Samples of each shard: as few shards as keep each within the bytes (and samples) asked for.
+def _tar_bytes(sample: EncodedSample, group: int) -> int:
+    """Bytes that a sample takes in a tar; zeros take the place of its image."""
+    return len(PackedSample.of(sample, group, bytes(sample.length)).tar_bytes())
 
-    Sizes differ by one at most. A sample larger than a whole shard gets one with as few others as
-    the equal cut allows: the limit is on what can be kept.
+
+def _sizes_by_bytes(sample_bytes: Sequence[int], size: ShardSize) -> list[int]:
+    """Samples of each shard: as few shards as keep each within the limits of `size`.
+
+    Sizes differ by one at most. A shard may pass the limit of bytes only where it holds a sample
+    that is too large for any shard; it then has as few others as equal sizes allow.
     """
     assert size.num_bytes is not None
     total = len(sample_bytes)

@@ -1,1 +1,1 @@
-"""What is said of a packed set: tables, pages, the data card, leaks."""
+"""Reports on a packed set: tables, pages, the data card, leaks."""

@@ -1,6 +1,6 @@
-"""The data card: `README.md` beside the tars, in the form of the Hugging Face hub.
+"""The data card: `README.md` next to the tars, in the form of the Hugging Face hub.
 
-Made from the manifest alone, so that the same set has the same card. The front matter follows
+Made from the manifest alone, so the same set has the same card. The front matter follows
 https://huggingface.co/docs/hub/datasets-cards; `configs` lets `datasets.load_dataset` find the
 splits.
 """

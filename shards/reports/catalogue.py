@@ -1,4 +1,4 @@
-"""What `python -m shards protocols` lists: each protocol, its source, its fixed counts."""
+"""The list of `python -m shards protocols`: each protocol, its source, its fixed counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SOURCES = {"clmlf": _CLMLF, "tib10:K": _TIB10}
 
 @dataclass(frozen=True)
 class FixedSplit:
-    """A published split of one data set; `hash` is what the manifest of a complete pack says."""
+    """A published split of one data set; `hash` is that in the manifest of a complete pack."""
 
     dataset: str
     name: str
@@ -41,7 +41,7 @@ class Entry:
     lists: tuple[FixedSplit, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for `--json`."""
+        """For `--json`."""
         return dataclasses.asdict(self)
 
 

@@ -1,6 +1,6 @@
-"""What a packed data set holds, to look at before training: counts and distributions.
+"""The contents of a packed data set, to look at before training: counts and distributions.
 
-Texts and pictures are not shown and not decoded: lengths stand in the index, sizes in `KEY.json`.
+Texts and images are not decoded: lengths are in the index, sizes in `KEY.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BINS = 20
 
 
 def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
-    """Print what `directory` holds; as JSON, or also as a page at `html`."""
+    """Describe `directory` on the screen or as JSON, and as a page where `html` is given."""
     manifest = load_manifest(directory)
     facts = describe(directory, manifest)
     if as_json:
@@ -38,8 +38,8 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
             html.write_text(page(facts), encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"--html {html} cannot be written ({error.strerror}); name a file in a folder that "
-                "is there"
+                f"--html {html} cannot be written ({error.strerror}); name a file in an existing "
+                "folder"
             ) from None
         if not as_json:
             print(f"wrote {html}")
@@ -48,8 +48,8 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
 def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
     """Counts and distributions of the packed set, as JSON.
 
-    `distributions` holds characters of the texts, and width, height and aspect ratio of the
-    pictures where the samples say them; each with quantiles (percent -> value) and a histogram.
+    `distributions` has the characters of the texts, and width, height and aspect ratio of the
+    images where the samples give them; each with quantiles (percent -> value) and a histogram.
     Raises `ShardDamage` where an index or a sample is not what the manifest says.
     """
     lengths: list[int] = []
@@ -97,7 +97,7 @@ def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _duplicates(groups_of: dict[str, Counter[int]]) -> dict[str, int]:
-    """Groups of two samples and more, over all splits, and those that lie in several splits."""
+    """Groups of two samples and more, over all splits, and those that are in several splits."""
     total: Counter[int] = Counter()
     for counts in groups_of.values():
         total.update(counts)

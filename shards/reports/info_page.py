@@ -1,4 +1,4 @@
-"""`info` as one page without scripts or anything from elsewhere: tables and bar charts in SVG."""
+"""`info` as one self-contained page without scripts: tables and bar charts in SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTH, _HEIGHT, _FOOT = 640, 140, 18  # of a chart, pixels
 
 
 def page(facts: Mapping[str, Any]) -> str:
-    """The page of what `shards.reports.info.describe` found."""
+    """The page for the result of `shards.reports.info.describe`."""
     title = escape(str(facts["dataset"]))
     classes = facts["classes"]
     splits = [
@@ -71,7 +71,7 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _chart(counts: Sequence[int], edges: Sequence[float]) -> str:
-    """A bar per bin; the edges of the axis, its middle, and the highest bar are written out."""
+    """A bar per bin; the axis is labelled at both ends and in the middle."""
     bar = _WIDTH / len(counts)
     highest = max(counts) or 1
     parts = [f'<svg width="{_WIDTH}" height="{_HEIGHT + _FOOT}" role="img">']

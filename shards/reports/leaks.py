@@ -1,4 +1,4 @@
-"""How many held-out samples have a twin in another split: of an assignment, or of a packed set."""
+"""How many held-out samples of a packed set have a duplicate in a split seen before."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mmsa.data.manifest import (
     read_index,
 )
 from mmsa.errors import ShardDamage, UserError
-from shards.duplicates.twin_counts import SEEN_BEFORE, twins_of_groups
+from shards.duplicates.leak_counts import SEEN_BEFORE, leak_counts_of_groups
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A held-out sample with twins in splits that it must not have them in."""
+    """A held-out sample, and the splits seen before that have duplicates of it."""
 
     key: str
     split: str
@@ -34,7 +34,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """`counts` as `twin_counts` gives them; `by_class`: split -> class -> leaked samples."""
+    """`counts` as from `leak_counts`; `by_class`: split -> class -> leaked samples."""
 
     manifest: Manifest
     counts: dict[str, Any]
@@ -54,8 +54,8 @@ class LeakReport:
 def leak_report(directory: Path) -> LeakReport:
     """Count the leaks of the packed set in `directory`, from its manifest and indexes alone.
 
-    Raises `UserError` where it is no packed set or was packed without looking for duplicates, and
-    `ShardDamage` where an index is damaged.
+    Raises `UserError` where it is not a packed set or was packed without a search for duplicates,
+    and `ShardDamage` where an index is damaged.
     """
     manifest = load_manifest(directory)
     records = _records(directory, manifest)
@@ -64,18 +64,18 @@ def leak_report(directory: Path) -> LeakReport:
     if alone and "groups" not in manifest.source:
         if manifest.protocol.name == "indexed":
             raise UserError(
-                f"{directory} holds tars that others packed; their samples were not compared, so "
-                "leaks cannot be counted. Packing from the raw data compares them"
+                f"the tars of {directory} were indexed and their samples not compared, so leaks "
+                "cannot be counted. Packing from the raw data compares them"
             )
         raise UserError(
-            f"{directory} was packed without looking for duplicates: each of its samples is its "
-            "own group, so leaks cannot be counted. Pack the raw data again with this version"
+            f"{directory} was packed without a search for duplicates: each sample is its own "
+            "group, so leaks cannot be counted. Pack the raw data again with this version"
         )
     by_class: dict[str, dict[str, int]] = {}
     for split, leaked in _leaked(groups).items():
         numbers = np.bincount(records[split]["label"][leaked], minlength=len(manifest.classes))
         by_class[split] = dict(zip(manifest.classes, numbers.tolist(), strict=True))
-    return LeakReport(manifest, twins_of_groups(groups), by_class)
+    return LeakReport(manifest, leak_counts_of_groups(groups), by_class)
 
 
 def _records(directory: Path, manifest: Manifest) -> dict[str, IndexArray]:
@@ -87,7 +87,7 @@ def _records(directory: Path, manifest: Manifest) -> dict[str, IndexArray]:
 
 
 def _leaked(groups: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Held-out split -> a boolean for each of its samples: it has a twin where it must not."""
+    """Held-out split -> whether each of its samples has a duplicate in a split seen before."""
     nothing = np.array([], dtype=np.uint64)
     return {
         split: np.isin(groups[split], np.concatenate([groups.get(o, nothing) for o in others]))
@@ -97,7 +97,7 @@ def _leaked(groups: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[
 
 
 def list_leaks(directory: Path) -> list[Leak]:
-    """Every leaked sample, by split and packed order; opens the tars of splits that have some."""
+    """Every leaked sample, by split and packed order; reads the tars of shards that have some."""
     manifest = load_manifest(directory)
     indexes = {
         name: [(shard, read_index(directory, shard)) for shard in split.shards]
@@ -110,14 +110,14 @@ def list_leaks(directory: Path) -> list[Leak]:
     found: list[Leak] = []
     for split, others in SEEN_BEFORE.items():
         for shard, records in indexes.get(split, []):
-            twins = [
+            duplicates_in = [
                 tuple(o for o in others if int(group) in members.get(o, ()))
                 for group in records["group"]
             ]
-            if not any(twins):
+            if not any(duplicates_in):
                 continue
             keys = _keys(directory, shard, records["key_hash"])
-            for key, group, twins_in in zip(keys, records["group"], twins, strict=True):
+            for key, group, twins_in in zip(keys, records["group"], duplicates_in, strict=True):
                 if twins_in:
                     found.append(Leak(key, split, f"{int(group):016x}", twins_in))
     return found
@@ -133,5 +133,5 @@ def _keys(directory: Path, shard: ShardInfo, hashes: np.ndarray[Any, Any]) -> li
         raise ShardDamage(f"{path} cannot be read as a tar ({error})", shard=shard.tar) from None
     keys = list(dict.fromkeys(name.split(".", 1)[0] for name in names))
     if [key_hash(key) for key in keys] != [int(number) for number in hashes]:
-        raise ShardDamage(f"{path} holds other keys than its index", shard=shard.tar)
+        raise ShardDamage(f"{path} has other keys than its index", shard=shard.tar)
     return keys

@@ -1,4 +1,4 @@
-"""What a packed data set holds, as tables for a reader."""
+"""The contents of a packed data set as tables on the screen."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def print_summary(manifest: Manifest, *, console: Console | None = None) -> None
         *(f"warning: {warning}" for warning in groups.get("warnings", [])),
         *_duplicates(groups.get("duplicates")),
         f"labels    {manifest.label_rule}",
-        f"protocol  {protocol.name}, {_in_words(protocol.settings)}, hash {protocol.hash[:12]}",
-        f"packing   {_in_words(manifest.packing)}",
+        f"protocol  {protocol.name}, {_as_text(protocol.settings)}, hash {protocol.hash[:12]}",
+        f"packing   {_as_text(manifest.packing)}",
         f"digest    {manifest.digest[:12]}",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
-    """The duplicate groups in a line, the largest ones in another; the manifest lists more."""
+    """A line on the duplicate groups, and one on the largest; the manifest lists more."""
     if not found or not found["groups"]:
         return []
     largest = ", ".join(
@@ -46,7 +46,7 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def next_steps(directory: Path) -> str:
-    """What is typed next: a look at what was packed, then training."""
+    """The next commands: `info`, then training."""
     quoted = shlex.quote(str(directory))
     return (
         f"next: python -m shards info {quoted}\n"
@@ -62,7 +62,7 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
     found = facts["duplicates"]
     console.print(
         f"duplicates {found['samples_in_groups']:,} samples in {found['groups']:,} groups, the "
-        f"largest of {found['largest_group']:,}; {found['groups_in_several_splits']:,} groups lie "
+        f"largest of {found['largest_group']:,}; {found['groups_in_several_splits']:,} groups are "
         "in several splits",
         soft_wrap=True,
     )
@@ -83,7 +83,7 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
     console.print(table)
 
 
-def _in_words(settings: Mapping[str, Any]) -> str:
+def _as_text(settings: Mapping[str, Any]) -> str:
     """`{"seed": 0, "ratios": {"train": 8, "val": 1}}` as "seed 0, ratios 8:1"."""
     return ", ".join(f"{name} {_value(value)}" for name, value in settings.items())
 

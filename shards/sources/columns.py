@@ -1,4 +1,4 @@
-"""Which column of a table is the text, the picture, the label, the id; and ids that repeat."""
+"""Which column of a table is the text, the image, the label, the id; and ids that repeat."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from shards.example import Reason, Reject
 
 
 def find_column(
-    columns: Sequence[str], asked: str | None, usual: Sequence[str], *, what: str, flag: str
+    columns: Sequence[str], given: str | None, usual: Sequence[str], *, what: str, flag: str
 ) -> str:
-    """The column named `asked`, or without that the one whose name is usual, in any case.
+    """The column named `given`; where that is None, the one with a usual name, in any case.
 
-    Raises `UserError` where there is none or several.
+    Raises `UserError` where none or several match.
     """
-    if asked is not None and columns.count(asked) == 1:
-        return asked
-    wanted = [asked] if asked is not None else list(usual)
+    if given is not None and columns.count(given) == 1:
+        return given
+    wanted = [given] if given is not None else list(usual)
     folded = {name.strip().casefold() for name in wanted}
     found = [name for name in columns if name.strip().casefold() in folded]
     if len(found) == 1:
         return found[0]
     shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
-    problem = f"has no column '{asked}'" if asked is not None else f"has no column for the {what}"
+    problem = f"has no column '{given}'" if given is not None else f"has no column for the {what}"
     if found:
         problem = f"has {len(found)} columns for the {what}: {', '.join(found)}"
     raise UserError(
         f"the table {problem}. Its columns: {shown}. Name one with {flag}"
-        + ("" if asked is not None else f"; found without being named: {', '.join(usual)}")
+        + ("" if given is not None else f"; names that are found by themselves: {', '.join(usual)}")
     )
 
 
 @dataclass
 class Repetitions:
-    """Ids that stand in several rows. Note every row first, then check each.
+    """Ids that have several rows. Note every row first, then check each.
 
-    Where the rows of an id say the same, the first is good; where they differ, none is.
+    Where the rows of an id are equal, the first counts; where they differ, none does.
     """
 
     _first: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     _differing: set[str] = field(default_factory=set)
 
     def note(self, source_id: str, number: int, content: Sequence[object]) -> None:
-        """Note that row `number` says `content` of `source_id`."""
-        said = repr(tuple(content)).encode("utf-8", "backslashreplace")
-        digest = hashlib.sha256(said).digest()[:16]
+        """Note that row `number` has `content` for `source_id`."""
+        shown = repr(tuple(content)).encode("utf-8", "backslashreplace")
+        digest = hashlib.sha256(shown).digest()[:16]
         if self._first.setdefault(source_id, (number, digest))[1] != digest:
             self._differing.add(source_id)
 

@@ -1,10 +1,10 @@
-"""A folder for each class, as torchvision's ImageFolder has it, with a text beside each picture.
+"""A folder for each class, as in torchvision's ImageFolder, with a text next to each image.
 
     RAW/CLASS/NAME.jpg, RAW/CLASS/NAME.txt     also deeper: RAW/CLASS/SUB/NAME.jpg
 
-Any picture type; texts in UTF-8, with or without its mark. The id is the path below RAW without
-the suffix. What is counted as read is every name that has a picture or a text. Hidden files and
-those of other types are counted in the manifest's facts and passed over.
+Any image type; texts in UTF-8, with or without a byte order mark. The id is the path below RAW
+without the suffix. The samples read are all names that have an image or a text. Hidden files and
+files of other types are skipped; the manifest's facts count them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from mmsa.errors import UserError
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part, read_file
 from shards.label_rules import GIVEN
-from shards.sources.options import DEFAULT, SourceOptions, clean_text
+from shards.sources.settings import ClassesSettings, clean_text
+from shards.sources.source import Source, register
 
 NAME = "folder"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
@@ -28,38 +29,39 @@ _TEXT_SUFFIX = ".txt"
 class _Files:
     """The files of one id."""
 
-    pictures: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
     texts: list[Path] = field(default_factory=list)
 
 
-def open_raw(raw: Path, options: SourceOptions = DEFAULT) -> RawData:
-    """List the folder `raw`.
+@register
+class Folder(Source):
+    """A folder of class folders, sorted by id.
 
-    Raises `UserError` where it is no folder or has no folder with a picture or text. Items are
-    sorted by id. `options.classes` gives the order of the classes; folders beside them are
-    rejected as unknown labels.
+    `settings.classes` gives the order of the classes; other folders are rejected as unknown labels.
+    Raises `UserError` where `raw` is not a folder or has no class folder with an image or text.
     """
-    options.refuse_rule(NAME)
-    for option in ("text_column", "image_column", "label_column", "id_column"):
-        if getattr(options, option) is not None:
-            flag = "--" + option.replace("_", "-")
-            raise UserError(f"{flag} does not apply to the source {NAME}; leave it out")
-    files, others = _walk(raw)
-    found = sorted({source_id.split("/")[0] for source_id in files if "/" in source_id})
-    if not found:
-        raise UserError(
-            f"{raw} has no class folders with pictures; expected {raw}/CLASS/NAME.jpg with "
-            f"{raw}/CLASS/NAME.txt"
+
+    name = NAME
+    help = "CLASS/NAME.jpg with CLASS/NAME.txt"
+    Settings = ClassesSettings
+
+    def read(self, raw: Path, settings: ClassesSettings) -> RawData:
+        files, others = _walk(raw)
+        found = sorted({source_id.split("/")[0] for source_id in files if "/" in source_id})
+        if not found:
+            raise UserError(
+                f"{raw} has no class folders with images; expected {raw}/CLASS/NAME.jpg with "
+                f"{raw}/CLASS/NAME.txt"
+            )
+        classes = settings.classes or tuple(found)
+        return RawData(
+            total=len(files),
+            items=_items(files, classes, settings),
+            classes=classes,
+            dataset=NAME,
+            label_rule=GIVEN,
+            facts=lambda: {"other_files": others},
         )
-    classes = options.classes or tuple(found)
-    return RawData(
-        total=len(files),
-        items=_items(files, classes, options),
-        classes=classes,
-        dataset=NAME,
-        label_rule=GIVEN,
-        facts=lambda: {"other_files": others},
-    )
 
 
 def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
@@ -84,12 +86,12 @@ def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
             relative = os.fsencode(Path(folder, stem).relative_to(raw).as_posix())
             source_id = relative.decode("utf-8", "backslashreplace")
             entry = files.setdefault(source_id, _Files())
-            (entry.texts if is_text else entry.pictures).append(path)
+            (entry.texts if is_text else entry.images).append(path)
     return dict(sorted(files.items())), others
 
 
 def _first_time(folder: Path, walked: set[str]) -> bool:
-    """Whether `folder` is met for the first time: links may lead round in a circle."""
+    """Whether `folder` is new: symbolic links may form a circle."""
     real = os.path.realpath(folder)
     first = real not in walked
     walked.add(real)
@@ -97,17 +99,17 @@ def _first_time(folder: Path, walked: set[str]) -> bool:
 
 
 def _items(
-    files: dict[str, _Files], classes: tuple[str, ...], options: SourceOptions
+    files: dict[str, _Files], classes: tuple[str, ...], settings: ClassesSettings
 ) -> Iterator[Example | Rejected]:
     for source_id, entry in files.items():
         try:
-            yield _example(source_id, entry, classes, options)
+            yield _example(source_id, entry, classes, settings)
         except Reject as reject:
             yield Rejected(source_id, reject.reason, reject.detail)
 
 
 def _example(
-    source_id: str, entry: _Files, classes: tuple[str, ...], options: SourceOptions
+    source_id: str, entry: _Files, classes: tuple[str, ...], settings: ClassesSettings
 ) -> Example:
     label, slash, _ = source_id.partition("/")
     if not slash:
@@ -115,22 +117,20 @@ def _example(
     if label not in classes:
         raise Reject(Reason.UNKNOWN_LABEL, f"{label!r}; expected {', '.join(classes[:20])}")
     for kind, paths, missing in (
-        ("pictures", entry.pictures, Reason.NO_IMAGE),
+        ("pictures", entry.images, Reason.NO_IMAGE),
         ("texts", entry.texts, Reason.NO_TEXT),
     ):
         if not paths:
-            raise Reject(missing, f"no such file beside {_names([*entry.pictures, *entry.texts])}")
+            raise Reject(missing, f"no such file beside {_names([*entry.images, *entry.texts])}")
         if len(paths) > 1:
             raise Reject(Reason.NAME_REPEATED, f"{len(paths)} {kind}: {_names(paths)}")
     return Example(
         key=f"{NAME}-{key_part(source_id)}",
         source_id=source_id,
         dataset=NAME,
-        text=_read_text(entry.texts[0], options),
-        image_path=entry.pictures[0],
+        text=_read_text(entry.texts[0], settings),
+        image_path=entry.images[0],
         label=label,
-        text_label=None,
-        image_label=None,
     )
 
 
@@ -139,12 +139,12 @@ def _names(paths: list[Path]) -> str:
     return os.fsencode(", ".join(names)).decode("utf-8", "backslashreplace")
 
 
-def _read_text(path: Path, options: SourceOptions) -> str:
+def _read_text(path: Path, settings: ClassesSettings) -> str:
     content = read_file(path, missing=Reason.NO_TEXT, unreadable=Reason.UNREADABLE_TEXT)
-    encoding = options.encoding or "utf-8-sig"
+    encoding = settings.encoding or "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         detail = f"{_names([path])} is not {encoding}: {error.reason}"
         raise Reject(Reason.OTHER_ENCODING, detail) from None
-    return clean_text(text, options, detail=f"{_names([path])} holds {len(content)} bytes")
+    return clean_text(text, settings, detail=f"{_names([path])} holds {len(content)} bytes")

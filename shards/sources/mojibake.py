@@ -1,12 +1,12 @@
-"""Repair of what spreadsheets did to the tweets of MVSA: mojibake, and line ends written out.
+"""Repair of the damage that spreadsheets did to MVSA's tweets: mojibake, and escaped line ends.
 
-The tweets are GB18030. Opened by a program that takes bytes for Windows-1252, an ellipsis (A1 AD)
-became the two characters U+00A1 U+00AD, and so on. The damage is undone by going the way back.
+The tweets are GB18030. A program that read them as Windows-1252 turned an ellipsis (A1 AD) into the
+two characters U+00A1 U+00AD, and so on. The repair encodes as Windows-1252 and decodes as GB18030.
 
-Whether it happened is a property of the file, not of a cell: a word with one accented letter
-followed by a plain one could be GB18030 too. So a file counts as damaged where at least half of its
-cells beyond ASCII go back and have only characters beyond ASCII in pairs, which western words
-hardly ever have; then every cell that goes back is repaired.
+Damage is a property of the file, not of a cell: a word with one accented letter followed by a plain
+one could be GB18030 too. So a file counts as damaged where at least half of its non-ASCII cells can
+be repaired and have all their non-ASCII characters in pairs, which western words hardly ever do.
+Then every cell that can be repaired is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
-# Windows-1252 leaves five bytes without a character; programs keep them as control characters.
+# Windows-1252 leaves five bytes undefined; programs keep them as control characters.
 _TO_BYTE = {chr(byte): byte for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
 _TO_BYTE |= {
     bytes([byte]).decode("cp1252"): byte for byte in range(256) if chr(byte) not in _TO_BYTE
@@ -23,7 +23,7 @@ _TO_BYTE |= {
 
 
 def undo_mojibake(text: str) -> str | None:
-    """`text` as it was before GB18030 was read as Windows-1252; None where it does not go back."""
+    """`text` as it was before GB18030 was read as Windows-1252; None where it cannot be."""
     try:
         return bytes(_TO_BYTE[character] for character in text).decode("gb18030")
     except (KeyError, UnicodeDecodeError):
@@ -31,7 +31,7 @@ def undo_mojibake(text: str) -> str | None:
 
 
 def is_mojibake(texts: Iterable[str]) -> bool:
-    """Whether a file with these texts is damaged, by the rule at the head of this file."""
+    """Whether a file with these texts is damaged, by the rule at the top of this module."""
     beyond = clear = 0
     for text in texts:
         runs = _BEYOND_ASCII.findall(text)
@@ -43,5 +43,5 @@ def is_mojibake(texts: Iterable[str]) -> bool:
 
 
 def repair_line_ends(text: str) -> str:
-    """LF for each CRLF, CR and XLSX's written-out `_x000D_`, with or without its line feed."""
+    """LF for each CRLF, CR and XLSX's escape `_x000D_`, with or without its line feed."""
     return re.sub(r"(?:_x000D_|\r)+\n?", "\n", text, flags=re.IGNORECASE)

@@ -1,10 +1,10 @@
-"""The enriched MVSA set (Mohammed and Aleqabie, IICCIT 2022): a sheet, and pictures by class.
+"""The enriched MVSA set (Mohammed and Aleqabie, IICCIT 2022): a sheet, and images by class.
 
     RAW/LabeledText.xlsx (or .csv)     File Name|ID, Caption|Tweet|Text, LABEL|Sentiment
     RAW/Images/CLASS/ID.jpg            or RAW/Images/Images/CLASS/ID.jpg; names in any case
 
-Its labels are its own and differ from MVSA's: a data set of its own. What is counted as read is
-every row that is not blank, and every id that has a picture and no row.
+Its labels differ from MVSA's, so it is a data set of its own. The samples read are every row that
+is not blank, and every id that has an image and no row.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.columns import Repetitions, find_column
 from shards.sources.mojibake import is_mojibake, repair_line_ends, undo_mojibake
-from shards.sources.options import DEFAULT, SourceOptions, clean_text
 from shards.sources.rows import cell_text, open_table, undecoded
+from shards.sources.settings import EncodingSettings, clean_text
+from shards.sources.source import Source, register
 
 NAME = "mvsa-enriched"
 _SHEET = "labeledtext"
@@ -30,7 +31,7 @@ _SHEET_SUFFIXES = (".xlsx", ".csv")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _FOLDER = "images"
 
-Pictures = dict[str, list[tuple[str, Path]]]  # id -> (class of its folder, path)
+Images = dict[str, list[tuple[str, Path]]]  # id -> (class of its folder, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +43,31 @@ class _Row:
     problem: tuple[Reason, str] | None = None
 
 
-def open_raw(raw: Path, options: SourceOptions = DEFAULT) -> RawData:
-    """Read the sheet of `raw` and list its pictures.
+@register
+class MvsaEnriched(Source):
+    """The enriched set. Items come in the order of the sheet, then the ids without a row."""
 
-    Raises `UserError` where the layout is not as described above. Items come in the order of the
-    sheet, then the ids without a row, sorted.
-    """
-    options.refuse_rule(NAME)
-    options.refuse_columns(NAME)
-    sheet = _sheet(raw)
-    rows = _rows(sheet, options)
-    pictures = _pictures(raw)
-    repetitions = Repetitions()
-    for row in rows:
-        repetitions.note(row.source_id, row.number, (row.text, row.label))
-    without_row = sorted(set(pictures) - {row.source_id for row in rows})
-    reader = _Reader(rows, pictures, repetitions, without_row, options)
-    return RawData(
-        total=len(rows) + len(without_row),
-        items=reader.items(sheet.name),
-        classes=LABEL_NAMES,
-        dataset=NAME,
-        label_rule=GIVEN,
-        facts=reader.facts,
-    )
+    name = NAME
+    help = "LabeledText.xlsx or .csv, Images/CLASS/ID.jpg"
+    Settings = EncodingSettings
+
+    def read(self, raw: Path, settings: EncodingSettings) -> RawData:
+        sheet = _sheet(raw)
+        rows = _rows(sheet, settings)
+        images = _images(raw)
+        repetitions = Repetitions()
+        for row in rows:
+            repetitions.note(row.source_id, row.number, (row.text, row.label))
+        without_row = sorted(set(images) - {row.source_id for row in rows})
+        reader = _Reader(rows, images, repetitions, without_row, settings)
+        return RawData(
+            total=len(rows) + len(without_row),
+            items=reader.items(sheet.name),
+            classes=LABEL_NAMES,
+            dataset=NAME,
+            label_rule=GIVEN,
+            facts=reader.facts,
+        )
 
 
 def _sheet(raw: Path) -> Path:
@@ -77,7 +79,7 @@ def _sheet(raw: Path) -> Path:
             return raw / candidates[0]
     what = f"it has {len(found)}: {', '.join(sorted(found)[:5])}" if found else "it has none"
     raise UserError(
-        f"{raw} must hold one sheet LabeledText.xlsx or LabeledText.csv beside Images/; {what}"
+        f"{raw} must hold one sheet LabeledText.xlsx or LabeledText.csv next to Images/; {what}"
     )
 
 
@@ -91,8 +93,8 @@ def _listed(folder: Path) -> list[str]:
         ) from None
 
 
-def _rows(sheet: Path, options: SourceOptions) -> list[_Row]:
-    table = open_table(sheet, encoding=options.encoding)
+def _rows(sheet: Path, settings: EncodingSettings) -> list[_Row]:
+    table = open_table(sheet, encoding=settings.encoding)
     names = [
         find_column(table.columns, None, usual, what=what, flag="its heading in the sheet")
         for what, usual in (
@@ -111,7 +113,7 @@ def _rows(sheet: Path, options: SourceOptions) -> list[_Row]:
         if source_id is None or text is None or label is None:
             problem = (Reason.ROW, "a cell holds neither text nor a number")
         elif undecoded(source_id + text + label):
-            problem = (Reason.OTHER_ENCODING, f"not {options.encoding or 'utf-8'}")
+            problem = (Reason.OTHER_ENCODING, f"not {settings.encoding or 'utf-8'}")
         shown = (source_id or "").encode("utf-8", "backslashreplace").decode("utf-8").strip()
         if shown.lower().endswith(".txt"):
             shown = shown[: -len(".txt")]
@@ -119,15 +121,15 @@ def _rows(sheet: Path, options: SourceOptions) -> list[_Row]:
     return rows
 
 
-def _pictures(raw: Path) -> Pictures:
-    """The pictures under RAW/Images, or RAW/Images/Images, by id."""
+def _images(raw: Path) -> Images:
+    """The images under RAW/Images, or RAW/Images/Images, by id."""
     folders = _subfolders(raw, (_FOLDER,))
     folders += [inner for folder in folders for inner in _subfolders(folder, (_FOLDER,))]
     if not folders:
         raise UserError(
-            f"{raw} has no folder Images; expected Images/CLASS/ID.jpg beside the sheet"
+            f"{raw} has no folder Images; expected Images/CLASS/ID.jpg next to the sheet"
         )
-    pictures: Pictures = {}
+    images: Images = {}
     for folder in folders:
         for class_folder in _subfolders(folder, LABEL_NAMES):
             for name in _listed(class_folder):
@@ -135,8 +137,8 @@ def _pictures(raw: Path) -> Pictures:
                 if suffix.lower() in _IMAGE_SUFFIXES and not stem.startswith("."):
                     source_id = os.fsencode(stem).decode("utf-8", "backslashreplace")
                     entry = (class_folder.name.lower(), class_folder / name)
-                    pictures.setdefault(source_id, []).append(entry)
-    return pictures
+                    images.setdefault(source_id, []).append(entry)
+    return images
 
 
 def _subfolders(folder: Path, names: tuple[str, ...]) -> list[Path]:
@@ -153,16 +155,16 @@ class _Reader:
     def __init__(
         self,
         rows: list[_Row],
-        pictures: Pictures,
+        images: Images,
         repetitions: Repetitions,
         without_row: list[str],
-        options: SourceOptions,
+        settings: EncodingSettings,
     ) -> None:
         self._rows = rows
-        self._pictures = pictures
+        self._images = images
         self._repetitions = repetitions
         self._without_row = without_row
-        self._options = options
+        self._settings = settings
         self._mojibake = is_mojibake(row.text for row in rows)
         self._counts: Counter[str] = Counter()
 
@@ -172,7 +174,7 @@ class _Reader:
         return {name: self._counts[name] for name in names}
 
     def items(self, sheet_name: str) -> Iterator[Example | Rejected]:
-        """One item for each row, then one for each picture id without a row."""
+        """One item for each row, then one for each image without a row."""
         for row in self._rows:
             try:
                 yield self._example(row)
@@ -197,16 +199,14 @@ class _Reader:
             key=f"{NAME}-{key_part(row.source_id)}",
             source_id=row.source_id,
             dataset=NAME,
-            text=clean_text(self._repaired(row.text), self._options, detail=f"row {row.number}"),
-            image_path=self._picture(row.source_id, label),
+            text=clean_text(self._repaired(row.text), self._settings, detail=f"row {row.number}"),
+            image_path=self._image(row.source_id, label),
             label=label,
-            text_label=None,
-            image_label=None,
         )
 
-    def _picture(self, source_id: str, label: str) -> Path:
-        """The picture in the folder of the row's label; a picture elsewhere contradicts the row."""
-        found = self._pictures.get(source_id, [])
+    def _image(self, source_id: str, label: str) -> Path:
+        """The image in the folder of the row's label; one in another folder contradicts the row."""
+        found = self._images.get(source_id, [])
         if not found:
             raise Reject(Reason.NO_IMAGE, f"Images/CLASS/{source_id}.jpg does not exist")
         fitting = [path for class_name, path in found if class_name == label]

@@ -1,9 +1,9 @@
 """Rows of a table file: CSV, TSV, JSONL, Parquet, XLSX. The suffix says which.
 
-CSV is RFC 4180's: fields in double quotes may hold commas and line ends. TSV is IANA's
-text/tab-separated-values, which knows no quotes: a quotation mark is part of the text. A file that
-is damaged as a whole (a quote that never closes, no header) is a `UserError`; a row that is damaged
-on its own becomes a `Row` with a `problem`.
+CSV follows RFC 4180: fields in double quotes may contain commas and line ends. TSV is IANA's
+text/tab-separated-values, which has no quoting: a quotation mark is part of the text. A file that
+cannot be read (a quote that never closes, no header) raises `UserError`; a single damaged row
+becomes a `Row` with a `problem`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, BinaryIO
 from mmsa.errors import UserError
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_LARGEST_FIELD = 1_000_000  # characters; beyond it a quote was left open
+_LARGEST_FIELD = 1_000_000  # characters; a longer field has an unclosed quote
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row: its line (or row) number in the file from 1, and its cells by column.
 
-    Cells hold what the format holds: strings, or numbers and None too. `problem` is set where the
-    row does not parse. Bytes that are not in the encoding are lone surrogates in the cells.
+    Cells are strings; some formats also have numbers and None. `problem` is set where the row does
+    not parse. Bytes that are not in the encoding become lone surrogates in the cells.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table; `rows()` reads it from the start each time. Blank rows are passed over."""
+    """An opened table; `rows()` reads it from the start each time. Blank rows are skipped."""
 
     columns: tuple[str, ...]
     rows: Callable[[], Iterator[Row]]
@@ -47,20 +47,20 @@ def open_table(path: Path, *, encoding: str | None = None) -> Table:
     """Open the table at `path` and read its column names.
 
     `encoding` is that of CSV, TSV and JSONL: UTF-8 where None, or UTF-16 where the file begins
-    with its mark. Raises `UserError` for an unknown suffix, and here or while rows are read for a
-    file that is damaged as a whole.
+    with its byte order mark. Raises `UserError` for an unknown suffix and, here or while rows are
+    read, for a file that cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise UserError(
-            f"{path} is no table that can be read; expected a file named "
+            f"{path} is not a table that can be read; expected a file named "
             f"{', '.join('*' + known for known in _READERS)}"
         )
     try:
         with path.open("rb") as file:
             start = file.read(4)
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or "no file name"
+        said = getattr(error, "strerror", None) or "not a file name"
         raise UserError(f"the table {path} cannot be read ({said})") from None
     if encoding is None:
         encoding = "utf-16" if start[:2] in _UTF16_MARKS else "utf-8-sig"
@@ -83,7 +83,7 @@ def cell_text(value: object) -> str | None:
 
 
 def undecoded(text: str) -> bool:
-    """Whether `text` holds bytes that were not in the encoding."""
+    """Whether `text` has bytes that were not in the encoding."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -117,9 +117,9 @@ def _csv(path: Path, encoding: str) -> Table:
                     return
                 except (csv.Error, UnicodeError) as error:
                     raise UserError(
-                        f"the table {path} is no CSV: {error}, in the row that begins at line "
-                        f"{number}. Fields with quotes, commas or line ends must stand in double "
-                        f"quotes, quotes inside doubled"
+                        f"the table {path} is not a CSV file: {error}, in the row that starts at "
+                        f"line {number}. Put fields with quotes, commas or line ends in double "
+                        f"quotes, and double the quotes inside"
                     ) from None
                 if any(cells):
                     yield number, cells
@@ -175,7 +175,7 @@ def _jsonl(path: Path, encoding: str) -> Table:
     # An object may leave a field out, so the columns are those of all rows.
     columns = tuple(dict.fromkeys(name for row in rows() for name in row.cells))
     if not columns:
-        raise UserError(f"the table {path} holds no JSON object; expected one on each line")
+        raise UserError(f"the table {path} has no JSON object; expected one on each line")
     return Table(columns, rows)
 
 
@@ -188,7 +188,7 @@ def _parquet(path: Path, encoding: str) -> Table:
             f"reading {path} needs pyarrow; install it: pip install 'mmsa[parquet]'"
         ) from None
 
-    faults = (pyarrow.ArrowException, OSError, ValueError)  # ValueError: names that are no UTF-8
+    faults = (pyarrow.ArrowException, OSError, ValueError)  # ValueError: names that are not UTF-8
     try:
         columns = tuple(pyarrow.parquet.ParquetFile(path).schema_arrow.names)
     except faults as error:
@@ -216,7 +216,7 @@ def _xlsx(path: Path, encoding: str) -> Table:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
-        # Its panics on damaged files derive from BaseException alone.
+        # Its panics on damaged files derive directly from BaseException.
         raise UserError(_damaged(path, "XLSX", error)) from None
     filled = [(number, cells) for number, cells in enumerate(sheet, 1) if _not_blank(cells)]
     if not filled:

@@ -1,6 +1,6 @@
-"""A made-up set as `python -m shards synthetic` writes it, under a name of its own.
+"""The made-up set that `python -m shards synthetic` writes, under its own name.
 
-It lies in MVSA-Single's layout, so the source mvsa-single reads it too. Read by this one, its keys
+It has MVSA-Single's layout, so the source mvsa-single reads it too. Read by this source, its keys
 and its manifest say that it is made up.
 """
 
@@ -11,16 +11,22 @@ from pathlib import Path
 
 from mmsa.errors import UserError
 from shards.example import RawData
-from shards.sources.mvsa import Layout, open_layout
-from shards.sources.options import DEFAULT, SourceOptions
-
-NAME = "synthetic"
+from shards.sources.mvsa import Layout, SingleSettings, read_layout
+from shards.sources.source import Source, register
 
 
-def open_raw(raw: Path, options: SourceOptions = DEFAULT) -> RawData:
-    """The made-up set at `raw`. Raises `UserError` where there is none; see `open_layout`."""
-    if not os.path.isdir(raw):
-        raise UserError(
-            f"{raw} is no folder; make a set first: python -m shards synthetic {raw} --samples 600"
-        )
-    return open_layout(Layout(NAME, "MVSA-Single", annotators=1), raw, options)
+@register
+class Synthetic(Source):
+    """The made-up set."""
+
+    name = "synthetic"
+    help = "written by python -m shards synthetic RAW"
+    Settings = SingleSettings
+
+    def read(self, raw: Path, settings: SingleSettings) -> RawData:
+        if not os.path.isdir(raw):
+            raise UserError(
+                f"{raw} is not a folder; make a set first: "
+                f"python -m shards synthetic {raw} --samples 600"
+            )
+        return read_layout(Layout(self.name, "MVSA-Single", annotators=1), raw, settings)

@@ -1,14 +1,14 @@
-"""A user's own table of texts, picture paths and labels; `rows.py` has the formats.
+"""A user's own table of texts, image paths and labels; `rows.py` has the formats.
 
-Paths are relative to the file's folder. An id is that of the id column (`--id-column`, or one
-called id), else the number of the row, so that adding rows at the end keeps the ids before them.
-Read is every row that is not blank.
+Paths are relative to the file's folder. Ids come from the id column (`--id-column`, or one called
+id). Without one a row's number is its id, so appending rows keeps the ids of those before them. The
+samples read are the rows that are not blank.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from mmsa.errors import UserError
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.columns import Repetitions, find_column
-from shards.sources.options import DEFAULT, SourceOptions, clean_text
 from shards.sources.rows import Row, Table, cell_text, open_table, undecoded
+from shards.sources.settings import ClassesSettings, clean_text
+from shards.sources.source import Source, register
 
 NAME = "table"
 _USUAL_TEXT = ("text", "tweet", "caption", "sentence")
 _USUAL_IMAGE = ("image", "image_path", "picture", "path", "file_name", "filename")
 _USUAL_LABEL = ("label", "sentiment", "class")
-_MOST_CLASSES = 1000  # a column with more is hardly one of labels
+_MOST_CLASSES = 1000  # a column with more values hardly holds labels
 
 
 @dataclass(frozen=True)
@@ -34,39 +35,53 @@ class _Columns:
     id: str | None
 
 
-def open_raw(raw: Path, options: SourceOptions = DEFAULT) -> RawData:
-    """Read through the table file `raw` once, for its ids and classes.
+class TableSettings(ClassesSettings):
+    """Of a table; a column that is None is found by its usual names."""
 
-    Raises `UserError` where it is no table, lacks a column, has no labels or more than 1,000.
-    Items come in the order of the rows.
+    text_column: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    id_column: str | None = None
+
+
+@register
+class TableSource(Source):
+    """A table file, in the order of its rows. It is read once before, for its ids and classes.
+
+    Raises `UserError` where `raw` is not a table, lacks a column, has no labels or more than 1,000.
     """
-    options.refuse_rule(NAME)
-    if raw.is_dir():
-        raise UserError(f"{raw} is a folder; the source {NAME} takes the path of a table file")
-    table = open_table(raw, encoding=options.encoding)
-    columns = _columns(table, options)
-    total = 0
-    repetitions = Repetitions()
-    labels: Counter[str] = Counter()
-    for position, row in enumerate(table.rows(), start=1):
-        total += 1
-        if row.problem is None:
-            repetitions.note(_id(row, position, columns), row.number, _content(row, columns))
-            label = cell_text(row.cells.get(columns.label))
-            if label and not undecoded(label):
-                labels[label.strip()] += 1
-    classes = _classes(raw, columns, labels, options)
-    counts: Counter[str] = Counter()
-    items = _items(raw, table, columns, repetitions, classes, options)
-    return RawData(
-        total=total,
-        items=_counted(items, counts),
-        classes=classes,
-        dataset=NAME,
-        label_rule=GIVEN,
-        # Many would say that a TSV was written with quotes, which its readers take for text.
-        facts=lambda: {"texts_in_quotes": counts["quoted"]},
-    )
+
+    name = NAME
+    help = "a CSV, TSV, JSONL, Parquet or XLSX file of texts, paths, labels"
+    Settings = TableSettings
+
+    def read(self, raw: Path, settings: TableSettings) -> RawData:
+        if raw.is_dir():
+            raise UserError(f"{raw} is a folder; the source {NAME} takes the path of a table file")
+        table = open_table(raw, encoding=settings.encoding)
+        columns = _columns(table, settings)
+        total = 0
+        repetitions = Repetitions()
+        labels: Counter[str] = Counter()
+        for position, row in enumerate(table.rows(), start=1):
+            total += 1
+            if row.problem is None:
+                repetitions.note(_id(row, position, columns), row.number, _content(row, columns))
+                label = cell_text(row.cells.get(columns.label))
+                if label and not undecoded(label):
+                    labels[label.strip()] += 1
+        classes = _classes(raw, columns, labels, settings)
+        counts: Counter[str] = Counter()
+        items = _items(raw, table, columns, repetitions, classes, settings)
+        return RawData(
+            total=total,
+            items=_counted(items, counts),
+            classes=classes,
+            dataset=NAME,
+            label_rule=GIVEN,
+            # Many of them mean that a TSV was written with quotes, which it does not have.
+            facts=lambda: {"texts_in_quotes": counts["quoted"]},
+        )
 
 
 def _counted(
@@ -78,31 +93,33 @@ def _counted(
         yield item
 
 
-def _columns(table: Table, options: SourceOptions) -> _Columns:
-    names = table.columns
-    given = options.id_column
-    has_id = given is not None or [name.casefold() for name in names].count("id") == 1
+def _columns(table: Table, settings: TableSettings) -> _Columns:
+    def find(what: str, given: str | None, usual: Sequence[str]) -> str:
+        return find_column(table.columns, given, usual, what=what, flag=f"--{what}-column")
+
+    given_id = settings.id_column
+    has_id = given_id is not None or [name.casefold() for name in table.columns].count("id") == 1
     return _Columns(
-        find_column(names, options.text_column, _USUAL_TEXT, what="text", flag="--text-column"),
-        find_column(names, options.image_column, _USUAL_IMAGE, what="image", flag="--image-column"),
-        find_column(names, options.label_column, _USUAL_LABEL, what="label", flag="--label-column"),
-        find_column(names, given, ("id",), what="id", flag="--id-column") if has_id else None,
+        find("text", settings.text_column, _USUAL_TEXT),
+        find("image", settings.image_column, _USUAL_IMAGE),
+        find("label", settings.label_column, _USUAL_LABEL),
+        find("id", given_id, ("id",)) if has_id else None,
     )
 
 
 def _classes(
-    raw: Path, columns: _Columns, labels: Counter[str], options: SourceOptions
+    raw: Path, columns: _Columns, labels: Counter[str], settings: TableSettings
 ) -> tuple[str, ...]:
-    if options.classes is not None:
-        return options.classes
+    if settings.classes is not None:
+        return settings.classes
     names = sorted(name for name in labels if name)
     if not names:
         raise UserError(f"{raw} has no label in its column '{columns.label}'")
     if len(names) > _MOST_CLASSES:
         raise UserError(
-            f"the column '{columns.label}' of {raw} has {len(names):,} different values; more than "
-            f"{_MOST_CLASSES:,} classes are not packed. Name another with --label-column, or the "
-            f"classes with --classes"
+            f"the column '{columns.label}' of {raw} has {len(names):,} different values; at most "
+            f"{_MOST_CLASSES:,} classes can be packed. Name another column with --label-column, or "
+            "the classes with --classes"
         )
     return tuple(names)
 
@@ -126,7 +143,7 @@ def _items(
     columns: _Columns,
     repetitions: Repetitions,
     classes: tuple[str, ...],
-    options: SourceOptions,
+    settings: TableSettings,
 ) -> Iterator[Example | Rejected]:
     for position, row in enumerate(table.rows(), start=1):
         source_id = _id(row, position, columns)
@@ -137,7 +154,7 @@ def _items(
             if not source_id or undecoded(source_id):
                 raise Reject(Reason.BAD_ID, f"row {row.number}: {shown!r}")
             repetitions.check(source_id, row.number)
-            yield _example(raw, row, source_id, columns, classes, options)
+            yield _example(raw, row, source_id, columns, classes, settings)
         except Reject as reject:
             yield Rejected(shown, reject.reason, reject.detail)
 
@@ -148,10 +165,10 @@ def _example(
     source_id: str,
     columns: _Columns,
     classes: tuple[str, ...],
-    options: SourceOptions,
+    settings: TableSettings,
 ) -> Example:
     text, image, label = (
-        _cell(row, name, options) for name in (columns.text, columns.image, columns.label)
+        _cell(row, name, settings) for name in (columns.text, columns.image, columns.label)
     )
     label = label.strip()
     if not label:
@@ -165,21 +182,19 @@ def _example(
         key=f"{NAME}-{key_part(source_id)}",
         source_id=source_id,
         dataset=NAME,
-        text=clean_text(text, options, detail=f"row {row.number}"),
+        text=clean_text(text, settings, detail=f"row {row.number}"),
         image_path=raw.parent / image.strip(),
         label=label,
-        text_label=None,
-        image_label=None,
     )
 
 
-def _cell(row: Row, name: str, options: SourceOptions) -> str:
+def _cell(row: Row, name: str, settings: TableSettings) -> str:
     value = row.cells.get(name)
     text = cell_text(value)
     if text is None:
         kind = type(value).__name__
         raise Reject(Reason.ROW, f"row {row.number}: {name} is {kind}, expected text")
     if undecoded(text):
-        encoding = options.encoding or "utf-8"
+        encoding = settings.encoding or "utf-8"
         raise Reject(Reason.OTHER_ENCODING, f"row {row.number}: {name} is not {encoding}")
     return text

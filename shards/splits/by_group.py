@@ -1,7 +1,7 @@
-"""Splits and folds of duplicate groups: pure arithmetic, no group is ever divided.
+"""Splits and folds of duplicate groups: pure arithmetic that never divides a group.
 
-A group is a sequence of (key, label), sorted by key. Where every group is of one sample, the split
-is that of `shards.splits.by_hash.split_by_hash`.
+A group is a sequence of (key, label), sorted by key. Where every group has one sample, the split is
+that of `shards.splits.by_hash.split_by_hash`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _HELD_OUT = ("test", "val")  # filled in this order
 def split_groups(groups: Sequence[Group], *, seed: int, ratios: Mapping[str, int]) -> list[str]:
     """The split of each of `groups`, stratified by label as well as undivided groups allow.
 
-    Targets are the counts of `split_counts` for each label. What holds:
+    Targets are the counts of `split_counts` for each label. The result guarantees:
 
     - val and test have at most their target of each label;
-    - where a label has at least as many samples without twins as the targets of val and test
+    - where a label has at least as many samples without duplicates as the targets of val and test
       together, val and test have exactly their targets of it;
     - a held-out split lacks fewer samples of a label than the smallest one-label group of that
       label in train has.
 
-    Groups of two and more go where a hash of seed and first key sends them, in proportion to
+    A hash of the seed and the first key sends groups of two and more to a split, in proportion to
     `ratios`; those that do not fit there, or are more than 1 % of a held-out split, go to train.
-    Then samples without twins fill val and test, and at last, where samples are lacking, groups of
-    train that fit, smallest first.
+    Then samples without duplicates fill val and test. Where samples are still missing, groups of
+    train that fit are moved there, smallest first.
     """
     counts = [Counter(label for _, label in group) for group in groups]
     needed = _targets(counts, ratios)
@@ -46,14 +46,14 @@ def split_groups(groups: Sequence[Group], *, seed: int, ratios: Mapping[str, int
         return True
 
     ranked = sorted(range(len(groups)), key=lambda i: (-len(groups[i]), _rank(groups[i], seed)))
-    twins = [number for number in ranked if len(groups[number]) > 1]
-    for number in twins:
-        wish = _wish(groups[number], seed, ratios)
-        if wish in _HELD_OUT and len(groups[number]) * 100 <= sizes[wish]:
-            put(number, wish)
-    for number in ranked[len(twins) :]:
+    duplicates = [number for number in ranked if len(groups[number]) > 1]
+    for number in duplicates:
+        drawn = _drawn_split(groups[number], seed, ratios)
+        if drawn in _HELD_OUT and len(groups[number]) * 100 <= sizes[drawn]:
+            put(number, drawn)
+    for number in ranked[len(duplicates) :]:
         _ = put(number, "test") or put(number, "val")
-    for number in reversed(twins):
+    for number in reversed(duplicates):
         if split_of[number] == "train":
             _ = put(number, "test") or put(number, "val")
     return split_of
@@ -74,7 +74,7 @@ def _rank(group: Group, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{group[0][0]}".encode()).digest()
 
 
-def _wish(group: Group, seed: int, ratios: Mapping[str, int]) -> str:
+def _drawn_split(group: Group, seed: int, ratios: Mapping[str, int]) -> str:
     """A split, drawn from the hash of the group in proportion to `ratios`."""
     digest = hashlib.sha256(f"split:{seed}:{group[0][0]}".encode()).digest()
     drawn = int.from_bytes(digest[:8], "little") * sum(ratios[split] for split in SPLITS) >> 64
@@ -90,7 +90,7 @@ def fold_groups(groups: Sequence[Group], *, seed: int, num_folds: int) -> list[i
 
     Groups go, largest first, where their labels are rarest so far. Where all groups are of one
     label each, folds differ by at most the largest group in their number of any label; by at most
-    one where no sample has a twin.
+    one where no sample has a duplicate.
     """
     counts = [Counter(label for _, label in group) for group in groups]
     filled: list[Counter[str]] = [Counter() for _ in range(num_folds)]

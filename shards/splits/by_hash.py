@@ -1,4 +1,4 @@
-"""Pure arithmetic of splits and shards: counts, who goes where, and in which order."""
+"""Pure arithmetic of splits and shards: counts, membership and order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MIN_SAMPLES_PER_SHARD = 32
 def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:
     """Whole numbers that sum to `total`, as near to the proportions of `weights` as possible.
 
-    Each quota is rounded down and what is left goes to the largest remainders (Hamilton's
+    Each quota is rounded down and the rest goes to the largest remainders (Hamilton's
     method); equal remainders in the order given. At least one weight must be positive.
     """
     scale = sum(weights)
@@ -44,8 +44,8 @@ def split_by_hash(
     """Split keys with exact counts within each label; key -> split.
 
     `labels` maps key to label. Within a label, keys are sorted by sha256("SEED:KEY"); the first
-    go to test, the next to val, the rest to train. So a key's place depends on the seed and on the
-    keys of its own label, and on no order of reading.
+    go to test, the next to val, the rest to train. So a key's split depends on the seed and on the
+    keys of its own label, and not on the order of reading.
     """
     keys_of: dict[str, list[str]] = {}
     for key, label in labels.items():
@@ -72,8 +72,7 @@ def shard_sizes(num_samples: int, samples_per_shard: int | None) -> list[int]:
 
     With `samples_per_shard` no shard is larger. Without it, shards hold at most
     `MAX_SAMPLES_PER_SHARD`; a small split still gets 8, or as many as leave each at least 32
-    samples (one for fewer than 64), so that permuting shards and reading them side by side means
-    something.
+    samples (one for fewer than 64), so that permuting shards and mixing several has an effect.
     """
     if num_samples == 0:
         return []

@@ -1,4 +1,4 @@
-"""A split that a user wrote down: a CSV or TSV file with the columns `id` and `split`."""
+"""A user's own split: a CSV or TSV file with the columns `id` and `split`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shards.splits.by_hash import SPLITS
 _OTHER_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train"}
 
 
-def read_split_file(name: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """(id -> split, what the manifest says of the file): its name and sha256.
+def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """(id -> split, facts for the manifest: the name and sha256 of the file).
 
     The first line names the columns; `id` and `split` are needed, in any case and order, others
-    are passed over. Raises `UserError` where the file does not hold that, or names an id twice.
+    are ignored. Raises `UserError` where the file is different, or names an id twice.
     """
-    path = Path(name)
+    path = Path(file)
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
@@ -36,8 +36,8 @@ def read_split_file(name: str) -> tuple[dict[str, str], dict[str, Any]]:
     header = [column.strip().lower() for column in next(reader, [])]
     if "id" not in header or "split" not in header:
         raise UserError(
-            f"the split file {path} begins with the line {first_line.strip()[:80]!r}; expected "
-            "names of columns, 'id' and 'split' among them"
+            f"the split file {path} starts with the line {first_line.strip()[:80]!r}; expected "
+            "column names that include 'id' and 'split'"
         )
     id_column, split_column = header.index("id"), header.index("split")
     splits: dict[str, str] = {}
@@ -45,15 +45,15 @@ def read_split_file(name: str) -> tuple[dict[str, str], dict[str, Any]]:
         if not any(cell.strip() for cell in row):
             continue
         cells = [cell.strip() for cell in row] + [""] * len(header)
-        source_id, said = cells[id_column], cells[split_column].lower()
-        split = _OTHER_NAMES.get(said, said)
+        source_id, name = cells[id_column], cells[split_column].lower()
+        split = _OTHER_NAMES.get(name, name)
         if not source_id or split not in SPLITS:
             raise UserError(
-                f"{path}, line {number}: id {source_id[:80]!r}, split {said[:80]!r}; expected an "
+                f"{path}, line {number}: id {source_id[:80]!r}, split {name[:80]!r}; expected an "
                 f"id and one of {', '.join(SPLITS)}"
             )
         if source_id in splits:
-            raise UserError(f"{path}, line {number}: id {source_id!r} stands there twice")
+            raise UserError(f"{path}, line {number}: id {source_id!r} is repeated")
         splits[source_id] = split
     if not splits:
         raise UserError(f"the split file {path} has no lines below its header; add id,split lines")

@@ -1,4 +1,4 @@
-"""Named rules for splits. What a protocol gave is known by its hash, whatever made it."""
+"""Named rules for splits. The hash of a split identifies it, whatever rule made it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,14 @@ from typing import Any
 
 from mmsa.data.manifest import ProtocolInfo
 from mmsa.errors import UserError
-from shards.duplicates.groups import (
-    GROUP_RULE,
-    Candidate,
-    find_groups,
-    group_facts,
-    group_ids,
-    image_hash,
-)
-from shards.duplicates.twin_counts import twin_counts
+from shards.duplicates.groups import GROUP_RULE, find_groups, group_facts, group_ids
+from shards.duplicates.leak_counts import leak_counts
+from shards.example import EncodedSample, Example
 from shards.splits import published
 from shards.splits.by_group import fold_groups, split_groups
 from shards.splits.by_hash import SPLITS, split_by_hash
 from shards.splits.from_file import read_split_file
 
-__all__ = [
-    "DEFAULT_PROTOCOL",
-    "PROTOCOLS",
-    "Assignment",
-    "Candidate",
-    "Protocol",
-    "assign",
-    "parse_protocol",
-    "parse_ratios",
-    "image_hash",
-    "protocol_hash",
-]
-
-DEFAULT_PROTOCOL = "clean"
 # What --protocol takes -> one line of help.
 PROTOCOLS: dict[str, str] = {
     "clean": "duplicates kept together, stratified by class (--seed, --ratios; the default)",
@@ -68,10 +48,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where each candidate went.
+    """The split of each sample.
 
     `split_of` and `group_of` have the same keys; `left_out` has all others with the reason. `facts`
-    is JSON: `duplicates` (`group_facts`), `twins` (`twin_counts`) and `warnings`, sentences.
+    is JSON: `duplicates` (`group_facts`), `twins` (`leak_counts`) and `warnings`, sentences.
     """
 
     split_of: dict[str, str]
@@ -93,26 +73,26 @@ def parse_ratios(text: str) -> dict[str, int]:
 
 
 def parse_protocol(text: str) -> Protocol:
-    """Read what --protocol says; `UserError` for what none of `PROTOCOLS` is. Opens no file."""
+    """Read --protocol; raises `UserError` for anything not in `PROTOCOLS`. Opens no file."""
     name, _, argument = text.partition(":")
     if name == "tib10":
         if argument.isascii() and argument.isdigit() and 1 <= int(argument) <= published.NUM_FOLDS:
             return Protocol(name, fold=int(argument), num_folds=published.NUM_FOLDS)
-        raise UserError(f"--protocol {text} names no fold; write tib10:K with K from 1 to 10")
+        raise UserError(f"--protocol {text} has no valid fold; write tib10:K with K from 1 to 10")
     if name == "kfold":
         numbers = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", argument)
         fold, num_folds = (int(number) for number in numbers.groups()) if numbers else (0, 0)
         if num_folds >= 3 and 1 <= fold <= num_folds:
             return Protocol(name, fold=fold, num_folds=num_folds)
         raise UserError(
-            f"--protocol {text} names no fold; write kfold:K/N with N at least 3 (test, val and "
-            "train are different folds) and K from 1 to N, as in kfold:1/5"
+            f"--protocol {text} has no valid fold; write kfold:K/N with N at least 3 (test, val "
+            "and train are different folds) and K from 1 to N, as in kfold:1/5"
         )
     if name == "file" and argument:
         return Protocol(name, path=argument)
     if name in PROTOCOLS and not argument and text == name:
         return Protocol(name)
-    raise UserError(f"there is no protocol '{text}'; known: {', '.join(PROTOCOLS)}")
+    raise UserError(f"unknown protocol '{text}'; known: {', '.join(PROTOCOLS)}")
 
 
 def protocol_hash(assignment: Mapping[str, str]) -> str:
@@ -123,31 +103,31 @@ def protocol_hash(assignment: Mapping[str, str]) -> str:
 
 def assign(
     protocol: str,
-    candidates: Sequence[Candidate],
+    samples: Sequence[EncodedSample],
     *,
     dataset: str,
     seed: int = 0,
     ratios: Mapping[str, int] | None = None,
     allow_missing: bool = False,
 ) -> Assignment:
-    """Split `candidates` of the source `dataset` by `protocol`; their order does not matter.
+    """Split `samples` of the source `dataset` by `protocol`; their order does not matter.
 
     `ratios` None is the protocol's own (8:1:1; 6:2:2 for agree622). Raises `UserError` for an
-    unknown protocol, for settings that it does not take, for a data set that it is not about, and,
-    unless `allow_missing`, for ids of the protocol that are not among `candidates`.
+    unknown protocol, for settings that it does not take, for a data set that it is not for, and,
+    unless `allow_missing`, for ids of the protocol that are not among `samples`.
     """
     parsed = parse_protocol(protocol)
     check_settings(parsed, dataset=dataset, seed=seed, ratios=ratios)
-    groups = find_groups(candidates)
+    groups = find_groups(samples)
     warnings: list[str] = []
     if parsed.name in ("clmlf", "tib10", "file"):
-        split_of, name, settings = _by_list(parsed, candidates, dataset, allow_missing, warnings)
+        split_of, name, settings = _by_list(parsed, samples, dataset, allow_missing, warnings)
         reason = f"not in protocol {name}"
     else:
-        split_of, settings = _by_rule(parsed, candidates, groups, seed, ratios)
+        split_of, settings = _by_rule(parsed, samples, groups, seed, ratios)
         name = parsed.name if not parsed.num_folds else f"kfold:{parsed.fold}/{parsed.num_folds}"
         reason = "text and image labels differ"
-    kept = [[c for c in group if c.key in split_of] for group in groups]
+    kept = [[s for s in group if s.key in split_of] for group in groups]
     kept = [group for group in kept if group]
     group_of = group_ids(kept)
     warnings += _warnings(kept, split_of)
@@ -155,10 +135,10 @@ def assign(
         split_of=split_of,
         info=ProtocolInfo(name=name, version=1, settings=settings, hash=protocol_hash(split_of)),
         group_of=group_of,
-        left_out={c.key: reason for c in candidates if c.key not in split_of},
+        left_out={s.key: reason for s in samples if s.key not in split_of},
         facts={
             "duplicates": group_facts(kept),
-            "twins": twin_counts(split_of, group_of),
+            "twins": leak_counts(split_of, group_of),
             "warnings": warnings,
         },
     )
@@ -167,57 +147,61 @@ def assign(
 def check_settings(
     protocol: Protocol, *, dataset: str, seed: int, ratios: Mapping[str, int] | None
 ) -> None:
-    """What can be known before the raw data is read; `UserError` as `assign` says."""
+    """The checks of `assign` that need no samples, before the raw data is read."""
     name = protocol.name
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
     if name in ("clmlf", "tib10") and dataset not in published.DATASETS:
         raise UserError(
             f"the protocol {name} is a list of ids of {' and '.join(published.DATASETS)}; these "
-            f"are samples of {dataset}. Use clean, or file:PATH with a list of your own"
+            f"are samples of {dataset}. Use clean, or file:PATH with your own list"
         )
     if seed and name not in _SEEDED:
-        raise UserError(f"the protocol {name} has nothing random in it; leave out --seed")
+        raise UserError(f"the protocol {name} is not random; leave out --seed")
     if ratios is not None and name not in _WITH_RATIOS:
         raise UserError(
             f"the protocol {name} has its own proportions; leave out --ratios, or use clean"
         )
     if name == "file":
-        read_split_file(protocol.path)  # a wrong file should not show after an hour of packing
+        read_split_file(protocol.path)  # fails now and not after an hour of packing
 
 
 def _by_rule(
     protocol: Protocol,
-    candidates: Sequence[Candidate],
-    groups: Sequence[Sequence[Candidate]],
+    samples: Sequence[EncodedSample],
+    groups: Sequence[Sequence[EncodedSample]],
     seed: int,
     ratios: Mapping[str, int] | None,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """(key -> split, settings) of a protocol that computes its split."""
     if protocol.name in ("random", "agree622"):
         shares = _shares(ratios, _EIGHT_ONE_ONE if protocol.name == "random" else _SIX_TWO_TWO)
-        chosen = candidates
+        chosen = samples
         if protocol.name == "agree622":
-            chosen = [c for c in candidates if c.text_label and c.text_label == c.image_label]
+            chosen = [s for s in samples if _labels_agree(s.example)]
             if not chosen:
                 raise UserError(
                     "the protocol agree622 takes samples whose text and image labels agree; "
-                    f"none of the {len(candidates)} has two labels that do. Use another protocol"
+                    f"none of the {len(samples)} has two labels that do. Use another protocol"
                 )
-        labels = {candidate.key: candidate.label for candidate in chosen}
+        labels = {sample.key: sample.example.label for sample in chosen}
         return split_by_hash(labels, seed=seed, ratios=shares), {"seed": seed, "ratios": shares}
-    labelled = [[(c.key, c.label) for c in group] for group in groups]
+    labelled = [[(s.key, s.example.label) for s in group] for group in groups]
     settings: dict[str, Any] = {"seed": seed}
     if protocol.name == "clean":
         settings["ratios"] = _shares(ratios, _EIGHT_ONE_ONE)
         of_group = split_groups(labelled, seed=seed, ratios=settings["ratios"])
     else:
-        # Test is fold K, val the next one round the circle, so that each fold is each once.
+        # Test is fold K and val the next (after the last, the first), so each fold is each once.
         folds = fold_groups(labelled, seed=seed, num_folds=protocol.num_folds)
         held_out = {protocol.fold - 1: "test", protocol.fold % protocol.num_folds: "val"}
         of_group = [held_out.get(fold, "train") for fold in folds]
-    split_of = {c.key: split for group, split in zip(groups, of_group, strict=True) for c in group}
+    split_of = {s.key: split for group, split in zip(groups, of_group, strict=True) for s in group}
     return split_of, {**settings, **GROUP_RULE}
+
+
+def _labels_agree(example: Example) -> bool:
+    return bool(example.text_label) and example.text_label == example.image_label
 
 
 def _shares(ratios: Mapping[str, int] | None, default: Mapping[str, int]) -> dict[str, int]:
@@ -226,7 +210,7 @@ def _shares(ratios: Mapping[str, int] | None, default: Mapping[str, int]) -> dic
 
 def _by_list(
     protocol: Protocol,
-    candidates: Sequence[Candidate],
+    samples: Sequence[EncodedSample],
     dataset: str,
     allow_missing: bool,
     warnings: list[str],
@@ -241,13 +225,14 @@ def _by_list(
     else:
         wanted = published.tib10(dataset, protocol.fold)
         suffix = f":{protocol.fold}"
-    split_of = {c.key: wanted[c.source_id] for c in candidates if c.source_id in wanted}
-    present = {c.source_id for c in candidates}
+    id_of = {sample.key: sample.example.source_id for sample in samples}
+    split_of = {key: wanted[number] for key, number in id_of.items() if number in wanted}
+    present = set(id_of.values())
     missing = sorted((number for number in wanted if number not in present), key=_by_number)
     name = protocol.name + suffix
     if not split_of:
         raise UserError(
-            f"none of the {len(candidates)} usable samples is among the {len(wanted)} ids of the "
+            f"none of the {len(samples)} usable samples is among the {len(wanted)} ids of the "
             f"protocol {name} (the first: {', '.join(list(wanted)[:_SHOWN_IDS])}). Check that the "
             "raw data and the protocol are of the same data set"
         )
@@ -258,8 +243,8 @@ def _by_list(
             raise UserError(
                 f"the protocol {name} has {len(wanted)} ids, and {len(missing)} of them are not "
                 f"among the usable samples ({shown}). Complete the raw data, or add "
-                f"--allow-missing: it packs the {len(split_of)} that are there as '{partial}', "
-                f"whose results must not be set beside those of {name}"
+                f"--allow-missing: it packs the {len(split_of)} that exist as '{partial}', "
+                f"whose results must not be compared with those of {name}"
             )
         settings["missing"] = len(missing)
         warnings.append(f"{len(missing)} of the {len(wanted)} ids of {name} are missing: {partial}")
@@ -267,7 +252,7 @@ def _by_list(
     if protocol.name != "file":
         labels = published.rows(dataset)
         differing = sum(
-            c.key in split_of and c.label != labels[c.source_id].label for c in candidates
+            s.key in split_of and s.example.label != labels[id_of[s.key]].label for s in samples
         )
         if differing:
             warnings.append(f"{differing} labels differ from the fused labels that {name} is about")
@@ -278,7 +263,7 @@ def _by_number(source_id: str) -> tuple[int, str]:
     return (int(source_id) if source_id.isdecimal() else 0), source_id
 
 
-def _warnings(groups: Sequence[Sequence[Candidate]], split_of: Mapping[str, str]) -> list[str]:
+def _warnings(groups: Sequence[Sequence[EncodedSample]], split_of: Mapping[str, str]) -> list[str]:
     total = len(split_of)
     large = [g for g in groups if len(g) > 1 and len(g) * 100 > total * _LARGE_GROUP_PERCENT]
     found = []

@@ -1,8 +1,8 @@
-"""The published splits of MVSA: which id stands where. Facts taken from their authors' lists.
+"""The published splits of MVSA: the split of each id, taken from their authors' lists.
 
 `protocol_data/DATASET.csv.gz` has a line per id: the fused label, the split of CLMLF (empty where
 CLMLF leaves the id out), the fold of Cheema et al. in which it is test, and those in which it is
-val. No tweet is in there.
+val. It contains no tweets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Made-up tweets whose words say the text label."""
+"""Made-up tweets whose words show the text label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shards.synthetic.words import (
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_CHARACTERS = 140  # of a tweet when MVSA was collected
 
-# How often a decoration of real tweets appears; near the counts on MVSA-Single.
+# How often a feature of real tweets appears; close to the counts on MVSA-Single.
 _P_RETWEET, _P_MENTION, _P_HASHTAG, _P_URL, _P_MARK = 0.35, 0.2, 0.5, 0.26, 0.15
 
 
@@ -44,7 +44,7 @@ def make_text(label: str, rng: np.random.Generator) -> str:
 
 
 def _decorated(text: str, rng: np.random.Generator) -> str:
-    """`text` with mentions, hashtags, addresses and odd characters, while there is room."""
+    """`text` with mentions, hashtags, URLs and non-ASCII characters, while there is room."""
     chance = rng.random(5)
     if chance[0] < _P_RETWEET:
         text = f"RT @{_handle(rng)}: {text}"

@@ -1,4 +1,4 @@
-"""The vocabulary of made-up tweets: words that carry sentiment, and several hundred that do not."""
+"""The vocabulary of made-up tweets: sentiment words, and several hundred neutral ones."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ VERBS = _words(
     packed sent fixed built sold bought
     """
 )
-# A few forms that ASCII cannot write: raw files are GB18030, shards UTF-8.
+# A few non-ASCII forms: raw files are GB18030, shards UTF-8.
 MARKS = ("…", "—", "café", "naïve", "→", "😀", "📷", "½", "北京", "señor", "№", "☕")
 
 # {s} a sentiment word, {t} a second one, {p} place, {o} thing, {w} person, {d} time, {v} verb

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from shards.example import Example, RawData, Rejected
-from shards.sources import SourceOptions, get_source
+from shards.sources import get_source
 
 
 def opened(name: str, raw: Path, **options: Any) -> RawData:
     """The source called `name` on `raw`."""
-    return get_source(name).open_raw(raw, SourceOptions(**options))
+    return get_source(name).open_raw(raw, options)
 
 
 def read(name: str, raw: Path, **options: Any) -> tuple[list[Example], list[tuple[str, str]]]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from shards.duplicates.pictures import NEAR_BITS, PRINT_BYTES, image_hash, image_pairs
+from shards.duplicates.images import HASH_BYTES, NEAR_BITS, image_hash, image_pairs
 from shards.duplicates.texts import MIN_CHARS, reduced_words, text_pairs
 
 
@@ -111,7 +111,7 @@ def test_the_same_picture_in_other_forms_is_a_twin() -> None:
         original.crop((4, 4, 316, 236)),
     ]
     first = image_hash(original)
-    assert len(first) == PRINT_BYTES
+    assert len(first) == HASH_BYTES
     prints = [first, *map(image_hash, forms), image_hash(picture(2))]
     assert joined(list(image_pairs(prints)), len(prints)) == {
         frozenset(range(7)),
@@ -130,8 +130,8 @@ def test_empty_prints_have_no_twins() -> None:
 
 
 def test_tiny_pictures_have_prints() -> None:
-    assert len(image_hash(Image.new("RGB", (1, 1)))) == PRINT_BYTES
-    assert len(image_hash(picture(3, size=(1000, 2)))) == PRINT_BYTES
+    assert len(image_hash(Image.new("RGB", (1, 1)))) == HASH_BYTES
+    assert len(image_hash(picture(3, size=(1000, 2)))) == HASH_BYTES
 
 
 def flipped(content: bytes, bits: list[int]) -> bytes:
@@ -163,7 +163,7 @@ def test_the_picture_search_finds_all_pairs(parts: list[tuple[int, set[int]]]) -
 
 
 def test_more_prints_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.duplicates.pictures._TILE", 3)
+    monkeypatch.setattr("shards.duplicates.images._TILE", 3)
     base = [image_hash(picture(seed)) for seed in range(4)]
     prints = [*base, *(flipped(content, [7, 9]) for content in base)]
     assert sorted(image_pairs(prints)) == [(0, 4), (1, 5), (2, 6), (3, 7)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shards.duplicates.pictures import image_hash, image_pairs
+from shards.duplicates.images import image_hash, image_pairs
 from shards.duplicates.texts import text_pairs
 
 

@@ -73,10 +73,10 @@ def test_gaps_and_doubles(tmp_path: Path) -> None:
 def test_other_layouts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be listed"):
         opened("folder", tmp_path / "absent")
-    with pytest.raises(UserError, match="no class folders with pictures"):
+    with pytest.raises(UserError, match="no class folders with images"):
         opened("folder", tmp_path)
     pair(tmp_path, "1")
-    with pytest.raises(UserError, match="no class folders with pictures"):
+    with pytest.raises(UserError, match="no class folders with images"):
         opened("folder", tmp_path)
     pair(tmp_path, "a/1")
     with pytest.raises(UserError, match="--text-column does not apply"):

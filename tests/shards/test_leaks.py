@@ -12,7 +12,7 @@ from raw import raw_tree, write_pair
 from mmsa.data.manifest import key_hash, load_manifest, read_index, write_manifest
 from mmsa.errors import ShardDamage, UserError
 from shards.__main__ import main
-from shards.duplicates.twin_counts import twin_counts
+from shards.duplicates.leak_counts import leak_counts
 from shards.protocols_cli import add_parsers
 from shards.reports.leaks import leak_report, list_leaks
 
@@ -82,9 +82,9 @@ def test_the_command_in_words(leaky: Path, capsys: pytest.CaptureFixture[str]) -
     lines = run(["leaks", str(leaky)], capsys).splitlines()
     assert lines[0].startswith("mvsa-single, protocol file, hash ")
     assert lines[1:] == [
-        "val: 1 of 2 samples (50.0 %) have a twin in another split: 1 in train",
+        "val: 1 of 2 samples (50.0 %) have a duplicate in another split: 1 in train",
         "    0 negative, 0 neutral, 1 positive",
-        "test: 2 of 4 samples (50.0 %) have a twin in another split: 1 in train, 2 in val",
+        "test: 2 of 4 samples (50.0 %) have a duplicate in another split: 1 in train, 2 in val",
         "    1 negative, 0 neutral, 1 positive",
     ]
 
@@ -113,7 +113,7 @@ def test_a_set_whose_groups_were_never_looked_for(
     manifest = load_manifest(tmp_path)
     source = {name: value for name, value in manifest.source.items() if name != "groups"}
     write_manifest(tmp_path, manifest.model_copy(update={"source": source}))
-    with pytest.raises(UserError, match="without looking for duplicates"):
+    with pytest.raises(UserError, match="without a search for duplicates"):
         leak_report(tmp_path)
     assert leak_report(small_packed).counts["test"]["any"] == 0
 
@@ -129,7 +129,7 @@ def test_a_damaged_tar_is_named(leaky: Path, tmp_path: Path) -> None:
 
 
 def test_splits_that_are_not_there() -> None:
-    assert twin_counts({"a": "train"}, {"a": 1}) == {}
-    assert twin_counts({"a": "test"}, {"a": 1}) == {
+    assert leak_counts({"a": "train"}, {"a": 1}) == {}
+    assert leak_counts({"a": "test"}, {"a": 1}) == {
         "test": {"samples": 1, "train": 0, "val": 0, "any": 0}
     }

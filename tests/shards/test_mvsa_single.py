@@ -11,7 +11,7 @@ from raw import raw_tree, write_labels, write_pair
 
 from mmsa.errors import UserError
 from shards.example import Example
-from shards.sources.mvsa_single import open_raw
+from shards.sources import get_source
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not here")
@@ -159,13 +159,13 @@ def test_files_without_a_label_line_are_listed_after_the_lines(tmp_path: Path) -
 
 def test_a_layout_that_is_not_the_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"labelResultAll.txt cannot be read .*ID.txt"):
-        open_raw(tmp_path / "absent")
+        get_source("mvsa-single").open_raw(tmp_path / "absent")
     raw_tree(tmp_path / "MVSA_Single", ["neutral,neutral"])
     with pytest.raises(UserError, match=r"Did you mean .*MVSA_Single\?"):
-        open_raw(tmp_path)
+        get_source("mvsa-single").open_raw(tmp_path)
     write_labels(tmp_path / "bare", ["1\tneutral,neutral"])
-    with pytest.raises(UserError, match="data is no folder"):
-        open_raw(tmp_path / "bare")
+    with pytest.raises(UserError, match="data is not a folder"):
+        get_source("mvsa-single").open_raw(tmp_path / "bare")
 
 
 def test_label_rules(tmp_path: Path) -> None:
@@ -191,13 +191,13 @@ def test_label_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": "soft"}, "--labels soft does not apply .* it has one annotator"),
-        ({"labels": "best"}, "--labels best is no label rule"),
+        ({"labels": "soft"}, "--labels soft does not apply to a source with one annotator"),
+        ({"labels": "best"}, "--labels best is not a label rule"),
         ({"text_column": "text"}, "--text-column does not apply to the source mvsa-single"),
         ({"classes": ("a", "b")}, "--classes does not apply"),
         ({"normalize": ("case",)}, "--normalize case"),
-        ({"encoding": "utf-9"}, "--encoding utf-9 is not known"),
-        ({"encoding": "base64"}, "--encoding base64 is not known"),
+        ({"encoding": "utf-9"}, "--encoding utf-9 is not a known encoding"),
+        ({"encoding": "base64"}, "--encoding base64 is not a known encoding"),
         ({"labels": "x", "normalize": ("y",)}, "2 problems"),
     ],
 )

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from mmsa.errors import UserError
-from shards.packing.output_directory import refuse_existing, write_aside
+from shards.packing.output_directory import new_directory, refuse_existing
 
 
 def test_nothing_stands_at_the_place_before_the_end(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "out"
-    with write_aside(target, overwrite=False) as aside:
+    with new_directory(target, overwrite=False) as aside:
         (aside.directory / "part").mkdir()
         (aside.directory / "part" / "file").write_text("x")
         assert not target.exists()
@@ -20,7 +20,7 @@ def test_nothing_stands_at_the_place_before_the_end(tmp_path: Path) -> None:
 
 
 def _write(target: Path, *, then: BaseException) -> None:
-    with write_aside(target, overwrite=False) as aside:
+    with new_directory(target, overwrite=False) as aside:
         (aside.directory / "file").write_text("half")
         raise then
 
@@ -35,20 +35,20 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, error: type[BaseEx
 def test_a_disk_that_refuses_is_the_users_to_mend(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="No space left on device"),
-        write_aside(tmp_path / "out", overwrite=False),
+        new_directory(tmp_path / "out", overwrite=False),
     ):
         Path("/dev/full").write_text("x")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(UserError, match="cannot be written"),
-        write_aside(tmp_path / "file" / "out", overwrite=False),
+        new_directory(tmp_path / "file" / "out", overwrite=False),
     ):
         raise AssertionError("the block must not be entered")
 
 
 def _write_while_another_does(target: Path) -> None:
-    with write_aside(target, overwrite=False):
+    with new_directory(target, overwrite=False):
         target.mkdir()
         (target / "theirs").write_text("x")
 
@@ -66,10 +66,10 @@ def test_overwrite_moves_nothing_that_is_not_ours(tmp_path: Path) -> None:
     papers = tmp_path / "papers"
     papers.mkdir()
     (papers / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="holds neither shards"):
+    with pytest.raises(UserError, match="contains neither shards"):
         refuse_existing(papers, overwrite=True)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="holds neither shards"):
+    with pytest.raises(UserError, match="contains neither shards"):
         refuse_existing(tmp_path / "file", overwrite=True)
     (tmp_path / "empty").mkdir()
     refuse_existing(tmp_path / "empty", overwrite=True)

@@ -175,7 +175,7 @@ def test_no_usable_sample_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     write_labels(tmp_path / "empty", [])
     (tmp_path / "empty" / "data").mkdir()
     assert run(tmp_path / "empty", tmp_path / "out") == 2
-    assert "holds no samples" in capsys.readouterr().err
+    assert "has no samples" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "raw"]
 
 
@@ -186,7 +186,7 @@ def test_an_existing_place_is_refused_or_moved_aside(
     out.mkdir()
     (out / "mine.txt").write_text("precious")
     assert run(small_raw, out, "--overwrite") == 2  # nothing says that packing made it
-    assert "holds neither shards" in capsys.readouterr().err
+    assert "contains neither shards" in capsys.readouterr().err
     (out / "manifest.json").write_text("{}")
     assert run(small_raw, out) == 2
     assert "exists already" in capsys.readouterr().err
@@ -221,7 +221,7 @@ def test_the_raw_data_cannot_be_moved_aside(small_raw: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "best"], "no protocol 'best'; known: clean"),
+        (["--protocol", "best"], "unknown protocol 'best'; known: clean"),
         (["--seed", "-1"], "--seed -1"),
         (["--image-short-side", "0"], "--image-short-side 0"),
         (["--image-quality", "101"], "--image-quality 101"),

@@ -71,7 +71,7 @@ def test_merge_says_what_is_wrong(
         assert not out.exists()
         return capsys.readouterr().err
 
-    assert "there are no parts" in refused()
+    assert "no parts found" in refused()
     assert run(raw, out, "--part", "1/3") == 0
     assert run(raw, out, "--part", "1/3") == 2
     assert "exists already" in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_the_split_can_change_on_resume(
     """What is costly does not depend on the split: a protocol that is refused loses nothing."""
     out = tmp_path / "out"
     assert run(raw, out, "--protocol", "clmlf") == 2
-    assert "encoded already and kept: add --resume" in capsys.readouterr().err
+    assert "already encoded and kept: add --resume" in capsys.readouterr().err
     assert run(raw, out, "--protocol", "random", "--resume") == 0
     assert run(raw, tmp_path / "fresh", "--protocol", "random") == 0
     assert digests(out) == digests(tmp_path / "fresh")
@@ -179,3 +179,18 @@ def test_sizes_and_parts_are_read() -> None:
     assert parse_size("1.5GiB") == 1_610_612_736
     assert parse_size("500 kB") == 500_000
     assert parse_part("3/8") == (3, 8)
+
+
+def test_a_packing_of_another_version_is_not_resumed(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / ".out.packing"
+    work.mkdir()
+    (work / "settings.json").write_text('{"source": "mvsa-single"}')  # as version 1 wrote it
+    assert run(raw, tmp_path / "out", "--resume") == 2
+    assert "started by another version of mmsa and cannot be resumed" in capsys.readouterr().err
+    part = tmp_path / "out.part-1-of-1"
+    part.mkdir()
+    (part / "part.json").write_text('{"format": "mmsa-part", "version": 1}')
+    assert main(["merge", str(tmp_path / "out"), "--quiet"]) == 2
+    assert "packed by another version of mmsa (part format 1, this one" in capsys.readouterr().err

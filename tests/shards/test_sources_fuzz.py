@@ -21,7 +21,7 @@ from test_table import write
 from mmsa.errors import UserError
 from shards.example import Reason, Reject, Rejected, read_file
 from shards.label_rules import RULES
-from shards.sources import SourceOptions, get_source
+from shards.sources import get_source
 
 FIELDS = ["positive", "neutral", "negative", "Positive", "", " ", "\u4e2d", ",", '"', "\x00", "1"]
 PAIRS = st.tuples(st.sampled_from(FIELDS), st.sampled_from(FIELDS)).map(",".join)
@@ -143,7 +143,7 @@ def test_file_names_that_cannot_be(tmp_path: Path) -> None:
     rows = [f'{{"text": "a", "label": "b", "image": "{name}"}}' for name in names]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(rows))
-    items = list(get_source("table").open_raw(path, SourceOptions()).items)
+    items = list(get_source("table").open_raw(path).items)
     assert len(items) == len(names)
     for item in items:
         if isinstance(item, Rejected):

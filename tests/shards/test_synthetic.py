@@ -16,7 +16,7 @@ from mmsa.data.manifest import load_manifest
 from shards.__main__ import main
 from shards.example import Example
 from shards.label_rules import fuse
-from shards.sources.mvsa_single import open_raw
+from shards.sources import get_source
 from shards.synthetic import label_pairs
 
 NUM_SAMPLES = 2000
@@ -33,9 +33,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def examples_in(raw: Path) -> list[Example]:
+    items = get_source("mvsa-single").open_raw(raw).items
+    return [item for item in items if isinstance(item, Example)]
+
+
 @pytest.fixture(scope="module")
 def examples(raw: Path) -> list[Example]:
-    return [item for item in open_raw(raw).items if isinstance(item, Example)]
+    return examples_in(raw)
 
 
 def test_the_layout(raw: Path) -> None:
@@ -125,7 +130,7 @@ def test_the_colours_tell_most_of_the_image_label(examples: list[Example]) -> No
 
 def test_plain_inputs_tell_nothing(tmp_path: Path) -> None:
     assert synthetic(tmp_path / "raw", "--samples", "900", "--plain") == 0
-    plain = [item for item in open_raw(tmp_path / "raw").items if isinstance(item, Example)]
+    plain = examples_in(tmp_path / "raw")
     counts = CountVectorizer().fit_transform([example.text for example in plain])
     accuracy = _held_out_accuracy(counts, [example.label for example in plain])
     # 432 held out: the 99.9 % interval around the chance rate of 1/3 is 0.26 to 0.41

@@ -100,7 +100,7 @@ def test_classes_by_option(tmp_path: Path) -> None:
     assert rejected == [("1", "unknown label")]
     with pytest.raises(UserError, match="names a class twice"):
         opened("table", path, classes=("a", "a"))
-    with pytest.raises(UserError, match="--labels text does not apply"):
+    with pytest.raises(UserError, match="--labels does not apply to the source table"):
         opened("table", path, labels="text")
 
 
@@ -184,11 +184,11 @@ def test_csv_fields_with_line_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", 'text,image,label\na,b,c\n"a,b,c\nd,e,f\n', "begins at line 3"),
-        ("t.csv", 'text,image,label\n"a"b,c,d\n', "is no CSV"),
+        ("t.csv", 'text,image,label\na,b,c\n"a,b,c\nd,e,f\n', "starts at line 3"),
+        ("t.csv", 'text,image,label\n"a"b,c,d\n', "is not a CSV"),
         ("t.csv", "", "has no header"),
         ("t.tsv", "\n\n", "has no header"),
-        ("t.jsonl", "3\n", "holds no JSON object"),
+        ("t.jsonl", "3\n", "has no JSON object"),
         ("t.parquet", "PAR1 no parquet", "cannot be read as Parquet"),
         ("t.xlsx", "PK no workbook", "cannot be read as XLSX"),
         ("t.txt", "text", r"expected a file named \*.csv"),

@@ -62,7 +62,7 @@ def test_the_layout_of_the_manifest_counts_too(
 ) -> None:
     path = packed / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b"\n ", b"\n" + layout, 1) + layout)
-    assert "not in the bytes that were written" in faults(packed, capsys)[0]
+    assert "not the bytes that packing wrote" in faults(packed, capsys)[0]
 
 
 def test_missing_cut_and_foreign_files(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,10 +108,10 @@ def test_a_picture_that_does_not_decode(packed: Path, capsys: pytest.CaptureFixt
     other = PackedSample("c", "neutral", 3, "text", jpeg(1), {"width": 41, "height": 32})
     resealed(packed, [good, cut, other])
     shallow = faults(packed, capsys)
-    assert not any("its picture" in line for line in shallow)
+    assert not any("its image" in line for line in shallow)
     deep = "\n".join(faults(packed, capsys, "--deep"))
-    assert "val-00000.tar: b: its picture does not decode (truncated image)" in deep
-    assert "val-00000.tar: c: its picture is a JPEG of 40x32, its json says 41x32" in deep
+    assert "val-00000.tar: b: its image does not decode (truncated image)" in deep
+    assert "val-00000.tar: c: its image is a JPEG of 40x32, its json says 41x32" in deep
 
 
 def test_a_group_in_two_splits_of_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +129,7 @@ def test_a_group_in_two_splits_of_clean(tmp_path: Path, capsys: pytest.CaptureFi
     digest = _hash_with(out)
     protocol = clean.model_copy(update={"hash": digest})
     write_manifest(out, sealed.model_copy(update={"protocol": protocol}))
-    assert "1 duplicate groups lie in two splits" in "\n".join(faults(out, capsys))
+    assert "1 duplicate groups are in two splits" in "\n".join(faults(out, capsys))
 
 
 def _first_json(tar: Path) -> bytes:

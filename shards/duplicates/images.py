@@ -1,8 +1,8 @@
-"""Pictures that show the same: a short print of each picture, and which prints are near each other.
+"""Near-duplicate images: each has a short fingerprint, and similar fingerprints are found.
 
-The print is a perceptual hash: the signs of the 16 x 16 lowest frequencies of a cosine transform
-around their median, 256 bits. The same picture, scaled or compressed again, gives the same bits
-within a few. Why 256 bits and which distance: docs/splits.md, measured.
+The fingerprint is a perceptual hash: the signs of the 16 x 16 lowest frequencies of a cosine
+transform around their median, 256 bits. Scaling or compressing an image again changes a few bits.
+docs/splits.md has the measurements behind the 256 bits and the distance.
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ if TYPE_CHECKING:
     from PIL import Image
 
 HASH_BITS = 256
-NEAR_BITS = 60  # prints that differ in at most so many bits are of twins
+NEAR_BITS = 60  # the largest distance of duplicates
 _SIDE_PX = 64  # what imagehash's phash reduces to for 16 x 16 frequencies
-_FLAT_SPREAD = 4  # grey levels: below, a picture has no structure that a hash could tell apart
-_HASH_BYTES = HASH_BITS // 8
-PRINT_BYTES = _HASH_BYTES + 1 + 8
-_TILE = 2048  # prints compared with as many others at a time: 16 MiB
+_FLAT_SPREAD = 4  # grey levels; a smaller spread leaves a hash nothing to tell images apart by
+_PHASH_BYTES = HASH_BITS // 8
+HASH_BYTES = _PHASH_BYTES + 1 + 8
+_TILE = 2048  # fingerprints compared with as many others at a time: 16 MiB
 
 
-def image_hash(picture: Image.Image) -> bytes:
-    """The print of a decoded picture of any mode and size, `PRINT_BYTES` long.
+def image_hash(image: Image.Image) -> bytes:
+    """The fingerprint of a decoded image of any mode and size, `HASH_BYTES` long.
 
     32 bytes of hash; 1 byte, the standard deviation of the grey levels; 8 bytes that tell flat
-    pictures apart by their colours and are zero for all others. About 0.3 ms for 256 x 340 pixels.
-    Taken before or after reduction to short side 256, it differs in at most 10 bits for 999 of
-    1,000 pictures, and in more for a few of hardly any contrast.
+    images apart by their colours and are zero for all others. About 0.3 ms for 256 x 340 pixels.
+    Before and after reduction to short side 256 it differs in at most 10 bits for 999 of 1,000
+    images, and in more for a few with hardly any contrast.
     """
     import imagehash
     from PIL import Image
 
-    grey = picture.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
+    grey = image.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
     bits = imagehash.phash(grey, hash_size=16).hash
     spread = min(255, int(np.asarray(grey, dtype=np.float64).std()))
     colours = bytes(8)
     if spread < _FLAT_SPREAD:
-        small = picture.convert("RGB").resize((8, 8), Image.Resampling.BOX)
+        small = image.convert("RGB").resize((8, 8), Image.Resampling.BOX)
         colours = hashlib.sha256(small.tobytes()).digest()[:8]
     return np.packbits(bits.ravel()).tobytes() + bytes([spread]) + colours
 
 
-def image_pairs(prints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Pairs of positions in `prints` that, joined transitively, join all twins.
+def image_pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Pairs of positions in `hashes` that, joined transitively, give all groups of duplicates.
 
-    Twins are equal prints, and prints at most `NEAR_BITS` apart unless one of them is flat. The
-    search compares every two different prints (matrix products of whole numbers below 2^24, exact
-    in float32). An empty print has no twin.
+    Duplicates are equal, or at most `NEAR_BITS` apart and neither of them flat. The search compares
+    every two different hashes by matrix products of integers below 2^24, exact in float32. An empty
+    hash has no duplicate.
     """
     first_of: dict[bytes, int] = {}
-    for position, content in enumerate(prints):
+    for position, content in enumerate(hashes):
         if not content:
             continue
-        assert len(content) == PRINT_BYTES, len(content)
+        assert len(content) == HASH_BYTES, len(content)
         first = first_of.setdefault(content, position)
         if first != position:
             yield first, position
-    textured = [(c, p) for c, p in first_of.items() if c[_HASH_BYTES] >= _FLAT_SPREAD]
+    textured = [(c, p) for c, p in first_of.items() if c[_PHASH_BYTES] >= _FLAT_SPREAD]
     if not textured:
         return
     positions = [position for _, position in textured]
-    packed = np.frombuffer(b"".join(c[:_HASH_BYTES] for c, _ in textured), dtype=np.uint8)
-    bits = np.unpackbits(packed.reshape(-1, _HASH_BYTES), axis=1)  # (N, 256)
+    packed = np.frombuffer(b"".join(c[:_PHASH_BYTES] for c, _ in textured), dtype=np.uint8)
+    bits = np.unpackbits(packed.reshape(-1, _PHASH_BYTES), axis=1)  # (N, 256)
     signs = bits.astype(np.float32) * 2 - 1
     nearest = HASH_BITS - 2 * NEAR_BITS  # of signs, the product is 256 - 2 x distance
     joined = np.arange(len(signs))  # position -> the smallest position that it is joined with

@@ -1,9 +1,9 @@
-"""Made-up pictures whose content says the image label.
+"""Made-up images whose content shows the image label.
 
 positive: warm, bright, a sun, round shapes; negative: cold, dark, jagged shapes; neutral: grey and
-flat, upright boxes. Hue, brightness and shapes each overlap between the classes: some pictures have
-a washed-out or foreign palette, so that shapes decide, and every picture has a few shapes of the
-other classes among its own. Colours are (red, green, blue) from 0 to 255.
+flat, upright boxes. Hue, brightness and shapes each overlap between the classes: some images have a
+washed-out palette or that of another class, so that shapes decide, and every image has a few shapes
+of the other classes. Colours are (red, green, blue) from 0 to 255.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-_P_WEAK_PALETTE = 0.08  # pictures whose colours say little
+_P_WEAK_PALETTE = 0.08  # images whose colours say little
 _P_FOREIGN_SHAPE = 0.15  # shapes that belong to another class
 _JPEG_QUALITY = 88
 
@@ -49,8 +49,8 @@ def make_image(label: str, rng: np.random.Generator) -> bytes:
     width, height = (long, short) if rng.random() < 0.6 else (short, long)
     look = _LOOKS[label]
     palette = _WEAK if rng.random() < _P_WEAK_PALETTE else look
-    picture = _background(width, height, palette, rng)
-    draw = ImageDraw.Draw(picture)
+    image = _background(width, height, palette, rng)
+    draw = ImageDraw.Draw(image)
     if label == "positive" and rng.random() < 0.7:
         _sun(draw, width, height, rng)
     for _ in range(int(rng.integers(5, 12))):
@@ -58,7 +58,7 @@ def make_image(label: str, rng: np.random.Generator) -> bytes:
         colour = _colour(palette if rng.random() < 0.8 else _WEAK, rng)
         _shape(draw, kind, colour, width, height, rng)
     buffer = io.BytesIO()
-    _noisy(picture, rng).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    _noisy(image, rng).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 
@@ -127,9 +127,9 @@ def _spikes(x: float, y: float, size: float, rng: np.random.Generator) -> list[t
     return corners
 
 
-def _noisy(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Grain and a change of brightness, as of another camera and another hour."""
-    pixels = np.asarray(picture, dtype=np.int16)  # (H, W, 3)
+    pixels = np.asarray(image, dtype=np.int16)  # (H, W, 3)
     grain = rng.integers(-12, 13, size=(*pixels.shape[:2], 1), dtype=np.int16)
     shift = int(rng.integers(-25, 26))
     return Image.fromarray(np.clip(pixels + grain + shift, 0, 255).astype(np.uint8))

@@ -1,0 +1,88 @@
+"""What a source is, and the registry of sources by the name that `python -m shards pack` takes.
+
+A source is a class with its own `Settings`: the command-line options that it takes. Adding one is a
+class under `@register`, here or in a module of yours that `--import` names (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ValidationError
+
+from mmsa.errors import UserError, one_or_many
+from shards.example import RawData
+from shards.sources.settings import SourceSettings
+
+
+class Source:
+    """A raw format. A subclass sets the class variables and defines `read`."""
+
+    name: ClassVar[str]
+    help: ClassVar[str]  # one line, for --help-sources
+    Settings: ClassVar[type[SourceSettings]] = SourceSettings
+
+    def read(self, raw: Path, settings: Any) -> RawData:
+        """Check the layout of `raw` and return its examples; `settings` is of `Settings`.
+
+        Raises `UserError` where the layout is another one.
+        """
+        raise NotImplementedError
+
+    def open_raw(self, raw: Path, options: Mapping[str, Any] | None = None) -> RawData:
+        """As `read`, with checked settings, which it adds to the facts for the manifest.
+
+        `options` are those that the user gave, by their names in `Settings`. Raises `UserError`,
+        also for options that this source does not take.
+        """
+        settings = self._settings(options or {})
+        data = self.read(raw, settings)
+        own = data.facts
+        return replace(data, facts=lambda: {"normalize": list(settings.normalize), **own()})
+
+    def _settings(self, options: Mapping[str, Any]) -> SourceSettings:
+        try:
+            return self.Settings(**options)
+        except ValidationError as error:
+            problems = [self._problem(detail) for detail in error.errors()]
+        raise UserError(one_or_many(problems, where="reading"))
+
+    def _problem(self, detail: Any) -> str:
+        name = str(detail["loc"][0])
+        flag = f"--{name.replace('_', '-')}"
+        if detail["type"] == "extra_forbidden":
+            taken = ", ".join(f"--{n.replace('_', '-')}" for n in self.Settings.model_fields)
+            return f"{flag} does not apply to the source {self.name}, which takes {taken}"
+        value = detail["input"]
+        shown = ",".join(map(str, value)) if isinstance(value, tuple | list) else value
+        return f"{flag} {shown} {detail['msg'].removeprefix('Value error, ')}"
+
+
+SOURCES: dict[str, type[Source]] = {}
+
+S = TypeVar("S", bound=type[Source])
+
+
+def register(source: S) -> S:
+    """Class decorator: make a source known by its name. A name cannot be taken twice."""
+    known = SOURCES.setdefault(source.name, source)
+    # The same class again is a module that was imported under two names.
+    if (known.__qualname__, known.__module__) != (source.__qualname__, source.__module__):
+        raise UserError(
+            f"two sources are called '{source.name}': {known.__module__}.{known.__qualname__} and "
+            f"{source.__module__}.{source.__qualname__}; rename one"
+        )
+    return source
+
+
+def get_source(name: str) -> Source:
+    """The source called `name`; `UserError` with the known names where there is none."""
+    if name not in SOURCES:
+        raise UserError(
+            f"unknown source '{name}'; known: {', '.join(SOURCES)}. A source of your own needs "
+            "--import MODULE"
+        )
+    return SOURCES[name]()
