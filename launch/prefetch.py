@@ -94,9 +94,8 @@ def _missing(fetch: Callable[[], object]) -> str:
 def parts_of(config: Config) -> list[Part]:
     """(what, where from, what a run does to get it) of each thing that a run would ask for."""
     from mmsa.data.text import load_tokenizer
+    from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
     from mmsa.models.fusion import fusion_class
-    from mmsa.models.image_encoders import build_image_encoder
-    from mmsa.models.text_encoders import build_text_encoder
     from mmsa.training.setup import tokenizer_name
 
     head = fusion_class(config.model.fusion.name)

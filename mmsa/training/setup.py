@@ -32,8 +32,8 @@ from mmsa.export import (
     read_export,
 )
 from mmsa.labels import ClassMap, class_map
-from mmsa.models.fusion import fusion_class, fusion_problems
-from mmsa.models.model import SentimentModel, build_model
+from mmsa.models.fusion import fusion_class
+from mmsa.models.model import MODEL_CHECKS, SentimentModel, build_model
 from mmsa.models.weights import is_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.process.runtime import World
@@ -50,7 +50,7 @@ _WORDS_READ = 100_000  # samples of the train split whose words a `words:N` toke
 
 def training_checks() -> list[Check]:
     """What a training run asks of its settings beyond their types."""
-    return [_required_problems, fusion_problems]
+    return [_required_problems, *MODEL_CHECKS]
 
 
 def _required_problems(raw: dict[str, Any]) -> list[str]:

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from mmsa.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from mmsa.errors import UserError
 from mmsa.hub import from_hub, torchvision_state
-from mmsa.models.image_encoders import build_image_encoder
+from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
 from mmsa.models.model import SentimentModel, build_model, self_contained
-from mmsa.models.text_encoders import build_text_encoder
 from mmsa.models.weights import read_state
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 from tests.models.tiny import TEXT_SIZES, image_settings, text_settings
@@ -225,9 +224,9 @@ def test_paths_without_weights_are_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()
     path = str(tmp_path / place)
     for settings in (_image(name="resnet18", weights=path), _image(name="hf:x", weights=path)):
-        with pytest.raises(UserError, match="no export .* is there; give one, or pretrained"):
+        with pytest.raises(UserError, match="found neither an export .*; give one, or pretrained"):
             build_image_encoder(settings)
-    with pytest.raises(UserError, match="no export .* is there; give one, or pretrained"):
+    with pytest.raises(UserError, match="found neither an export .*; give one, or pretrained"):
         build_text_encoder(_text(weights=path))
 
 
