@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from launch import folds, job_hooks, prefetch, status, submit
 from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.extensions import add_import_option, import_extensions, take_imports
 
 COMMANDS = (submit, status, prefetch, folds, job_hooks)
 
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m launch",
         description="Bring runs to machines: docs/slurm.md, docs/evaluation.md",
     )
+    add_import_option(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_parser(commands)
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(words)
     arguments.rest = rest
     try:
+        import_extensions([*arguments.imports, *take_imports(rest)[0]])
         code: int | None = arguments.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -42,6 +42,7 @@ from mmsa.training.checkpoints.best_export import export_path
 from mmsa.training.checkpoints.disk_space import check_room, disk_need
 from mmsa.training.model_for_engine import check_taken_by_engine
 from mmsa.training.run import Run, TrainingState
+from mmsa.training.trackers import tracker_problems
 
 logger = logging.getLogger("mmsa")
 
@@ -50,7 +51,7 @@ _WORDS_READ = 100_000  # samples of the train split whose words a `words:N` toke
 
 def training_checks() -> list[Check]:
     """What a training run asks of its settings beyond their types."""
-    return [_required_problems, *MODEL_CHECKS]
+    return [_required_problems, *MODEL_CHECKS, tracker_problems]
 
 
 def _required_problems(raw: dict[str, Any]) -> list[str]:
