@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmsa.extensions import add_import_option, import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
 
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="target",
         help="run directory, export or checkpoint; under --compare and --folds also a report",
     )
+    add_import_option(parser)
     parser.add_argument("--checkpoint", default="best", help="of a run: best, last or a step")
     parser.add_argument("--shards", help="packed data (default: that of training)")
     parser.add_argument("--split", default="test", choices=_SPLITS)
@@ -115,6 +117,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.requested_targets import requested_targets
     from mmsa.evaluation.split_evaluation import Options, SplitEvaluation
 
+    import_extensions(arguments.imports)
     start.mark("imports")
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
