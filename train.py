@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mmsa.config import Config, load_config
 from mmsa.errors import EXIT_PREEMPTED, AgreedError
+from mmsa.extensions import add_import_option, import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, leave, run_command
 from mmsa.process.stop_request import StopRequest
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file; see launch/runs/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    add_import_option(parser)
     arguments = parser.parse_args(argv)
     runtime.prepare_process()
     return run_command(lambda command: train(command, arguments))
@@ -55,6 +57,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     from mmsa.training.checkpoints.run_lock import lock_run
     from mmsa.training.setup import prepare_run, training_checks
 
+    import_extensions(arguments.imports)
     start.mark("imports")
 
     # Settings. Everything that can be known beforehand is checked before the first collective.
@@ -124,6 +127,7 @@ def run_steps(command: Command, config: Config, run: Run, stop: StopRequest) -> 
         num_steps=run.num_steps,
         enabled=accelerator.is_main_process,
         samples_per_step=run.plan.global_batch_size,
+        config=config,
     )
     exchange = StepReports(accelerator, stop.reasons)
     stopped: list[str] = []
