@@ -20,6 +20,7 @@ from typing import Any
 
 from launch.site import Site, load_site
 from mmsa.errors import UserError
+from mmsa.extensions import take_imports
 
 KINDS = ("train", "evaluate", "pack", "seeds")
 
@@ -76,15 +77,16 @@ def _run(arguments: argparse.Namespace) -> None:
         sbatch=_pairs(arguments.sbatch),
     )
     _check_place()
-    if not arguments.rest:
+    words = take_imports(arguments.rest)[1]
+    if not words:
         raise UserError(
             f"nothing to submit: what {arguments.kind} is about stands behind --, as in: "
             f"python -m launch submit {_EXAMPLES[arguments.kind]}"
         )
-    if (arguments.kind == "train" or arguments.seeds) and "=" in arguments.rest[0]:
+    if (arguments.kind == "train" or arguments.seeds) and "=" in words[0]:
         raise UserError(
             f"submit {arguments.kind}: a configuration stands first behind --, found "
-            f"{arguments.rest[0]}; add one, as in -- launch/runs/full_finetune.yaml ..."
+            f"{words[0]}; add one, as in -- launch/runs/full_finetune.yaml ..."
         )
     if arguments.chain and (arguments.kind, arguments.chain) != ("train", "train,evaluate"):
         raise UserError(f"--chain {arguments.chain}: expected submit train --chain train,evaluate")
