@@ -96,7 +96,7 @@ def test_a_projection_is_taken_where_its_shape_agrees(tmp_path: Path) -> None:
 def test_an_export_without_the_part_or_of_another_size_is_refused(tmp_path: Path) -> None:
     config, model = _model(1, fusion={"name": "text_only"}, text_encoder=text_settings())
     export = str(_export(tmp_path / "best", config, model))
-    with pytest.raises(UserError, match="reads no pictures; give the export of a run that does"):
+    with pytest.raises(UserError, match="reads no images; give the export of a run that does"):
         build_image_encoder(_image(name="resnet18", weights=export))
     wider = {**TEXT_SIZES, "hidden_size": 10}
     with pytest.raises(UserError, match=r"is \(50, 8\), the model's is \(50, 10\).*; and \d+ more"):
@@ -106,7 +106,9 @@ def test_an_export_without_the_part_or_of_another_size_is_refused(tmp_path: Path
 def test_an_export_without_a_text_encoder_is_refused(tmp_path: Path) -> None:
     config, model = _model(1, fusion={"name": "image_only"}, image_encoder=image_settings())
     export = str(_export(tmp_path / "best", config, model))
-    with pytest.raises(UserError, match=r"has no text_encoder \(it holds: fusion, image_encoder"):
+    with pytest.raises(
+        UserError, match=r"has no text_encoder \(it contains: fusion, image_encoder"
+    ):
         build_text_encoder(_text(weights=export, config=TEXT_SIZES))
 
 
@@ -204,7 +206,7 @@ class _Malicious:
 def test_no_code_runs_from_a_state_dict(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     torch.save({"fc.weight": _Malicious(touched)}, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match="holds tensors alone"):
+    with pytest.raises(UserError, match="contains only tensors"):
         read_state(tmp_path / "bad.pth")
     assert not touched.exists()
 
@@ -215,7 +217,7 @@ def test_files_that_are_no_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_state(path)
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "nested.pth")
-    with pytest.raises(UserError, match="is no state dict"):
+    with pytest.raises(UserError, match="is not a state dict"):
         read_state(tmp_path / "nested.pth")
 
 
