@@ -161,7 +161,7 @@ def loss_problems(raw: dict[str, Any]) -> list[str]:
     """A check for `mmsa.config.load_config`: the loss's name and its own settings."""
     chosen = section_of(raw, "model").get("loss", ModelConfig().loss)
     values = {} if not isinstance(chosen, dict) else {**chosen}
-    name = chosen if not isinstance(chosen, dict) else values.pop("name", None)
+    name = chosen if not isinstance(chosen, dict) else values.pop("name", LossConfig().name)
     if not isinstance(name, str):
         return []  # the configuration's own check reports it
     return _settings_problems(LOSSES[name], values) if name in LOSSES else [_unknown_loss(name)]

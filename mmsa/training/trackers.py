@@ -70,6 +70,9 @@ class AccelerateTracker(RunTracker):
     """One of Accelerate's trackers, made by `open`."""
 
     def __init__(self, run: TrackedRun) -> None:
+        from accelerate import PartialState
+
+        PartialState()  # Accelerate's trackers log through it; in training it exists
         self.tracker = self.open(run)
 
     def open(self, run: TrackedRun) -> Any:

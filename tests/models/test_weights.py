@@ -242,7 +242,7 @@ def test_sizes_with_pretrained_weights_are_refused() -> None:
 def test_a_directory_that_does_not_exist_is_not_looked_for_on_the_hub() -> None:
     from transformers import AutoConfig
 
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         from_hub(AutoConfig.from_pretrained, "./no/such/directory")
 
 
