@@ -166,7 +166,7 @@ def test_logits_that_are_no_numbers_are_refused_with_the_key(value: float) -> No
 
 def test_a_key_twice_and_no_samples_are_errors_of_the_data() -> None:
     logits = np.zeros((2, 3), dtype=np.float32)
-    with pytest.raises(UserError, match="the key 'a' appears twice"):
+    with pytest.raises(UserError, match="the key 'a' stands twice"):
         Predictions(["a", "a"], np.array([0, 1]), logits, NAMES)
     with pytest.raises(UserError, match="no samples"):
         Predictions([], np.array([]), np.zeros((0, 3)), NAMES)
