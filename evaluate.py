@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from mmsa.evaluation.arguments import Options, build_parser, check_arguments
+from mmsa.extensions import import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
 from mmsa.process.start_clock import StartClock
@@ -45,6 +46,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.requested_targets import requested_targets
     from mmsa.evaluation.split_evaluation import SplitEvaluation
 
+    import_extensions(arguments.imports)
     start_clock.mark("imports")
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)

@@ -31,6 +31,7 @@ from mmsa.engines.single_process_warning import warn_if_single_process
 from mmsa.errors import EXIT_PREEMPTED
 from mmsa.evaluation.predict import to_device
 from mmsa.evaluation.scores.metrics import flat_metrics
+from mmsa.extensions import import_extensions
 from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.model import per_sample_loss
 from mmsa.process.command import Command, leave, run_command
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(command: Command, arguments: argparse.Namespace) -> None:
     """The story: settings, data, model, engine, loop."""
     clock = StartClock("first step", from_process_start=__name__ == "__main__")
+    import_extensions(arguments.imports)
     clock.mark("imports")
     # Whatever can be known in advance is checked here, before the first collective.
     config = load_config(arguments.config, arguments.overrides, checks=training_checks())
@@ -90,6 +92,7 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
         num_steps=run.num_steps,
         enabled=accelerator.is_main_process,
         samples_per_step=run.data.plan.global_batch_size,
+        config=config,
     )
     stop_request = command.stop_request
     reports = StepReports(accelerator, stop_request.reasons)

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from launch import folds, job_hooks, prefetch, status, submit
 from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.extensions import add_import_option, import_extensions, take_imports
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "submit": (submit, "submit training, evaluation, packing or an array of runs"),
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m launch",
         description="Submit runs to SLURM and follow them: docs/slurm.md, docs/evaluation.md",
     )
+    add_import_option(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(words)
     arguments.rest = rest
     try:
+        import_extensions([*arguments.imports, *take_imports(rest)[0]])
         code: int | None = arguments.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

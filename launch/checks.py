@@ -14,6 +14,7 @@ from launch.site import ROOT, Site
 from launch.slurm_partitions import check_fits, read_partitions
 from mmsa.config import Config
 from mmsa.errors import UserError
+from mmsa.extensions import as_options, take_imports
 from mmsa.process.runtime import World
 
 
@@ -126,10 +127,12 @@ def note_missing_weights(config: Config, words: list[str], site: Site) -> list[s
     missing = missing_for_jobs(config, words, site.cache)
     if not missing:
         return []
+    imports, others = take_imports(words)
+    prefetch = shlex.join([*as_options(imports), "prefetch", *others])
     return [
         *missing,
         "jobs have no network and use the cache of the site file or your own cache: fetch these "
-        f"first, with python -m launch prefetch {shlex.join(words)}",
+        f"first, with python -m launch {prefetch}",
     ]
 
 

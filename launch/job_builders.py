@@ -12,6 +12,7 @@ from launch import checks, job_log, slurm_queue
 from launch.script import fill_in
 from launch.site import Site
 from mmsa.errors import UserError
+from mmsa.extensions import as_options, take_imports
 
 ConfigFiles = dict[Path, str]
 
@@ -99,7 +100,7 @@ def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()
 
 def submit_train(site: Site, arguments: argparse.Namespace) -> None:
     notes = checks.check_slurm("train", site, dry_run=arguments.dry_run)
-    file, *overrides = arguments.rest
+    imports, (file, *overrides) = take_imports(arguments.rest)
     config = checks.load_for_shape(file, overrides, site)
     notes += checks.check_run(config)
     notes += checks.note_missing_weights(config, arguments.rest, site)
@@ -113,13 +114,13 @@ def submit_train(site: Site, arguments: argparse.Namespace) -> None:
             "train",
             site,
             folder,
-            ["--config", str(resolved)],
+            ["--config", str(resolved), *as_options(imports)],
             description=f"train {run_dir} on {shape}, {config.launch.engine}",
             files={resolved: config.to_yaml()},
         )
     ]
     if arguments.chain:
-        words = [str(run_dir), "--split", arguments.split]
+        words = [str(run_dir), "--split", arguments.split, *as_options(imports)]
         description = f"evaluate {run_dir} on {arguments.split}"
         jobs.append(make_job("evaluate", site, folder, words, description=description))
     submit_jobs(jobs, dry_run=arguments.dry_run, notes=notes)
@@ -189,13 +190,16 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
     notes = checks.check_slurm("seeds", site, dry_run=arguments.dry_run)
     base, engine = Path(), "ddp"
     files: ConfigFiles = {}
-    for name, file, overrides in _tasks(arguments):
+    imports, rest = take_imports(arguments.rest)
+    for name, file, overrides in _tasks(arguments, rest):
         config = checks.load_for_shape(file, overrides, site)
         base, engine = Path(str(config.run.dir)), config.launch.engine
         run = config.run.model_copy(update={"dir": str(base / name)})
         config = config.model_copy(update={"run": run})
         notes += checks.check_run(config)
-        notes += [] if files else checks.note_missing_weights(config, [file, *overrides], site)
+        if not files:
+            words = [file, *overrides, *as_options(imports)]
+            notes += checks.note_missing_weights(config, words, site)
         files[job_log.slurm_dir(base / name) / "train.yaml"] = config.to_yaml()
     folder = job_log.slurm_dir(base)
     list_file = folder / job_log.CONFIGURATIONS_NAME
@@ -204,7 +208,7 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
         "seeds",
         replace_engine(site, engine),
         folder,
-        [],
+        as_options(imports),
         description=f"train {len(files)} runs in {base}, each on {checks.shape_in_words(site)}",
         array=f"1-{len(files)}{at_once}",
         files={**files, list_file: "".join(f"{path}\n" for path in files)},
@@ -214,12 +218,12 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
     submit_jobs([job], dry_run=arguments.dry_run, notes=list(dict.fromkeys(notes)))
 
 
-def _tasks(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
+def _tasks(arguments: argparse.Namespace, rest: Sequence[str]) -> list[tuple[str, str, list[str]]]:
     """(name of the run, configuration, overrides) of each task of the array."""
     if bool(arguments.seeds) == bool(arguments.configs):
         raise UserError("submit seeds: give either --seeds 0-4 or --configs FILE ...")
     if arguments.seeds:
-        file, *overrides = arguments.rest
+        file, *overrides = rest
         return [
             (f"seed-{seed}", file, [*overrides, f"run.seed={seed}"])
             for seed in parse_seeds(arguments.seeds)
@@ -230,7 +234,7 @@ def _tasks(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
             f"--configs {' '.join(arguments.configs)}: runs are named after their files, and two "
             "have the same name; rename one"
         )
-    overrides = list(arguments.rest)
+    overrides = list(rest)
     return [(name, file, overrides) for name, file in zip(names, arguments.configs, strict=True)]
 
 

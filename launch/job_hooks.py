@@ -15,6 +15,7 @@ from typing import Any
 
 from launch import job_log, slurm_queue
 from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from mmsa.extensions import add_import_option
 
 Status = Mapping[str, Any]
 
@@ -37,6 +38,7 @@ def _run_dir(words: list[str]) -> Path:
     parser = argparse.ArgumentParser(prog="train.py")
     parser.add_argument("--config")
     parser.add_argument("overrides", nargs="*")
+    add_import_option(parser)
     arguments = parser.parse_args(words)
     run_dir = load_config(arguments.config, arguments.overrides).run.dir
     if run_dir is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsa.errors import UserError, one_or_many
+from mmsa.extensions import as_options, take_imports
 
 if TYPE_CHECKING:
     from mmsa.config import Config, ImageEncoderConfig, TextEncoderConfig
@@ -44,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from launch.site import load_site
     from mmsa.config import load_config
 
-    config = load_config(arguments.config, [*arguments.overrides, *arguments.rest])
+    config = load_config(arguments.config, [*arguments.overrides, *take_imports(arguments.rest)[1]])
     cache = arguments.cache or load_site(arguments.site).cache
     # Before the first import of either library, which reads these variables once.
     if cache:
@@ -79,8 +80,9 @@ def missing_for_jobs(config: Config, words: Sequence[str], cache: str | None) ->
     encoders = (config.model.text_encoder, config.model.image_encoder)
     if all(encoder.weights != "pretrained" for encoder in encoders):
         return []
-    command = [sys.executable, "-m", "launch", "prefetch", *words, "--offline"]
-    command += ["--cache", cache] if cache else []
+    imports, others = take_imports(words)
+    command = [sys.executable, "-m", "launch", *as_options(imports), "prefetch", *others]
+    command += ["--offline", *(["--cache", cache] if cache else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
 
@@ -96,9 +98,8 @@ def _missing(fetch: Callable[[], object]) -> str:
 def parts_of(config: Config) -> list[Part]:
     """(what, source, how a run gets it) for everything that a run would download."""
     from mmsa.data.text import load_tokenizer
+    from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
     from mmsa.models.fusion import fusion_class
-    from mmsa.models.image_encoders import build_image_encoder
-    from mmsa.models.text_encoders import build_text_encoder
     from mmsa.training.model_parts import tokenizer_name
 
     head = fusion_class(config.model.fusion.name)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from launch.site import Site, load_site
 from mmsa.errors import UserError
+from mmsa.extensions import take_imports
 
 KINDS = ("train", "evaluate", "pack", "seeds")
 
@@ -86,15 +87,16 @@ def _run(arguments: argparse.Namespace) -> None:
         sbatch=_pairs(arguments.sbatch),
     )
     _check_directory()
-    if not arguments.rest:
+    words = take_imports(arguments.rest)[1]
+    if not words:
         raise UserError(
             f"nothing to submit: the arguments of {arguments.kind} follow after --, as in: "
             f"python -m launch submit {_EXAMPLES[arguments.kind]}"
         )
-    if (arguments.kind == "train" or arguments.seeds) and "=" in arguments.rest[0]:
+    if (arguments.kind == "train" or arguments.seeds) and "=" in words[0]:
         raise UserError(
             f"submit {arguments.kind}: expected a configuration file first after --, found "
-            f"{arguments.rest[0]}; for example: -- launch/runs/full_finetune.yaml ..."
+            f"{words[0]}; for example: -- launch/runs/full_finetune.yaml ..."
         )
     if arguments.chain and (arguments.kind, arguments.chain) != ("train", "train,evaluate"):
         raise UserError(f"--chain {arguments.chain}: expected submit train --chain train,evaluate")

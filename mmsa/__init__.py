@@ -20,7 +20,8 @@ def load(export: str | os.PathLike[str], *, device: str | None = None) -> Predic
     """Open an export (or a run directory: its best) for prediction.
 
     `device` is a torch device, by default the first GPU, else the CPU. Raises
-    `mmsa.errors.UserError` where there is no export.
+    `mmsa.errors.UserError` where there is no export, or its model has parts of modules that have
+    not been imported.
     """
     from mmsa.predictor import load_predictor
 

@@ -45,7 +45,7 @@ def read_calibration(export: Path) -> Calibration | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} holds no calibration ({error}); make it again with: "
+            f"{path} does not contain a calibration ({error}); fit it again with: "
             "python evaluate.py EXPORT --split val --calibrate"
         ) from None
     return found

@@ -1,6 +1,6 @@
 """The one configuration of a run: typed, frozen, read once, every problem reported together.
 
-`defaults < --config FILE < section.key=value`. Units stand in the names or in the field's
+`defaults < --config FILE < section.key=value`. Units are in the names or in the field's
 description. The resolved configuration is written to `RUN/config.yaml`, which can be given to
 `--config` again.
 """
@@ -19,7 +19,7 @@ from mmsa.errors import UserError, one_or_many
 from mmsa.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
-# own settings, say): takes the nested dictionary, returns problems in words.
+# own settings, say): takes the nested dictionary, returns a list of problems.
 Check = Callable[[dict[str, Any]], list[str]]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
@@ -36,7 +36,8 @@ class RunConfig(Section):
     log_every_steps: int = Field(10, ge=1)
     audit: bool = Field(False, description="write the keys that each rank read, to prove it")
     profile: bool = Field(False, description="time the parts of the first steps, and trace some")
-    max_time: Duration | None = Field(None, description="of this launch: seconds or HH:MM:SS")
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="show the measures; or []")
+    max_time: Duration | None = Field(None, description="limit of this launch: seconds or HH:MM:SS")
     stop_signals: tuple[Literal["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"], ...] = Field(
         ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"), description="save, then end"
     )
@@ -54,10 +55,10 @@ class DataConfig(Section):
     timeout_s: float = Field(300, ge=0, description="for a batch of a loader process; 0: no limit")
     max_tokens: int = Field(128, ge=4, description="longer texts are cut, special tokens kept")
     image_view: Literal["crop", "whole"] = Field(
-        "crop", description="crop: a square out of the picture; whole: all of it, squeezed square"
+        "crop", description="crop: a square cut from the image; whole: all of it, squeezed square"
     )
-    augment: bool = Field(True, description="random crop and flip of training pictures")
-    flip_probability: float = Field(0.5, ge=0, le=1, description="of a training picture, mirrored")
+    augment: bool = Field(True, description="random crop and flip of training images")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="of a training image, mirrored")
     min_crop_scale: float = Field(1.0, gt=0, le=1, description="smallest random crop, of the side")
     drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
     bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
@@ -73,7 +74,7 @@ class TextEncoderConfig(Section):
         None, description="name or directory; words:N counts N words on the train split"
     )
     pooling: Literal["cls", "mean"] = "cls"
-    projection: int | None = Field(None, ge=1, description="width of a linear layer behind it")
+    projection: int | None = Field(None, ge=1, description="width of a linear layer after it")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="layers trained under train: last_n")
     gradient_checkpointing: bool = Field(False, description="compute layers twice to save memory")
@@ -88,7 +89,7 @@ class ImageEncoderConfig(Section):
     image_size_px: int | None = Field(
         None, ge=16, description="input side; null: the encoder's own"
     )
-    projection: int | None = Field(None, ge=1, description="width of a linear layer behind it")
+    projection: int | None = Field(None, ge=1, description="width of a linear layer after it")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="stages trained under train: last_n")
     batch_norm: Literal["train", "frozen", "sync"] = Field(
@@ -108,12 +109,23 @@ class FusionConfig(Section):
         return dict(self.model_extra or {})
 
 
+class LossConfig(Section):
+    """The name of a loss and its own settings, which mmsa/models/losses.py checks."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = "cross_entropy"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class ModelConfig(Section):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     fusion: FusionConfig = FusionConfig()
-    loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
-        "cross_entropy", description="binary_cross_entropy: two classes, one logit"
+    loss: str | LossConfig = Field(
+        "cross_entropy", description="a loss's name, or a section: name and its own settings"
     )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: inverse frequency, mean 1 over the training split"
@@ -184,8 +196,14 @@ class Config(Section):
     launch: LaunchConfig = LaunchConfig()
 
     def to_yaml(self) -> str:
-        """The content of a file that `load_config` reads back as an equal configuration."""
+        """The content of a file that `load_config` reads back as an equal configuration.
+
+        Every key with its value, but for `run.trackers` at its default: files are then the same as
+        those of versions without it, which can read them.
+        """
         content = self.model_dump(mode="json")
+        if self.run.trackers == RunConfig().trackers:
+            del content["run"]["trackers"]
         return yaml.dump(content, Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
 
 
@@ -195,7 +213,7 @@ def load_config(
     """Merge defaults, `file` (YAML) and `section.key=value` strings into a `Config`.
 
     Raises `UserError` that lists every problem: unknown keys with the nearest known one, values
-    of the wrong type or range, and whatever `checks` find.
+    of the wrong type or range, and what `checks` find.
     """
     problems: list[str] = []
     raw: dict[str, Any] = read_yaml(file) if file else {}
@@ -207,7 +225,7 @@ def load_config(
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += _in_words(error)
+        problems += _as_text(error)
     sections = {name: section for name, section in raw.items() if isinstance(section, dict)}
     for check in checks:
         problems += check(sections)
@@ -217,15 +235,15 @@ def load_config(
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:
-    """Set `a.b=value` in `raw`; returns a problem in words, or None."""
+    """Set `a.b=value` in `raw`; returns a problem as text, or None."""
     path, equals, text = override.partition("=")
     parts = path.split(".")
     if not equals or len(parts) < 2 or not all(parts):
-        return f"'{override}' is no override; write section.key=value, as in optim.text_lr=3e-5"
+        return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
     try:
         value = yaml.load(text, Loader=SettingsLoader)
     except yaml.YAMLError:
-        return f"the value of '{override}' is no valid YAML; quote it"
+        return f"the value of '{override}' is not valid YAML; quote it"
     node = raw
     for part in parts[:-1]:
         child = node.get(part)
@@ -236,8 +254,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _in_words(error: ValidationError) -> list[str]:
-    """One problem for each setting: a value that fits none of a union's types is one problem."""
+def _as_text(error: ValidationError) -> list[str]:
+    """One problem for each setting, also where a value fits none of a union's types."""
     problems: dict[str, str] = {}
     for detail in error.errors():
         path, known = _setting(detail["loc"])
@@ -254,7 +272,7 @@ def _in_words(error: ValidationError) -> list[str]:
 
 
 def _setting(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """The keys down to a setting, and the keys known beside it; what lies inside a value is cut."""
+    """Path to the failing field and its valid siblings; indices inside a value are dropped."""
     path: list[str] = []
     fields: dict[Any, Any] = {}
     model: Any = Config

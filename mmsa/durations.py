@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# As SLURM's --time has them, but for its bare minutes: [days-][hours:]minutes:seconds.
+# The forms of SLURM's --time except bare minutes: [days-][hours:]minutes:seconds.
 _CLOCK = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 
 
 def seconds_of(value: Any) -> Any:
-    """Seconds of `90`, `1:30`, `01:00:00` or `1-12:00:00`; any other value as it is.
+    """Seconds of `90`, `1:30`, `01:00:00` or `1-12:00:00`; any other value is returned as it is.
 
-    YAML reads `1:30:00` without quotes as a number of base 60 already: 5400.
+    YAML already reads an unquoted `1:30:00` as a base-60 number, 5400.
     """
     found = _CLOCK.match(value) if isinstance(value, str) else None
     if found is None:
@@ -22,9 +22,9 @@ def seconds_of(value: Any) -> Any:
 
 
 def seconds_of_limit(text: str) -> int | None:
-    """Seconds of a limit as SLURM reads and writes it; None where it is none (`infinite`, `soon`).
+    """Seconds of a limit as SLURM reads and writes it; None if it is not one (`infinite`, `soon`).
 
-    As `seconds_of`, but for SLURM's short forms: `30` are minutes, `1-12` days and hours, and
+    As `seconds_of`, except for SLURM's short forms: `30` are minutes, `1-12` days and hours, and
     `1-12:30` days, hours and minutes (sbatch(1), --time).
     """
     if re.fullmatch(r"\d+", text):

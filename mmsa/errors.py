@@ -1,8 +1,8 @@
-"""Errors that a user can mend, and the exit code that says so.
+"""Errors that a user can fix, and the exit code that says so.
 
 The rule (docs/architecture.md): a message says what is wrong, what was found, what was expected and
 what to do. A `UserError` ends a command with `EXIT_USER_ERROR` and its message alone; any other
-exception is a mistake of ours and keeps its traceback.
+exception is a bug in mmsa and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
 
 
 class UserError(Exception):
-    """Something that the user can mend: a wrong setting, a missing file, an impossible launch."""
+    """Something that the user can fix: a wrong setting, a missing file, an impossible launch."""
 
 
 class AgreedError(UserError):
-    """A `UserError` that all ranks raise together, inside the loop: told once, by the main rank."""
+    """A `UserError` that all ranks raise together, in the loop; the main rank reports it once."""
 
 
 class ShardDamage(UserError):
     """A packed shard that does not match its manifest or index; `shard` and `key` say where.
 
-    The exit code is that of every `UserError`; the type is apart so that a run can record where.
+    The exit code is that of every `UserError`; a separate type lets a run record the place.
     """
 
     def __init__(self, message: str, *, shard: str, key: str | None = None) -> None:
@@ -32,8 +32,8 @@ class ShardDamage(UserError):
         self.key = key
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Loader workers hand exceptions to their parent by pickle, which passes positional
-        # arguments alone by default.
+        # Loader workers pass exceptions to their parent by pickle, which by default passes only
+        # positional arguments.
         return (_rebuild_shard_damage, (str(self), self.shard, self.key))
 
 

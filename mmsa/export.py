@@ -1,14 +1,14 @@
-"""Exports: weights with everything that use needs, in a directory that describes itself.
+"""Exports: weights with everything needed to use them, in a directory that describes itself.
 
-    model.safetensors   weights under canonical names (no prefixes of DDP or torch.compile)
+    model.safetensors   weights by name (without prefixes of DDP or torch.compile)
     config.yaml         the run's configuration, architectures written out, `weights: none`
     labels.json         the model's classes in the order of its logits
     preprocessing.json  from a packed sample to the encoders' input
-    tokenizer/          Hugging Face tokenizer files, where the model reads text
-    calibration.json    the temperature fitted on validation, where there is one
-    export.json         format version, step, data set, protocol, code version
+    tokenizer/          Hugging Face tokenizer files, if the model reads text
+    calibration.json    the temperature fitted on validation, if there is one
+    export.json         format version, step, data set, protocol, code version, needed extensions
 
-Nothing in it is executed when it is read: no pickle.
+Reading it executes nothing: no pickle, no import.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mmsa.calibration import CALIBRATION_NAME, Calibration, read_calibration, to_json
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
+from mmsa.extensions import check_extensions
 from mmsa.labels import ClassMap, class_map
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
@@ -41,21 +42,23 @@ LABELS_NAME = "labels.json"
 FACTS_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer"
 CHECKPOINT_EXPORT_NAME = "export"  # inside a checkpoint
-STATE_NAME = "state.json"  # of a checkpoint: what is no function of the step
+STATE_NAME = "state.json"  # of a checkpoint: what the step does not determine
 COMPLETE_NAME = "COMPLETE"  # of a checkpoint: each file with its size, written last
 EXPORT_VERSION = 1
 
 
 @cache
 def code_version() -> str:
-    """The version of this package, for reports and checkpoints; of a git checkout also its commit,
-    with `-dirty` where files differ from it."""
+    """The version of this package, for reports and checkpoints.
+
+    In a git checkout also the commit, with `-dirty` where files differ from it.
+    """
     try:
         released = version("mmsa")
     except PackageNotFoundError:
         released = "unknown (not installed)"
     checkout = Path(__file__).resolve().parent.parent
-    if not (checkout / ".git").exists():  # the checkout of another project is none of ours
+    if not (checkout / ".git").exists():  # else git might find another project's
         return released
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
@@ -67,14 +70,14 @@ def code_version() -> str:
 
 @dataclass(frozen=True)
 class Export:
-    """What an export says of itself; weights and tokenizer are read by the functions below."""
+    """An export's description of itself; `load_model` and `load_tokenizer_of` read the rest."""
 
     directory: Path
     config: Config
     label_names: tuple[str, ...]
     preprocessing: Preprocessing
     facts: dict[str, Any]
-    calibration: Calibration | None = None  # of its probabilities; None where none was fitted
+    calibration: Calibration | None = None  # None where none was fitted
 
     def class_map(self, dataset_classes: Sequence[str]) -> ClassMap:
         """The model's classes in a data set, by name: a data set may list them in another order.
@@ -112,13 +115,13 @@ def write_export(
 ) -> None:
     """Write an export of the bare `model` with `weights` into the new `directory`.
 
-    `weights` are all tensors of its state dict, whole, in CPU memory: an engine may have cut the
-    model's own. `statistics` replace the BatchNorm running statistics of the same names (the mean
-    over the ranks); the live model is not touched.
+    `weights` are all tensors of its state dict, whole, in CPU memory: an engine may have
+    partitioned the model's own. `statistics` replace the BatchNorm running statistics of the same
+    names (the mean over the ranks); the live model is not touched.
     """
     from safetensors.torch import save_file
 
-    from mmsa.models.model import self_contained
+    from mmsa.models.model import extension_modules, self_contained
 
     directory.mkdir(parents=True)
     state = {**weights, **statistics}
@@ -135,15 +138,21 @@ def write_export(
     if calibration is not None:
         (directory / CALIBRATION_NAME).write_text(to_json(calibration), encoding="utf-8")
     described_facts = {"format": "mmsa-export", "version": EXPORT_VERSION, **facts}
+    modules = extension_modules(config.model)
+    if modules:
+        described_facts["extensions"] = modules
     _write_json(directory / FACTS_NAME, {**described_facts, "code_version": code_version()})
 
 
 def read_export(directory: Path) -> Export:
-    """Read what an export says of itself; `UserError` where `directory` is none."""
+    """Read an export's description of itself.
+
+    Raises `UserError` where `directory` is not an export, or needs modules that are not imported.
+    """
     if not (directory / FACTS_NAME).is_file():
         raise UserError(
-            f"{directory} is no export: it has no {FACTS_NAME}. Give a run directory, RUN/best, "
-            "or RUN/checkpoints/step-N"
+            f"{directory} is not an export: it has no {FACTS_NAME}. Give a run directory, "
+            "RUN/best, or RUN/checkpoints/step-N"
         )
     facts = _read_json(directory / FACTS_NAME)
     if facts.get("version") != EXPORT_VERSION:
@@ -151,6 +160,7 @@ def read_export(directory: Path) -> Export:
             f"the export {directory} has version {facts.get('version')}; this program reads "
             f"{EXPORT_VERSION}. Use the version of mmsa that wrote it ({facts.get('code_version')})"
         )
+    check_extensions(facts, directory)
     return Export(
         directory=directory,
         config=load_config(str(directory / CONFIG_NAME)),
@@ -163,7 +173,7 @@ def read_export(directory: Path) -> Export:
 
 @dataclass(frozen=True)
 class Target:
-    """An export that a path stands for. `home` is the run or export directory it belongs to."""
+    """The export that a path refers to. `home` is the run or export directory it belongs to."""
 
     directory: Path
     home: Path
@@ -171,10 +181,10 @@ class Target:
 
 
 def resolve_export(path: Path, checkpoint: str = "best") -> Target:
-    """Find the export that `path` (run, export or checkpoint directory) means.
+    """Find the export that `path` (run, export or checkpoint directory) refers to.
 
-    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` with what
-    there is where it is not found.
+    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` that lists
+    what exists if it is not found.
     """
     if (path / FACTS_NAME).is_file():
         return _target(path)
@@ -188,7 +198,7 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
     if checkpoint == "best":
         if (path / "best" / FACTS_NAME).is_file():
             return Target(path / "best", path, "best")
-        raise UserError(f"{path} has no best export yet: its first validation is still to come")
+        raise UserError(f"{path} has no best export yet: it has not validated yet")
     whole = whole_checkpoints(path)
     wanted = whole[:1] if checkpoint == "last" else []
     if checkpoint.isdecimal():
@@ -202,7 +212,7 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
 
 
 def _target(export: Path) -> Target:
-    """The export at `export`, with the run that it lies in, by whatever path it was named."""
+    """The export at `export` and the run that contains it, whatever path was given."""
     real = export.resolve()
     if real.name == CHECKPOINT_EXPORT_NAME and real.parents[1].name == "checkpoints":
         return Target(export, real.parents[2], real.parent.name)
@@ -219,7 +229,7 @@ def whole_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file that the checkpoint's `COMPLETE` lists is there with its size."""
+    """Whether every file listed in the checkpoint's `COMPLETE` exists with its size."""
     try:
         sizes = json.loads((checkpoint / COMPLETE_NAME).read_text())
         return STATE_NAME in sizes and all(
@@ -230,7 +240,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def load_model(export: Export) -> SentimentModel:
-    """The model of an export on the CPU, in eval mode; weights must fit to the last name.
+    """The model of an export on the CPU, in eval mode; every tensor must fit by name and shape.
 
     Raises `UserError` where the weights are damaged or of another architecture.
     """
@@ -262,7 +272,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); take the export again") from None
+        raise UserError(f"{path} cannot be read ({error}); copy the export again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; take the export again")
+        raise UserError(f"{path} does not contain a JSON object; copy the export again")
     return content

@@ -1,7 +1,7 @@
-"""What is fetched from elsewhere: Hugging Face models and tokenizers, torchvision's checkpoints.
+"""What is downloaded: Hugging Face models and tokenizers, torchvision's checkpoints.
 
-What is on this machine is used without a word to the network. What is not is asked for once, with
-a time limit of seconds, so that a compute node without a network says at once what to fetch.
+What is on this machine is used without network access. Anything else is requested once, with a
+time limit of seconds, so that a compute node without a network reports at once what to fetch.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT
 
     First with the files of this machine (a directory, or the Hugging Face cache), then, if the hub
     answers within `PROBE_TIMEOUT_S`, with the network. Works for models, configurations,
-    tokenizers and image processors. Raises `UserError` where `name` cannot be had, with the
+    tokenizers and image processors. Raises `UserError` where `name` cannot be loaded, with the
     command that fetches its `parts` (classes of transformers). No code of a repository is run.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per rank for what takes a second
     if Path(name).expanduser().is_dir():
-        return _in_user_words(load, str(Path(name).expanduser()), local_files_only=True)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_beside_files(name):
-        raise UserError(f"{name} is no directory; give one that exists, or a Hugging Face name")
+        return _load(load, str(Path(name).expanduser()), local_files_only=True)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _looks_like_path(name):
+        raise UserError(f"{name} is not a directory; give one that exists, or a Hugging Face name")
     try:
         return load(name, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError):
-        _ask_hub(name, parts)
-    return _in_user_words(load, name, local_files_only=False)
+        _probe_hub(name, parts)
+    return _load(load, name, local_files_only=False)
 
 
-def _is_beside_files(name: str) -> bool:
-    """Whether "runs/nope" means a path: the folder `runs` is there."""
+def _looks_like_path(name: str) -> bool:
+    """Whether "runs/nope" means a path: the folder `runs` exists."""
     return "/" in name and Path(name).parent.is_dir()
 
 
-def _in_user_words(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> Loaded:
+def _load(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> Loaded:
     try:
         return load(name, trust_remote_code=False, local_files_only=local_files_only)
     except (OSError, ValueError) as error:
@@ -59,8 +59,8 @@ def _in_user_words(load: Callable[..., Loaded], name: str, *, local_files_only: 
         ) from None
 
 
-def _ask_hub(name: str, parts: Sequence[str]) -> None:
-    """Return if the hub has `name`; `UserError` where it does not, or does not answer in time."""
+def _probe_hub(name: str, parts: Sequence[str]) -> None:
+    """Return if the hub has `name`; `UserError` if it does not, or does not answer in time."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError
 
@@ -71,7 +71,7 @@ def _ask_hub(name: str, parts: Sequence[str]) -> None:
             f"{constants.ENDPOINT} has no model named '{name}' (or it needs a login); check the "
             "spelling, or give a directory"
         ) from None
-    except Exception as error:  # whatever the http library of this version raises
+    except Exception as error:  # depends on the http library of this version
         raise UserError(
             f"'{name}' is not on this machine (looked in {constants.HF_HUB_CACHE}) and "
             f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}). Fetch it where "
@@ -81,7 +81,7 @@ def _ask_hub(name: str, parts: Sequence[str]) -> None:
 
 
 def _fetching(name: str, parts: Sequence[str]) -> str:
-    """The shell command that brings `parts` of `name` into the cache."""
+    """The shell command that downloads `parts` of `name` to the cache."""
     calls = "; ".join(f"{part}.from_pretrained('{name}')" for part in parts)
     return f'python -c "from transformers import {", ".join(parts)}; {calls}"'
 
@@ -89,14 +89,14 @@ def _fetching(name: str, parts: Sequence[str]) -> str:
 def torchvision_state(weights: Any) -> Mapping[str, Any]:
     """The state dict of a torchvision `weights` member, from its checkpoint file or the network.
 
-    Raises `UserError` that names the file and its place where neither has it.
+    Raises `UserError` that names the file and its directory if neither has it.
     """
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / Path(weights.url).name
     if not path.is_file():
-        _ask_for(weights.url, path)
+        _probe_url(weights.url, path)
     try:
         state: Mapping[str, Any] = weights.get_state_dict(progress=False, check_hash=True)
         return state
@@ -108,12 +108,12 @@ def torchvision_state(weights: Any) -> Mapping[str, Any]:
         ) from None
 
 
-def _ask_for(url: str, path: Path) -> None:
+def _probe_url(url: str, path: Path) -> None:
     from huggingface_hub import constants
 
     request = urllib.request.Request(url, method="HEAD")
     try:
-        if constants.HF_HUB_OFFLINE:  # meant for both: such a machine waits for nothing
+        if constants.HF_HUB_OFFLINE:  # applies to both: such a machine does not wait
             raise OSError("HF_HUB_OFFLINE is set")
         with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S):
             return

@@ -1,4 +1,4 @@
-"""Class names and their order: written here and nowhere else.
+"""Class names and their order, defined only here.
 
 Published encodings of MVSA conflict (CLMLF: 0 = positive; Cheema et al.: 0 = neutral), so classes
 travel by name: in `key.json`, in manifests, exports and reports. The order below is the order of
@@ -18,7 +18,7 @@ Wanted = Sequence[str] | Mapping[str, Sequence[str]] | None  # the setting `data
 
 
 class ClassMap:
-    """Which classes of a data set a model tells apart, and under which names.
+    """Which classes of a data set a model distinguishes, and under which names.
 
     `names` is the order of the model's classes; `members` maps each kept class of the data set to
     one of them. Built by `class_map`.
@@ -29,13 +29,13 @@ class ClassMap:
         self.members = dict(members)
 
     def label_of(self, dataset_class: str) -> int | None:
-        """The integer label of a class of the data set; `None` where its samples are left out."""
+        """The integer label of a class of the data set; None where its samples are left out."""
         name = self.members.get(dataset_class)
         return None if name is None else self.names.index(name)
 
 
 def class_map(dataset_classes: Sequence[str], wanted: Wanted) -> ClassMap:
-    """Read the setting `data.classes` against the classes of a data set.
+    """Apply the setting `data.classes` to the classes of a data set.
 
     `wanted` is `None` (all, in the data set's order), a list (those kept, in that order) or a
     mapping from new names to the classes merged under them.

@@ -1,4 +1,4 @@
-"""Prediction on raw texts and pictures, with the very preprocessing of evaluation."""
+"""Prediction on raw texts and images, with the same preprocessing as evaluation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
 
-# A file's path, its bytes, or a decoded picture.
-Picture = str | os.PathLike[str] | bytes | Image.Image
+# A file's path, its bytes, or a decoded image.
+ImageInput = str | os.PathLike[str] | bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,26 @@ class Predictor:
     def predict(
         self,
         texts: Sequence[str] | None = None,
-        pictures: Sequence[Picture] | None = None,
+        images: Sequence[ImageInput] | None = None,
         *,
         batch_size: int = 64,
         calibrated: bool = True,
     ) -> Result:
-        """Labels and probabilities of `texts` with `pictures`, N of each.
+        """Labels and probabilities of `texts` with `images`, N of each.
 
-        Probabilities are with the export's temperature, where it has one; `calibrated` False leaves
-        it out. Labels are the same.
+        Probabilities use the export's temperature, if it has one, unless `calibrated` is False.
+        Labels do not depend on it.
 
-        What the model does not read may be left out: pictures for one of texts alone.
+        An input that the model does not read may be left out: `images` for a text-only model.
 
         Raw input goes through the packing's own functions (short side, JPEG quality), so that the
         model sees what it saw in evaluation. Raises `UserError` naming the row of an empty text
-        or a picture that does not open.
+        or an image that does not open.
         """
-        texts, pictures = self._both(texts, pictures)
+        texts, images = self._both(texts, images)
         rows = [
             self._logits(
-                texts[start : start + batch_size], pictures[start : start + batch_size], start
+                texts[start : start + batch_size], images[start : start + batch_size], start
             )
             for start in range(0, len(texts), batch_size)
         ]
@@ -81,26 +81,26 @@ class Predictor:
         )
 
     def _both(
-        self, texts: Sequence[str] | None, pictures: Sequence[Picture] | None
-    ) -> tuple[Sequence[str], Sequence[Picture]]:
-        """Both lists at equal length; a `UserError` where one is missing or is no list."""
+        self, texts: Sequence[str] | None, images: Sequence[ImageInput] | None
+    ) -> tuple[Sequence[str], Sequence[ImageInput]]:
+        """Both lists at equal length; `UserError` where one is missing or not a list."""
         reads_text = self._tokenizer is not None
         reads_images = self.export.preprocessing.image is not None
         for name, given, needed in (
             ("texts", texts, reads_text),
-            ("pictures", pictures, reads_images),
+            ("images", images, reads_images),
         ):
             if needed and (given is None or isinstance(given, str | bytes)):
                 raise UserError(f"give {name} as a list, one for each row; found {given!r:.40}")
-        count = len(texts if reads_text else pictures)  # type: ignore[arg-type]
+        count = len(texts if reads_text else images)  # type: ignore[arg-type]
         texts = [""] * count if texts is None else texts
-        pictures = [b""] * count if pictures is None else pictures
-        if len(texts) != len(pictures):
-            raise UserError(f"{len(texts)} texts came with {len(pictures)} pictures; give one each")
-        return texts, pictures
+        images = [b""] * count if images is None else images
+        if len(texts) != len(images):
+            raise UserError(f"{len(texts)} texts came with {len(images)} images; give one each")
+        return texts, images
 
     def _logits(
-        self, texts: Sequence[str], pictures: Sequence[Picture], first_row: int
+        self, texts: Sequence[str], images: Sequence[ImageInput], first_row: int
     ) -> NDArray[np.float32]:
         input_ids = attention_mask = pixels = None
         if self._tokenizer is not None:
@@ -109,9 +109,9 @@ class Predictor:
                 tensor.to(self._device) for tensor in self._tokenizer(cleaned)
             )
         if self.export.preprocessing.image is not None:
-            views = (self._view(picture, first_row + row) for row, picture in enumerate(pictures))
+            views = (self._view(image, first_row + row) for row, image in enumerate(images))
             preprocessing = self.export.preprocessing
-            pixels = image_views.stacked(views, len(pictures), preprocessing).to(self._device)
+            pixels = image_views.stacked(views, len(images), preprocessing).to(self._device)
         logits: NDArray[np.float32] = (
             self._model(input_ids, attention_mask, pixels).float().cpu().numpy()
         )
@@ -119,23 +119,23 @@ class Predictor:
 
     def _text(self, text: str, row: int) -> str:
         if not isinstance(text, str):
-            raise UserError(f"text {row} is no string: {text!r:.40}")
+            raise UserError(f"text {row} is not a string: {text!r:.40}")
         try:
             return text_as_packed(text, self.export.preprocessing.packed_normalize)
         except BadText as error:
             raise UserError(f"text {row}: {error}") from None
 
-    def _view(self, picture: Picture, row: int) -> torch.Tensor:
+    def _view(self, image: ImageInput, row: int) -> torch.Tensor:
         preprocessing = self.export.preprocessing
         try:
             packed, _, _ = image_as_packed(
-                _bytes_of(picture),
+                _bytes_of(image),
                 mode=preprocessing.packed_mode,
                 short_side_px=preprocessing.packed_short_side_px,
                 quality=preprocessing.packed_quality,
             )
         except (BadImage, OSError) as error:
-            raise UserError(f"picture {row}: {error}") from None
+            raise UserError(f"image {row}: {error}") from None
         return image_views.evaluation_view(image_views.decode(packed), preprocessing)
 
 
@@ -145,13 +145,13 @@ def load_predictor(export: str | os.PathLike[str], *, device: str | None = None)
     return Predictor(read_export(resolve_export(Path(export)).directory), torch.device(chosen))
 
 
-def _bytes_of(picture: Any) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    if not isinstance(picture, Image.Image | str | os.PathLike):
-        raise BadImage(f"no path, bytes or picture: {picture!r:.40}")
-    if isinstance(picture, Image.Image):
+def _bytes_of(image: Any) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if not isinstance(image, Image.Image | str | os.PathLike):
+        raise BadImage(f"expected a path, bytes or an image, found {image!r:.40}")
+    if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")  # lossless: packing encodes once, not twice
+        image.save(buffer, "PNG")  # lossless: packing encodes once, not twice
         return buffer.getvalue()
-    return Path(picture).read_bytes()
+    return Path(image).read_bytes()

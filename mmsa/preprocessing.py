@@ -1,7 +1,7 @@
-"""What stands between a packed sample and a model: the numbers, as JSON, never a pickle.
+"""From a packed sample to a model's input: the numbers, as JSON, never a pickle.
 
-`ImagePreprocessing` is what an image encoder brings with it; `Preprocessing` adds the settings of
-the data and is the content of `preprocessing.json` in an export. No torch in here.
+`ImagePreprocessing` belongs to an image encoder; `Preprocessing` adds the settings of the data and
+is the content of `preprocessing.json` in an export. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class _Strict(BaseModel):
 
 
 class ImagePreprocessing(_Strict):
-    """How a picture becomes an encoder's input; `mean` and `std` are of values in 0..1, RGB."""
+    """How an image becomes an encoder's input; `mean` and `std` are of values in 0..1, RGB."""
 
     image_size_px: int = Field(224, ge=1, description="side of the square input")
-    resize_px: int = Field(256, ge=1, description="short side from which the centre is cut")
+    resize_px: int = Field(256, ge=1, description="short side before the centre crop")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def at_size(self, image_size_px: int | None) -> ImagePreprocessing:
-        """The same for another input side; the short side before the cut is scaled alike."""
+        """The same for another input side; the short side before the crop is scaled with it."""
         if image_size_px is None or image_size_px == self.image_size_px:
             return self
         resize_px = round(self.resize_px * image_size_px / self.image_size_px)
@@ -42,7 +42,7 @@ class ImagePreprocessing(_Strict):
 
 
 class Preprocessing(_Strict):
-    """All of it, for both modalities; one that the model does not use has no settings."""
+    """Both modalities; one that the model does not use has no settings."""
 
     image: ImagePreprocessing | None = None
     image_view: Literal["crop", "whole"] = "crop"
@@ -60,13 +60,13 @@ class Preprocessing(_Strict):
 
 
 def read_preprocessing(export: Path) -> Preprocessing:
-    """Read `preprocessing.json` of the export directory `export`; `UserError` where it cannot."""
+    """Read `preprocessing.json` of the export directory `export`; `UserError` if it cannot."""
     path = export / PREPROCESSING_NAME
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); an export (RUN/best) holds this file"
+            f"{path} cannot be read ({error.strerror}); an export (RUN/best) contains this file"
         ) from None
     try:
         return Preprocessing.model_validate_json(text)
@@ -74,6 +74,6 @@ def read_preprocessing(export: Path) -> Preprocessing:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "its content"
         raise UserError(
-            f"{path} does not hold preprocessing settings: {place}: {first['msg']}; "
-            "take the file from the export again"
+            f"{path} does not contain preprocessing settings: {place}: {first['msg']}; "
+            "copy the file from the export again"
         ) from None

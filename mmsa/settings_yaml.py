@@ -1,4 +1,4 @@
-"""YAML as the run configurations write it: numbers as in JSON, dates as words, no key twice."""
+"""YAML of run configurations: numbers as in JSON, dates as strings, no duplicate keys."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import yaml
 
 from mmsa.errors import UserError
 
-# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a word.
+# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """YAML whose dates are words (a run may be named by one) and that takes a key given twice for
-    an error: plain YAML keeps the last one in silence."""
+    """YAML whose dates are strings (a run may be named by one) and whose duplicate keys are errors:
+    plain YAML silently keeps the last one."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -28,13 +28,13 @@ class SettingsLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = str(key_node.value)
             if key in seen:
-                raise yaml.YAMLError(f"the key '{key}' stands twice{key_node.start_mark}")
+                raise yaml.YAMLError(f"the key '{key}' appears twice{key_node.start_mark}")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 class SettingsDumper(yaml.SafeDumper):
-    """Writes words that `SettingsLoader` would take for numbers in quotes."""
+    """Quotes strings that `SettingsLoader` would take for numbers."""
 
 
 for _yaml in (SettingsLoader, SettingsDumper):
@@ -50,9 +50,9 @@ def read_yaml(file: str) -> dict[str, Any]:
             "complete ones are in launch/runs/"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the configuration {file} is no valid YAML: {error}") from None
+        raise UserError(f"the configuration {file} is not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"the configuration {file} must hold sections (run:, data:, ...) of keys")
+        raise UserError(f"the configuration {file} must contain sections (run:, data:, ...)")
     return content

@@ -149,12 +149,12 @@ def test_an_unknown_key_names_the_nearest(override: str, hint: str) -> None:
         ("optim.schedule=step", "Input should be 'cosine', 'linear' or 'constant'"),
         ("model.label_smoothing=1", "Input should be less than 1"),
         ("data.flip_probability=1.5", "less than or equal to 1"),
-        ("data=5", "is no override; write section.key=value"),
-        ("epochs=5", "is no override"),
-        ("train.epochs", "is no override"),
-        ("train..epochs=5", "is no override"),
-        ("train.epochs={", "is no valid YAML; quote it"),
-        ("data.classes={a: [b], a: [c]}", "is no valid YAML"),
+        ("data=5", "is not an override; write section.key=value"),
+        ("epochs=5", "is not an override"),
+        ("train.epochs", "is not an override"),
+        ("train..epochs=5", "is not an override"),
+        ("train.epochs={", "is not valid YAML; quote it"),
+        ("data.classes={a: [b], a: [c]}", "is not valid YAML"),
     ],
 )
 def test_a_wrong_value_says_what_was_found_and_expected(override: str, complaint: str) -> None:
@@ -182,7 +182,7 @@ def test_several_problems_are_told_together(tmp_path: Path) -> None:
     message = refused(file, "nonsense", "run.seed=-1", checks=[check])
     assert message.splitlines()[0] == f"configuration {file}: 6 problems"
     for part in (
-        "'nonsense' is no override",
+        "'nonsense' is not an override",
         "unknown key train.epoch; did you mean train.epochs?",
         "train.epochs=0",
         "optim.eps=0",
@@ -220,13 +220,13 @@ def test_the_real_checks_bear_anything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("train:\n  epochs: 1\n  epochs: 2\n", "the key 'epochs' stands twice"),
-        ("train: {epochs: 1}\ntrain: {patience: 1}\n", "the key 'train' stands twice"),
-        ("train: [\n", "is no valid YAML"),
-        ("? [a, b]\n: 1\n", "is no valid YAML"),
-        ("run: !!python/object/apply:os.getcwd []\n", "is no valid YAML"),
-        ("- a\n- b\n", "must hold sections"),
-        ("only a word\n", "must hold sections"),
+        ("train:\n  epochs: 1\n  epochs: 2\n", "the key 'epochs' appears twice"),
+        ("train: {epochs: 1}\ntrain: {patience: 1}\n", "the key 'train' appears twice"),
+        ("train: [\n", "is not valid YAML"),
+        ("? [a, b]\n: 1\n", "is not valid YAML"),
+        ("run: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
+        ("- a\n- b\n", "must contain sections"),
+        ("only a word\n", "must contain sections"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, complaint: str) -> None:
@@ -244,7 +244,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read (No such file or directory)" in message
     assert "launch/runs/" in message
     (tmp_path / "latin.yaml").write_bytes(b"run: {dir: \xe9}\n")
-    assert "is no valid YAML" in refused(str(tmp_path / "latin.yaml"))
+    assert "is not valid YAML" in refused(str(tmp_path / "latin.yaml"))
     assert "cannot be read" in refused(str(tmp_path))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmsa.calibration import FITTED_ON
 from mmsa.errors import UserError
+from mmsa.extensions import add_import_option
 
 _SPLITS = ("train", "val", "test")
 
@@ -62,6 +63,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="output directory of the report")
     _add_report_options(parser.add_argument_group("contents of the report"))
     _add_computation_options(parser.add_argument_group("computation"))
+    add_import_option(parser)
     return parser
 
 

@@ -1,7 +1,7 @@
 """BatchNorm running statistics across ranks.
 
 In training each rank normalises by its own micro-batch and keeps its own running statistics. For
-validation and exports they are averaged over the ranks, into copies: the live model stays as it is.
+validation and exports copies are averaged over the ranks: the live model does not change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def averaged_statistics(model: nn.Module, accelerator: Accelerator) -> dict[str,
 
 @contextmanager
 def with_statistics(model: nn.Module, statistics: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, `model` has the given running statistics; afterwards its own ones again."""
+    """Inside, `model` has the given running statistics; afterwards its own again."""
     live = running_statistics(model)
     own = {name: buffer.detach().clone() for name, buffer in live.items()}
     try:
@@ -58,7 +58,7 @@ def frozen_statistics(model: nn.Module, active: bool) -> Iterator[None]:
     BatchNorm in training mode.
     """
     layers = []
-    if active:  # looked for here alone: this is entered at each micro-step
+    if active:  # not otherwise: this is entered at each micro-step
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for layer in layers:
         layer.eval()

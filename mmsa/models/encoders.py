@@ -1,11 +1,10 @@
-"""What text and image encoders have in common: a body, a projection, and what of it is trained.
+"""What text and image encoders have in common: a body, a projection, and what of them is trained.
 
 Shapes: B batch, D features.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,16 +19,17 @@ from mmsa.preprocessing import ImagePreprocessing
 
 Trained = Literal["full", "last_n", "frozen"]
 
+TEXT_SECTION = "model.text_encoder"
 IMAGE_SECTION = "model.image_encoder"
-HF_PREFIX = "hf:"
 
 
 class Encoder(nn.Module):
-    """`body`, the network of one modality, and behind it an optional linear projection.
+    """`body`, the network of one modality, followed by an optional linear projection.
 
-    Attributes: `width` is D of the output; `source` says in words where the weights came from;
-    `unused` names parameters of the body that its features do not depend on (they are not trained:
-    distributed training would wait for their gradients).
+    Attributes: `width` is D of the output; `source` describes where the weights came from;
+    `architecture` is what `config` must contain to build the same body again, None where the name
+    says it all; `unused` names parameters of the body that its features do not depend on (they are
+    not trained: distributed training would wait for their gradients).
     """
 
     def __init__(self, body: nn.Module, body_width: int, projection: int | None) -> None:
@@ -38,6 +38,7 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(body_width, projection) if projection else None
         self.width = projection or body_width
         self.source = "fresh (seeded)"
+        self.architecture: dict[str, Any] | None = None
         self.unused: tuple[str, ...] = ()
         self._trained: list[nn.Module] = [body]
         self._frozen_statistics = False
@@ -51,7 +52,7 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def train_only(self, parts: Sequence[nn.Module]) -> None:
-        """Train `parts` of the body and nothing else of it; the projection is always trained."""
+        """Train only `parts` of the body; the projection is always trained."""
         self._trained = list(parts)
         self.body.requires_grad_(False)
         for part in parts:
@@ -59,7 +60,7 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
-        """As of `nn.Module`, but frozen parts stay in eval mode (dropout off, statistics fixed)."""
+        """As in `nn.Module`, but frozen parts stay in eval mode (dropout off, statistics fixed)."""
         super().train(mode)
         self.body.eval()
         for part in self._trained:
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
         return self
 
     def _body_gradient(self) -> torch.set_grad_enabled:
-        # A frozen body keeps no activations: the context spends their memory on nothing.
+        # A frozen body need not keep activations.
         return torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._trained))
 
     def _project(self, features: Tensor) -> Tensor:
@@ -114,10 +115,7 @@ class Encoder(nn.Module):
 
 
 class ImageEncoder(Encoder):
-    """Pictures to features; brings its own input size and normalisation (`preprocessing`).
-
-    `hf_config` is the architecture of a Hugging Face body, None for torchvision's.
-    """
+    """Images to features, with the encoder's own input size and normalisation (`preprocessing`)."""
 
     mean: Tensor
     std: Tensor
@@ -132,9 +130,8 @@ class ImageEncoder(Encoder):
     ) -> None:
         super().__init__(body, body_width, projection)
         self.preprocessing = preprocessing
-        self.hf_config: dict[str, Any] | None = None
-        # In units of 0..255, so that pictures need no division by 255 first. Not persistent: an
-        # export holds the numbers in preprocessing.json.
+        # In units of 0..255, so that images need no division by 255 first. Not persistent: an
+        # export has the numbers in preprocessing.json.
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
         self.register_buffer("mean", (mean * 255).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", (std * 255).view(1, 3, 1, 1), persistent=False)
@@ -144,7 +141,7 @@ class ImageEncoder(Encoder):
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel.
 
-        In the body's memory format, whichever the pictures come in: sums depend on it.
+        In the body's memory format, whatever that of the images: sums depend on it.
         """
         images = images.contiguous(memory_format=self.memory_format)
         return (images.float() - self.mean) / self.std
@@ -181,15 +178,15 @@ def _overruns_in_channels_last(convolution: nn.Conv2d) -> bool:
 
 
 def lay_out(body: nn.Module, memory_format: torch.memory_format) -> None:
-    """Bring the convolutions' weights into `memory_format`, in place; names and values stay.
+    """Convert the convolutions' weights to `memory_format`, in place; names and values stay.
 
-    Where they stay contiguous (under DeepSpeed) the pictures' format decides alone, at the cost of
-    a copy of the weights at each call: 3 % of a step of ResNet-50.
+    Where they stay contiguous (under DeepSpeed) the images' format decides alone, at the cost of a
+    copy of the weights at each call: 3 % of a step of ResNet-50.
     """
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
-            # 1x1 weights lie in memory alike in both formats and `contiguous` would leave their
-            # strides as they are; DDP compares them with the gradients'.
+            # 1x1 weights have the same layout in both formats and `contiguous` would leave their
+            # strides as they are; DDP compares them with the gradients' strides.
             weight = module.weight.data
             laid_out = torch.empty_like(weight, memory_format=memory_format)
             module.weight.data = laid_out.copy_(weight)
@@ -204,11 +201,11 @@ def trained_parts(
     above: Sequence[nn.Module] = (),
     section: str,
 ) -> list[nn.Module]:
-    """What of `body` is trained: all, nothing, or the last of `layers` with what is `above` them.
+    """The trained parts of `body`: all, none, or the last of `layers` with what is `above` them.
 
-    `layers` are in the order of the forward pass; `above` (final norms) takes what the last layer
-    gives. `section` ("model.text_encoder") is for the `UserError` raised where `last_n` does not
-    lie between 1 and their number.
+    `layers` are in the order of the forward pass; `above` (final norms) takes the output of the
+    last layer. `section` ("model.text_encoder") is for the `UserError` raised where `last_n` is not
+    between 1 and their number.
     """
     if train == "full":
         return [body]
@@ -224,66 +221,3 @@ def trained_parts(
     for layer in layers[len(layers) - last_n :]:
         parts += [layer] if isinstance(layer, nn.Module) else list(layer)
     return [*parts, *above]
-
-
-def hf_config_from_dict(content: dict[str, Any], *, section: str) -> Any:
-    """A Hugging Face configuration from `{model_type: ..., sizes ...}`.
-
-    Raises `UserError` for an unknown model type or size, with the nearest known.
-    """
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    model_type = content.get("model_type")
-    if model_type not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
-        hint = f"; did you mean {near[0]}?" if near else " (bert, roberta, resnet, vit, ...)"
-        raise UserError(
-            f"{section}.config needs a model_type of transformers, not {model_type!r}{hint}"
-        )
-    sizes = {key: value for key, value in content.items() if key != "model_type"}
-    known = _known_sizes(AutoConfig.for_model(model_type))
-    for key in sizes:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{section}.config has no '{key}' for {model_type}{hint}")
-    try:
-        return AutoConfig.for_model(model_type, **sizes)
-    except Exception as error:  # each class checks in its own way, some with types of their own
-        raise UserError(f"{section}.config does not fit {model_type}: {error}") from None
-
-
-def hf_config_to_dict(config: Any) -> dict[str, Any]:
-    """The sizes of a Hugging Face configuration that differ from its type's defaults.
-
-    `hf_config_from_dict` makes the same architecture of it again, without any file or network.
-    """
-    from transformers import AutoConfig
-
-    default = AutoConfig.for_model(config.model_type)
-    known = _known_sizes(default)
-    default_sizes = default.to_dict()
-    sizes = {
-        key: value
-        for key, value in config.to_dict().items()
-        if key in known and key not in _NO_SIZES and default_sizes.get(key) != value
-    }
-    return {"model_type": config.model_type, **sizes}
-
-
-# Of a configuration, but not of the architecture; `dtype` would build a model in half precision.
-_NO_SIZES = {
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "model_type",
-    "problem_type",
-    "torch_dtype",
-    "transformers_version",
-}
-
-
-def _known_sizes(default: Any) -> set[str]:
-    return set(default.to_dict()) | set(default.attribute_map)

@@ -1,38 +1,35 @@
 """Fusion heads: features of one or two modalities -> logits.
 
-A head is a class with its own `Settings` beside it; `FUSIONS` at the end lists them. Adding a
-fusion is a class here and its place in that list: the configuration, its checks and the model read
-everything else from the class.
+A head is a class with its own `Settings`, registered by `register_fusion`. The configuration, its
+checks and the model read everything else from the class.
 
 Shapes: B batch, D features, W width inside attention, C classes.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from mmsa.config import FusionConfig
 from mmsa.errors import UserError, one_or_many
+from mmsa.registry import PartSettings, Registry, nearest, section_of, settings_problems
 
 
-class FusionSettings(BaseModel):
-    """Base of a head's own settings: what stands under `model.fusion` beside the name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FusionSettings(PartSettings):
+    """Base of a head's own settings: what is under `model.fusion` next to the name."""
 
 
 class MlpSettings(FusionSettings):
-    """Of the heads that are a plain stack of linear layers."""
+    """Settings of the heads that are a plain stack of linear layers."""
 
     hidden: list[PositiveInt] = Field([512], description="widths between features and logits")
-    dropout: float = Field(0.1, ge=0, lt=1, description="behind each hidden ReLU")
-    batch_norm: bool = Field(False, description="behind each hidden linear layer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="after each hidden ReLU")
+    batch_norm: bool = Field(False, description="after each hidden linear layer")
 
 
 class AttentionSettings(FusionSettings):
@@ -53,26 +50,44 @@ class AttentionSettings(FusionSettings):
 
 
 class FusionHead(nn.Module):
-    """Features -> logits (B, num_outputs). A subclass says its name, settings and modalities.
+    """Features -> logits (B, num_outputs). A subclass declares its settings and modalities.
 
-    `forward(text_features (B, D_text) | None, image_features (B, D_image) | None)`: a modality
-    that the head does not use is None, and the model builds no encoder for it.
+    It is built as `Head(settings, text_width, image_width, num_outputs)`; the width of a modality
+    that it does not use is 0. The model builds no encoder for such a modality and passes None.
     """
 
-    name: ClassVar[str]
-    Settings: ClassVar[type[FusionSettings]]
+    name: ClassVar[str]  # set by `register_fusion`
+    Settings: ClassVar[type[FusionSettings]] = FusionSettings
     uses_text: ClassVar[bool] = True
     uses_image: ClassVar[bool] = True
 
     def forward(self, text_features: Tensor | None, image_features: Tensor | None) -> Tensor:
-        """Logits (B, num_outputs)."""
+        """Features (B, D_text) and (B, D_image) -> logits (B, num_outputs)."""
         raise NotImplementedError
 
 
-class ConcatFusion(FusionHead):
-    """The features side by side through a stack of linear layers."""
+FUSIONS: Registry[type[FusionHead]] = Registry("fusion head")
+Head = TypeVar("Head", bound=FusionHead)
 
-    name = "concat"
+
+def register_fusion(name: str) -> Callable[[type[Head]], type[Head]]:
+    """Class decorator: the head becomes `model.fusion.name: NAME`.
+
+    Raises `UserError` for a name that is taken.
+    """
+
+    def register(head: type[Head]) -> type[Head]:
+        FUSIONS.add(name, head)
+        head.name = name
+        return head
+
+    return register
+
+
+@register_fusion("concat")
+class ConcatFusion(FusionHead):
+    """The features concatenated, through a stack of linear layers."""
+
     Settings = MlpSettings
 
     def __init__(
@@ -87,15 +102,15 @@ class ConcatFusion(FusionHead):
         return self.classifier(torch.cat([text_features, image_features], dim=1))
 
 
+@register_fusion("attention")
 class AttentionFusion(FusionHead):
     """Each modality is one token; self-attention lets each take from the other.
 
     Widths: D_text -> text_width -> W and D_image -> image_width -> W by linear layers; the two
-    tokens (B, 2, W) through multi-head attention; both results side by side (B, 2 W) through the
+    tokens (B, 2, W) through multi-head attention; both results, concatenated (B, 2 W), through the
     classifier.
     """
 
-    name = "attention"
     Settings = AttentionSettings
 
     def __init__(
@@ -119,10 +134,10 @@ class AttentionFusion(FusionHead):
         return self.classifier(attended.flatten(1))  # (B, 2 W) -> (B, C)
 
 
+@register_fusion("text_only")
 class TextOnly(FusionHead):
-    """The text alone: the first stage of `attention`, and what a fusion must beat."""
+    """The text alone: the first stage of `attention`, and the baseline for a fusion."""
 
-    name = "text_only"
     Settings = MlpSettings
     uses_image = False
 
@@ -137,10 +152,10 @@ class TextOnly(FusionHead):
         return self.classifier(text_features)
 
 
+@register_fusion("image_only")
 class ImageOnly(FusionHead):
-    """The picture alone."""
+    """The image alone."""
 
-    name = "image_only"
     Settings = MlpSettings
     uses_text = False
 
@@ -153,11 +168,6 @@ class ImageOnly(FusionHead):
     def forward(self, text_features: Tensor | None, image_features: Tensor | None) -> Tensor:
         assert image_features is not None
         return self.classifier(image_features)
-
-
-FUSIONS: dict[str, type[FusionHead]] = {
-    head.name: head for head in (ConcatFusion, AttentionFusion, TextOnly, ImageOnly)
-}
 
 
 def fusion_class(name: str) -> type[FusionHead]:
@@ -184,14 +194,14 @@ def build_fusion(
 
 
 def fusion_problems(raw: dict[str, Any]) -> list[str]:
-    """A check for `mmsa.config.load_config`: the fusion's name and its own settings, in words."""
-    chosen = _section(_section(raw, "model"), "fusion")
+    """A check for `mmsa.config.load_config`: the fusion's name and its own settings."""
+    chosen = section_of(section_of(raw, "model"), "fusion")
     name = chosen.get("name", FusionConfig().name)
     if name not in FUSIONS:
         return [_unknown_fusion(str(name))]
     settings = {key: value for key, value in chosen.items() if key != "name"}
     problems = _settings_problems(FUSIONS[name], settings)
-    if settings.get("batch_norm") is True and _section(raw, "train").get("micro_batch_size") == 1:
+    if settings.get("batch_norm") is True and section_of(raw, "train").get("micro_batch_size") == 1:
         problems.append(
             "train.micro_batch_size=1 with model.fusion.batch_norm=true: a batch norm cannot train "
             "on one sample; use a micro-batch of at least 2, or batch_norm: false"
@@ -199,37 +209,14 @@ def fusion_problems(raw: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
-    # The raw settings are unchecked: anything may stand where a section should.
-    value = raw.get(key)
-    return value if isinstance(value, dict) else {}
-
-
 def _unknown_fusion(name: str) -> str:
-    near = difflib.get_close_matches(name, FUSIONS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(FUSIONS)}"
-    return f"model.fusion.name={name!r} is no fusion; {hint}"
+    return f"model.fusion.name={name!r} is not a fusion; {nearest(name, FUSIONS)}"
 
 
 def _settings_problems(head_class: type[FusionHead], settings: dict[str, Any]) -> list[str]:
-    try:
-        head_class.Settings.model_validate(settings)
-    except ValidationError as error:
-        return [_in_words(head_class, detail) for detail in error.errors()]
-    return []
-
-
-def _in_words(head_class: type[FusionHead], detail: Any) -> str:
-    path = [str(part) for part in detail["loc"]]
-    dotted = ".".join(["model.fusion", *path])
-    if detail["type"] == "extra_forbidden":
-        known = list(head_class.Settings.model_fields)
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean model.fusion.{near[0]}?" if near else ", ".join(known)
-        return f"unknown key {dotted} for the fusion {head_class.name}; {hint}"
-    if not path:  # a rule over several settings
-        return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}"
-    return f"{dotted}={detail['input']!r}: {detail['msg']}"
+    return settings_problems(
+        head_class.Settings, settings, section="model.fusion", part=f"the fusion {head_class.name}"
+    )
 
 
 def _mlp(num_features: int, settings: MlpSettings, num_outputs: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ Shapes: B batch, S input side in pixels, T patches, D features.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,9 @@ from torch import Tensor, nn
 from mmsa.config import ImageEncoderConfig
 from mmsa.errors import UserError
 from mmsa.hub import IMAGE_PARTS, from_hub
-from mmsa.models.encoders import (
-    HF_PREFIX,
-    IMAGE_SECTION,
-    ImageEncoder,
-    hf_config_from_dict,
-    hf_config_to_dict,
-    trained_parts,
-)
-from mmsa.models.recompute import recompute_in_backward
+from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, register_encoder
+from mmsa.models.encoders import IMAGE_SECTION, ImageEncoder
+from mmsa.models.hf_config import HF_PREFIX, hf_config_from_dict, hf_config_to_dict
 from mmsa.models.weights import (
     export_encoder_config,
     export_preprocessing,
@@ -34,7 +28,7 @@ _PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 
 
 class HfImageBody(nn.Module):
-    """A Hugging Face vision model that returns one row per picture, (B, D).
+    """A Hugging Face vision model that returns one row per image, (B, D).
 
     Its pooled output where it has one, else the mean over its patches or positions.
     """
@@ -44,7 +38,7 @@ class HfImageBody(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, S, S) -> (B, D)."""
+        """Normalised images (B, 3, S, S) -> (B, D)."""
         output = self.model(pixel_values=images)
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None:
@@ -53,33 +47,35 @@ class HfImageBody(nn.Module):
         return hidden.mean(dim=1) if hidden.dim() == 3 else hidden.mean(dim=(2, 3))
 
 
-def build_hf_image_encoder(
-    config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None = None
-) -> ImageEncoder:
-    """As `build_image_encoder`, for the names that begin with `hf:`."""
-    model, brought, source = _model(config, preprocessing)
-    brought = brought.at_size(config.image_size_px)
-    body = HfImageBody(model)
-    encoder = ImageEncoder(
-        body,
-        body_width=_body_width(body, brought.image_size_px, config.name),
-        projection=config.projection,
-        preprocessing=brought,
-    )
-    encoder.hf_config = hf_config_to_dict(model.config)
-    if source is None:
-        encoder.load_export(Path(config.weights).expanduser(), "image_encoder")
-    else:
-        encoder.source = source
-    layers, above = _layers(model)
-    trained = trained_parts(
-        config.train, config.last_n, body=body, layers=layers, above=above, section=IMAGE_SECTION
-    )
-    encoder.train_only(trained)
-    _leave_out_unused(encoder)
-    if config.gradient_checkpointing:
-        recompute_in_backward(layers, section=IMAGE_SECTION)
-    return encoder
+@register_encoder("image", HF_PREFIX)
+class HuggingFaceImages(ImageFamily):
+    """`hf:NAME`: a Hugging Face name or directory."""
+
+    Settings: ClassVar[type[EncoderSettings] | None] = None  # the sizes of the model's type
+
+    def build(
+        self, config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None
+    ) -> ImageEncoder:
+        model, found, source = _model(config, preprocessing)
+        found = found.at_size(config.image_size_px)
+        body = HfImageBody(model)
+        encoder = ImageEncoder(
+            body,
+            body_width=_body_width(body, found.image_size_px, config.name),
+            projection=config.projection,
+            preprocessing=found,
+        )
+        encoder.architecture = hf_config_to_dict(model.config)
+        if source is None:
+            encoder.load_export(Path(config.weights).expanduser(), "image_encoder")
+        else:
+            encoder.source = source
+        layers, above = _layers(model)
+        network = Network(body, encoder.width, layers, above)
+        self._choose_trained(encoder, config, network)
+        side = encoder.preprocessing.image_size_px
+        self._finish(encoder, config, network, torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        return encoder
 
 
 def _model(
@@ -104,8 +100,9 @@ def _model(
         place = str(path)
         return _pretrained(place), preprocessing or _processor(place), f"pretrained from {place}"
     raise UserError(
-        f"{IMAGE_SECTION}.weights={config.weights}: no export (model.safetensors, as in RUN/best) "
-        "and no Hugging Face directory (config.json) is there; give one, or pretrained, or none"
+        f"{IMAGE_SECTION}.weights={config.weights}: found neither an export (model.safetensors, "
+        "as in RUN/best) nor a Hugging Face directory (config.json); give one, or pretrained, or "
+        "none"
     )
 
 
@@ -128,7 +125,9 @@ def _fresh(
     try:
         return _image_part(AutoModel.from_config(architecture)), brought
     except (ValueError, AssertionError) as error:
-        raise UserError(f"{IMAGE_SECTION}.config: no encoder can be built of it: {error}") from None
+        raise UserError(
+            f"{IMAGE_SECTION}.config: no encoder can be built from it: {error}"
+        ) from None
 
 
 def _pretrained(name: str) -> Any:
@@ -144,7 +143,7 @@ def _pretrained(name: str) -> Any:
     model = _image_part(model)
     missing = sorted(set(info["missing_keys"]) & {key for key, _ in model.named_parameters()})
     if missing and all(key.startswith("pooler.") for key in missing):
-        model.pooler = None  # weights made without it: pool by the mean instead of by random ones
+        model.pooler = None  # saved without a pooler: use the mean instead of random weights
     elif missing:
         raise UserError(
             f"the weights of {name} lack {len(missing)} tensors of the encoder ({missing[0]}, ...);"
@@ -154,7 +153,7 @@ def _pretrained(name: str) -> Any:
 
 
 def _image_part(model: Any) -> Any:
-    """The part that sees, in float32, of a model that may also read."""
+    """The vision part, in float32, of a model that may also have a text part."""
     return getattr(model, "vision_model", model).float()
 
 
@@ -176,14 +175,14 @@ def _processor(name: str) -> ImagePreprocessing:
 
 
 def _side(size: Any) -> int | None:
-    """The side in pixels out of the forms in which processors write a size."""
+    """The side in pixels, from any of the forms in which processors write a size."""
     if isinstance(size, dict):
         size = size.get("shortest_edge") or size.get("height")
     return int(size) if size else None
 
 
 def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The stages or layers from the input on, and norms and poolers that stand behind them."""
+    """The stages or layers from the input on, and the norms and poolers after them."""
     layers: nn.ModuleList | None = None
     above: list[nn.Module] = []
     for name, module in model.named_modules():
@@ -198,23 +197,15 @@ def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def _body_width(body: HfImageBody, image_size_px: int, name: str) -> int:
-    """D, found by one picture: configurations name it in a dozen ways."""
+    """D, found by a forward pass: configurations have a dozen names for it."""
     body.eval()
     try:
         with torch.no_grad():
             return body(torch.zeros(1, 3, image_size_px, image_size_px)).shape[1]
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"{name} does not take pictures of {image_size_px} px: {error}; set "
+            f"{name} does not take images of {image_size_px} px: {error}; set "
             f"{IMAGE_SECTION}.image_size_px: null for its own size"
         ) from None
     finally:
         body.train()
-
-
-def _leave_out_unused(encoder: ImageEncoder) -> None:
-    training = encoder.training
-    encoder.eval()
-    side = encoder.preprocessing.image_size_px
-    encoder.leave_out_unused(encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
-    encoder.train(training)

@@ -1,4 +1,4 @@
-"""The model: encoders that make features, a fusion head that makes logits, and its loss.
+"""The model: encoders make features, a fusion head makes logits; and its loss.
 
 Shapes: B batch, T tokens, S input side in pixels, D features, C classes.
 """
@@ -9,21 +9,31 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mmsa.config import ModelConfig
+from mmsa.config import LossConfig, ModelConfig
 from mmsa.errors import UserError, one_or_many
-from mmsa.models.fusion import FusionHead, build_fusion, fusion_class
-from mmsa.models.image_encoders import ImageEncoder, build_image_encoder
-from mmsa.models.text_encoders import TextEncoder, build_text_encoder
+from mmsa.models.build_encoders import (
+    build_image_encoder,
+    build_text_encoder,
+    encoder_problems,
+    families_of,
+)
+from mmsa.models.encoders import ImageEncoder
+from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_problems
+from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
+from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
+from mmsa.registry import modules_outside
+
+# Checks of the model's section for `mmsa.config.load_config`.
+MODEL_CHECKS = (fusion_problems, encoder_problems, loss_problems)
 
 
 class SentimentModel(nn.Module):
-    """Text and picture -> logits. An encoder that the fusion head does not use is None.
+    """Text and image -> logits. An encoder that the fusion head does not use is None.
 
-    The names of its tensors begin with `text_encoder.`, `image_encoder.` or `fusion.`; exports
-    hold them under these names.
+    The names of its tensors begin with `text_encoder.`, `image_encoder.` or `fusion.`, in exports
+    too.
     """
 
     def __init__(
@@ -45,7 +55,7 @@ class SentimentModel(nn.Module):
     ) -> Tensor:
         """`input_ids`, `attention_mask` (B, T) int64, `images` (B, 3, S, S) uint8 -> logits (B, C).
 
-        With one logit (binary cross-entropy) C is 1. What an absent encoder would take may be None.
+        With one logit (binary cross-entropy) C is 1. The inputs of an absent encoder may be None.
         """
         text_features = image_features = None
         if self.text_encoder is not None:
@@ -65,15 +75,15 @@ def build_model(
     """Build encoders and fusion head of `config`, with their weights, frozen as it says.
 
     `vocab_size` is the number of ids of the tokenizer; `preprocessing` replaces the image encoder's
-    own (an export brings the one that it was trained with). Fresh weights come from torch's global
-    generator: the caller seeds it first.
+    own (an export has that of its training). Fresh weights come from torch's global generator,
+    which the caller seeds first.
 
-    Raises `UserError` for weights that cannot be had, and for settings that do not fit together.
+    Raises `UserError` for weights that cannot be loaded, and for settings that do not fit together.
     """
-    num_outputs = _num_outputs(config, num_classes)
+    outputs = num_outputs(config, num_classes)
     head_class = fusion_class(config.fusion.name)
     text_encoder = image_encoder = None
-    problems: list[str] = []  # of both encoders: who lacks one checkpoint often lacks the other
+    problems: list[str] = []  # of both encoders: checkpoints are often missing together
     try:
         if head_class.uses_text:
             text_encoder = build_text_encoder(config.text_encoder, vocab_size)
@@ -90,36 +100,32 @@ def build_model(
         config.fusion,
         0 if text_encoder is None else text_encoder.width,
         0 if image_encoder is None else image_encoder.width,
-        num_outputs,
+        outputs,
     )
     return SentimentModel(text_encoder, image_encoder, fusion)
-
-
-def _num_outputs(config: ModelConfig, num_classes: int) -> int:
-    if config.loss == "cross_entropy":
-        return num_classes
-    if num_classes != 2:
-        raise UserError(
-            f"model.loss=binary_cross_entropy tells two classes apart and there are {num_classes}; "
-            "keep or merge two with data.classes, or use cross_entropy"
-        )
-    return 1
 
 
 def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
     """The same architecture, described so that it is built without any file or network.
 
-    Weights are `none` and the sizes of Hugging Face models stand under `config`: what an export
-    writes down, to be filled with its own tensors.
+    Weights are `none` and each encoder's architecture is under `config`: exports contain this, and
+    their own tensors.
     """
     text, image = config.text_encoder, config.image_encoder
     if model.text_encoder is not None:
-        sizes = model.text_encoder.hf_config
+        sizes = model.text_encoder.architecture
         text = text.model_copy(update={"weights": "none", "config": sizes})
     if model.image_encoder is not None:
-        sizes_or_none = model.image_encoder.hf_config
+        sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})
     return config.model_copy(update={"text_encoder": text, "image_encoder": image})
+
+
+def extension_modules(config: ModelConfig) -> list[str]:
+    """The modules outside this package that a model of `config` needs, sorted."""
+    head = fusion_class(config.fusion.name)
+    families = families_of(config, text=head.uses_text, image=head.uses_image)
+    return modules_outside([head, loss_class(config.loss), *families])
 
 
 class ParameterCount(NamedTuple):
@@ -130,7 +136,7 @@ class ParameterCount(NamedTuple):
 
 
 def _parts(model: SentimentModel) -> dict[str, nn.Module]:
-    """The parts of `model` that exist, by the name under which their tensors stand."""
+    """The parts of `model` that exist, by the prefix of their tensors' names."""
     named: dict[str, nn.Module | None] = {}
     for kind, encoder in (
         ("text_encoder", model.text_encoder),
@@ -154,10 +160,10 @@ def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
 
 
 def parameter_groups(model: SentimentModel) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Trained parameters with their names in the model, by whose learning rate they follow.
+    """Trained parameters with their names in the model, by learning rate.
 
-    The groups are "text" and "image" (the bodies) and "head" (fusion and projections); each is
-    there, perhaps empty.
+    The groups are "text" and "image" (the bodies) and "head" (fusion and projections), all three
+    always; they may be empty.
     """
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"text": [], "image": [], "head": []}
     owners = {"text_encoder.body": "text", "image_encoder.body": "image"}
@@ -170,37 +176,20 @@ def parameter_groups(model: SentimentModel) -> dict[str, list[tuple[str, nn.Para
 
 def per_sample_loss(
     logits: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     *,
-    loss: str = "cross_entropy",
+    loss: str | LossConfig = "cross_entropy",
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss of each sample, (B,) float32, weighted but not averaged.
+    """The loss of each sample, (B,) float32, weighted but not averaged: see `losses.Loss`.
 
-    `logits` (B, C), or (B, 1) with `loss` "binary_cross_entropy"; `labels` (B,) int64, or soft
-    targets (B, C) that sum to 1; `class_weights` (C,) multiply the loss of their class. The caller
-    divides by the number of real samples of the global batch (docs/architecture.md), never by a sum
-    of weights.
-
-    `label_smoothing` e moves e of the target evenly to all classes. With class weights,
-    cross-entropy weights each class's share of a smoothed target by that class's weight
-    (`torch.nn.CrossEntropyLoss`); binary cross-entropy weights the sample by its own class.
+    `logits` (B, number of outputs); `targets` are labels (B,) int64, or soft targets (B, C) that
+    sum to 1; `class_weights` (C,). `loss` is the setting `model.loss`.
     """
-    logits = logits.float()
-    if loss == "cross_entropy":
-        return functional.cross_entropy(
-            logits,
-            labels,
-            weight=class_weights,
-            reduction="none",
-            label_smoothing=label_smoothing,
-        )
-    assert logits.shape[1] == 1, logits.shape
-    shares = functional.one_hot(labels, 2).float() if labels.ndim == 1 else labels  # (B, 2)
-    target = shares[:, 1] * (1 - label_smoothing) + label_smoothing / 2
-    losses = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    return losses if class_weights is None else losses * (shares @ class_weights)
+    return build_loss(loss).per_sample(
+        logits.float(), targets, class_weights=class_weights, label_smoothing=label_smoothing
+    )
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Texts of one micro-batch laid one behind the other, so that no padding is computed.
+"""Texts of one micro-batch packed one after another, so that no padding is computed.
 
-16 tweets of MVSA-Single are padded to 59 tokens and have 32. Packed, a few rows hold several texts
-each; a token looks at those of its own text alone, and counts its position from that text's start
-(Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination").
+16 tweets of MVSA-Single have 32 tokens on average and are padded to 59. Packed, a few rows contain
+several texts each; a token attends only to its own text, and its position counts from that text's
+start (Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination").
 
 Shapes: B texts, T tokens of the longest, P packed rows, S tokens in each, D features.
 """
@@ -15,22 +15,22 @@ from itertools import count
 import torch
 from torch import Tensor
 
-_ROW_TOKENS = 128  # of a packed row at most: attention grows by its square (docs/benchmarks.md)
-_WORTH = 0.9  # the share of the padded tokens that must not be exceeded
+_ROW_TOKENS = 128  # longest packed row: attention grows with its square (docs/benchmarks.md)
+_WORTH = 0.9  # packing must not leave more than this share of the padded tokens
 
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """What an encoder takes in place of padded texts, and the way back."""
+    """The input of an encoder in place of padded texts, and the way back."""
 
     input_ids: Tensor  # (P, S) int64
     position_ids: Tensor  # (P, S) int64
-    attention_mask: Tensor  # (P, 1, S, S) bool: which tokens each token looks at
+    attention_mask: Tensor  # (P, 1, S, S) bool: which tokens each token attends to
     _real: Tensor  # (B, T) bool
     _slots: Tensor  # (N,) where each of the N real tokens is, in P * S
 
     def unpacked(self, hidden: Tensor) -> Tensor:
-        """`hidden` (P, S, D) as of the padded texts, (B, T, D); zeros at padding."""
+        """`hidden` (P, S, D) -> rows of the padded texts (B, T, D), zeros at padding."""
         apart = hidden.new_zeros(*self._real.shape, hidden.shape[-1])
         apart[self._real] = hidden.flatten(0, 1)[self._slots]
         return apart
@@ -42,8 +42,8 @@ def pack_texts(
     """Pack texts (B, T), or None where that would save less than a tenth of the tokens.
 
     `attention_mask` (B, T) is 1 at tokens. `first_position` is the position of a text's first
-    token. A packed row is no longer than `max_positions`. The number of rows depends on the
-    lengths, which are asked of the tensors: not for a device that would be waited for.
+    token. A packed row is no longer than `max_positions`. The number of rows depends on
+    the lengths, which are read from the tensors: on a GPU this would wait for the device.
     """
     real = attention_mask.bool()
     lengths = real.sum(dim=1).tolist()
@@ -64,7 +64,7 @@ def pack_texts(
     return PackedTexts(
         input_ids=packed(input_ids, 0),
         position_ids=packed(place + first_position, first_position),
-        # Empty slots look at each other: a row of nothing would have no softmax.
+        # Empty slots attend to each other: an empty row would have no softmax.
         attention_mask=(text[:, :, None] == text[:, None, :])[:, None],
         _real=real,
         _slots=slots,
@@ -74,7 +74,7 @@ def pack_texts(
 def _laid_out(lengths: list[int], capacity: int) -> tuple[list[int], list[int], int, int]:
     """(row of each text, its start there, number of rows, tokens of the fullest row).
 
-    Longest first to the emptiest row (Graham 1969), with as few rows as hold them.
+    Longest first into the emptiest row (Graham 1969), with as few rows as possible.
     """
     by_length = sorted(range(len(lengths)), key=lambda text: -lengths[text])
     for num_rows in count(max(1, -(-sum(lengths) // capacity))):

@@ -1,8 +1,8 @@
-"""Gradient checkpointing: layers whose activations are computed again in the backward pass.
+"""Gradient checkpointing: activations of layers are recomputed in the backward pass.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", by `torch.utils.checkpoint`.
-Memory falls to about one layer's activations; a step costs about one forward pass more. Results
-keep their bits: dropout draws the same numbers again, and a BatchNorm counts each micro-batch once.
+Memory falls to about one layer's activations; a step costs about one more forward pass. Results are
+bit-identical: dropout repeats its random numbers, and a BatchNorm counts each micro-batch once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def recompute_in_backward(
 ) -> None:
     """Make each of `layers` forget its activations until the backward pass.
 
-    Names of tensors stay as they are. `section` ("model.text_encoder") is for the `UserError`
-    raised where an encoder has no layers that are known apart.
+    Names of tensors do not change. `section` ("model.text_encoder") is for the `UserError` raised
+    where the layers of an encoder are not known.
     """
     flat = [m for layer in layers for m in ([layer] if isinstance(layer, nn.Module) else layer)]
     if not flat:
         raise UserError(
-            f"{section}.gradient_checkpointing=true, but this encoder has no layers that can be "
-            "computed apart; set it to false"
+            f"{section}.gradient_checkpointing=true, but the layers of this encoder are not "
+            "known; set it to false"
         )
     for layer in flat:
         layer.forward = _recomputed(layer, layer.forward)
@@ -60,7 +60,7 @@ def _statistics_left_alone(layer: nn.Module) -> AbstractContextManager[None]:
         norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
-            # Without statistics to write to, the pass would save other tensors than the first did.
+            # Without statistics to update, the pass would save other tensors than the first one.
             norm.momentum = 0.0
         try:
             yield

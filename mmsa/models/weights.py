@@ -1,4 +1,4 @@
-"""Tensors out of files: our exports, checkpoints of others, and how they are fitted to a module."""
+"""Tensors from files: exports and other checkpoints, and how they are loaded into a module."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ State = Mapping[str, Tensor]
 
 
 def is_export(path: Path) -> bool:
-    """Whether `path` is the directory of one of our exports (and not a Hugging Face one)."""
+    """Whether `path` is the directory of an mmsa export (and not a Hugging Face one)."""
     return (path / EXPORT_WEIGHTS).is_file() and not (path / "config.json").is_file()
 
 
 def export_state(path: Path, part: str) -> State:
-    """The tensors of `part` ("text_encoder", "image_encoder") in the export `path`, prefix off.
+    """The tensors of `part` ("text_encoder", "image_encoder") in the export `path`, without prefix.
 
-    Raises `UserError` where the file cannot be read or holds no such part.
+    Raises `UserError` where the file cannot be read or has no such part.
     """
     state = read_state(path / EXPORT_WEIGHTS)
     prefix = part + "."
@@ -36,14 +36,14 @@ def export_state(path: Path, part: str) -> State:
     if not own:
         parts = ", ".join(sorted({key.split(".")[0] for key in state}))
         raise UserError(
-            f"the export {path} has no {part} (it holds: {parts}); give the export of a run that "
-            "trained one"
+            f"the export {path} has no {part} (it contains: {parts}); give the export of a run "
+            "that trained one"
         )
     return own
 
 
 def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
-    """The architecture that the export's `config.yaml` gives for `part`; None where it has none."""
+    """The architecture of `part` in the export's `config.yaml`; None if it has none."""
     try:
         content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         return content["model"][part]["config"]
@@ -52,17 +52,17 @@ def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
 
 
 def export_preprocessing(path: Path) -> ImagePreprocessing:
-    """How the pictures of the export `path` were made; `UserError` where it reads none."""
+    """The image preprocessing of the export `path`; `UserError` if its model reads no images."""
     image = read_preprocessing(path).image
     if image is None:
-        raise UserError(f"the export {path} reads no pictures; give the export of a run that does")
+        raise UserError(f"the export {path} reads no images; give the export of a run that does")
     return image
 
 
 def read_state(path: Path) -> State:
-    """A state dict from a `.safetensors` file or a `.pth` one (tensors alone: no pickled code).
+    """A state dict from a `.safetensors` file or a `.pth` one (tensors only: no pickled code).
 
-    Raises `UserError` where it cannot be read or is no state dict.
+    Raises `UserError` where it cannot be read or is not a state dict.
     """
     from pickle import UnpicklingError
 
@@ -77,13 +77,13 @@ def read_state(path: Path) -> State:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"the weights {path} cannot be read ({reason}); give an export directory, or a "
-            ".safetensors or .pth file that holds tensors alone"
+            ".safetensors or .pth file that contains only tensors"
         ) from None
     if not isinstance(state, dict) or not all(
         isinstance(value, Tensor) for value in state.values()
     ):
         raise UserError(
-            f"{path} is no state dict (names -> tensors); save model.state_dict() and give that"
+            f"{path} is not a state dict (names -> tensors); save model.state_dict() and give that"
         )
     return state
 

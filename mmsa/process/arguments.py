@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mmsa.extensions import add_import_option
+
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of `train.py`: `--config FILE` and any number of `section.key=value`."""
@@ -12,4 +14,5 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file; see launch/runs/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings")
+    add_import_option(parser)
     return parser

@@ -23,8 +23,7 @@ from mmsa.data.stream import Augmentation, Loader
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.labels import ClassMap, class_map
-from mmsa.models.fusion import fusion_problems
-from mmsa.models.model import SentimentModel
+from mmsa.models.model import MODEL_CHECKS, SentimentModel
 from mmsa.process.runtime import World
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.best_export import export_path
@@ -38,13 +37,14 @@ from mmsa.training.prepared_run import (
     RunLoaders,
     TrainingState,
 )
+from mmsa.training.trackers import tracker_problems
 
 logger = logging.getLogger("mmsa")
 
 
 def training_checks() -> list[Check]:
     """What a training run requires of its settings beyond their types."""
-    return [_required_problems, fusion_problems]
+    return [_required_problems, *MODEL_CHECKS, tracker_problems]
 
 
 def _required_problems(raw: dict[str, Any]) -> list[str]:

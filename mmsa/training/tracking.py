@@ -1,6 +1,6 @@
-"""What a run writes while it trains: `metrics.jsonl`, TensorBoard, the progress bar or log lines.
+"""What a run writes while it trains: `metrics.jsonl`, trackers, the progress bar or log lines.
 
-Main rank only; on the others a tracker does nothing. Times are seconds, throughput is samples per
+Main rank only; on the others a `Tracker` does nothing. Times are seconds, throughput is samples per
 second over all ranks.
 """
 
@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from mmsa.atomic_write import write_file
+from mmsa.config import Config
 from mmsa.errors import UserError
+from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 
 logger = logging.getLogger("mmsa")
 
@@ -36,8 +38,12 @@ class Tracker:
         num_steps: int,
         enabled: bool,
         samples_per_step: int,
+        config: Config | None = None,
     ) -> None:
-        """Cuts what an interrupted run wrote past `start_step`, the checkpoint's step."""
+        """Removes what an interrupted launch wrote past `start_step`, the checkpoint's step.
+
+        `config` (default: all defaults) names the trackers, in `run.trackers`.
+        """
         self._enabled = enabled
         self._num_steps = num_steps
         self._samples_per_step = samples_per_step
@@ -45,12 +51,12 @@ class Tracker:
         self.latest: dict[str, Any] = {"num_steps": num_steps}  # for status.json
         if not enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
+        config = config or Config()
         self._file = run_dir / METRICS_NAME
         with self._writing():
             cut_back(self._file, start_step)
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+            run = TrackedRun(run_dir, start_step, config)
+            self._trackers = {name: _started(name, run) for name in config.run.trackers}
         self._bar = tqdm(
             total=num_steps,
             initial=start_step,
@@ -74,8 +80,10 @@ class Tracker:
         grad_norm: float,
         ended: float | None = None,
     ) -> None:
-        """Training measures of step `step`; `loss` is the mean over the global batch, `ended` the
-        `time.perf_counter()` of its end, if that is not now."""
+        """Training measures of step `step`; `loss` is the mean over the global batch.
+
+        `ended` is the `time.perf_counter()` of its end (default: now).
+        """
         if not self._enabled:
             return
         now, (then, last_step) = ended or time.perf_counter(), self._last
@@ -131,23 +139,37 @@ class Tracker:
             metrics["macro_f1"],
             metrics["weighted_f1"],
         )
-        self._last = (time.perf_counter(), step)  # validation is no training time
+        self._last = (time.perf_counter(), step)  # validation is not training time
 
     def close(self) -> None:
         if self._enabled:
             self._bar.close()
             with self._writing():
-                self._board.close()
+                for name in list(self._trackers):
+                    self._ask(name, lambda tracker: tracker.close())
 
     def _write(self, line: Mapping[str, Any]) -> None:
         with self._writing(), open(self._file, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def _show(self, measures: Mapping[str, float], step: int) -> None:
-        """Give measures to TensorBoard, whose thread tells at the next call what it met."""
+        """Pass measures to the trackers. TensorBoard's thread raises its errors in a later call."""
         with self._writing():
-            for name, value in measures.items():
-                self._board.add_scalar(name, value, step)
+            for name in list(self._trackers):
+                self._ask(name, lambda tracker: tracker.log(measures, step))
+
+    def _ask(self, name: str, call: Callable[[RunTracker], None]) -> None:
+        """Call a tracker. One whose service fails is left out from then on; the run continues."""
+        try:
+            call(self._trackers[name])
+        except Exception as error:
+            if isinstance(error, UserError) or _is_of_the_system(error):
+                raise
+            del self._trackers[name]
+            logger.warning(
+                "the tracker %s failed and gets no more measures (%s: %s)",
+                *(name, type(error).__name__, error),
+            )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -160,22 +182,40 @@ class Tracker:
             ) from None
 
 
+def _started(name: str, run: TrackedRun) -> RunTracker:
+    """The tracker `name`; `UserError` where it cannot start."""
+    try:
+        return TRACKERS[name](run)
+    except Exception as error:
+        if isinstance(error, UserError) or _is_of_the_system(error):
+            raise
+        raise UserError(
+            f"run.trackers: {name} cannot start ({type(error).__name__}: {error}). Set it up as "
+            f"its documentation says, or take {name} out of run.trackers"
+        ) from error
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether this is an error of files, such as a full disk, and not of a service (no number)."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def cut_back(file: Path, step: int) -> None:
     """Remove the lines of `metrics.jsonl` that are past `step`, and a torn last line."""
     if not file.exists():
         return
     kept = []
-    # Lines are ASCII; what a crash left behind them need not be.
+    # Lines are ASCII; what a crash left after them need not be.
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except ValueError:
-            continue  # a line cut by a kill: its step is past the last whole checkpoint
+            continue  # cut off by a kill: its step is past the last whole checkpoint
     write_file(file, "".join(line + "\n" for line in kept), durable=False)
 
 
 def few(keys: Sequence[str]) -> str:
-    """Some of a step's keys for people; `metrics.jsonl` has them all."""
+    """Some of a step's keys, for the log; `metrics.jsonl` has them all."""
     more = f" and {len(keys) - 5} more ({METRICS_NAME})" if len(keys) > 5 else ""
     return " ".join(keys[:5]) + more

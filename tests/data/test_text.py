@@ -107,7 +107,7 @@ def test_a_tokenizer_without_padding_is_refused() -> None:
 
 
 def test_a_place_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing is no directory; give one that exists"):
+    with pytest.raises(UserError, match=r"missing is not a directory; give one that exists"):
         load_tokenizer(str(tmp_path / "missing"), 8)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):

@@ -231,10 +231,10 @@ def test_what_a_predictor_is_given(shards: Path, tmp_path: Path) -> None:
     for texts, words in (
         (None, "give texts as a list"),
         ("what a day", "give texts as a list"),
-        ([3], "text 0 is no string"),
+        ([3], "text 0 is not a string"),
         (["fine", "  "], "text 1: empty text"),
     ):
         with pytest.raises(UserError, match=words):
             predictor.predict(texts)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="1 texts came with 2 pictures"):
+    with pytest.raises(UserError, match="1 texts came with 2 images"):
         predictor.predict(["a"], ["b", "c"])

@@ -104,7 +104,7 @@ def test_a_calibration_is_read_back_and_damage_is_reported(tmp_path: Path) -> No
     assert read_calibration(tmp_path) == found
     for damaged in ("{", '{"temperature": 1.0}', to_json(found).replace('re": ', 're": -')):
         (tmp_path / "calibration.json").write_text(damaged)
-        with pytest.raises(UserError, match="holds no calibration .*--calibrate"):
+        with pytest.raises(UserError, match="does not contain a calibration .*--calibrate"):
             read_calibration(tmp_path)
 
 

@@ -114,6 +114,22 @@ def test_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_imports_are_passed_on_to_the_jobs(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--dry-run", "--chain", "train,evaluate", "--cpu-processes", "2", "--"]
+    assert launch_main(["submit", *words, *settings, "--import", "json"]) == 0
+    said = capsys.readouterr().out
+    assert f"set -- --config {tmp_path / 'run'}/slurm/train.yaml --import json\n" in said
+    assert f"set -- {tmp_path / 'run'} --split test --import json\n" in said
+    seeds = ["seeds", "--seeds", "0-1", "--dry-run", "--cpu-processes", "2", "--"]
+    assert launch_main(["submit", *seeds, "--import", "json", *settings]) == 0
+    assert "set -- --import json\n" in capsys.readouterr().out
+    assert "--import no.such: importing it raised" in refused(
+        capsys, *words, *settings, "--import=no.such"
+    )
+
+
 def test_missing_weights_are_reported(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

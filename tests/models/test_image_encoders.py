@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig
 from mmsa.errors import UserError
+from mmsa.models.build_encoders import build_image_encoder
+from mmsa.models.encoders import ImageEncoder
 from mmsa.models.hf_image_encoders import HfImageBody
-from mmsa.models.image_encoders import ImageEncoder, build_image_encoder
 from tests.models.tiny import IMAGE_SIZES, image_settings
 
 
@@ -124,7 +125,7 @@ def test_another_input_size() -> None:
     encoder = _torchvision("resnet18", image_size_px=112).eval()
     assert (encoder.preprocessing.image_size_px, encoder.preprocessing.resize_px) == (112, 128)
     assert encoder(_pictures(1, 112)).shape == (1, 512)
-    with pytest.raises(UserError, match="does not take pictures of 100 px"):
+    with pytest.raises(UserError, match="does not take images of 100 px"):
         _torchvision("vit_b_16", image_size_px=100)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig, OptimConfig, TextEncoderConfig
+from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
 from mmsa.models.encoders import ImageEncoder, lay_out, memory_format_for
-from mmsa.models.image_encoders import build_image_encoder
-from mmsa.models.text_encoders import build_text_encoder, pair_mask
+from mmsa.models.text_encoders import pair_mask
 from mmsa.training.optim import build_optimizer
 from tests.models.tiny import text_settings
 

@@ -84,7 +84,7 @@ def test_a_modality_without_use_has_no_encoder() -> None:
 
 def test_one_logit_for_two_classes() -> None:
     assert _model(2, loss="binary_cross_entropy")(IDS, MASK, IMAGES).shape == (2, 1)
-    with pytest.raises(UserError, match="tells two classes apart and there are 3"):
+    with pytest.raises(UserError, match="needs two classes and there are 3"):
         _model(3, loss="binary_cross_entropy")
 
 

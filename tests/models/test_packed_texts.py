@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mmsa.config import TextEncoderConfig
+from mmsa.models.build_encoders import build_text_encoder
 from mmsa.models.packed_texts import pack_texts
-from mmsa.models.text_encoders import TextEncoder, build_text_encoder
+from mmsa.models.text_encoders import TextEncoder
 from tests.models.tiny import TEXT_SIZES, text_settings
 
 LENGTHS = [3, 9, 2, 2, 5, 2, 3, 2]

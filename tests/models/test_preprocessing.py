@@ -44,7 +44,7 @@ def test_the_file_reads_back_what_was_written(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "cannot be read"),
-        ("no json", "does not hold preprocessing settings: its content"),
+        ("no json", "does not contain preprocessing settings: its content"),
         ('{"image": {"mean": [1, 2]}}', "preprocessing settings: image.mean"),
         ('{"image_sise_px": 3}', "image_sise_px: Extra inputs are not permitted"),
     ],

@@ -8,7 +8,8 @@ from torch import nn
 
 from mmsa.config import TextEncoderConfig
 from mmsa.errors import UserError
-from mmsa.models.text_encoders import TextEncoder, build_text_encoder, masked_mean
+from mmsa.models.build_encoders import build_text_encoder
+from mmsa.models.text_encoders import TextEncoder, masked_mean
 from tests.models.tiny import IMAGE_SIZES, TEXT_SIZES, text_settings
 
 IDS = torch.tensor([[2, 5, 7, 3], [2, 9, 3, 0]])
@@ -70,7 +71,7 @@ def test_an_encoder_decoder_gives_its_encoder() -> None:
     encoder = _text(config=sizes, pooling="mean")
     assert encoder(IDS, MASK).shape == (2, 8)
     assert not [name for name, _ in encoder.named_parameters() if "decoder" in name]
-    again = _text(config=encoder.hf_config, pooling="mean")
+    again = _text(config=encoder.architecture, pooling="mean")
     assert again.state_dict().keys() == encoder.state_dict().keys()
 
 
@@ -135,8 +136,8 @@ def test_building_draws_nothing_beyond_the_weights() -> None:
         ({"model_type": "bertt"}, "did you mean bert"),
         ({"hidden_size": 8}, "needs a model_type of transformers, not None"),
         ({**TEXT_SIZES, "hiden_size": 8}, "no 'hiden_size' for bert; did you mean hidden_size"),
-        (IMAGE_SIZES, "type 'resnet' is no text encoder"),
-        ({**TEXT_SIZES, "num_attention_heads": 3}, "no encoder can be built of it"),
+        (IMAGE_SIZES, "type 'resnet' is not a text encoder"),
+        ({**TEXT_SIZES, "num_attention_heads": 3}, "no encoder can be built from it"),
     ],
 )
 def test_wrong_sizes_are_named(sizes: dict[str, object], words: str) -> None:

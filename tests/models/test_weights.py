@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from mmsa.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from mmsa.errors import UserError
 from mmsa.hub import from_hub, torchvision_state
-from mmsa.models.image_encoders import build_image_encoder
+from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
 from mmsa.models.model import SentimentModel, build_model, self_contained
-from mmsa.models.text_encoders import build_text_encoder
 from mmsa.models.weights import read_state
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 from tests.models.tiny import TEXT_SIZES, image_settings, text_settings
@@ -97,7 +96,7 @@ def test_a_projection_is_taken_where_its_shape_agrees(tmp_path: Path) -> None:
 def test_an_export_without_the_part_or_of_another_size_is_refused(tmp_path: Path) -> None:
     config, model = _model(1, fusion={"name": "text_only"}, text_encoder=text_settings())
     export = str(_export(tmp_path / "best", config, model))
-    with pytest.raises(UserError, match="reads no pictures; give the export of a run that does"):
+    with pytest.raises(UserError, match="reads no images; give the export of a run that does"):
         build_image_encoder(_image(name="resnet18", weights=export))
     wider = {**TEXT_SIZES, "hidden_size": 10}
     with pytest.raises(UserError, match=r"is \(50, 8\), the model's is \(50, 10\).*; and \d+ more"):
@@ -107,7 +106,9 @@ def test_an_export_without_the_part_or_of_another_size_is_refused(tmp_path: Path
 def test_an_export_without_a_text_encoder_is_refused(tmp_path: Path) -> None:
     config, model = _model(1, fusion={"name": "image_only"}, image_encoder=image_settings())
     export = str(_export(tmp_path / "best", config, model))
-    with pytest.raises(UserError, match=r"has no text_encoder \(it holds: fusion, image_encoder"):
+    with pytest.raises(
+        UserError, match=r"has no text_encoder \(it contains: fusion, image_encoder"
+    ):
         build_text_encoder(_text(weights=export, config=TEXT_SIZES))
 
 
@@ -205,7 +206,7 @@ class _Malicious:
 def test_no_code_runs_from_a_state_dict(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     torch.save({"fc.weight": _Malicious(touched)}, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match="holds tensors alone"):
+    with pytest.raises(UserError, match="contains only tensors"):
         read_state(tmp_path / "bad.pth")
     assert not touched.exists()
 
@@ -216,7 +217,7 @@ def test_files_that_are_no_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_state(path)
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "nested.pth")
-    with pytest.raises(UserError, match="is no state dict"):
+    with pytest.raises(UserError, match="is not a state dict"):
         read_state(tmp_path / "nested.pth")
 
 
@@ -225,9 +226,9 @@ def test_paths_without_weights_are_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()
     path = str(tmp_path / place)
     for settings in (_image(name="resnet18", weights=path), _image(name="hf:x", weights=path)):
-        with pytest.raises(UserError, match="no export .* is there; give one, or pretrained"):
+        with pytest.raises(UserError, match="found neither an export .*; give one, or pretrained"):
             build_image_encoder(settings)
-    with pytest.raises(UserError, match="no export .* is there; give one, or pretrained"):
+    with pytest.raises(UserError, match="found neither an export .*; give one, or pretrained"):
         build_text_encoder(_text(weights=path))
 
 
@@ -241,7 +242,7 @@ def test_sizes_with_pretrained_weights_are_refused() -> None:
 def test_a_directory_that_does_not_exist_is_not_looked_for_on_the_hub() -> None:
     from transformers import AutoConfig
 
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         from_hub(AutoConfig.from_pretrained, "./no/such/directory")
 
 

@@ -22,6 +22,7 @@ CONFIG_NAME = "config.yaml"
 # a reason to refuse the directory.
 _OF_A_FAILED_START = (
     *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
+    *("trackers.json", "wandb"),
 )
 
 # Settings that may differ between the parts of one run: where things are, how they are launched
@@ -31,6 +32,7 @@ _FREE = (
     "run.dir",
     "run.log_every_steps",
     "run.profile",
+    "run.trackers",
     "run.max_time",
     "run.stop_signals",
     "run.stop_timeout_s",

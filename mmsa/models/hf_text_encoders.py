@@ -1,0 +1,161 @@
+"""Text encoders of Hugging Face, by name or directory, or by their sizes with fresh weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mmsa.config import TextEncoderConfig
+from mmsa.errors import UserError
+from mmsa.hub import from_hub
+from mmsa.models.encoder_families import (
+    EncoderSettings,
+    Network,
+    TextFamily,
+    leave_out_unused,
+    register_encoder,
+)
+from mmsa.models.encoders import TEXT_SECTION
+from mmsa.models.hf_config import hf_config_from_dict, hf_config_to_dict
+from mmsa.models.recompute import recompute_in_backward
+from mmsa.models.text_encoders import TextEncoder
+from mmsa.models.weights import export_encoder_config, is_export
+
+
+@register_encoder("text", "")
+class HuggingFaceTexts(TextFamily):
+    """Every name without a prefix of another family: a Hugging Face name or directory."""
+
+    Settings: ClassVar[type[EncoderSettings] | None] = None  # the sizes of the model's type
+
+    def build(self, config: TextEncoderConfig, vocab_size: int | None) -> TextEncoder:
+        body, source = _body(config, vocab_size)
+        sizes: Any = body.config
+        encoder = TextEncoder(
+            body,
+            pooling=config.pooling,
+            projection=config.projection,
+            width=sizes.hidden_size,
+            vocab_size=sizes.vocab_size,
+        )
+        # Always with the number of ids: else a tokenizer would set it when this is built again.
+        encoder.architecture = {**hf_config_to_dict(sizes), "vocab_size": sizes.vocab_size}
+        encoder.check_vocabulary(vocab_size)
+        if source is None:  # an export
+            encoder.load_export(Path(config.weights).expanduser(), "text_encoder")
+        else:
+            encoder.source = source
+        layers, above = _layers(body)
+        self._choose_trained(encoder, config, Network(body, encoder.width, layers, above))
+        encoder.look_at_masks()
+        tokens = torch.zeros(1, 4, dtype=torch.long)
+        leave_out_unused(encoder, tokens, torch.ones_like(tokens))
+        if config.gradient_checkpointing:
+            recompute_in_backward(layers, section=TEXT_SECTION)
+        return encoder
+
+
+def _body(config: TextEncoderConfig, vocab_size: int | None) -> tuple[nn.Module, str | None]:
+    """The network and the source of its weights; None where an export is still to be loaded."""
+    if config.weights == "none":
+        return _fresh(_architecture(config, vocab_size, None)), "fresh (seeded)"
+    if config.weights == "pretrained":
+        if config.config is not None:
+            raise UserError(
+                f"{TEXT_SECTION}.config is for {TEXT_SECTION}.weights: none or an export; "
+                "pretrained weights bring their own. Take one of the two out"
+            )
+        return _pretrained(config.name), f"pretrained from {config.name}"
+    path = Path(config.weights).expanduser()
+    if is_export(path):
+        return _fresh(_architecture(config, vocab_size, path)), None
+    if (path / "config.json").is_file():
+        if config.config is not None:
+            raise UserError(
+                f"{TEXT_SECTION}.config is for {TEXT_SECTION}.weights: none or an export; {path} "
+                "brings its own. Take one of the two out"
+            )
+        return _pretrained(str(path)), f"pretrained from {path}"
+    raise UserError(
+        f"{TEXT_SECTION}.weights={config.weights}: found neither an export (model.safetensors, "
+        "as in RUN/best) nor a Hugging Face directory (config.json); give one, or pretrained, or "
+        "none"
+    )
+
+
+def _architecture(config: TextEncoderConfig, vocab_size: int | None, export: Path | None) -> Any:
+    from transformers import AutoConfig
+
+    sizes = config.config
+    if sizes is None and export is not None:
+        sizes = export_encoder_config(export, "text_encoder")
+    if sizes is None:
+        architecture = from_hub(AutoConfig.from_pretrained, config.name)
+    else:
+        architecture = hf_config_from_dict(sizes, section=TEXT_SECTION)
+    if vocab_size is not None and export is None and "vocab_size" not in (sizes or {}):
+        architecture.vocab_size = vocab_size
+    return architecture
+
+
+def _fresh(architecture: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_config(architecture)
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"{TEXT_SECTION}.config: no encoder can be built from it: {error}"
+        ) from None
+    return _encoder_part(model)
+
+
+def _pretrained(name: str) -> nn.Module:
+    from transformers import AutoModel
+
+    model, info = from_hub(
+        lambda place, **options: AutoModel.from_pretrained(
+            place, output_loading_info=True, **options
+        ),
+        name,
+    )
+    body = _encoder_part(model)
+    own = {key for key, _ in body.named_parameters()}
+    missing = sorted(own & set(info["missing_keys"]))
+    if missing:
+        raise UserError(
+            f"the weights of {name} lack {len(missing)} tensors of the encoder ({missing[0]}, ...);"
+            " they would stay random. Give complete weights, or weights: none"
+        )
+    return body
+
+
+def _encoder_part(model: Any) -> nn.Module:
+    """The part that reads text, in float32, without decoder and pooler (which gets no gradient)."""
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    if not hasattr(model.config, "hidden_size") or not hasattr(model.config, "vocab_size"):
+        raise UserError(
+            f"{TEXT_SECTION}: a model of type '{model.config.model_type}' is not a text encoder; "
+            "use one such as bert-base-uncased"
+        )
+    return model.float()
+
+
+def _layers(body: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The transformer layers from the input on, and the norms after them."""
+    number = getattr(body.config, "num_hidden_layers", None)
+    layers: nn.ModuleList | None = None
+    above: list[nn.Module] = []
+    for _, module in body.named_modules():
+        if layers is None and isinstance(module, nn.ModuleList) and len(module) == number:
+            layers = module
+            inside = set(module.modules())
+        elif layers is not None and module not in inside and "Norm" in type(module).__name__:
+            above.append(module)
+    return ([], []) if layers is None else (list(layers), above)

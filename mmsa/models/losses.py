@@ -1,0 +1,177 @@
+"""Losses: logits and targets -> one number per sample.
+
+A loss is a class with its own `Settings`, registered by `register_loss`, as fusion heads are. It
+also decides how many outputs the model has.
+
+Shapes: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from mmsa.config import LossConfig, ModelConfig
+from mmsa.errors import UserError, one_or_many
+from mmsa.registry import PartSettings, Registry, nearest, section_of, settings_problems
+
+
+class LossSettings(PartSettings):
+    """Base of a loss's own settings: what is under `model.loss` next to the name."""
+
+
+class Loss:
+    """The loss of each sample, weighted but not averaged.
+
+    The caller divides the sum by the number of real samples of the global batch
+    (docs/architecture.md), never by a sum of weights.
+    """
+
+    name: ClassVar[str]  # set by `register_loss`
+    Settings: ClassVar[type[LossSettings]] = LossSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def num_outputs(self, num_classes: int) -> int:
+        """The number of logits: `num_classes`, or 1 for two classes told apart by a sigmoid.
+
+        Raises `UserError` for a number of classes that the loss cannot tell apart.
+        """
+        return num_classes
+
+    def per_sample(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """`logits` (B, num_outputs) float32 -> losses (B,) float32.
+
+        `targets` are labels (B,) int64, or soft targets (B, C) that sum to 1. `class_weights` (C,)
+        multiply the loss of their class. `label_smoothing` e moves e of the target evenly to all
+        classes.
+        """
+        raise NotImplementedError
+
+
+LOSSES: Registry[type[Loss]] = Registry("loss")
+AnyLoss = TypeVar("AnyLoss", bound=Loss)
+
+
+def register_loss(name: str) -> Callable[[type[AnyLoss]], type[AnyLoss]]:
+    """Class decorator: the loss becomes `model.loss: NAME`; `UserError` for a taken name."""
+
+    def register(loss: type[AnyLoss]) -> type[AnyLoss]:
+        LOSSES.add(name, loss)
+        loss.name = name
+        return loss
+
+    return register
+
+
+@register_loss("cross_entropy")
+class CrossEntropy(Loss):
+    """Softmax over the classes.
+
+    With class weights each class's share of a smoothed target is weighted by that class's weight,
+    as in `torch.nn.CrossEntropyLoss`.
+    """
+
+    def per_sample(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        return functional.cross_entropy(
+            logits,
+            targets,
+            weight=class_weights,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+
+
+@register_loss("binary_cross_entropy")
+class BinaryCrossEntropy(Loss):
+    """One logit for the second of two classes. Class weights follow the sample's own class."""
+
+    def num_outputs(self, num_classes: int) -> int:
+        if num_classes != 2:
+            raise UserError(
+                f"model.loss=binary_cross_entropy needs two classes and there are {num_classes}; "
+                "keep or merge two with data.classes, or use cross_entropy"
+            )
+        return 1
+
+    def per_sample(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        assert logits.shape[1] == 1, logits.shape
+        shares = functional.one_hot(targets, 2).float() if targets.ndim == 1 else targets  # (B, 2)
+        target = shares[:, 1] * (1 - label_smoothing) + label_smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+        return losses if class_weights is None else losses * (shares @ class_weights)
+
+
+def loss_class(choice: str | LossConfig) -> type[Loss]:
+    """The class of a configured loss; `UserError` with the nearest name where there is none."""
+    name = choice if isinstance(choice, str) else choice.name
+    if name not in LOSSES:
+        raise UserError(_unknown_loss(name))
+    return LOSSES[name]
+
+
+def build_loss(choice: str | LossConfig) -> Loss:
+    """The loss of `model.loss`; `UserError` for an unknown name or settings that do not fit."""
+    found = loss_class(choice)
+    values = {} if isinstance(choice, str) else choice.settings
+    problems = _settings_problems(found, values)
+    if problems:
+        raise UserError(one_or_many(problems, where="model.loss"))
+    return found(found.Settings(**values))
+
+
+def num_outputs(config: ModelConfig, num_classes: int) -> int:
+    """How many logits the model needs for its loss; `UserError` for a number that has no use."""
+    loss = build_loss(config.loss)
+    number = loss.num_outputs(num_classes)
+    if number != num_classes and (number, num_classes) != (1, 2):
+        raise UserError(
+            f"the loss {loss.name} wants {number} outputs for {num_classes} classes; probabilities "
+            "need one output for each class, or one for two classes"
+        )
+    return number
+
+
+def loss_problems(raw: dict[str, Any]) -> list[str]:
+    """A check for `mmsa.config.load_config`: the loss's name and its own settings."""
+    chosen = section_of(raw, "model").get("loss", ModelConfig().loss)
+    values = {} if not isinstance(chosen, dict) else {**chosen}
+    name = chosen if not isinstance(chosen, dict) else values.pop("name", LossConfig().name)
+    if not isinstance(name, str):
+        return []  # the configuration's own check reports it
+    return _settings_problems(LOSSES[name], values) if name in LOSSES else [_unknown_loss(name)]
+
+
+def _unknown_loss(name: str) -> str:
+    return f"model.loss={name!r} is not a loss; {nearest(name, LOSSES)}"
+
+
+def _settings_problems(loss: type[Loss], values: dict[str, Any]) -> list[str]:
+    return settings_problems(
+        loss.Settings, values, section="model.loss", part=f"the loss {loss.name}"
+    )
