@@ -200,6 +200,6 @@ def _encode(example: Example, form: ImageForm, pictures: io.BytesIO) -> Encoded:
         offset=pictures.tell(),
         length=pictures.write(packed.jpeg),
         crc32=zlib.crc32(packed.jpeg),
-        image_hash=image_hash(packed.picture()).hex(),
+        image_hash=image_hash(packed.to_pillow()).hex(),
         extra={name: value for name, value in extra.items() if value is not None},
     )

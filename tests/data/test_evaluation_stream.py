@@ -115,6 +115,6 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path: Path, tokenizer: Text
     cut = replace(sample(1), image=sample(1).image[:300])
     manifest = seal(tmp_path, {"train": write_split(tmp_path, "train", [[sample(0), cut]])})
     reader = open_split(tmp_path, manifest)
-    with pytest.raises(ShardDamage, match="picture of tiny-train-1 in train-00000.tar") as damage:
+    with pytest.raises(ShardDamage, match="image of tiny-train-1 in train-00000.tar") as damage:
         list(batches_of(evaluation(reader), tokenizer))
     assert (damage.value.shard, damage.value.key) == ("train-00000.tar", "tiny-train-1")

@@ -204,7 +204,7 @@ def test_original_keeps_plain_jpegs_and_converts_the_rest() -> None:
         assert not packed.untouched
         assert (packed.width, packed.height) == size
         assert Image.open(io.BytesIO(packed.jpeg)).size == size
-        assert packed.picture().size == size
+        assert packed.to_pillow().size == size
 
 
 def test_texts_are_left_alone_unless_asked() -> None:

@@ -19,7 +19,7 @@ from processes import shared_memory_names, tree
 from mmsa.data.loading.workers import AHEAD, LoaderWorkers
 from mmsa.errors import ShardDamage, UserError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60.0  # for what must come; nothing here is fast because of it
 
 
@@ -118,7 +118,7 @@ def test_a_worker_that_hangs_is_given_up_and_ended() -> None:
         next(workers)
     assert str(silence.value).startswith(
         f"rank 3 got no batch from loader worker 1 of 2 (process {hanging.pid}) in 1.5 s; "
-        "it was at train-00007.tar. Most often the file system"
+        "its last read was from train-00007.tar. Usually the file system"
     )
     assert "data.timeout_s" in str(silence.value)
     assert silence.value.shard == "train-00007.tar"
@@ -129,7 +129,7 @@ def test_a_worker_that_hangs_before_any_shard_is_told_without_one() -> None:
     workers = LoaderWorkers([Numbers(0, 1, 9)], timeout_s=0.5)
     next(workers)
     os.kill(workers.pids[0], signal.SIGSTOP)
-    with pytest.raises(UserError, match="it was at no shard yet"):
+    with pytest.raises(UserError, match="it has not read a shard yet"):
         list(workers)
 
 
@@ -168,7 +168,7 @@ def test_kill_9_leaves_neither_processes_nor_names(alone: bool) -> None:
     Before that, once, the whole job is paused for longer than its rank waits for a batch, as
     SLURM's suspend does: that is no worker that hangs.
     """
-    script = Path(__file__).with_name("pipelines.py")
+    script = ROOT / "tests/data/pipelines.py"
     rank = subprocess.Popen(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
