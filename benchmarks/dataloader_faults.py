@@ -21,8 +21,8 @@ from benchmarks.handover import stages_of
 from mmsa.data.stream import Failure
 from mmsa.errors import EXIT_USER_ERROR, UserError
 
-TIMEOUT_S = 5.0
-ENDS_WITHIN_S = 30.0
+TIMEOUT_S = 20.0  # starting workers on a busy machine takes several seconds
+ENDS_WITHIN_S = 60.0
 FAULTS = {
     "main process killed": "main process: kill -9",
     "job killed": "all processes: kill -9",
@@ -51,7 +51,7 @@ def child(arm: str, shards: str, num_workers: int, batch_size: int) -> int:
             if number == 0:
                 facts = {"first_batch_s": time.perf_counter() - begin, "workers": workers}
                 print(json.dumps(facts), flush=True)
-            elif number == 200:
+            elif number == 100:
                 return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
