@@ -43,7 +43,7 @@ class TextTokenizer:
             tokenizer.backend_tokenizer.to_str()
         )
         self._backend.enable_truncation(max_tokens)
-        self._backend.no_padding()  # done in __call__, without a list of Python numbers for the mask
+        self._backend.no_padding()  # __call__ pads, without a list of Python numbers for the mask
 
     @property
     def vocab_size(self) -> int:
