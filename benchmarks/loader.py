@@ -6,11 +6,11 @@
 
 One thread, no loader workers, random crop to 224 px and flip, padded token ids. The images are
 those of --raw (MVSA-Single's layout) or synthetic, packed at short side 256 unless --shards names
-packed data. All loaders run in this process and alternate, one pass over the training split each. The
-result is the median pass in CPU milliseconds per sample. The seed-style loader reads the original
-files. The peers (loader_peers.py) decode with our function, and do the rest their own way or with
-our functions (--peers-finish by-ours), so that only reading differs. Peers that are not installed
-are listed with the package to install.
+packed data. All loaders run in this process and alternate, one pass over the training split each.
+The result is the median pass in CPU milliseconds per sample. The seed-style loader reads the
+original files. The peers (loader_peers.py) decode with our function, and do the rest their own way
+or with our functions (--peers-finish by-ours), so that only reading differs. Peers that are not
+installed are listed with the package to install.
 
 Then follow the share of each of our stages, the wall time of two workers against none, and the time
 to the first batch. Wall times need an otherwise idle machine.

@@ -158,7 +158,7 @@ def webdataset(setup: Setup, scratch: Path) -> Batches:
 
 
 def datasets_webdataset(setup: Setup, scratch: Path) -> Batches:
-    """`load_dataset("webdataset", streaming=True)` over our tars, pictures not decoded by it."""
+    """`load_dataset("webdataset", streaming=True)` over our tars, images not decoded by it."""
     import datasets
 
     stream = datasets.load_dataset(
@@ -182,7 +182,7 @@ def datasets_webdataset(setup: Setup, scratch: Path) -> Batches:
 
 def datasets_parquet(setup: Setup, scratch: Path) -> Batches:
     """`load_dataset("parquet", streaming=True)`, row groups of 100 as its documentation advises
-    for pictures."""
+    for images."""
     import datasets
     import pyarrow as pa
     from pyarrow import parquet

@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not (arguments.run / "config.yaml").is_file():
             raise UserError(
-                f"{arguments.run} is no run directory, or of a run that never began: it has no "
-                "config.yaml. Expected is the run.dir of a run with run.audit=true"
+                f"{arguments.run} is not the directory of a run that started: it has no "
+                "config.yaml. Expected: the run.dir of a run with run.audit=true"
             )
         config = load_config(str(arguments.run / "config.yaml"))
         expected = Expected(config, arguments.shards or str(config.data.shards))
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     if not findings.ended:
         print(
-            f"the run is not done; checked as far as all its ranks wrote: step {findings.num_steps}"
+            "the run is not done; checked up to the last step that all its ranks wrote: "
+            f"{findings.num_steps}"
         )
     print("nothing lost, nothing doubled: every step read its slice of the order")
     return 0
@@ -132,7 +133,7 @@ def audit(run_dir: Path, expected: Expected) -> Findings:
     parts = parts_of(run_dir)
     if not parts:
         raise UserError(
-            f"{run_dir} has no audit; it is written by a run that was begun with run.audit=true"
+            f"{run_dir} has no audit; only a run that was started with run.audit=true writes one"
         )
     findings = Findings(ended=_steps_done(run_dir) is not None)
     done: list[tuple[int, KeyArray]] = []  # steps of the current epoch and what they read
@@ -169,7 +170,7 @@ def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tup
         stop_step = _steps_done(run_dir) if last else launches[number + 1][0][0]
         if start_step + 1 != expected_step:
             findings.problems.append(
-                f"the launch from step {start_step} follows on step {expected_step - 1}"
+                f"the launch from step {start_step} follows step {expected_step - 1}"
             )
         lines = [(part.rank, read_part(part.path(run_dir))) for part in ranks]
         for step in range(start_step + 1, (stop_step or sys.maxsize) + 1):
@@ -189,7 +190,7 @@ def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tup
             if beyond:
                 findings.problems.append(
                     f"rank(s) {', '.join(map(str, beyond))} of the launch from step {start_step} "
-                    f"read on behind step {stop_step}, where it was to end"
+                    f"continued past step {stop_step}, where it should have ended"
                 )
         if stop_step is not None:
             expected_step = stop_step + 1
@@ -235,7 +236,7 @@ def _check_step(
             before = [past for past, others in done if number in others]
             again = f"; step {before[0]} of this epoch had read it" if before else ""
             findings.problems.append(
-                f"step {step} read {key} on rank {rank}, which is no sample of this step{again}"
+                f"step {step} read {key} on rank {rank}, which is not a sample of this step{again}"
             )
 
 

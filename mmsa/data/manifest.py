@@ -73,7 +73,7 @@ class ShardInfo(_Strict):
         # A manifest may come from a stranger. Refuse names that leave the folder and names that
         # webdataset would run as a command ("pipe:...").
         if not _PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"'{name}' is no plain file name")
+            raise ValueError(f"'{name}' is not a plain file name")
         return name
 
 
@@ -179,7 +179,7 @@ def _load(path: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{path.parent} is no shards directory: it has no {MANIFEST_NAME}. "
+            f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}. "
             "Pack one with: python -m shards pack mvsa-single RAW OUT"
         ) from None
     except (OSError, ValueError) as error:
@@ -187,7 +187,7 @@ def _load(path: Path) -> Manifest:
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if found != (FORMAT, VERSION):
         raise UserError(
-            f"{path} is of format and version {found}; this program reads {(FORMAT, VERSION)}. "
+            f"{path} has format and version {found}; this program reads {(FORMAT, VERSION)}. "
             "Pack the data again with this version's `python -m shards pack`"
         )
     try:

@@ -63,7 +63,7 @@ def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C,
     texts = [field_text(name, by_field) for name in fields.text]
     text = next(filter(None, texts), None)
     if image is None or (text is None and not any(found == "" for found in texts)):
-        what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
+        what, wanted = ("image", fields.image) if image is None else ("text", fields.text)
         names = [name for name, _ in members]
         raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
     if text is None:

@@ -93,7 +93,7 @@ class ShardTable:
                 found = f"cannot be read ({error.strerror})"
             if found != f"has {expected} bytes":
                 raise ShardDamage(
-                    f"the shard {path} {found}; packed were {expected}. Restore it, or pack the "
+                    f"the shard {path} {found}; expected {expected}. Restore it, or pack the "
                     "data again",
                     shard=self._tars[number],
                 )

@@ -110,7 +110,7 @@ def test_damage_met_by_a_worker_arrives_as_what_it_is(
     assert (damage.value.shard, damage.value.key) == ("train-00002.tar", "tiny-train-10")
 
 
-def test_a_picture_that_does_not_decode_is_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     # Packed by a program that does not look: every checksum agrees.
     cut = replace(sample(1), image=sample(1).image[:300])
     manifest = seal(tmp_path, {"train": write_split(tmp_path, "train", [[sample(0), cut]])})
