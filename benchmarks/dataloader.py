@@ -160,7 +160,7 @@ def show(figures: dict[str, Any]) -> None:
         )
 
 
-def run(shards: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run(shards: str, arguments: argparse.Namespace) -> dict[str, Any]:
     rows = [
         {
             "side_px": side_px,
@@ -173,9 +173,7 @@ def run(shards: str, arguments: argparse.Namespace, folder: Path) -> dict[str, A
     for _, arm in itertools.product(range(arguments.starts), ARMS):
         first[arm].append(first_batch_s(arm, shards, 2))
     cases = itertools.product(FAULTS if arguments.faults else (), ARMS)
-    faults = [
-        {"fault": name, "arm": arm, **fault(name, arm, shards, folder)} for name, arm in cases
-    ]
+    faults = [{"fault": name, "arm": arm, **fault(name, arm, shards)} for name, arm in cases]
     return {
         "cpu": rows, "first_batch_s": medians(first) if arguments.starts else {},
         "faults": faults, "load": os.getloadavg()[0],
@@ -203,7 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        figures = run(arguments.shards or packed(folder), arguments, Path(folder))
+        figures = run(arguments.shards or packed(folder), arguments)
     show(figures)
     write_json(arguments.json, {**machine(), **figures})
 
