@@ -40,6 +40,7 @@ format: install ## ruff format, and the safe fixes of ruff
 bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.loader --images 600 --passes 2
 	$(BIN)/python -m benchmarks.handover
+	$(BIN)/python -m benchmarks.dataloader --batches 10 --repeats 1 --starts 0
 	$(BIN)/python -m benchmarks.packing --images 600
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.step --batches 16 --arms seed accelerate ours

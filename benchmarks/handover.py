@@ -1,9 +1,9 @@
-"""Loader workers: what handing a batch over costs, and a worker's memory.
+"""Loader workers: the cost of passing a batch to the rank, and a worker's memory.
 
     python -m benchmarks.handover [--shards DIR] [--json FILE]
 
-Without --shards a synthetic set is packed first. CPU time, not wall time: it does not swing with
-what else the machine does.
+Without --shards a synthetic set is packed first. Costs are CPU time, which depends less than wall
+time on what else the machine does.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from benchmarks.real_run import machine, write_json
 BATCH_SIZE = 32
 
 
-def stages_of(shards: str, num_steps: int) -> tuple[Any, Any, Any, Any]:
-    """(requests, preprocessing, tokenizer, augmentation) of batches of 32 at 224 px."""
+def stages_of(
+    shards: str, num_steps: int, *, side_px: int = 224, batch_size: int = BATCH_SIZE
+) -> tuple[Any, Any, Any, Any]:
+    """(requests, preprocessing, tokenizer, augmentation) of training batches."""
     from mmsa.data.batch_requests import TrainRequests
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
@@ -35,18 +37,19 @@ def stages_of(shards: str, num_steps: int) -> tuple[Any, Any, Any, Any]:
     manifest = load_manifest(shards)
     reader = SplitReader(shards, manifest, "train", class_map(manifest.classes, None))
     plan = batch_plan(
-        len(reader), global_batch_size=BATCH_SIZE, micro_batch_size=BATCH_SIZE, world_size=1
+        len(reader), global_batch_size=batch_size, micro_batch_size=batch_size, world_size=1
     )
     places, _ = reader.all_records()
     texts = [reader.read(*place).text for place in places[:500].tolist()]
     requests = TrainRequests(reader, plan, 0, 0, 16, True, 0, num_steps)
-    preprocessing = Preprocessing(image=ImagePreprocessing(), max_tokens=128)
+    image = ImagePreprocessing(image_size_px=side_px, resize_px=side_px * 8 // 7)
+    preprocessing = Preprocessing(image=image, max_tokens=128)
     return requests, preprocessing, word_tokenizer(texts, 8000, 128), Augmentation(0, 1.0, 0.5)
 
 
 @dataclass
 class Ready:
-    """The same batch again and again: what is left is handing it over."""
+    """The same batch again and again, so that passing it to the rank is the only cost."""
 
     batch: dict[str, Any]
     number: int
@@ -56,7 +59,7 @@ class Ready:
 
 
 def handed_over(shards: str, number: int = 1000) -> dict[str, float]:
-    """Bytes of a batch, and CPU microseconds that it costs worker and rank to hand it over."""
+    """Bytes of a batch, and the CPU microseconds that worker and rank spend to pass it."""
     import psutil
     import torch
 
@@ -83,8 +86,8 @@ def handed_over(shards: str, number: int = 1000) -> dict[str, float]:
 
 
 def memory_mib(shards: str, num_batches: int = 300) -> list[dict[str, float]]:
-    """A worker's memory along its life, in MiB: its own (USS), with its part of what it shares
-    with the others (PSS), with all of that (RSS)."""
+    """A worker's memory over time, in MiB: its own (USS), with its part of what it shares (PSS),
+    with all that it shares (RSS)."""
     import psutil
 
     from mmsa.data.stream import Loader
@@ -117,12 +120,12 @@ def main() -> None:
             assert shards_main(["pack", "mvsa-single", raw, shards, "--quiet"]) == 0
         handing, memory = handed_over(shards), memory_mib(shards)
     print(
-        f"handing a batch of {BATCH_SIZE} ({handing['bytes'] / 1e6:.1f} MB) over: "
-        f"{handing['worker_us']:.0f} us of the worker, {handing['rank_us']:.0f} us of the rank"
+        f"passing a batch of {BATCH_SIZE} ({handing['bytes'] / 1e6:.1f} MB), CPU time: "
+        f"{handing['worker_us']:.0f} us in the worker, {handing['rank_us']:.0f} us in the rank"
     )
     for row in memory:
         print(
-            f"a worker of 2 after {row['taken']} batches, MiB: USS {row['uss']:.0f}, "
+            f"one of two workers after {row['taken']} batches, MiB: USS {row['uss']:.0f}, "
             f"PSS {row['pss']:.0f}, RSS {row['rss']:.0f}"
         )
     content = {"batch_size": BATCH_SIZE, "handing_over": handing, "memory_mib": memory}

@@ -1,19 +1,19 @@
-"""The loader beside its peers: from real JPEGs to a collated uint8 training batch of 32.
+"""Our loader compared with its peers: from real JPEGs to a collated uint8 training batch of 32.
 
     python -m benchmarks.loader [--raw DIR] [--shards DIR] [--images N] [--passes N]
                                 [--resize-px N] [--tokenizer NAME] [--json FILE]
                                 [--peers-finish their-way|by-ours]
 
-One thread, no loader worker, random crop to 224 px and flip, padded token ids. Pictures are those
-of --raw (MVSA-Single's layout), else made up, packed at short side 256, unless --shards names what
-was packed of them. All loaders run in this process and take turns, a pass over the training split
-each; told is the median pass in CPU milliseconds per sample. The seed-style loader reads the
-originals; the peers (loader_peers.py) decode by our function, and finish their own way or by our
-functions (--peers-finish by-ours): then nothing differs but reading. Absent ones are named, with
-what to install.
+One thread, no loader workers, random crop to 224 px and flip, padded token ids. The images are
+those of --raw (MVSA-Single's layout) or synthetic, packed at short side 256 unless --shards names
+packed data. All loaders run in this process and alternate, one pass over the training split each.
+The result is the median pass in CPU milliseconds per sample. The seed-style loader reads the
+original files. The peers (loader_peers.py) decode with our function, and do the rest their own way
+or with our functions (--peers-finish by-ours), so that only reading differs. Peers that are not
+installed are listed with the package to install.
 
-Then the share of each of our stages, two workers against none by the clock, and the time to the
-first batch. Wall times need a machine with nothing else to do.
+Then follow the share of each of our stages, the wall time of two workers against none, and the time
+to the first batch. Wall times need an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PACKAGES = (
 
 
 def side_by_side(setup: Setup, scratch: Path, num_passes: int) -> dict[str, list[float]]:
-    """CPU milliseconds per sample of each pass of each loader, a pass of each in turn."""
+    """CPU milliseconds per sample of each pass of each loader; the loaders alternate."""
     loaders: dict[str, Batches] = {
         SEED_STYLE: seed_style(setup),
         OURS: lambda: setup.loader(setup.requests(1)),
@@ -72,7 +72,7 @@ def side_by_side(setup: Setup, scratch: Path, num_passes: int) -> dict[str, list
 
 
 class Stopwatch:
-    """CPU time by name; of calls inside one another, each counts its own."""
+    """CPU time by name; a call's time does not include timed calls inside it."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
@@ -108,17 +108,10 @@ def by_stage(setup: Setup) -> dict[str, float]:
         return iter(next_item, None)
 
     reader = SimpleNamespace(read=watch.timed("read", source.reader.read))
-    kept = (
-        image_views.decode,
-        image_views.training_view,
-        image_views.stacked,
-        setup.tokenizer,
-        reading.crc32,
-    )
+    kept = (image_views.decode, image_views.training_view, setup.tokenizer, reading.crc32)
     reading.crc32 = watch.timed("checksum", reading.crc32)
     image_views.decode = watch.timed("decode", image_views.decode)
     image_views.training_view = watch.timed("augment (crop, flip)", image_views.training_view)
-    image_views.stacked = watch.timed("collate", image_views.stacked)
     setup.tokenizer = watch.timed("tokenize", setup.tokenizer)
     try:
         share = _Requests(requests, reader)
@@ -129,18 +122,12 @@ def by_stage(setup: Setup) -> dict[str, float]:
         watch.spent.clear()
         num_samples = sum(len(batch["keys"]) for batch in iter(take, None))
     finally:
-        (
-            image_views.decode,
-            image_views.training_view,
-            image_views.stacked,
-            setup.tokenizer,
-            reading.crc32,
-        ) = kept
+        image_views.decode, image_views.training_view, setup.tokenizer, reading.crc32 = kept
     return {name: 1000 * cpu_s / num_samples for name, cpu_s in watch.spent.items()}
 
 
 class _Requests:
-    """Requests as a loader takes them, with a reader of their own."""
+    """Requests as a loader takes them, with another reader."""
 
     def __init__(self, requests: Callable[..., Any], reader: Any) -> None:
         self.reader, self._requests = reader, requests
@@ -150,7 +137,7 @@ class _Requests:
 
 
 def workers_against_none(setup: Setup, rounds: int, num_batches: int = 20) -> dict[str, float]:
-    """Batches per second by the clock without and with two workers, medians of turns."""
+    """Batches per second (wall time) without and with two workers, medians of alternating turns."""
     from mmsa.data.loading.workers import AHEAD
 
     needed = rounds * (num_batches + 2 * AHEAD) + 4 * AHEAD
@@ -159,7 +146,7 @@ def workers_against_none(setup: Setup, rounds: int, num_batches: int = 20) -> di
     found: dict[int, list[float]] = {0: [], 2: []}
     for _ in range(rounds):
         for num_workers, loader in loaders.items():
-            for _ in range(2 * AHEAD):  # what workers have made while it was the other's turn
+            for _ in range(2 * AHEAD):  # batches that workers made during the other's turn
                 next(loader)
             begin = time.perf_counter()
             for _ in range(num_batches):
@@ -170,7 +157,7 @@ def workers_against_none(setup: Setup, rounds: int, num_batches: int = 20) -> di
 
 
 def first_batch(setup: Setup) -> dict[str, float]:
-    """Seconds by the clock from an opened process to the first batch, in parts, no worker."""
+    """Seconds of wall time from a started process to the first batch, without workers."""
     begin = time.perf_counter()
     reader = setup.opened()
     opened = time.perf_counter()
@@ -244,7 +231,7 @@ def show(figures: dict[str, Any]) -> None:
     console.print(table)
     workers, first = figures["workers"], figures["first_batch"]
     print(
-        f"two workers against none, by the clock: {workers['times']:.2f} times "
+        f"two workers against none, wall time: {workers['times']:.2f} times as fast "
         f"({workers['two']:.1f} and {workers['none']:.1f} batches/s); load {figures['load']:.1f}"
     )
     print(
@@ -254,7 +241,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the figures depend on."""
+    """Versions of the packages that the figures depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -267,11 +254,17 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--raw", type=Path, help="a raw set in MVSA-Single's layout")
-    parser.add_argument("--shards", type=Path, help="what was packed of it at short side 256")
-    parser.add_argument("--images", type=int, default=1500, help="made-up pictures without --raw")
-    parser.add_argument("--passes", type=int, default=5, help="over the training split, timed")
-    parser.add_argument("--resize-px", type=int, default=256, help="the encoder's, before the cut")
-    parser.add_argument("--tokenizer", help="a name or directory; default: made of the texts")
+    parser.add_argument("--shards", type=Path, help="the same data, packed at short side 256")
+    parser.add_argument(
+        "--images", type=int, default=1500, help="number of synthetic images without --raw"
+    )
+    parser.add_argument(
+        "--passes", type=int, default=5, help="timed passes over the training split"
+    )
+    parser.add_argument(
+        "--resize-px", type=int, default=256, help="short side in pixels before the crop"
+    )
+    parser.add_argument("--tokenizer", help="name or directory; default: learned from the texts")
     parser.add_argument(
         "--peers-finish",
         choices=("their-way", "by-ours"),
@@ -281,7 +274,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     if arguments.shards and not arguments.raw:
-        parser.error("--shards needs --raw too, the originals that it was packed from")
+        parser.error("--shards also needs --raw, the original files that it was packed from")
     with tempfile.TemporaryDirectory() as folder:
         figures = run(arguments, Path(folder))
     show(figures)

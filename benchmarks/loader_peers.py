@@ -1,9 +1,9 @@
 """Other loaders of the same samples, for loader.py: the seed-style one and the peers.
 
-Peers get the stored JPEGs of our own shards in the form that they document, and decode by our
-function. They crop and flip by torchvision's transforms, tokenize by Hugging Face's batch call and
-stack, as their users do; or all of it by our functions, so that nothing differs but how they read.
-Each is iterated in one process, one whole pass at a time, shuffled, to batches of 32.
+Peers get the JPEGs of our shards in the format that they document, and decode with our function.
+They crop and flip with torchvision's transforms, tokenize with Hugging Face's batch call and stack,
+as their users do; or they use our functions for all of it, so that only reading differs. Each is
+iterated in one process, one whole shuffled pass at a time, in batches of 32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.loader_setup import BATCH_SIZE, MAX_TOKENS, SHORT_SIDE_PX, Setup
 
 SHUFFLE_BUFFER = 1000  # samples, as in webdataset's and datasets' own examples
-# name: what must be there to import, and the package that holds it
+# name: module to import, package to install
 PEERS = {
     "webdataset": ("webdataset", "webdataset"),
     "datasets, webdataset": ("datasets", "datasets"),
@@ -32,7 +32,7 @@ Batches = Callable[[], Iterator[Any]]
 
 @dataclass
 class Finish:
-    """From pictures and texts that a peer has read to a batch."""
+    """From the images and texts that a peer has read to a batch."""
 
     setup: Setup
 
@@ -50,24 +50,24 @@ class Finish:
             ]
         )
 
-    def batch(self, images_: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
-        """Decoded by our function, the rest as users of a peer do it, or by our functions too."""
+    def batch(self, contents: Iterable[bytes], texts: list[str], labels: list[int]) -> Any:
+        """Decode with our function; do the rest as users of a peer do, or with our functions."""
         import torch
 
         from mmsa.data.decoding import image_views
 
         if self.setup.finish_by_ours:
             ids, mask = self.setup.tokenizer(texts)
-            views = (self.view(image) for image in images_)
-            pictures = image_views.stacked(views, len(texts), self.setup.preprocessing)
+            views = (self.view(image) for image in contents)
+            pixels = image_views.stacked(views, len(texts), self.setup.preprocessing)
         else:
             tokens = self.setup.tokenizer.hugging_face(
                 texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
             )
             ids, mask = tokens["input_ids"], tokens["attention_mask"]
-            pictures = torch.stack([self.transform(image_views.decode(image)) for image in images_])
+            pixels = torch.stack([self.transform(image_views.decode(image)) for image in contents])
         return {
-            "images": pictures,
+            "images": pixels,
             "input_ids": ids,
             "attention_mask": mask,
             "labels": torch.tensor(labels),
@@ -88,15 +88,15 @@ class Finish:
 
     def rows(self, rows: list[dict[str, Any]]) -> Any:
         """A batch of rows with `image`, `text` and `label`."""
-        images_ = [row["image"] for row in rows]
+        contents = [row["image"] for row in rows]
         return self.batch(
-            images_, [row["text"] for row in rows], [int(row["label"]) for row in rows]
+            contents, [row["text"] for row in rows], [int(row["label"]) for row in rows]
         )
 
 
 def seed_style(setup: Setup) -> Batches:
-    """A file per sample: Pillow, resized to 224, float32, normalised; the tokenizer called for
-    each sample and padded to 128; torch's DataLoader."""
+    """One file per sample: Pillow, resized to 224, float32, normalised; the tokenizer called once
+    per sample and padded to 128; torch's DataLoader."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -138,15 +138,15 @@ def seed_style(setup: Setup) -> Batches:
 
 
 def webdataset(setup: Setup, scratch: Path) -> Batches:
-    """Its own pipeline over our tars; decoding before the batch, as its examples do."""
+    """Its own pipeline over our tars; decodes before batching, as its examples do."""
     import webdataset as wds
 
     finish = Finish(setup)
 
     def collate(samples: list[tuple[bytes, str, str]]) -> Any:
-        images_, texts, metas = zip(*samples, strict=True)
+        contents, texts, metas = zip(*samples, strict=True)
         labels = [setup.class_names.index(json.loads(meta)["label"]) for meta in metas]
-        return finish.batch(images_, [text.decode() for text in texts], labels)
+        return finish.batch(contents, [text.decode() for text in texts], labels)
 
     dataset = (
         wds.WebDataset(setup.tars, shardshuffle=len(setup.tars), seed=0)
@@ -158,7 +158,7 @@ def webdataset(setup: Setup, scratch: Path) -> Batches:
 
 
 def datasets_webdataset(setup: Setup, scratch: Path) -> Batches:
-    """`load_dataset("webdataset", streaming=True)` over our tars, pictures not decoded by it."""
+    """`load_dataset("webdataset", streaming=True)` over our tars, images not decoded by it."""
     import datasets
 
     stream = datasets.load_dataset(
@@ -182,7 +182,7 @@ def datasets_webdataset(setup: Setup, scratch: Path) -> Batches:
 
 def datasets_parquet(setup: Setup, scratch: Path) -> Batches:
     """`load_dataset("parquet", streaming=True)`, row groups of 100 as its documentation advises
-    for pictures."""
+    for images."""
     import datasets
     import pyarrow as pa
     from pyarrow import parquet
@@ -263,7 +263,7 @@ _MAKERS: dict[str, Callable[[Setup, Path], Batches]] = {
 
 
 def missing() -> dict[str, str]:
-    """The peers that are not installed, and the package each needs."""
+    """The peers that are not installed, and the package that each needs."""
     return {
         name: package
         for name, (module, package) in PEERS.items()
@@ -272,7 +272,7 @@ def missing() -> dict[str, str]:
 
 
 def peers(setup: Setup, scratch: Path) -> dict[str, Batches]:
-    """The installed peers, their data written below `scratch`."""
+    """The installed peers, with their data in `scratch`."""
     absent = missing()
     made = {}
     for number, (name, maker) in enumerate(_MAKERS.items()):

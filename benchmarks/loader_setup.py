@@ -1,4 +1,4 @@
-"""What loader.py and its peers read: one packed set, its originals, one tokenizer, one view."""
+"""The input of loader.py and its peers: one packed set, its original files, one tokenizer."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 BATCH_SIZE, MAX_TOKENS, SHORT_SIDE_PX = 32, 128, 256
-_WORDS = 8000  # of the vocabulary that is made of the texts where no tokenizer is named
+_WORDS = 8000  # vocabulary learned from the texts if no tokenizer is given
 
 
 @dataclass
 class Setup:
     """The training split of the shards in `directory`, packed from `raw` (MVSA-Single's layout).
 
-    `resize_px` is the encoder's short side before the crop: 256 cuts 224 pixels out of a picture
-    packed at 256 as they are, 232 (ResNet-50's newer weights) cuts 247 and resizes them.
+    `resize_px` is the encoder's short side before the crop: 256 crops 224 pixels from an image
+    packed at 256 without resizing, 232 (ResNet-50's newer weights) crops 247 and resizes them.
     """
 
     raw: Path
     directory: Path
     resize_px: int = 256
     tokenizer_name: str | None = None
-    finish_by_ours: bool = False  # peers: all but reading by our functions
+    finish_by_ours: bool = False  # peers use our functions for all but reading
     samples: list[Any] = field(init=False, repr=False)  # RawSample, all of the split
-    raw_samples: list[tuple[Path, int]] = field(init=False, repr=False)  # picture, label
+    raw_samples: list[tuple[Path, int]] = field(init=False, repr=False)  # image, label
 
     def __post_init__(self) -> None:
         from mmsa.data.stream import Augmentation
@@ -45,7 +45,7 @@ class Setup:
         self.augmentation = Augmentation(seed=0, min_crop_scale=1.0, flip_probability=0.5)
 
     def opened(self) -> Any:
-        """The reader of the split, opened anew."""
+        """A new reader of the split."""
         from mmsa.data.manifest import load_manifest
         from mmsa.data.reader import SplitReader
         from mmsa.labels import class_map
@@ -55,7 +55,7 @@ class Setup:
         return SplitReader(self.directory, manifest, "train", class_map(manifest.classes, None))
 
     def made_tokenizer(self) -> Any:
-        """The tokenizer of a name, or word pieces as BERT's learned from the texts."""
+        """The named tokenizer, or a WordPiece tokenizer like BERT's, learned from the texts."""
         from mmsa.data.text import TextTokenizer, load_tokenizer
 
         if self.tokenizer_name:
@@ -74,7 +74,7 @@ class Setup:
         return TextTokenizer(tokenizer, MAX_TOKENS)
 
     def requests(self, num_epochs: int, reader: Any = None) -> Any:
-        """Training requests of whole epochs, batches of similar length as in training."""
+        """Training requests of whole epochs, bucketed by length as in training."""
         from mmsa.data.batch_requests import TrainRequests
         from mmsa.data.plan import batch_plan
 
@@ -90,7 +90,7 @@ class Setup:
         return TrainRequests(reader, plan, 0, 0, 16, True, 0, last_step)
 
     def loader(self, requests: Any, num_workers: int = 0) -> Any:
-        """Our loader, as training makes it."""
+        """Our loader, as training creates it."""
         from mmsa.data.stream import Loader
 
         return Loader(requests, self.preprocessing, self.tokenizer, num_workers, self.augmentation)

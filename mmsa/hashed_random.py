@@ -1,7 +1,7 @@
 """Random numbers and permutations as a pure function of a key (SplitMix64).
 
-numpy and torch may change the streams of their generators between versions; what must be the same
-after an upgrade, the order of the samples above all, cannot come from them.
+numpy and torch may change the streams of their generators between versions. The order of the
+samples must be the same after an upgrade, so it cannot come from them.
 Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
@@ -21,7 +21,7 @@ _MASK = (1 << 64) - 1
 
 
 def stream_key(*parts: int | str) -> int:
-    """A 64-bit number that depends on every part: the seed of one independent stream."""
+    """A 64-bit number that depends on all parts: the seed of an independent stream."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -38,9 +38,9 @@ def mix64(values: KeyArray) -> KeyArray:
 
 
 def permutation(size: int, key: int) -> IntArray:
-    """A permutation of `range(size)` (size,) that depends on `key` alone.
+    """A permutation of `range(size)`, (size,), that depends only on `size` and `key`.
 
-    Sorting the hashes of distinct numbers is a permutation without ties, because the hash is a
+    Sorting the hashes of distinct numbers gives a permutation without ties, because the hash is a
     bijection.
     """
     numbers = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK)
@@ -48,13 +48,13 @@ def permutation(size: int, key: int) -> IntArray:
 
 
 def uniforms(key: int, count: int) -> list[float]:
-    """`count` numbers in [0, 1) that depend on `key` alone; augmentation draws from these."""
+    """`count` numbers in [0, 1) that depend only on `key`; used for augmentation."""
     numbers = [(number * _GOLDEN + key) & _MASK for number in range(1, count + 1)]
     return [_mixed(number) / (1 << 53) for number in numbers]
 
 
 def _mixed(value: int) -> int:
-    """The upper 53 bits of `mix64` of one number, which numpy would take four times as long for."""
+    """The upper 53 bits of `mix64` of one number, four times as fast as with numpy."""
     value ^= value >> 30
     value = value * _MIX_1 & _MASK
     value ^= value >> 27

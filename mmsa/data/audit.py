@@ -2,11 +2,11 @@
 
     python -m mmsa.data.audit RUN [--shards DIR]
 
-The run was made with `run.audit=true`. Its files hold the keys that each rank consumed, as the
-loader workers read them from the tars. Here they are held against the index files, step by step
-(the step's slice of the order) and epoch by epoch (every sample of the split once), across
-interruptions and changes of the world. Ends with 0 where that holds, with 2 and the samples' names
-where it does not.
+The run needs `run.audit=true`. Its files then hold the keys that each rank consumed, as the loader
+workers read them from the tars. This command compares them with the index files, step by step (the
+step's slice of the order) and epoch by epoch (every sample of the split once), across interruptions
+and changes of the world size. Exits with 0 if everything matches, otherwise with 2 and the names of
+the samples.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.hashed_random import KeyArray
 from mmsa.labels import class_map
 
-_SHOWN = 20  # problems told one by one
+_SHOWN = 20  # problems printed
 Consumed = list[tuple[int, str]]  # (rank, key) of one step
 
 
 @dataclass
 class Findings:
-    """What an audit found. `problems` is empty where everything is proven."""
+    """What an audit found. `problems` is empty if everything is proven."""
 
     num_steps: int = 0
     num_read: int = 0
-    ended: bool = False  # whether the run is done, so that every step must be there
+    ended: bool = False  # whether the run is done, so that every step must be present
     launches: list[tuple[int, int]] = field(default_factory=list)  # (start step, world size)
     problems: list[str] = field(default_factory=list)
 
@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--shards", help="where the packed data lies now (default: as the run)")
+    parser.add_argument("--shards", help="where the packed data is now (default: as in the run)")
     arguments = parser.parse_args(argv)
     try:
         if not (arguments.run / "config.yaml").is_file():
             raise UserError(
-                f"{arguments.run} is no run directory, or of a run that never began: it has no "
-                "config.yaml. Expected is the run.dir of a run with run.audit=true"
+                f"{arguments.run} is not the directory of a run that started: it has no "
+                "config.yaml. Expected: the run.dir of a run with run.audit=true"
             )
         config = load_config(str(arguments.run / "config.yaml"))
         expected = Expected(config, arguments.shards or str(config.data.shards))
@@ -80,14 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     if not findings.ended:
         print(
-            f"the run is not done; checked as far as all its ranks wrote: step {findings.num_steps}"
+            "the run is not done; checked up to the last step that all its ranks wrote: "
+            f"{findings.num_steps}"
         )
     print("nothing lost, nothing doubled: every step read its slice of the order")
     return 0
 
 
 class Expected:
-    """What the shards say that a run must have read."""
+    """What a run must have read, according to the shards."""
 
     def __init__(self, config: Config, shards: str) -> None:
         manifest = load_manifest(shards)
@@ -112,14 +113,14 @@ class Expected:
         return self._orders[epoch]
 
     def hashes(self, epoch: int, start: int, stop: int) -> tuple[KeyArray, list[tuple[int, int]]]:
-        """Key hashes (n,) and places of a slice of an epoch's order, from the index files."""
+        """Key hashes (n,) and (shard, row) places of a slice of an epoch's order."""
         shards, rows = self.order(epoch).slice(start, stop)
         places = list(zip(shards.tolist(), rows.tolist(), strict=True))
         found = [self.reader.records(shard)["key_hash"][row] for shard, row in places]
         return np.array(found, dtype=np.uint64), places
 
     def name(self, place: tuple[int, int]) -> str:
-        """The key of a sample, or its place where it cannot be read any more."""
+        """The key of a sample, or its place if it cannot be read any more."""
         shard, row = place
         try:
             return self.reader.read(shard, row).key
@@ -128,30 +129,30 @@ class Expected:
 
 
 def audit(run_dir: Path, expected: Expected) -> Findings:
-    """Hold a run's audit files against its shards. Raises `UserError` where there are none."""
+    """Compare a run's audit files with its shards. Raises `UserError` if it has no audit files."""
     parts = parts_of(run_dir)
     if not parts:
         raise UserError(
-            f"{run_dir} has no audit; it is written by a run that was begun with run.audit=true"
+            f"{run_dir} has no audit; only a run that was started with run.audit=true writes one"
         )
     findings = Findings(ended=_steps_done(run_dir) is not None)
-    done: list[tuple[int, KeyArray]] = []  # steps of the epoch at hand and what they read
-    epoch_at_hand = 0
+    done: list[tuple[int, KeyArray]] = []  # steps of the current epoch and what they read
+    current_epoch = 0
     for step, consumed in _steps(run_dir, parts, findings):
         findings.num_steps, findings.num_read = step, findings.num_read + len(consumed)
         place = expected.plan.locate(step - 1)
-        if place[0] != epoch_at_hand:
-            _check_epoch(epoch_at_hand, done, expected, findings)
-            epoch_at_hand, done = place[0], []
+        if place[0] != current_epoch:
+            _check_epoch(current_epoch, done, expected, findings)
+            current_epoch, done = place[0], []
         hashes = np.array([key_hash(key) for _, key in consumed], dtype=np.uint64)
         _check_step(step, place, consumed, hashes, expected, findings, done)
         done.append((step, hashes))
-    _check_epoch(epoch_at_hand, done, expected, findings)
+    _check_epoch(current_epoch, done, expected, findings)
     return findings
 
 
 def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tuple[int, Consumed]]:
-    """(step, what all ranks consumed in it), launch by launch; gaps become problems."""
+    """(step, what all ranks consumed in it), launch by launch; gaps are recorded as problems."""
     launches = [
         (key, list(ranks))
         for key, ranks in groupby(parts, key=lambda part: (part.start_step, part.world_size))
@@ -169,14 +170,14 @@ def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tup
         stop_step = _steps_done(run_dir) if last else launches[number + 1][0][0]
         if start_step + 1 != expected_step:
             findings.problems.append(
-                f"the launch from step {start_step} follows on step {expected_step - 1}"
+                f"the launch from step {start_step} follows step {expected_step - 1}"
             )
         lines = [(part.rank, read_part(part.path(run_dir))) for part in ranks]
         for step in range(start_step + 1, (stop_step or sys.maxsize) + 1):
             turns = [(rank, next(part, None)) for rank, part in lines]
             silent = [rank for rank, turn in turns if turn is None or turn[0] != step]
             if silent and stop_step is None:
-                break  # a run that goes on, or was killed: these steps are in no checkpoint
+                break  # the run is still going or was killed: no checkpoint has these steps
             if silent:
                 findings.problems.append(
                     f"rank(s) {', '.join(map(str, silent))} of {world_size} have no line for step "
@@ -189,14 +190,14 @@ def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tup
             if beyond:
                 findings.problems.append(
                     f"rank(s) {', '.join(map(str, beyond))} of the launch from step {start_step} "
-                    f"read on behind step {stop_step}, where it was to end"
+                    f"continued past step {stop_step}, where it should have ended"
                 )
         if stop_step is not None:
             expected_step = stop_step + 1
 
 
 def _steps_done(run_dir: Path) -> int | None:
-    """The number of steps of a finished run; None of any other."""
+    """The number of steps of a finished run; None for any other."""
     try:
         status = json.loads((run_dir / "status.json").read_text())
         return int(status["step"]) if status["state"] == "done" else None
@@ -213,7 +214,10 @@ def _check_step(
     findings: Findings,
     done: list[tuple[int, KeyArray]],
 ) -> None:
-    """The step's keys are its slice of the order, each once. `done`: the epoch's steps before."""
+    """Check that the step's keys are its slice of the order, each once.
+
+    `done` holds the earlier steps of the epoch.
+    """
     wanted, places = expected.hashes(*place)
     if np.array_equal(np.sort(hashes), np.sort(wanted)):
         return
@@ -232,23 +236,23 @@ def _check_step(
             before = [past for past, others in done if number in others]
             again = f"; step {before[0]} of this epoch had read it" if before else ""
             findings.problems.append(
-                f"step {step} read {key} on rank {rank}, which is no sample of this step{again}"
+                f"step {step} read {key} on rank {rank}, which is not a sample of this step{again}"
             )
 
 
 def _check_epoch(
     epoch: int, done: list[tuple[int, KeyArray]], expected: Expected, findings: Findings
 ) -> None:
-    """No sample twice in an epoch; in a whole one each once, but for those of `drop_last`.
+    """Check that an epoch has no sample twice and, if complete, all but those left out.
 
-    Asks the index files alone, neither the plan's order nor the steps.
+    Uses only the index files, neither the plan's order nor its steps.
     """
     hashes = np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in done)])
     doubled = len(hashes) - len(np.unique(hashes))
     if doubled:
         findings.problems.append(f"epoch {epoch} read {doubled} sample(s) more than once")
     if len(done) < expected.plan.steps_per_epoch:
-        return  # it was not ended; where steps are missing, that is told
+        return  # not complete; missing steps have been reported already
     _, records = expected.reader.all_records()
     lost = int((~np.isin(records["key_hash"], hashes)).sum())
     allowed = expected.plan.left_out_per_epoch

@@ -1,9 +1,10 @@
 """The audit's files: which keys each rank consumed at each step, as read from the tars.
 
-    RUN/audit/from-00000012-rank-00001-of-00004.jsonl    a line a step: {"step": 13, "keys": [...]}
+    RUN/audit/from-00000012-rank-00001-of-00004.jsonl    one line per step, as in
+    {"step": 13, "keys": [...]}
 
-A launch that goes on from step 12 writes the steps behind it into files of its own, one per rank;
-what earlier launches wrote past step 12 is cut off, because it is not in the weights.
+A launch that resumes from step 12 writes later steps to new files, one per rank. What earlier
+launches wrote past step 12 is cut off, because it is not in the weights.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Part:
 
 
 def parts_of(run_dir: Path) -> list[Part]:
-    """All parts of a run's audit, by start, world size and rank; [] where it has none."""
+    """All parts of a run's audit, sorted by start, world size and rank; [] if it has none."""
     found = []
     for path in (run_dir / AUDIT_NAME).glob("*.jsonl"):
         match = _FILE_NAME.match(path.name)
@@ -47,10 +48,10 @@ def parts_of(run_dir: Path) -> list[Part]:
 
 
 class AuditWriter:
-    """Appends a line per step to this rank's file; `UserError` where it cannot be written."""
+    """Appends a line per step to this rank's file; `UserError` if it cannot be written."""
 
     def __init__(self, run_dir: Path, *, start_step: int, rank: int, world_size: int) -> None:
-        """Begins this rank's file; the main rank cuts those of earlier launches."""
+        """Start this rank's file; the main rank also cuts those of earlier launches."""
         own = Part(start_step, world_size, rank)
         self._path = own.path(run_dir)
         self._file = -1
@@ -58,7 +59,7 @@ class AuditWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if rank == 0:
                 for part in parts_of(run_dir):
-                    # The files of this launch are each rank's own affair.
+                    # Each rank truncates its own file of this launch.
                     if (part.start_step, part.world_size) != (start_step, world_size):
                         _cut(part.path(run_dir), start_step)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -67,7 +68,7 @@ class AuditWriter:
             raise self._failed(error) from None
 
     def write(self, step: int, keys: Sequence[str]) -> None:
-        """`keys`: of the real samples that this rank consumed in step `step`, counted from 1."""
+        """`keys` of the real samples that this rank consumed in `step`, counted from 1."""
         line = json.dumps({"step": step, "keys": list(keys)}, ensure_ascii=False) + "\n"
         content = line.encode("utf-8")
         try:
@@ -78,7 +79,7 @@ class AuditWriter:
             raise self._failed(error) from None
 
     def flush(self) -> None:
-        """Bring everything to the disk: before a checkpoint, which must not be ahead of it."""
+        """Flush to disk; needed before a checkpoint, which must not be ahead of the audit."""
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -90,13 +91,13 @@ class AuditWriter:
 
     def _failed(self, error: OSError) -> UserError:
         return UserError(
-            f"the audit {self._path} cannot be written ({error.strerror or error}). Make room, "
-            "or begin a run without run.audit"
+            f"the audit {self._path} cannot be written ({error.strerror or error}). Free disk "
+            "space, or start a run without run.audit"
         )
 
 
 def _cut(path: Path, last_step: int) -> None:
-    """Cut a file behind the line of `last_step`; remove it where nothing is left."""
+    """Cut a file after the line of `last_step`; remove it if nothing is left."""
     kept = 0
     with path.open("rb") as file:
         for line in file:
@@ -111,15 +112,15 @@ def _cut(path: Path, last_step: int) -> None:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a whole line; None for one that a kill has cut."""
+    """The step of a complete line; None for a line that was cut by a kill."""
     match = _STEP.match(line)
     return int(match[1]) if match and line.endswith(b"]}\n") else None
 
 
 def read_part(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(step, keys) of each line; ends before a last line that a kill has cut.
+    """(step, keys) of each line, without a last line that was cut by a kill.
 
-    Raises `UserError` where any other line is none of ours.
+    Raises `UserError` for any other line that is not valid.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

@@ -1,7 +1,7 @@
-"""Requests: which samples make up each micro-batch of a rank, by the arithmetic of plan.py.
+"""Which samples make up each micro-batch of a rank, by the arithmetic of plan.py.
 
-A request names places (shard, ordinal); only index files are opened here. Stages are top-level
-picklable callables, because loader workers are started by forkserver. Legend: B batch.
+A request names its samples by (shard, ordinal). Only index files are opened here. Stages are
+top-level picklable callables, because loader workers are started by forkserver. Legend: B batch.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ class Request:
 
 @dataclass
 class Share:
-    """Every n-th request for worker n of n: a loader collects from its workers in turn, so the
-    order of the requests is the order of the batches."""
+    """The first stage: every `num_workers`-th request, from number `worker` on.
+
+    A loader takes batches from its workers round-robin, so the batches come in the order of the
+    requests.
+    """
 
     requests: TrainRequests | EvaluationRequests
     worker: int
@@ -45,8 +48,8 @@ class Share:
 class TrainRequests:
     """The micro-batches of `rank` from optimizer step `start_step` up to `stop_step`.
 
-    Called with a worker's number it yields that worker's share, and does no work for steps of
-    which the worker has no micro-batch.
+    Called with a worker's number it yields that worker's share. Steps in which the worker has no
+    micro-batch cost it nothing.
     """
 
     reader: SplitReader
@@ -60,7 +63,7 @@ class TrainRequests:
 
     def __call__(self, worker: int = 0, num_workers: int = 1) -> Iterator[Request]:
         order: Order | None = None
-        order_epoch, lengths = -1, None
+        order_epoch, text_lengths = -1, None
         accumulation = self.plan.accumulation_steps
         for step in range(self.start_step, self.stop_step):
             number = (step - self.start_step) * accumulation  # of the step's first request
@@ -70,38 +73,18 @@ class TrainRequests:
             epoch, start, stop = self.plan.locate(step)
             if order is None or epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
-                lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
-            shards, ordinals, step_lengths = self._samples(order, lengths, start, stop)
-            dealt = deal(step_lengths, stop - start, self.plan, self.rank)
+                text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
+            shards, ordinals = order.slice(start, stop)
+            # This step and the rest of its window read these shards' records again.
+            self.reader.keep_indexes(self.window_shards * order.num_kept_windows)
+            lengths = None if text_lengths is None else text_lengths.slice(start, stop)
+            dealt = deal(lengths, stop - start, self.plan, self.rank)
             for micro_step in mine:
                 positions = dealt[micro_step]
-                # An empty micro-batch of a last incomplete step: one row of weight 0, because all
-                # ranks must run equally many forward passes.
+                # An empty micro-batch of a last incomplete step becomes one row of weight 0,
+                # because all ranks must run the same number of forward passes.
                 rows = positions if len(positions) else np.zeros(1, dtype=np.int64)
                 yield Request(epoch, shards[rows], ordinals[rows], len(positions))
-
-    def _samples(
-        self, order: Order, lengths: _TextLengths | None, start: int, stop: int
-    ) -> tuple[IntArray, IntArray, IntArray | None]:
-        """A slice of the order: (shards (n,), ordinals (n,), text lengths (n,) where asked)."""
-        pieces = list(order.pieces(start, stop))
-        # The samples are read soon after their lengths: keep what this step and the rest of its
-        # window ask for again.
-        self.reader.open_indexes = max(
-            self.reader.open_indexes, self.window_shards * max(2, len(pieces))
-        )
-        shards, ordinals, found = [], [], []
-        for number, inside in pieces:
-            window = order.window(number)
-            shards.append(window.shards[inside])
-            ordinals.append(window.ordinals[inside])
-            if lengths is not None:
-                found.append(lengths.window(number)[inside])
-        return (
-            np.concatenate(shards),
-            np.concatenate(ordinals),
-            np.concatenate(found) if found else None,
-        )
 
     def _order(self, epoch: int) -> Order:
         return Order(
@@ -114,15 +97,20 @@ class TrainRequests:
 
 
 class _TextLengths:
-    """Text lengths along an order; the index files are asked once a window, not once a step."""
+    """Text lengths along an order, looked up in the index files once per window, not per step."""
 
     def __init__(self, reader: SplitReader, order: Order) -> None:
         self._reader = reader
         self._order = order
         self._windows: OrderedDict[int, IntArray] = OrderedDict()
 
-    def window(self, number: int) -> IntArray:
-        """The lengths (n,), in characters, of the samples of a window in their order."""
+    def slice(self, start: int, stop: int) -> IntArray:
+        """The lengths (n,), in characters, of the samples at positions `start` to `stop`."""
+        pieces = self._order.pieces(start, stop)
+        return np.concatenate([self._window(number)[inside] for number, inside in pieces])
+
+    def _window(self, number: int) -> IntArray:
+        """The lengths (n,) of the samples of a window, in their order."""
         if number not in self._windows:
             window = self._order.window(number)
             lengths = [
@@ -131,16 +119,16 @@ class _TextLengths:
                 if self._reader.sizes[shard]
             ]
             self._windows[number] = np.concatenate(lengths)[window.shuffled]
-            while len(self._windows) > 2:
+            while len(self._windows) > self._order.num_kept_windows:
                 self._windows.popitem(last=False)
         return self._windows[number]
 
 
 @dataclass
 class EvaluationRequests:
-    """The evaluation batches of `rank`, the whole split once; again and again with `repeat`.
+    """The evaluation batches of `rank`: the whole split once, or endlessly with `repeat`.
 
-    Every batch has `batch_size` rows; the last real one is filled up with rows of weight 0, and a
+    Every batch has `batch_size` rows. The last real batch is padded with rows of weight 0, and a
     rank without a batch gets one of weight 0.
     """
 
@@ -151,19 +139,19 @@ class EvaluationRequests:
     repeat: bool = False
 
     def __len__(self) -> int:
-        """Batches of one pass, the same on every rank."""
+        """The number of batches in one pass, the same on every rank."""
         num_batches = -(-len(self.reader) // self.batch_size)
         return -(-num_batches // self.world_size)
 
     def __call__(self, worker: int = 0, num_workers: int = 1) -> Iterator[Request]:
-        """All requests, or every `num_workers`-th from number `worker` on."""
+        """Every `num_workers`-th request, from number `worker` on."""
         return islice(self._all(), worker, None, num_workers)
 
     def _all(self) -> Iterator[Request]:
         places, records = self.reader.all_records()
         places = places[evaluation_order(records["text_length"], records["key_hash"])]
-        del records  # 40 bytes a sample, for as long as the run validates
-        while len(places):  # an empty split ends at once, instead of repeating nothing for ever
+        del records  # 40 bytes per sample, which would stay as long as the run validates
+        while len(places):  # repeating an empty split would never end
             for start, stop in evaluation_batches(
                 len(places),
                 batch_size=self.batch_size,

@@ -1,7 +1,7 @@
-"""What a packed data set says of itself: `manifest.json` and, beside each tar, its index file.
+"""The files that describe a packed data set: `manifest.json` and an index file next to each tar.
 
-Both formats are described for other programs in docs/shard-format.md. Nothing here decodes a
-sample; packing writes these files, the stream and every report read them.
+docs/shard-format.md describes both formats for other programs. Packing writes these files; the
+stream and all reports read them. Nothing here decodes a sample.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ INDEX_DTYPE = np.dtype(
 IndexArray = np.ndarray[Any, np.dtype[np.void]]
 
 
-# A pattern and not pathlib, which would take most of the time of loading 100,000 shards.
+# A pattern, because pathlib would take most of the time of loading 100,000 shards.
 _PLAIN_NAME = re.compile(r"[^./:\0][^/:\0]*")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -70,10 +70,10 @@ class ShardInfo(_Strict):
     @field_validator("tar", "index")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        # A manifest may come from elsewhere: a name that leaves the folder, or one that webdataset
-        # would run as a command ("pipe:..."), must not get past this point.
+        # A manifest may come from a stranger. Refuse names that leave the folder and names that
+        # webdataset would run as a command ("pipe:...").
         if not _PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"'{name}' is no plain file name")
+            raise ValueError(f"'{name}' is not a plain file name")
         return name
 
 
@@ -86,9 +86,9 @@ class SplitInfo(_Strict):
 
 
 class ProtocolInfo(_Strict):
-    """The named rule for labels and splits, its settings, and the hash of the split it gave.
+    """The named rule for labels and splits, its settings, and the hash of the resulting split.
 
-    `hash` is over the sorted (split, key) pairs: two packed sets with equal hashes hold the same
+    `hash` is over the sorted (split, key) pairs: two packed sets with equal hashes have the same
     samples in the same splits.
     """
 
@@ -116,7 +116,7 @@ class Manifest(_Strict):
         return _digest(self.model_dump(mode="json"))
 
     def sealed(self) -> Manifest:
-        """A copy that carries its own digest."""
+        """A copy with its digest filled in."""
         return self.model_copy(update={"digest": self.computed_digest()})
 
     @property
@@ -125,7 +125,7 @@ class Manifest(_Strict):
         return self.label_rule.rpartition("-")[2] == "soft"
 
     def split(self, name: str) -> SplitInfo:
-        """The split `name`; `UserError` where this data set has none of that name."""
+        """The split `name`; raises `UserError` if the data set does not have it."""
         if name not in self.splits:
             raise UserError(
                 f"the shards have no split '{name}'; they have: {', '.join(self.splits) or 'none'}"
@@ -134,7 +134,7 @@ class Manifest(_Strict):
 
 
 def _digest(content: dict[str, Any]) -> str:
-    """The sha256 of a manifest's content but for its digest, as canonical JSON."""
+    """The sha256 of a manifest's content without its digest, as canonical JSON."""
     rest = {name: value for name, value in content.items() if name != "digest"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
@@ -148,15 +148,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The one way in which `manifest.json` is laid out."""
+    """The exact text of `manifest.json`."""
     return json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 def load_manifest(directory: str | os.PathLike[str]) -> Manifest:
     """Read and check `directory/manifest.json`.
 
-    Raises `UserError` where there is none, where it is of another format or version, or where it
-    does not match its own digest. No tar or index is opened.
+    Raises `UserError` if it is missing, of another format or version, or does not match its own
+    digest. No tar or index is opened.
     """
     with _uncollected():
         return _load(Path(directory) / MANIFEST_NAME)
@@ -164,7 +164,7 @@ def load_manifest(directory: str | os.PathLike[str]) -> Manifest:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for garbage cycles: a million new objects without one cost a third of a load."""
+    """Suspend garbage collection, which takes a third of the time of loading a million objects."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -179,7 +179,7 @@ def _load(path: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{path.parent} is no shards directory: it has no {MANIFEST_NAME}. "
+            f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}. "
             "Pack one with: python -m shards pack mvsa-single RAW OUT"
         ) from None
     except (OSError, ValueError) as error:
@@ -187,7 +187,7 @@ def _load(path: Path) -> Manifest:
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if found != (FORMAT, VERSION):
         raise UserError(
-            f"{path} is of format and version {found}; this program reads {(FORMAT, VERSION)}. "
+            f"{path} has format and version {found}; this program reads {(FORMAT, VERSION)}. "
             "Pack the data again with this version's `python -m shards pack`"
         )
     try:
@@ -198,8 +198,8 @@ def _load(path: Path) -> Manifest:
         raise UserError(
             f"{path} does not fit its format: {place}: {first['msg']}; pack the data again"
         ) from None
-    # Of the file's own words, which `write_manifest` took from the model: what the model would
-    # only tolerate (1.0 for 1, say) is a change too.
+    # The digest is over the file's own content, not over the model: a value that the model would
+    # accept as equal (1.0 for 1) is a change too.
     found_digest = _digest(content)
     if manifest.digest != found_digest:
         raise UserError(
@@ -231,8 +231,8 @@ def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> byte
 def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArray:
     """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
 
-    It is read, not memory-mapped: a file truncated on a network file system would be a SIGBUS.
-    Raises `ShardDamage` where it is missing, changed, or made for another tar.
+    It is not memory-mapped, because a file truncated on a network file system would cause SIGBUS.
+    Raises `ShardDamage` if it is missing, changed, or made for another tar.
     """
     path = os.path.join(directory, shard.index)
 

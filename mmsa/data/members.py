@@ -1,6 +1,6 @@
-"""One sample's tar members: from a piece of a tar to key, picture, text and what its JSON says.
+"""One sample's tar members: from a piece of a tar to its key, image, text and JSON.
 
-The reader, verification and the indexing of tars packed by others all parse samples here.
+The reader, verification and the indexing of tars packed by other programs all parse samples here.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from io import BytesIO
 from typing import Any, TypeVar
 
 Content = bytes | memoryview
-C = TypeVar("C", bytes, memoryview)  # of a piece of a tar, and so of its members
+C = TypeVar("C", bytes, memoryview)  # the type of a piece of a tar and of its members
 _BLOCK = 512  # bytes of a tar header; members are padded to a multiple
-# Of an ustar header: name, size, type, and the first byte of what would stand before the name.
+# Of an ustar header: name, size, type, and the first byte of the name's prefix.
 _HEADER = struct.Struct("100s24x12s20xc188xc166x")
 assert _HEADER.size == _BLOCK
 
 
 @dataclass(frozen=True)
 class Fields:
-    """How the members of a sample are called: extensions, the first that is there counts.
+    """Extensions of a sample's members; of several, the first that exists is used.
 
-    `json:caption` is the string `caption` inside the member `json`, which may have another name.
-    Tars packed by others have names of their own, which the manifest says (`packing.fields`).
+    `json:caption` is the string `caption` in the member with extension `json`; any extension may
+    take its place. Tars packed by other programs use other extensions, which the manifest lists in
+    `packing.fields`.
     """
 
     image: tuple[str, ...] = ("jpg",)
@@ -34,7 +35,7 @@ class Fields:
 
     @classmethod
     def of(cls, packing: Mapping[str, Any]) -> Fields:
-        """Those of a manifest's `packing`."""
+        """The fields that a manifest's `packing` lists."""
         fields = packing.get("fields", {})
         return cls(
             tuple(fields.get("image", cls.image)),
@@ -43,10 +44,10 @@ class Fields:
 
 
 def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C, str, bytes]:
-    """(key, picture, text, its `json` as it stands, b"" without) of one sample's tar members.
+    """(key, image, text, unparsed `json` or b"") of one sample's tar members.
 
-    The key is a member's name to the first dot behind the last slash, as in WebDataset. Raises
-    `ValueError` where the members are of several keys, and where picture or text are not there.
+    The key is a member's name up to the first dot after the last slash, as in WebDataset. Raises
+    `ValueError` if the members belong to several keys, and if the image or the text is missing.
     """
     by_field: dict[str, C] = {}
     keys = set()
@@ -62,7 +63,7 @@ def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C,
     texts = [field_text(name, by_field) for name in fields.text]
     text = next(filter(None, texts), None)
     if image is None or (text is None and not any(found == "" for found in texts)):
-        what, wanted = ("picture", fields.image) if image is None else ("text", fields.text)
+        what, wanted = ("image", fields.image) if image is None else ("text", fields.text)
         names = [name for name, _ in members]
         raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
     if text is None:
@@ -71,10 +72,9 @@ def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C,
 
 
 def field_text(name: str, by_field: Mapping[str, C]) -> str | None:
-    """The text of the member `name`, or of `MEMBER:NAME` in a JSON member; None where it is not
-    there.
+    """The text of the member `name`, or of `MEMBER:NAME` in a JSON member; None if missing.
 
-    A number becomes its digits. Raises `ValueError` for a member that is not UTF-8 or no JSON.
+    A number becomes its digits. Raises `ValueError` for a member that is not UTF-8 or not JSON.
     """
     member, colon, inner = name.partition(":")
     if member not in by_field:
@@ -86,8 +86,10 @@ def field_text(name: str, by_field: Mapping[str, C]) -> str | None:
 
 
 def object_in(content: bytes) -> dict[str, Any]:
-    """The object in a JSON member; empty where it is something else, or absent (b""). Raises
-    `ValueError` where it is no JSON."""
+    """The object in a JSON member; empty if it holds something else or is absent (b"").
+
+    Raises `ValueError` if it is not JSON.
+    """
     found = json.loads(content) if content else {}
     return found if isinstance(found, dict) else {}
 
@@ -95,9 +97,9 @@ def object_in(content: bytes) -> dict[str, Any]:
 def tar_members(content: C) -> list[tuple[str, C]]:
     """(name, bytes) of the regular members in a piece of a tar, in their order.
 
-    Of a memoryview the members are views. Reads plain ustar headers itself (POSIX.1-1988), which is
-    ten times quicker than `tarfile`; anything else (long names, PAX headers) goes to `tarfile`.
-    Raises `ValueError` or `tarfile.TarError` where it is no tar, and where its last member is cut.
+    The members of a memoryview are views. Plain ustar headers (POSIX.1-1988) are read here, ten
+    times as fast as by `tarfile`; anything else (long names, PAX headers) goes to `tarfile`. Raises
+    `ValueError` or `tarfile.TarError` if it is not a tar or its last member is truncated.
     """
     members: list[tuple[str, C]] = []
     at = 0
@@ -105,7 +107,7 @@ def tar_members(content: C) -> list[tuple[str, C]]:
         name, digits, kind, prefix = _HEADER.unpack_from(content, at)
         digits = digits.rstrip(b" \0") or b"0"
         plain = kind in b"0\0" and prefix == b"\0"  # a file
-        if not plain or not digits.isdigit():  # a sign would lead us in circles
+        if not plain or not digits.isdigit():  # a negative size would loop forever
             return _tarfile_members(content)
         at += _BLOCK
         end = at + int(digits, 8)
@@ -118,8 +120,8 @@ def tar_members(content: C) -> list[tuple[str, C]]:
 
 
 class _Bounded(BytesIO):
-    """Bytes that can be read so often and no more: a negative size in a header, which some
-    versions of `tarfile` believe, leads them in circles (CVE-2025-8194)."""
+    """Bytes that can be read a limited number of times: with a negative size in a header, some
+    versions of `tarfile` loop forever (CVE-2025-8194)."""
 
     def __init__(self, content: Content) -> None:
         super().__init__(content)
@@ -134,7 +136,7 @@ class _Bounded(BytesIO):
 
 def _tarfile_members(content: C) -> list[tuple[str, C]]:
     members = []
-    # In this mode a damaged header is an error; the default takes some for the end.
+    # In this mode a damaged header is an error; by default, some count as the end of the tar.
     with tarfile.open(fileobj=_Bounded(content), mode="r:") as tar:
         for member in tar:
             opened = tar.extractfile(member)

@@ -4,9 +4,8 @@ An epoch has one order of all samples (`Order`). Step t takes `order[t*G : (t+1)
 batch size; ranks, micro-batches and workers only divide that slice. So the global batches are the
 same for any world size and any number of workers, and a position is a step number.
 
-Permutations come from the SplitMix64 finalizer (Steele, Lea, Flood, OOPSLA 2014) and a sort of
-distinct numbers, not from a library's generator: their streams may change between versions, these
-cannot.
+Permutations come from `mmsa/hashed_random.py`, not from a library's generator, whose stream may
+change between versions.
 """
 
 from __future__ import annotations
@@ -21,25 +20,28 @@ import numpy as np
 from mmsa.errors import UserError
 from mmsa.hashed_random import IntArray, KeyArray, permutation, stream_key
 
-Inside: TypeAlias = slice  # under this name, because `Order` has a method of the other
+Piece: TypeAlias = tuple[int, slice]  # window number, positions inside that window
 
 
 @dataclass(frozen=True)
 class Window:
     """A few shards of an epoch, their n samples permuted together."""
 
-    members: IntArray  # (k,) its shards, in the epoch's order of shards
-    shards: IntArray  # (n,) each sample's shard
-    ordinals: IntArray  # (n,) each sample's place in its shard
-    shuffled: IntArray  # (n,) each sample's place in the shards of `members`, one behind the other
+    members: IntArray  # (k,) the shards of the window, in the epoch's order of shards
+    shards: IntArray  # (n,) shard of each sample
+    ordinals: IntArray  # (n,) position of each sample in its shard
+    shuffled: IntArray  # (n,) position of each sample in the concatenated shards of `members`
 
 
 class Order:
     """The order of all samples of one epoch, computed window by window.
 
     Shards are permuted and cut into windows of `window_shards`; the samples of a window are
-    permuted together. It depends on the arguments and nothing else; `identity` is the manifest's
-    digest with the split and the kept classes.
+    permuted together. The order depends only on the arguments. `identity` is the manifest's digest
+    with the split and the kept classes.
+
+    `num_kept_windows` is how many windows stay in memory: those of the largest slice so far, and
+    at least two, because a slice usually lies in one window or in two neighbours.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Order:
         )
         # Position of each window's first sample, and of the end: (W + 1,).
         self._window_starts = np.concatenate([[0], ends[last_of_window - 1]]).astype(np.int64)
-        # A slice touches one window or two neighbours; both stay at hand.
+        self.num_kept_windows = 2
         self._windows: OrderedDict[int, Window] = OrderedDict()
 
     def __len__(self) -> int:
@@ -65,15 +67,17 @@ class Order:
 
     def slice(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
         """Samples at positions `start` to `stop`: (shard numbers (n,), ordinals in them (n,))."""
+        pieces = list(self.pieces(start, stop))
+        self.num_kept_windows = max(self.num_kept_windows, len(pieces))
         shards, ordinals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for number, inside in self.pieces(start, stop):
+        for number, inside in pieces:
             window = self.window(number)
             shards.append(window.shards[inside])
             ordinals.append(window.ordinals[inside])
         return np.concatenate(shards), np.concatenate(ordinals)
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Inside]]:
-        """What positions `start` to `stop` are made of: (window number, slice inside it)."""
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """Cut positions `start` to `stop` at the borders of windows; no empty pieces."""
         assert 0 <= start <= stop <= len(self), (start, stop, len(self))
         number = int(np.searchsorted(self._window_starts, start, side="right")) - 1
         while start < stop:
@@ -96,7 +100,7 @@ class Order:
             self._windows[number] = Window(
                 members, members[member], shuffled - starts[member], shuffled
             )
-            while len(self._windows) > 2:
+            while len(self._windows) > self.num_kept_windows:
                 self._windows.popitem(last=False)
         return self._windows[number]
 
@@ -123,7 +127,7 @@ class BatchPlan:
 
     @property
     def left_out_per_epoch(self) -> int:
-        """Samples of an epoch that no step reads: fewer than a global batch, under `drop_last`."""
+        """Samples of an epoch that no step reads: under `drop_last`, less than a global batch."""
         return self.num_samples % self.global_batch_size if self.drop_last else 0
 
     def locate(self, step: int) -> tuple[int, int, int]:
@@ -133,6 +137,7 @@ class BatchPlan:
         return epoch, start, min(start + self.global_batch_size, self.num_samples)
 
     def in_words(self) -> str:
+        """The arithmetic as one line of the log."""
         return (
             f"global batch {self.global_batch_size} = micro-batch {self.micro_batch_size} x "
             f"accumulation {self.accumulation_steps} x world {self.world_size}; "
@@ -149,7 +154,11 @@ def batch_plan(
     world_size: int,
     drop_last: bool = True,
 ) -> BatchPlan:
-    """Check the batch arithmetic; `UserError` with the nearest numbers where it does not hold."""
+    """Check the batch arithmetic.
+
+    Raises `UserError`, with the nearest numbers that divide, if a global batch does not divide by
+    ranks x micro-batch, and if the split is smaller than one global batch.
+    """
     unit = micro_batch_size * world_size
     if global_batch_size % unit:
         below = global_batch_size // unit * unit
@@ -170,16 +179,16 @@ def batch_plan(
 def deal(lengths: IntArray | None, size: int, plan: BatchPlan, rank: int) -> list[IntArray]:
     """Deal a step's `size` samples to the micro-batches of `rank`: one (micro,) array each.
 
-    The arrays hold positions inside the step's slice. `lengths` (size,) are text lengths: the
-    samples are sorted by them, so that micro-batches which all ranks run at the same moment are
-    neighbours in length and no rank waits; `None` keeps the order. The set of a step's samples is
-    the same either way.
+    The arrays hold positions inside the step's slice. With text `lengths` (size,) the samples are
+    sorted by length first: the micro-batches that all ranks run at the same time then have similar
+    lengths, and no rank waits for another. `None` keeps the order. A step has the same samples
+    either way.
 
     A last incomplete step is spread evenly; a micro-batch may then be empty.
     """
     positions = np.arange(size, dtype=np.int64)
     if lengths is not None:
-        # In as few bits as they need: a stable sort of 16 bits takes a third of the time of 64.
+        # In as few bits as needed: a stable sort of 16-bit numbers takes a third of the time.
         narrow = lengths.astype(np.min_scalar_type(int(lengths.max(initial=0))))
         positions = np.argsort(narrow, kind="stable").astype(np.int64)
     slots = plan.accumulation_steps * plan.world_size
@@ -189,17 +198,18 @@ def deal(lengths: IntArray | None, size: int, plan: BatchPlan, rank: int) -> lis
 
 
 def evaluation_order(text_lengths: IntArray, key_hashes: KeyArray) -> IntArray:
-    """The order of an evaluation (N,): by text length, then key hash, whatever the world."""
+    """The order of an evaluation (N,): by text length, then by key hash."""
     return np.lexsort((key_hashes, text_lengths)).astype(np.int64)
 
 
 def evaluation_batches(
     num_samples: int, *, batch_size: int, world_size: int, rank: int
 ) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the evaluation batches of `rank`, cut once whatever the world.
+    """(start, stop) of the evaluation batches of `rank`; the cuts do not depend on the world size.
 
-    Ranks take whole batches in turn. All ranks yield equally many: one that has run out yields
-    (0, 0), a batch of weight 0, so that a collective forward pass has every rank.
+    Whole batches go to the ranks round-robin. All ranks yield the same number of batches: a rank
+    without one yields (0, 0), a batch of weight 0, because a collective forward pass needs every
+    rank.
     """
     num_batches = -(-num_samples // batch_size)
     for turn in range(-(-num_batches // world_size)):

@@ -1,6 +1,6 @@
-"""Samples of one split by (shard, ordinal): one read each, its checksum checked every time.
+"""Reads samples of one split by (shard, ordinal): one read each, with its checksum verified.
 
-Only public formats are read here: the tar members are ustar headers and bytes. No sample is
+Only public formats are read: tar members are ustar headers and bytes. Nothing from a sample is
 executed or unpickled.
 """
 
@@ -16,24 +16,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmsa.data.loading.worker_position import note
+from mmsa.data.loading.worker_position import record_position
 from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
 from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
 from mmsa.data.shard_table import ShardTable
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
 
-try:  # eight times as fast; for machines that it is not built for there is zlib
+try:  # eight times as fast as zlib, but not built for every machine
     from isal.isal_zlib import crc32
 except ImportError:
     from zlib import crc32
 
 _OPEN_TARS = 64  # file descriptors kept open per process
-_OPEN_INDEXES = 32  # index arrays kept per process at least: 32 shards of 1,000 are 1.3 MB
+_OPEN_INDEXES = 32  # index arrays kept per process, at least: 1.3 MB for shards of 1,000
 
 
 class _Record(NamedTuple):
-    """A record of the index, in the order of `INDEX_DTYPE`."""
+    """A record of the index; fields in the order of `INDEX_DTYPE`."""
 
     offset: int
     key_hash: int
@@ -49,9 +49,10 @@ assert _Record._fields == INDEX_DTYPE.names
 
 
 class RawSample(NamedTuple):
-    """One sample as it stands in its tar. `label` is the model's integer label.
+    """One sample as stored in its tar. `label` is the model's integer label.
 
-    `image` is a view into what was read: a copy would double what the loader writes to memory.
+    `image` is a view into the bytes that were read: a copy would double the loader's writes to
+    memory.
     """
 
     key: str
@@ -64,8 +65,11 @@ class RawSample(NamedTuple):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The object in `json`, parsed anew: training seldom asks, and it costs as much as opening
-        the tar's headers. Raises `ShardDamage` where it is no JSON."""
+        """The object in `json`; raises `ShardDamage` if it is not JSON.
+
+        Parsed at each call: it costs as much as reading the tar headers, and training seldom
+        needs it.
+        """
         try:
             return object_in(self.json)
         except (ValueError, RecursionError) as error:
@@ -78,10 +82,10 @@ class RawSample(NamedTuple):
 
 
 class SplitReader:
-    """Reads samples of one split, those of left-out classes apart.
+    """Reads the samples of one split, except those of classes that are left out.
 
-    `sizes` (S,) are the kept samples of each shard, known from the manifest alone. The object
-    travels to loader workers by pickle; open files and indexes do not.
+    `sizes` (S,) is the number of kept samples in each shard, known from the manifest alone. The
+    object is pickled to loader workers, without its open files and indexes.
     """
 
     def __init__(
@@ -91,8 +95,7 @@ class SplitReader:
         self.directory = Path(directory)
         self.split = split
         self.shards = ShardTable(info.shards, manifest.classes)
-        # Index arrays kept in memory: whoever reads a window sets it to the shards of two.
-        self.open_indexes = _OPEN_INDEXES
+        self._num_indexes = _OPEN_INDEXES
         self.num_classes = len(classes.names)
         self._fields = Fields.of(manifest.packing)
         self._packed_here = "fields" not in manifest.packing
@@ -123,19 +126,23 @@ class SplitReader:
         np.add.at(counts, self._labels[kept], self.shards.counts.sum(axis=0)[kept])
         return counts
 
+    def keep_indexes(self, number: int) -> None:
+        """Keep the index arrays of at least `number` shards in memory from now on."""
+        self._num_indexes = max(self._num_indexes, number)
+
     def records(self, shard: int) -> IndexArray:
         """The index records (sizes[shard],) of the kept samples of a shard, in tar order."""
         if shard in self._indexes:
             self._indexes.move_to_end(shard)
             return self._indexes[shard]
         info = self.shards[shard]
-        note(info.index)
+        record_position(info.index)
         records = read_index(self.directory, info)
         if len(records) and int(records["label"].max()) >= len(self._labels):
             raise ShardDamage(
                 f"the index {info.index} has labels that the manifest does not name", shard=info.tar
             )
-        # Not as a sum, because an unsigned one could wrap round to a place inside.
+        # Not offset + length, an unsigned sum that could wrap around to a valid offset.
         offsets = records["offset"]
         beyond = offsets > info.tar_bytes
         if beyond.any() or (records["length"] > info.tar_bytes - offsets).any():
@@ -153,7 +160,7 @@ class SplitReader:
                 shard=info.tar,
             )
         self._indexes[shard] = kept
-        while len(self._indexes) > self.open_indexes:
+        while len(self._indexes) > self._num_indexes:
             self._indexes.popitem(last=False)
         return kept
 
@@ -163,7 +170,7 @@ class SplitReader:
 
     def all_records(self) -> tuple[np.ndarray[Any, Any], IndexArray]:
         """((N, 2) int32 shard and ordinal, (N,) records) of the whole split, in the manifest's
-        order: 48 bytes a sample."""
+        order: 48 bytes per sample."""
         tables = [self.records(shard) for shard in range(len(self.shards))]
         if not tables:
             return np.empty((0, 2), dtype=np.int32), np.empty(0, dtype=INDEX_DTYPE)
@@ -173,15 +180,15 @@ class SplitReader:
         return places, np.concatenate(tables)
 
     def read(self, shard: int, ordinal: int) -> RawSample:
-        """Read one sample; `ShardDamage` with shard and key where it is not what was packed."""
-        # Python numbers at once: each field of a numpy record costs as much as all of them.
+        """Read one sample. Raises `ShardDamage`, with shard and key, if it is not as packed."""
+        # `item` converts all fields at once, in the time that numpy takes to access one.
         record = _Record._make(self.records(shard)[ordinal].item())
         tar, content = self._pread(shard, record.offset, record.length)
         if len(content) < record.length:
             raise self._damage(shard, ordinal, "the tar ends before the sample does")
         if crc32(content) != record.crc32:
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
-        # What follows holds of whatever our own packing wrote; other programs write tars too.
+        # Tars that our packing wrote pass these checks; other programs write tars too.
         try:
             key, image, text, json = sample_of(tar_members(memoryview(content)), self._fields)
             problem = self._contradiction(record, key, text, json)
@@ -200,12 +207,13 @@ class SplitReader:
         )
 
     def _contradiction(self, record: _Record, key: str, text: str, json: bytes) -> str:
-        """Where a sample's content is not what its index record says, in words; "" if it is."""
+        """How a sample's content contradicts its index record; "" if it does not."""
         if key_hash(key) != record.key_hash:
             return f"its key is '{key}', the index says another"
         if len(text) != record.text_length:
             return f"its text has {len(text)} characters, the index says {record.text_length}"
-        # Tars of others may keep their labels elsewhere. Ours are looked at before they are parsed.
+        # Tars packed by other programs may keep their labels elsewhere. In ours, searching the
+        # bytes for the label is cheaper than parsing them, which then only happens on a mismatch.
         if self._packed_here and self._label_marks[record.label] not in json:
             label, named = object_in(json).get("label"), self._classes[record.label]
             if label is None:
@@ -215,10 +223,10 @@ class SplitReader:
         return ""
 
     def _pread(self, shard: int, offset: int, length: int) -> tuple[str, bytes]:
-        """(the tar's name, up to `length` of its bytes from `offset` on)."""
+        """(name of the tar, up to `length` of its bytes starting at `offset`)."""
         opened = self._files.get(shard)
         tar = opened[1] if opened else self.shards.tar(shard)
-        note(tar)
+        record_position(tar)
         if opened is None:
             try:
                 descriptor = os.open(self.directory / tar, os.O_RDONLY | os.O_CLOEXEC)
@@ -251,7 +259,7 @@ class SplitReader:
         )
 
     def _key_in_tar(self, shard: int, ordinal: int) -> str | None:
-        """The key that the damaged sample's first header bears, where it can still be read."""
+        """The key in the damaged sample's first tar header, if it is still readable."""
         offset = int(self.records(shard)[ordinal]["offset"])
         name = self._pread(shard, offset, 100)[1].split(b"\0")[0].decode("utf-8", "replace")
         key = name.partition(".")[0]
@@ -261,6 +269,6 @@ class SplitReader:
         return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
 
     def __del__(self) -> None:
-        # Absent where the constructor raised.
+        # The attribute is missing if the constructor raised.
         for descriptor, _ in self.__dict__.get("_files", {}).values():
             os.close(descriptor)

@@ -1,7 +1,7 @@
-"""The shards of one split as arrays: a hundred thousand of them in some ten MiB.
+"""The shards of one split as arrays: a hundred thousand of them in about ten MiB.
 
-The manifest's own objects take some 2 KiB a shard, and every loader worker gets a copy of what the
-reader holds.
+The manifest's objects take about 2 KiB per shard, and every loader worker gets a copy of what the
+reader keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DIGEST_BYTES = 32  # sha256
 
 
 class _Names:
-    """Strings one behind the other, as UTF-8."""
+    """Strings in one block of UTF-8."""
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode("utf-8") for name in names]
@@ -33,10 +33,10 @@ class _Names:
 
 
 class ShardTable:
-    """What the manifest says of S shards with C classes, by number."""
+    """The manifest's entries of S shards with C classes, by number."""
 
     def __init__(self, shards: Sequence[ShardInfo], classes: Sequence[str]) -> None:
-        """`classes`: the manifest's; their order is that of the columns of `counts`."""
+        """`classes` are the manifest's; their order is that of the columns of `counts`."""
         self._classes = tuple(classes)
         self._tars = _Names([shard.tar for shard in shards])
         self._indexes = _Names([shard.index for shard in shards])
@@ -63,7 +63,7 @@ class ShardTable:
         return self._tars[number]
 
     def __getitem__(self, number: int) -> ShardInfo:
-        """The manifest's entry of a shard, made anew at each call and not checked again."""
+        """The manifest's entry of a shard, created at each call and not validated again."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         digests = self._digests[number].tobytes()
@@ -79,10 +79,11 @@ class ShardTable:
         )
 
     def check_tars(self, directory: Path) -> None:
-        """Look whether each tar lies in `directory` with the size that was packed, before hours of
-        work come to one that does not. Their bytes are compared when samples are read.
+        """Check that each tar exists in `directory` with its packed size.
 
-        Raises `ShardDamage` for the first; a tenth of a second for 10,000 tars on a local disk.
+        This finds a missing or truncated tar before hours of work reach it. The bytes are verified
+        when samples are read. Takes a tenth of a second for 10,000 tars on a local disk. Raises
+        `ShardDamage` for the first problem.
         """
         for number, expected in enumerate(self._tar_bytes.tolist()):
             path = directory / self._tars[number]
@@ -92,7 +93,7 @@ class ShardTable:
                 found = f"cannot be read ({error.strerror})"
             if found != f"has {expected} bytes":
                 raise ShardDamage(
-                    f"the shard {path} {found}; packed were {expected}. Restore it, or pack the "
+                    f"the shard {path} {found}; expected {expected}. Restore it, or pack the "
                     "data again",
                     shard=self._tars[number],
                 )

@@ -1,10 +1,10 @@
-"""The way of a sample from its shard to a batch, as a flat list of stages in the order of travel.
+"""From shards to batches: a flat list of stages, in the order in which a sample passes them.
 
-    requests -> ReadSamples -> DecodeImages -> Collate -> errors_as_items
+    Share -> ReadAndDecode -> Collate -> errors_as_items
 
-A request (requests.py) says which samples make up one micro-batch, by the arithmetic of plan.py:
-nothing is split, shuffled or counted here. Stages are top-level picklable callables, because loader
-workers are started by forkserver. Legend: B batch, T tokens, S input side in pixels.
+A request (batch_requests.py) says which samples make up one micro-batch, by the arithmetic of
+plan.py: nothing is split, shuffled or counted here. Stages are top-level picklable callables,
+because loader workers are started by forkserver. Legend: B batch, T tokens, S input side in pixels.
 """
 
 from __future__ import annotations
@@ -34,45 +34,21 @@ from mmsa.process.memory import keep_freed_memory
 #  "num_real": rows of weight 1, as a Python number}
 Batch = dict[str, Any]
 
-_READ_TOGETHER = 32  # samples
+_READ_AHEAD = 32  # samples
 
 
 @dataclass
-class Fetched:
-    """A request with what has been read for it so far.
-
-    Samples are read as they are asked for, and lose their pictures once these are decoded: no more
-    than `_READ_TOGETHER` packed pictures are held at a time.
-    """
+class ReadBatch:
+    """The samples of a request. Their `image` is empty once `images` holds what it shows."""
 
     request: Request
-    samples: Iterable[RawSample]
-    images: Tensor | None = None  # uint8 (B, 3, S, S), channels_last
-
-
-@dataclass
-class ReadSamples:
-    """Let the samples of each request be read out of their tars."""
-
-    reader: SplitReader
-
-    def __call__(self, source: Iterable[Request]) -> Iterator[Fetched]:
-        for request in source:
-            yield Fetched(request, self._samples(request))
-
-    def _samples(self, request: Request) -> Iterator[RawSample]:
-        """A few at a time: turn by turn with decoding, either finds the processor's caches full of
-        the other's, and reading takes twice as long."""
-        places = list(zip(request.shards.tolist(), request.ordinals.tolist(), strict=True))
-        for first in range(0, len(places), _READ_TOGETHER):
-            yield from [
-                self.reader.read(*place) for place in places[first : first + _READ_TOGETHER]
-            ]
+    samples: list[RawSample]
+    images: Tensor | None  # uint8 (B, 3, S, S), channels_last; None if images are not decoded
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Settings of the random view of training pictures."""
+    """Settings of the random view of training images."""
 
     seed: int
     min_crop_scale: float
@@ -80,45 +56,54 @@ class Augmentation:
 
 
 @dataclass
-class DecodeImages:
-    """JPEG bytes to uint8 (B, 3, S, S), channels_last.
+class ReadAndDecode:
+    """Read the samples of each request from their tars and decode their JPEGs.
 
-    Without `augmentation`, the evaluation's view.
+    Without `augmentation`, images get the evaluation's view. Preprocessing without image settings
+    decodes none.
     """
 
+    reader: SplitReader
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
 
-    def __call__(self, source: Iterable[Fetched]) -> Iterator[Fetched]:
-        for fetched in source:
-            request, seen = fetched.request, list[RawSample]()
-            views = self._views(fetched.samples, request.epoch, seen)
-            fetched.images = image_views.stacked(views, len(request.shards), self.preprocessing)
-            fetched.samples = seen
-            yield fetched
+    def __call__(self, source: Iterable[Request]) -> Iterator[ReadBatch]:
+        for request in source:
+            samples, images = [], None
+            if self.preprocessing.image is not None:
+                images = image_views.empty_batch(len(request.shards), self.preprocessing)
+            for row, sample in enumerate(self._read(request)):
+                if images is not None:
+                    images[row].copy_(self._view(sample, request.epoch))
+                    sample = sample._replace(image=b"")  # frees the packed image
+                samples.append(sample)
+            yield ReadBatch(request, samples, images)
 
-    def _views(
-        self, samples: Iterable[RawSample], epoch: int, seen: list[RawSample]
-    ) -> Iterator[Tensor]:
-        """The views (3, S, S); the samples go to `seen`, without their pictures."""
-        for sample in samples:
-            seen.append(sample._replace(image=b""))
-            yield self._view(sample, epoch)
+    def _read(self, request: Request) -> Iterator[RawSample]:
+        """The samples, read `_READ_AHEAD` at a time.
+
+        Alternating read and decode per sample thrashes the CPU cache: reads take twice as long.
+        Reading the whole batch first would hold all its packed images in memory.
+        """
+        places = list(zip(request.shards.tolist(), request.ordinals.tolist(), strict=True))
+        for first in range(0, len(places), _READ_AHEAD):
+            yield from [self.reader.read(*place) for place in places[first : first + _READ_AHEAD]]
 
     def _view(self, sample: RawSample, epoch: int) -> Tensor:
+        """The view (3, S, S) of a sample's image. Raises `ShardDamage` if it does not decode."""
         try:
-            picture = image_views.decode(sample.image)
+            image = image_views.decode(sample.image)
         except ValueError as error:
             raise ShardDamage(
-                f"the picture of {sample.key} in {sample.shard} does not decode ({error}). "
+                f"the image of {sample.key} in {sample.shard} does not decode ({error}). "
                 "Pack the data again",
                 shard=sample.shard,
                 key=sample.key,
             ) from None
         if self.augmentation is None:
-            return image_views.evaluation_view(picture, self.preprocessing)
+            return image_views.evaluation_view(image, self.preprocessing)
         return image_views.training_view(
-            picture,
+            image,
             self.preprocessing,
             seed=self.augmentation.seed,
             epoch=epoch,
@@ -132,16 +117,17 @@ class DecodeImages:
 class Collate:
     """Tokenize and stack. Without a tokenizer the batch has no token ids.
 
-    With `soft_classes` the batch has `targets` (B, C): the annotators' shares in `soft_label` of
-    `key.json`, merged as the classes are and scaled to sum 1 over those that are kept.
+    With `soft_classes` the batch has `targets` (B, C): the annotators' shares of each class
+    (`soft_label` in `key.json`), merged in the same way as the classes and scaled so that the
+    kept classes sum to 1.
     """
 
     tokenizer: TextTokenizer | None
     soft_classes: ClassMap | None = None
 
-    def __call__(self, source: Iterable[Fetched]) -> Iterator[Batch]:
-        for fetched in source:
-            samples, num_real = list(fetched.samples), fetched.request.num_real
+    def __call__(self, source: Iterable[ReadBatch]) -> Iterator[Batch]:
+        for read in source:
+            samples, num_real = read.samples, read.request.num_real
             input_ids, attention_mask = None, None
             if self.tokenizer is not None:
                 input_ids, attention_mask = self.tokenizer([sample.text for sample in samples])
@@ -154,7 +140,7 @@ class Collate:
                 "keys": [sample.key for sample in samples],
                 "input_ids": input_ids,
                 "attention_mask": attention_mask,
-                "images": fetched.images,
+                "images": read.images,
                 "labels": torch.tensor([sample.label for sample in samples]),
                 "targets": targets,
                 "weights": weights,
@@ -180,13 +166,16 @@ class Collate:
 
 @dataclass(frozen=True)
 class Failure:
-    """A user's error on its way from a loader worker; a bare exception would lose its type."""
+    """A `UserError` on its way from a loader worker, as an item of the stream.
+
+    Workers send other exceptions as text, which loses their type.
+    """
 
     error: UserError
 
 
 def errors_as_items(source: Iterable[Batch]) -> Iterator[Batch | Failure]:
-    """End the stream with a `Failure` where a stage raised a `UserError`."""
+    """The last stage: end the stream with a `Failure` if a stage raised a `UserError`."""
     try:
         yield from source
     except UserError as error:
@@ -195,21 +184,21 @@ def errors_as_items(source: Iterable[Batch]) -> Iterator[Batch | Failure]:
 
 @dataclass
 class Loader:
-    """Batches from the stages, read by `num_workers` processes ahead of their use.
+    """Batches from the stages, prepared ahead of their use by `num_workers` processes.
 
-    Workers start when the object is made: make it before the device is touched. It is never passed
-    to `Accelerator.prepare`, which would split the batches among ranks again. `next` raises the
-    `UserError` of the stage that met it, and one where a worker was killed or hangs.
+    Workers start in the constructor: create the loader before the device is used. Never pass it to
+    `Accelerator.prepare`, which would split the batches among the ranks again. `next` raises the
+    `UserError` of the stage where it happened, and one if a worker was killed or hangs.
     """
 
     requests: TrainRequests | EvaluationRequests
-    preprocessing: Preprocessing  # without image settings, pictures are not decoded
+    preprocessing: Preprocessing  # without image settings, images are not decoded
     tokenizer: TextTokenizer | None  # None: texts are not tokenized
     num_workers: int
     augmentation: Augmentation | None = None
     pin_memory: bool = False
     soft_classes: ClassMap | None = None
-    timeout_s: float = DEFAULT_TIMEOUT_S  # for a batch of a worker; 0 waits for ever
+    timeout_s: float = DEFAULT_TIMEOUT_S  # to wait for a batch; 0 waits forever
     worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
 
@@ -227,12 +216,12 @@ class Loader:
             self._iterator = pinned_ahead(self._iterator)
 
     def _pipeline(self, worker: int, num_workers: int) -> wds.DataPipeline:
-        stages: list[Any] = [Share(self.requests, worker, num_workers)]
-        stages.append(ReadSamples(self.requests.reader))
-        if self.preprocessing.image is not None:
-            stages.append(DecodeImages(self.preprocessing, self.augmentation))
-        stages.append(Collate(self.tokenizer, self.soft_classes))
-        return wds.DataPipeline(*stages, errors_as_items)
+        return wds.DataPipeline(
+            Share(self.requests, worker, num_workers),
+            ReadAndDecode(self.requests.reader, self.preprocessing, self.augmentation),
+            Collate(self.tokenizer, self.soft_classes),
+            errors_as_items,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -245,9 +234,9 @@ class Loader:
 
 
 def pinned_ahead(source: Iterator[Batch | Failure]) -> Iterator[Batch | Failure]:
-    """`source` with its tensors in pinned memory, one item ahead, by a thread.
+    """`source` with its tensors copied to pinned memory by a thread, one item ahead.
 
-    The thread starts with the first item, so that making a loader does not touch the device.
+    The thread starts with the first item, so that creating a loader does not touch the device.
     """
 
     def pinned() -> Batch | Failure | None:

@@ -1,4 +1,4 @@
-"""Texts to padded token ids, a batch in one call, by a Hugging Face fast tokenizer.
+"""Texts to padded token ids, one batch per call, with a Hugging Face fast tokenizer.
 
 Legend: B batch, T tokens.
 """
@@ -22,10 +22,10 @@ _SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]
 
 
 class TextTokenizer:
-    """A fast tokenizer that cuts at `max_tokens` and pads to the longest of the batch."""
+    """A fast tokenizer that truncates to `max_tokens` and pads to the longest text of the batch."""
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
-        """`tokenizer`: a Hugging Face tokenizer with a Rust backend (all common ones have it)."""
+        """`tokenizer`: a Hugging Face tokenizer with a Rust backend, as all common ones have."""
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise UserError(
                 f"the tokenizer {type(tokenizer).__name__} has no fast version; "
@@ -43,14 +43,14 @@ class TextTokenizer:
             tokenizer.backend_tokenizer.to_str()
         )
         self._backend.enable_truncation(max_tokens)
-        self._backend.no_padding()  # done below, where the mask costs no list of Python numbers
+        self._backend.no_padding()  # __call__ pads, without a list of Python numbers for the mask
 
     @property
     def vocab_size(self) -> int:
         return len(self.hugging_face)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(input_ids (B, T), attention_mask (B, T)), int64, padded to the batch's longest."""
+        """(input_ids (B, T), attention_mask (B, T)), int64, padded to the longest text."""
         rows = [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
         lengths = np.array([len(row) for row in rows])
         real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
@@ -63,17 +63,17 @@ class TextTokenizer:
 
 
 def load_tokenizer(name: str, max_tokens: int) -> TextTokenizer:
-    """The tokenizer of a Hugging Face name or directory; `UserError` where it cannot be had."""
+    """The tokenizer of a Hugging Face name or directory; `UserError` if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     return TextTokenizer(from_hub(AutoTokenizer.from_pretrained, name), max_tokens)
 
 
 def word_tokenizer(texts: Iterable[str], num_words: int, max_tokens: int) -> TextTokenizer:
-    """A tokenizer of the `num_words` commonest lower-case words of `texts`; the rest is unknown.
+    """A tokenizer of the `num_words` most common lower-case words of `texts`; others are unknown.
 
-    For encoders that start from nothing: it needs no download, and equal texts in any order give
-    the same vocabulary (by count, then alphabetically).
+    For encoders without pretrained weights. It needs no download. The vocabulary (by count, then
+    alphabetically) does not depend on the order of the texts.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -85,7 +85,7 @@ def word_tokenizer(texts: Iterable[str], num_words: int, max_tokens: int) -> Tex
         words = splitter.pre_tokenize_str(normalizer.normalize_str(text))
         counts.update(word for word, _ in words)
     commonest = sorted(counts, key=lambda word: (-counts[word], word))[:num_words]
-    # A word of the texts may be spelled like a special token; it then keeps the special id.
+    # A word that is spelled like a special token gets the special token's id.
     vocabulary = dict.fromkeys([*_SPECIAL_TOKENS.values(), *commonest])
     ids = {word: number for number, word in enumerate(vocabulary)}
     backend = Tokenizer(models.WordLevel(ids, unk_token=_SPECIAL_TOKENS["unk"]))

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from mmsa.calibration import CALIBRATION_NAME, FITTED_ON, Calibration, to_json
 from mmsa.data.batch_requests import EvaluationRequests
-from mmsa.data.loading.workers import start_server
+from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
@@ -65,7 +65,7 @@ class SplitEvaluation:
         # Sums depend on the number of threads: fixed, so that results do not depend on the launch.
         torch.set_num_threads(target.export.config.eval.cpu_threads)
         if self._num_workers:
-            start_server()
+            start_forkserver()
         self._tokenizer = load_tokenizer_of(target.export)
         self._model: SentimentModel = load_model(target.export)
         self._requests, self.batches = self._loader(target.reader)

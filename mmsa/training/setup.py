@@ -15,7 +15,7 @@ import torch
 
 from mmsa.config import Check, Config
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
-from mmsa.data.loading.workers import start_server
+from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
@@ -72,7 +72,7 @@ def prepare_run(
     the name of each finished part: data, model, loader.
     """
     if config.data.num_workers:
-        start_server()
+        start_forkserver()
     manifest = load_manifest(str(config.data.shards))
     classes = class_map(manifest.classes, config.data.classes)
     train, validation = _splits(config, manifest, classes, world)

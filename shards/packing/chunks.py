@@ -119,7 +119,7 @@ def make_chunk(task: ChunkTask) -> Chunk:
             crc32=zlib.crc32(packed.jpeg),
             width=packed.width,
             height=packed.height,
-            image_hash=image_hash(packed.picture()).hex(),
+            image_hash=image_hash(packed.to_pillow()).hex(),
         )
         samples.append(sample)
     content = images.getvalue()

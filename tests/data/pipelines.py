@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmsa.data.loading.worker_position import note
+from mmsa.data.loading.worker_position import record_position
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Hanging:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield {"number": 0}
-        note("train-00007.tar")
+        record_position("train-00007.tar")
         os.kill(os.getpid(), signal.SIGSTOP)
         yield {"number": 1}
 

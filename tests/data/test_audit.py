@@ -113,7 +113,7 @@ def test_a_killed_run_is_proven_as_far_as_all_ranks_wrote(run_dir: Path, capsys:
     assert (findings.problems, findings.num_steps) == ([], 3)
     assert main([str(run_dir)]) == 0
     told = capsys.readouterr().out
-    assert "the run is not done; checked as far as all its ranks wrote: step 3\n" in told
+    assert "the run is not done; checked up to the last step that all its ranks wrote: 3\n" in told
     done(run_dir, 4)
     assert problems(run_dir) == [
         "rank(s) 1 of 2 have no line for step 4; the steps from there to 4 are not proven"
@@ -159,7 +159,7 @@ def test_a_sample_read_again_in_a_later_step_is_named(run_dir: Path) -> None:
     change(run_dir, 3, lambda own: [again, *own[1:]])
     assert problems(run_dir) == [
         f"step 3 lost {instead}",
-        f"step 3 read {again} on rank 1, which is no sample of this step; "
+        f"step 3 read {again} on rank 1, which is not a sample of this step; "
         "step 1 of this epoch had read it",
         "epoch 0 read 1 sample(s) more than once",
         "epoch 0 did not read 2 sample(s) of the split; 1 are left out by data.drop_last",
@@ -183,7 +183,7 @@ def test_a_launch_that_was_not_cut_back_is_found(run_dir: Path) -> None:
         part.path(run_dir).write_bytes(content)
     done(run_dir, WHOLE)
     assert problems(run_dir) == [
-        "rank(s) 0, 1 of the launch from step 0 read on behind step 3, where it was to end"
+        "rank(s) 0, 1 of the launch from step 0 continued past step 3, where it should have ended"
     ]
 
 
@@ -198,12 +198,12 @@ def test_a_damaged_file_proves_nothing(run_dir: Path) -> None:
 
 def test_a_run_without_an_audit_says_so(run_dir: Path, capsys: Capture) -> None:
     assert main([str(run_dir)]) == 2
-    assert "was begun with run.audit=true" in capsys.readouterr().err
+    assert "was started with run.audit=true" in capsys.readouterr().err
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not the directory of a run" in capsys.readouterr().err
 
 
 def test_an_audit_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:

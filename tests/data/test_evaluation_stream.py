@@ -110,11 +110,11 @@ def test_damage_met_by_a_worker_arrives_as_what_it_is(
     assert (damage.value.shard, damage.value.key) == ("train-00002.tar", "tiny-train-10")
 
 
-def test_a_picture_that_does_not_decode_is_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     # Packed by a program that does not look: every checksum agrees.
     cut = replace(sample(1), image=sample(1).image[:300])
     manifest = seal(tmp_path, {"train": write_split(tmp_path, "train", [[sample(0), cut]])})
     reader = open_split(tmp_path, manifest)
-    with pytest.raises(ShardDamage, match="picture of tiny-train-1 in train-00000.tar") as damage:
+    with pytest.raises(ShardDamage, match="image of tiny-train-1 in train-00000.tar") as damage:
         list(batches_of(evaluation(reader), tokenizer))
     assert (damage.value.shard, damage.value.key) == ("train-00000.tar", "tiny-train-1")

@@ -125,7 +125,7 @@ def test_what_is_no_manifest_is_refused(copied: Path, content: str) -> None:
 
 
 def test_a_directory_without_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no shards directory.*python -m shards pack"):
+    with pytest.raises(UserError, match="is not a shards directory.*python -m shards pack"):
         load_manifest(tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_a_name_that_leaves_the_folder_or_runs_a_command_is_refused(
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     content["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
     store(copied, content)
-    with pytest.raises(UserError, match="is no plain file name"):
+    with pytest.raises(UserError, match="is not a plain file name"):
         load_manifest(copied)
 
 

@@ -173,7 +173,7 @@ def damaged(directory: Path, shard: int, n: int, *, at: int) -> ShardDamage:
     return damage.value
 
 
-def test_a_flipped_bit_in_a_picture(copied: Path) -> None:
+def test_a_flipped_bit_in_an_image(copied: Path) -> None:
     damage = damaged(copied, 2, 3, at=700)
     assert (damage.shard, damage.key) == ("train-00002.tar", "tiny-train-10")
     assert "sample 3 (tiny-train-10)" in str(damage)
@@ -213,7 +213,7 @@ def test_a_truncated_tar(copied: Path) -> None:
     records = read_index(copied, load_manifest(copied).splits["train"].shards[2])
     os.truncate(tar, int(records[6]["offset"]) + 600)
     reader = open_split(copied, load_manifest(copied))
-    told = rf"has {tar.stat().st_size} bytes; packed were {reader.shards[2].tar_bytes}\."
+    told = rf"has {tar.stat().st_size} bytes; expected {reader.shards[2].tar_bytes}\."
     with pytest.raises(ShardDamage, match=told) as damage:
         reader.shards.check_tars(copied)
     assert damage.value.shard == "train-00002.tar"

@@ -1,4 +1,4 @@
-"""A run that goes on in the middle of an epoch: the same batches, nothing of the past is read."""
+"""A run that resumes inside an epoch: the same batches, and nothing earlier is read."""
 
 from __future__ import annotations
 

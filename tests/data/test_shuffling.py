@@ -1,4 +1,4 @@
-"""How well an epoch is mixed, beside a shuffle buffer that takes as much memory."""
+"""How well an epoch is mixed, compared with a shuffle buffer of the same memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmsa.data.manifest import INDEX_DTYPE
 from mmsa.hashed_random import permutation
 
 NUM_SHARDS, SIZE, WINDOW, BATCH = 64, 1000, 16, 32
-SAMPLE_BYTES = 17_000  # a picture packed at short side 256, its text and headers
+SAMPLE_BYTES = 17_000  # an image packed at short side 256, its text and headers
 
 
 def same_shard(shards: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Batches as a rank gets them: the same whatever the workers, the world, the interruptions."""
+"""Batches as a rank gets them: independent of workers, world size and interruptions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_epoch_reads_every_sample_once(reader: SplitReader, tokenizer: TextTo
     assert first != second
 
 
-def test_pictures_differ_between_epochs_and_not_without_augmentation(
+def test_images_differ_between_epochs_and_not_without_augmentation(
     reader: SplitReader, tokenizer: TextTokenizer
 ) -> None:
     def by_key(augmentation: Augmentation | None) -> list[dict[str, torch.Tensor]]:
@@ -79,16 +79,16 @@ def test_pictures_differ_between_epochs_and_not_without_augmentation(
     assert all(torch.equal(first[key], second[key]) for key in both)
 
 
-def test_text_alone_and_pictures_alone(reader: SplitReader, tokenizer: TextTokenizer) -> None:
+def test_text_alone_and_images_alone(reader: SplitReader, tokenizer: TextTokenizer) -> None:
     no_images = PREPROCESSING.model_copy(update={"image": None})
     both = list(batches_of(requests(reader, stop_step=1), tokenizer))
     text = list(Loader(requests(reader, stop_step=1), no_images, tokenizer, 0, AUGMENTATION))
-    pictures = list(batches_of(requests(reader, stop_step=1), None))
+    images = list(batches_of(requests(reader, stop_step=1), None))
     assert_equal(text, [{**batch, "images": None} for batch in both])
-    assert_equal(pictures, [{**batch, "input_ids": None, "attention_mask": None} for batch in both])
+    assert_equal(images, [{**batch, "input_ids": None, "attention_mask": None} for batch in both])
 
 
-# The same whatever the workers, the world and the interruptions.
+# Independent of workers, world size and interruptions.
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -143,7 +143,7 @@ def test_world_and_accumulation_change_no_global_batch(
     assert found == expected
 
 
-def test_a_picture_is_the_same_on_any_rank(reader: SplitReader, tokenizer: TextTokenizer) -> None:
+def test_an_image_is_the_same_on_any_rank(reader: SplitReader, tokenizer: TextTokenizer) -> None:
     def images(world_size: int) -> dict[str, bytes]:
         found = {}
         for rank in range(world_size):

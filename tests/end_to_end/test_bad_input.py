@@ -97,8 +97,8 @@ def test_a_missing_configuration_file(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: (folder / "manifest.json").unlink(), "is no shards directory"),
-        (lambda folder: _edit(folder, "version", 99), "is of format and version"),
+        (lambda folder: (folder / "manifest.json").unlink(), "is not a shards directory"),
+        (lambda folder: _edit(folder, "version", 99), "has format and version"),
         (lambda folder: _edit(folder, "dataset", "other"), "was changed after packing"),
         (lambda folder: (folder / "train-00000.idx").unlink(), "train-00000.idx cannot be read"),
         (
@@ -142,7 +142,7 @@ def test_a_run_directory_of_another_configuration(
     [
         (["nowhere"], "nowhere is neither a run directory, an export nor a whole checkpoint"),
         (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
-        (["{run}", "--shards", "nowhere"], "nowhere is no shards directory"),
+        (["{run}", "--shards", "nowhere"], "nowhere is not a shards directory"),
         (["{run}", "data.shards=elsewhere"], "takes no settings, and was given data.shards=elsew"),
         (["{run}", "--shards", "{no_test}"], "no-test have no split 'test'; they have: train"),
     ],

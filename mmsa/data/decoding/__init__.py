@@ -1,0 +1,7 @@
+"""From image bytes to pixels and back. Calls go one way, downwards in this list:
+
+image_views     a packed JPEG -> the uint8 square that an encoder takes (the loader, prediction)
+packed_form     a raw text and image -> what goes into a shard (packing, prediction)
+posted_images   bytes of any posted image -> its pixels and what its header says
+pixels          pixels -> pixels: turn upright, cut out the centre square, resize
+"""

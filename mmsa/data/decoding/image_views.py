@@ -1,9 +1,9 @@
-"""Pictures between JPEG bytes and the uint8 square that an encoder takes.
+"""From JPEG bytes to the uint8 square that an encoder takes.
 
-Legend: B batch; H, W height and width of a packed picture; S the encoder's input side, all in
-pixels. Pictures are (3, H, W) by their shape and rows of RGB pixels in memory, as they are decoded
-(torch's channels_last), all the way: channels apart would cost a slow copy and a slower resize.
-Normalisation is not done here but on the device, inside the image encoder.
+Legend: B batch; H, W height and width of a packed image; S the encoder's input side, in pixels.
+Images have the shape (3, H, W), but stay rows of RGB pixels in memory, as they are decoded (torch's
+channels_last): separate channels would cost a slow copy and a slower resize. Normalisation happens
+on the device, inside the image encoder.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mmsa.data.decoding.posted_images import Content, decode_image, upright
+from mmsa.data.decoding.pixels import upright
+from mmsa.data.decoding.posted_images import Content, decode_image
 from mmsa.hashed_random import stream_key, uniforms
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
 _JPEG_START = b"\xff\xd8\xff"
-# Markers: Exif or XMP; Adobe's; bytes that fill up; start of scan.
+# Markers: Exif or XMP; Adobe's; fill bytes; start of scan.
 _APP1, _APP14, _FILL, _SOS = 0xE1, 0xEE, 0xFF, 0xDA
-_MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may ask for 12 GiB
+_MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may demand 12 GiB
 
 
 def decode(content: Content) -> Tensor:
-    """Bytes of a picture to uint8 (3, H, W), RGB. Raises `ValueError` where they do not decode.
+    """Bytes of an image to uint8 (3, H, W), RGB. Raises `ValueError` if they do not decode.
 
-    Packed pictures are plain JPEGs and take the short way; tars packed by others may hold any type,
-    an orientation or CMYK, and are decoded as packing decodes raw pictures.
+    Packed images are plain JPEGs and take a fast path. Tars packed by other programs may hold any
+    type, an orientation or CMYK; these are decoded like raw images in packing.
     """
     if _is_plain_jpeg(content):
         try:
@@ -45,22 +46,29 @@ def decode(content: Content) -> Tensor:
     return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
 
 
-def stacked(views: Iterable[Tensor], number: int, preprocessing: Preprocessing) -> Tensor:
-    """`number` views (3, S, S) as one batch (B, 3, S, S), channels_last.
+def empty_batch(num_images: int, preprocessing: Preprocessing) -> Tensor:
+    """Memory for a batch: uint8 (B, 3, S, S), channels_last.
 
-    Rows of pixels are copied as they lie, ten times as fast as a stack of permuted views, and each
-    view before the next is asked for, so that its picture's memory is used again.
+    Copying views into it, which are rows of pixels too, is ten times as fast as `torch.stack`.
     """
     side = _image_settings(preprocessing).image_size_px
-    batch = torch.empty(number, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    return torch.empty(num_images, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+
+def stacked(views: Iterable[Tensor], num_images: int, preprocessing: Preprocessing) -> Tensor:
+    """The views (3, S, S), `num_images` of them, as one batch (B, 3, S, S), channels_last.
+
+    Each view is copied before the next is made, so that decoding reuses its memory.
+    """
+    batch = empty_batch(num_images, preprocessing)
     for row, view in zip(batch, views, strict=True):
         row.copy_(view)
     return batch
 
 
 def _is_plain_jpeg(content: Content) -> bool:
-    """Whether any decoder shows a JPEG as it is meant: no segment before its scan may hold an
-    orientation (Exif) or say that it is CMYK (Adobe). False for whatever is not quite a JPEG."""
+    """Whether any decoder shows these bytes as intended: a JPEG without a segment before its scan
+    that could hold an orientation (Exif) or mark it as CMYK (Adobe)."""
     if content[:3] != _JPEG_START:
         return False
     at = 2
@@ -74,19 +82,19 @@ def _is_plain_jpeg(content: Content) -> bool:
     return False
 
 
-def evaluation_view(picture: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """The centre square of the picture (3, H, W), or all of it, as uint8 (3, S, S)."""
-    image = _image_settings(preprocessing)
-    height, width = picture.shape[1:]
+def evaluation_view(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The centre square of an image (3, H, W), or all of it, as uint8 (3, S, S)."""
+    settings = _image_settings(preprocessing)
+    height, width = image.shape[1:]
     if preprocessing.image_view == "whole":
-        return _resized(picture, image)
-    side = _crop_side(height, width, image)
+        return _resized(image, settings)
+    side = _crop_side(height, width, settings)
     top, left = (height - side) // 2, (width - side) // 2
-    return _resized(picture[:, top : top + side, left : left + side], image)
+    return _resized(image[:, top : top + side, left : left + side], settings)
 
 
 def training_view(
-    picture: Tensor,
+    image: Tensor,
     preprocessing: Preprocessing,
     *,
     seed: int,
@@ -95,46 +103,47 @@ def training_view(
     min_crop_scale: float,
     flip_probability: float,
 ) -> Tensor:
-    """A random square of the picture (3, H, W), perhaps mirrored, as uint8 (3, S, S).
+    """A random square of an image (3, H, W), mirrored at random, as uint8 (3, S, S).
 
-    The draws are a function of (seed, epoch, sample), `sample` being the key's hash: the same
-    tensor comes from any worker of any rank.
+    The draws depend only on (seed, epoch, sample), where `sample` is the hash of the key: any
+    worker of any rank makes the same tensor.
     """
-    image = _image_settings(preprocessing)
+    settings = _image_settings(preprocessing)
     draws = uniforms(stream_key("augment", seed, epoch, sample), 4)
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     if preprocessing.image_view == "crop":
-        side = _crop_side(height, width, image)
+        side = _crop_side(height, width, settings)
         side = max(1, round(side * (min_crop_scale + (1 - min_crop_scale) * draws[0])))
         top = int(draws[1] * (height - side + 1))
         left = int(draws[2] * (width - side + 1))
-        picture = picture[:, top : top + side, left : left + side]
-    view = _resized(picture, image)
+        image = image[:, top : top + side, left : left + side]
+    view = _resized(image, settings)
     return view.flip(-1) if draws[3] < flip_probability else view
 
 
 def _image_settings(preprocessing: Preprocessing) -> ImagePreprocessing:
-    assert preprocessing.image is not None, "a model without image encoder decodes no picture"
+    assert preprocessing.image is not None, "a model without an image encoder decodes no images"
     return preprocessing.image
 
 
-def _crop_side(height: int, width: int, image: ImagePreprocessing) -> int:
-    """The side to cut out, so that resizing it to S equals 'resize the short side, then crop'.
+def _crop_side(height: int, width: int, settings: ImagePreprocessing) -> int:
+    """The side of the square that, resized to S, equals 'resize the short side, then crop'.
 
-    Settings that cut more than they resized to (S above `resize_px`) get the whole short side.
+    Settings whose crop is larger than the resized image (S above `resize_px`) get the whole short
+    side.
     """
     short = min(height, width)
-    return min(short, max(1, round(short * image.image_size_px / image.resize_px)))
+    return min(short, max(1, round(short * settings.image_size_px / settings.resize_px)))
 
 
-def _resized(picture: Tensor, image: ImagePreprocessing) -> Tensor:
-    side = image.image_size_px
-    if picture.shape[1:] == (side, side):
-        return picture
+def _resized(image: Tensor, settings: ImagePreprocessing) -> Tensor:
+    side = settings.image_size_px
+    if image.shape[1:] == (side, side):
+        return image
     resized = interpolate(
-        picture[None].contiguous(memory_format=torch.channels_last),
+        image[None].contiguous(memory_format=torch.channels_last),
         size=(side, side),
-        mode=image.interpolation,
+        mode=settings.interpolation,
         antialias=True,
         align_corners=False,
     )

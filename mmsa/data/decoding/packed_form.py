@@ -1,8 +1,8 @@
-"""The packed form of one text and one picture.
+"""The packed form of one text and one image.
 
-Packing brings every raw pair into this form once; prediction on raw input uses the very same
-functions, so that a model sees at use what it saw in evaluation. torch is imported when the first
-picture is reduced, not before: `shards` imports this file.
+Packing converts each raw pair to this form once. Prediction on raw input uses the same functions,
+so that a model in use sees what it saw in evaluation. Nothing here imports torch before the first
+image is resized, because the command line of `shards` imports this file.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import simplejpeg
 
+from mmsa.data.decoding.pixels import Pixels, centre_square, resized, upright
 from mmsa.data.decoding.posted_images import (
     LARGEST_MAX_PIXELS,
     MAX_PIXELS,
     BadImage,
-    Pixels,
     decode_image,
-    upright,
 )
 from mmsa.errors import UserError
 
@@ -33,22 +31,22 @@ __all__ = ["BadImage", "BadText", "image_as_packed", "pack_image", "text_as_pack
 MODES = ("short_side", "original", "square")
 _LARGEST_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 
-# What --normalize may name, applied in this order. The replacements are those that models made for
-# tweets were trained with (Barbieri et al., TweetEval, 2020).
+# Values of --normalize, applied in this order. The replacements are those that models for tweets
+# were trained with (Barbieri et al., TweetEval, 2020).
 NORMALIZATIONS = ("urls", "mentions", "whitespace")
 _URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![\w@])@\w+")
 
 
 class BadText(ValueError):
-    """A text that cannot be used; the text of the error is the reason."""
+    """A text that cannot be used; the message is the reason."""
 
 
 def text_as_packed(text: str, normalize: Sequence[str] = ()) -> str:
-    """`text` without surrounding blanks and line ends. Raises `BadText` where nothing is left.
+    """`text` without leading and trailing whitespace. Raises `BadText` if nothing is left.
 
-    `normalize` names what else is done: "urls" become `http`, "mentions" `@user`, and each run of
-    "whitespace" one blank. The order in which they are named does not matter.
+    `normalize` selects more: "urls" replaces each URL by `http`, "mentions" each mention by
+    `@user`, "whitespace" each run of whitespace by one blank. Their order does not matter.
     """
     assert set(normalize) <= set(NORMALIZATIONS), normalize
     if "urls" in normalize:
@@ -65,10 +63,10 @@ def text_as_packed(text: str, normalize: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class PackedImage:
-    """A picture as it goes into a shard: its JPEG bytes, and the pixels (H, W, 3) that they show.
+    """An image as stored in a shard: its JPEG bytes, and the pixels (H, W, 3) that were encoded.
 
-    `width` and `height` in pixels. `untouched` means that `jpeg` are the bytes that were given.
-    `source_format` is the true type of what was given: JPEG, PNG, GIF, WEBP or BMP.
+    `width` and `height` are in pixels. `untouched` means that `jpeg` is the input itself.
+    `source_format` is the true type of the input: JPEG, PNG, GIF, WEBP or BMP.
     """
 
     jpeg: bytes
@@ -78,7 +76,7 @@ class PackedImage:
     untouched: bool
     pixels: Pixels
 
-    def picture(self) -> Image:
+    def to_pillow(self) -> Image:
         """The pixels as a Pillow image."""
         from PIL import Image as pillow
 
@@ -93,7 +91,7 @@ def image_as_packed(
     mode: str = "short_side",
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[bytes, int, int]:
-    """(JPEG bytes, width, height) of a picture in packed form; see `pack_image`."""
+    """(JPEG bytes, width, height) of an image in packed form; see `pack_image`."""
     packed = pack_image(
         content, short_side_px=short_side_px, quality=quality, mode=mode, max_pixels=max_pixels
     )
@@ -108,19 +106,18 @@ def pack_image(
     mode: str = "short_side",
     max_pixels: int = MAX_PIXELS,
 ) -> PackedImage:
-    """Bring a picture into packed form: a baseline RGB JPEG, upright, with nothing but pixels.
+    """Convert an image to packed form: an upright baseline RGB JPEG without metadata.
 
-    `mode` "short_side" reduces to a short side of `short_side_px` pixels, and leaves smaller ones
-    as large as they are. "square" takes the largest centred square and brings it to
-    `short_side_px`, enlarging too. "original" (`short_side_px` None) keeps the bytes of a JPEG
-    that any reader shows as it is meant; what is no such JPEG (another type, CMYK, turned by EXIF)
-    is encoded again in full size.
+    `mode` "short_side" reduces the image to a short side of `short_side_px` pixels; smaller images
+    keep their size. "square" cuts out the largest centred square and resizes it, up or down, to
+    `short_side_px`. "original" (`short_side_px` None) keeps the bytes of a JPEG that any reader
+    shows as intended; anything else (another type, CMYK, turned by EXIF) is encoded at full size.
 
     Raises `BadImage` for bytes that do not decode to the last row, for more than `max_pixels`
     pixels and for a result too large for a JPEG; `UserError` for settings that make no sense.
 
-    In the first two modes a JPEG that already has that form is encoded again all the same: what is
-    in the shards depends on the input alone.
+    The first two modes encode again even a JPEG that already has this form, so that the bytes in
+    the shards depend on the input alone.
     """
     _check(short_side_px, quality, mode, max_pixels)
     pixels, header = decode_image(content, max_pixels=max_pixels, short_side_px=short_side_px)
@@ -129,7 +126,7 @@ def pack_image(
         return PackedImage(content, width, height, header.format, True, pixels)
     if mode == "square":
         assert short_side_px is not None
-        pixels = _resized(_centre_square(pixels), short_side_px, short_side_px)
+        pixels = resized(centre_square(pixels), short_side_px, short_side_px)
     elif mode == "short_side":
         assert short_side_px is not None
         pixels = _reduced(pixels, header.height, header.width, short_side_px)
@@ -137,7 +134,7 @@ def pack_image(
     height, width = pixels.shape[:2]
     if max(height, width) > _LARGEST_JPEG_SIDE:
         raise BadImage(f"picture of {width}x{height} pixels does not fit a JPEG", "too large")
-    # 4:2:0 as cameras and the raw tweets have it.
+    # 4:2:0, like cameras and the raw tweets.
     jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="420")
     return PackedImage(jpeg, width, height, header.format, False, pixels)
 
@@ -159,35 +156,10 @@ def _check(short_side_px: int | None, quality: int, mode: str, max_pixels: int) 
 
 
 def _reduced(pixels: Pixels, full_height: int, full_width: int, short_side_px: int) -> Pixels:
-    """Reduce to a short side; `full_*` are the sizes before a JPEG was decoded smaller."""
+    """Reduce to a short side; `full_*` is the image's size before a JPEG was decoded smaller."""
     short = min(full_height, full_width)
     if short <= short_side_px:
         return pixels
     height = max(1, round(full_height * short_side_px / short))
     width = max(1, round(full_width * short_side_px / short))
-    return _resized(pixels, height, width)
-
-
-def _centre_square(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
-def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Resize (H, W, 3) by an antialiased bicubic filter.
-
-    torch's filter is Pillow's in integer arithmetic, about three times as fast where the processor
-    has AVX2, and gives the same bytes with and without it (measured on the real pictures).
-    """
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    import torch
-    from torch.nn.functional import interpolate
-
-    rows = pixels if pixels.flags.writeable else pixels.copy()
-    # (1, 3, H, W) in channels-last memory: the fast path
-    planes = torch.from_numpy(rows)[None].permute(0, 3, 1, 2)
-    resized = interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return resized(pixels, height, width)

@@ -1,8 +1,9 @@
-"""Bytes of any picture that people post -> its pixels as they are meant to be seen.
+"""Bytes of any image that people post -> its pixels and what its header says.
 
-The true type decides, not the file's name: JPEG, PNG, GIF and WebP (the first frame of an animated
-one) and BMP, in every mode these have. Transparent parts lie on white, 16 bits become 8, CMYK and
-palettes become RGB, and an EXIF orientation is applied. Colour profiles are passed over.
+The content decides the type, not the file name: JPEG, PNG, GIF and WebP (first frame of an
+animation) and BMP, in all their modes. Transparent parts become white, 16 bits become 8, CMYK and
+palettes become RGB. The EXIF orientation is returned, and `pixels.upright` applies it. Colour
+profiles are ignored.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
-# Others are refused: Pillow hands EPS to a program.
+from mmsa.data.decoding.pixels import Pixels
+
+# Other formats are refused: for EPS, Pillow would run an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 
-# Pixels. Decoded to RGB and back this is about 0.4 GB of memory; posted pictures have 16 million at
-# most (X and its successors reduce to 4096 x 4096), a phone's camera 12 to 50.
+# In pixels. Decoding and encoding this many takes about 0.4 GB of memory. Posted images have at
+# most 16 million (X reduces to 4096 x 4096), a phone's camera makes 12 to 50 million.
 MAX_PIXELS = 64_000_000
-# Pillow refuses twice its own limit on opening, whatever is asked for here.
+# On opening, Pillow refuses more than twice its own limit, whatever is allowed here.
 LARGEST_MAX_PIXELS = 2 * 89_478_485
 
-_ORIENTATION = 0x0112  # EXIF tag: 1 upright, 2 to 8 as in _upright
+_ORIENTATION = 0x0112  # EXIF tag: 1 to 8, as in pixels.upright
 _TRUNCATED = ("truncated", "premature", "unexpected end", "not enough image data")
 
 Content = bytes | memoryview
-Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
 
 class BadImage(ValueError):
-    """Bytes that are no picture, or one that cannot be used; the text is the reason.
+    """Bytes that are not an image, or an image that cannot be used; the message is the reason.
 
     `kind` is one of "empty", "truncated", "too large", "unreadable".
     """
@@ -43,16 +44,13 @@ class BadImage(ValueError):
         self.kind = kind
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        return BadImage, (str(self), self.kind)  # workers hand it to their parent by pickle
+        return BadImage, (str(self), self.kind)  # packing's workers pickle it
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture's first bytes say. `width` and `height` in pixels, before orientation.
-
-    `orientation` is 1 to 8, as in EXIF. `plain` means that any JPEG reader shows it as meant: a
-    JPEG in RGB or grey, upright.
-    """
+    """What the header of an image says: `width` and `height` in pixels, before orientation, and
+    `orientation` from 1 to 8, as in EXIF."""
 
     format: str
     mode: str
@@ -62,18 +60,18 @@ class Header:
 
     @property
     def plain(self) -> bool:
-        """A JPEG that any reader shows as it is meant."""
+        """Whether it is a JPEG that any reader shows as intended: RGB or grey, upright."""
         return self.format == "JPEG" and self.mode in ("RGB", "L") and self.orientation == 1
 
 
 def decode_image(
     content: Content, *, max_pixels: int = MAX_PIXELS, short_side_px: int | None = None
 ) -> tuple[Pixels, Header]:
-    """The pixels (H, W, 3) of a picture, not yet turned upright (`upright` does), and its header.
+    """The pixels (H, W, 3) of an image, not yet turned upright, and its header.
 
-    With `short_side_px` a JPEG may come smaller than it is, by 2, 4 or 8, with a short side of at
-    least twice that: enough to be reduced to it without a visible loss (measured against a full
-    decode: 49 dB on average), and much faster.
+    With `short_side_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as the short
+    side stays at least twice that. This is much faster, and after reducing it to `short_side_px`
+    there is no visible loss (49 dB on average against a full decode).
 
     Raises `BadImage` for bytes that do not decode to the last row and for more than `max_pixels`.
     """
@@ -81,7 +79,7 @@ def decode_image(
         raise BadImage("empty image file", "empty")
     try:
         with (
-            warnings.catch_warnings(action="ignore"),  # Pillow's, of odd EXIF and large pictures
+            warnings.catch_warnings(action="ignore"),  # Pillow's, of odd EXIF and large images
             Image.open(io.BytesIO(content), formats=FORMATS) as opened,
         ):
             header = Header(
@@ -101,21 +99,10 @@ def decode_image(
     except Image.DecompressionBombError as error:
         raise BadImage(str(error), "too large") from None
     except Exception as error:
-        # Whatever a decoder stumbles over is a fact about these bytes: besides OSError, damaged
-        # files make Pillow raise SyntaxError, struct.error, IndexError, KeyError and more.
+        # Any exception means that these bytes are bad: for damaged files Pillow raises OSError, but
+        # also SyntaxError, struct.error, IndexError, KeyError and more.
         raise _bad(error) from None
     return pixels, header
-
-
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an EXIF orientation (1 to 8; others change nothing) to pixels (H, W, 3)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
 
 
 def _refuse_large(header: Header, max_pixels: int) -> None:
@@ -131,7 +118,7 @@ def _refuse_large(header: Header, max_pixels: int) -> None:
 def _orientation(opened: Image.Image) -> int:
     try:
         value = opened.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is a side matter: a damaged one leaves the picture as it lies
+    except Exception:  # with damaged EXIF, the image is used without turning it
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -139,7 +126,7 @@ def _orientation(opened: Image.Image) -> int:
 def _decode_clean_jpeg(
     content: Content, header: Header, short_side_px: int | None
 ) -> Pixels | None:
-    """A JPEG by the faster decoder, or None where it finds anything odd: Pillow decides then."""
+    """Decode a JPEG with the faster decoder; None if it reports a problem: then Pillow decides."""
     if header.format != "JPEG" or header.mode not in ("RGB", "L"):
         return None
     height, width = 0, 0
@@ -158,14 +145,14 @@ def _decode_clean_jpeg(
 
 
 def _on_white(opened: Image.Image) -> Image.Image:
-    """RGB, with what lies behind transparent parts in white."""
-    picture = opened
-    if picture.mode.startswith("I"):  # 16 bits of grey; `convert` would cut off at 255
-        grey = np.asarray(picture)
-        picture = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
+    """Convert to RGB, transparent parts over white."""
+    image = opened
+    if image.mode.startswith("I"):  # 16 bits of grey; `convert` would cut off at 255
+        grey = np.asarray(image)
+        image = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, layer).convert("RGB")
 

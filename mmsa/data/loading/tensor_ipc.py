@@ -1,8 +1,8 @@
-"""How a message with tensors travels from one process to another: an anonymous file (memfd) whose
-descriptor goes over a socket.
+"""Send a message with tensors to another process: through an anonymous file (memfd) whose
+descriptor is passed over a socket.
 
-Between the two ends travels pickle, as between the processes of any program; nothing of it comes
-from the data.
+The message is pickled, as is usual between the processes of one program. Nothing that is unpickled
+comes from a data set.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-_HEADER = struct.Struct("<QQQ")  # bytes of the message, of the pickle in it; number of buffers
-_ALIGNMENT = 64  # bytes; a tensor begins at a multiple, as torch's own do
+_HEADER = struct.Struct("<QQQ")  # bytes of the message, bytes of its pickle, number of buffers
+_ALIGNMENT = 64  # bytes; tensors start at a multiple of it, as torch's own do
 
 
 def send(connection: socket.socket, message: tuple[str, Any], file: Any) -> None:
-    """Write a message to the start of `file` and hand it over."""
+    """Write a message to the start of `file` and pass the file over the socket."""
     buffers: list[pickle.PickleBuffer] = []
     kind, item = message
     content = pickle.dumps((kind, _as_arrays(item)), protocol=5, buffer_callback=buffers.append)
@@ -39,7 +39,7 @@ def send(connection: socket.socket, message: tuple[str, Any], file: Any) -> None
 
 
 def receive(connection: socket.socket) -> tuple[str, Any]:
-    """Read one message. Raises `EOFError` where the other end is closed."""
+    """Read one message. Raises `EOFError` if the other end is closed."""
     header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
     while header and len(header) < _HEADER.size:
         more = connection.recv(_HEADER.size - len(header))
@@ -50,7 +50,7 @@ def receive(connection: socket.socket) -> tuple[str, Any]:
         if len(header) < _HEADER.size or not descriptors:
             raise EOFError
         num_bytes, content_size, num_buffers = _HEADER.unpack(header)
-        memory = _copied(descriptors[0], num_bytes)
+        memory = _read_to_memory(descriptors[0], num_bytes)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -63,27 +63,28 @@ def receive(connection: socket.socket) -> tuple[str, Any]:
     return kind, _as_tensors(item)
 
 
-def _copied(descriptor: int, num_bytes: int) -> memoryview:
-    """The first bytes of a file in memory of our own, which stays as long as a tensor over it."""
-    # Not a bytearray, which would be cleared first.
+def _read_to_memory(descriptor: int, num_bytes: int) -> memoryview:
+    """The first bytes of a file, in memory that lives as long as any tensor that uses it."""
+    # Not a bytearray, which would be zeroed first.
     memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     view = memory.data[start : start + num_bytes]
     done = 0
-    while done < num_bytes:  # one call, but for batches of 2 GiB
+    while done < num_bytes:  # one call, except for batches of 2 GiB
         done += os.preadv(descriptor, [view[done:]], done)
     return view
 
 
-def _aligned(place: int) -> int:
-    return -(-place // _ALIGNMENT) * _ALIGNMENT
+def _aligned(offset: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT
 
 
-class _Tensor:
-    """A tensor on its way as an array, whose bytes pickle leaves out of the stream.
+class _TensorAsArray:
+    """A tensor as a numpy array, whose bytes pickle protocol 5 keeps outside its stream.
 
-    It arrives with the order of dimensions that it has in memory (channels_last stays so): kernels
-    and their roundings must be the same with workers and without.
+    Arrives with the same order of dimensions in memory (channels_last stays channels_last): kernels
+    and their rounding must not depend on whether workers are used.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -91,7 +92,7 @@ class _Tensor:
         self.array = tensor.permute(self.order).contiguous().numpy()
 
     def tensor(self) -> torch.Tensor:
-        """The tensor again, over the array's memory."""
+        """The tensor, sharing the array's memory."""
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return torch.from_numpy(self.array).permute(back)
 
@@ -100,7 +101,7 @@ def _as_arrays(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     return {
-        name: _Tensor(value) if isinstance(value, torch.Tensor) else value
+        name: _TensorAsArray(value) if isinstance(value, torch.Tensor) else value
         for name, value in item.items()
     }
 
@@ -109,6 +110,6 @@ def _as_tensors(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     return {
-        name: value.tensor() if isinstance(value, _Tensor) else value
+        name: value.tensor() if isinstance(value, _TensorAsArray) else value
         for name, value in item.items()
     }

@@ -1,7 +1,8 @@
-"""Which shard a loader worker asks for just now, where its rank can see it.
+"""Which shard a loader worker is reading, kept where its rank can see it.
 
-A worker that hangs in a dead file system answers nothing. What it noted before it asked stands in
-memory that both share: an anonymous file, so that it has no name that could be left behind.
+A worker that hangs in a dead file system cannot answer any more. Before each read it therefore
+records the file name in memory shared with its rank: an anonymous file, whose name cannot be left
+behind anywhere.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 _BYTES = 256  # the length of a name in one byte, and the name
 
 
-class PositionBoard:
-    """A name that one process writes and another reads."""
+class SharedPosition:
+    """A file name that one process writes and another reads."""
 
     def __init__(self, descriptor: int) -> None:
-        """Map the file, which must have the size that `board_file` gives it."""
+        """Map the file, which must have the size that `position_file` gives it."""
         self._memory = mmap.mmap(descriptor, _BYTES)
 
     def write(self, name: str) -> None:
@@ -26,34 +27,34 @@ class PositionBoard:
         self._memory[: len(content) + 1] = bytes([len(content)]) + content
 
     def read(self) -> str:
-        """The name last written, "" before the first."""
+        """The name last written; "" before the first."""
         return self._memory[1 : 1 + self._memory[0]].decode("utf-8", "replace")
 
 
-_board: PositionBoard | None = None  # of this process, where it is a loader worker
+_position: SharedPosition | None = None  # of this process, if it is a loader worker
 
 
-def note(shard: str) -> None:
-    """Say that this process is about to read of `shard`; nothing where no rank looks."""
-    if _board is not None:
-        _board.write(shard)
+def record_position(file_name: str) -> None:
+    """Record that this process is about to read `file_name`; does nothing outside a worker."""
+    if _position is not None:
+        _position.write(file_name)
 
 
-def note_on(board: PositionBoard) -> None:
-    """Let `note` write on `board` from now on."""
-    global _board
-    _board = board
+def record_positions_in(position: SharedPosition) -> None:
+    """Make `record_position` write to `position` from now on."""
+    global _position
+    _position = position
 
 
 def anonymous_file(name: str) -> Any:
-    """An open file that no directory holds; `name` shows in /proc alone."""
+    """An open file that is in no directory; `name` appears only in /proc."""
     if hasattr(os, "memfd_create"):  # Linux
         return os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b")
     return tempfile.TemporaryFile()
 
 
-def board_file() -> Any:
-    """The file of a board, for both ends."""
-    file = anonymous_file("mmsa-board")
+def position_file() -> Any:
+    """An anonymous file of the size of a `SharedPosition`, for both processes to map."""
+    file = anonymous_file("mmsa-position")
     file.truncate(_BYTES)
     return file

@@ -1,4 +1,4 @@
-"""Views of pictures: exact where no resize is needed, and a function of what they should be."""
+"""Views of images: exact where no resize is needed, and a function of what they should be."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def settings(size_px: int, resize_px: int, **changes: Any) -> Preprocessing:
 
 
 def numbered(height: int, width: int) -> Tensor:
-    """A picture (3, H, W) that tells its places apart: channels are row, column, and 7."""
+    """An image (3, H, W) that tells its places apart: channels are row, column, and 7."""
     rows = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
     columns = torch.arange(width, dtype=torch.uint8)[None, :].expand(height, width)
     return torch.stack([rows, columns, torch.full((height, width), 7, dtype=torch.uint8)])
@@ -101,7 +101,7 @@ def test_what_does_not_decode_is_a_value_error(content: bytes) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_damaged_pictures_decode_or_are_value_errors() -> None:
+def test_damaged_images_decode_or_are_value_errors() -> None:
     rng = random.Random(0)
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     originals = [encoded(Image.fromarray(noise), form) for form in ("JPEG", "PNG", "GIF")]
@@ -128,7 +128,7 @@ def test_the_centre_is_cut_out_exactly_where_no_resize_is_needed() -> None:
     assert view[2].unique().tolist() == [7]
 
 
-def test_the_square_input_of_the_same_size_is_the_picture_itself() -> None:
+def test_the_square_input_of_the_same_size_is_the_image_itself() -> None:
     image = numbered(24, 24)
     assert torch.equal(evaluation_view(image, settings(24, 24)), image)
     assert torch.equal(evaluation_view(image, settings(24, 32, image_view="whole")), image)
@@ -136,7 +136,7 @@ def test_the_square_input_of_the_same_size_is_the_picture_itself() -> None:
 
 def test_the_view_is_that_of_resizing_first_and_cutting_then() -> None:
     # The usual order: short side to 32, centre 24. Here a square of 24/32 of the short side is cut
-    # out and resized once; on a smooth picture both agree to the rounding.
+    # out and resized once; on a smooth image both agree to the rounding.
     rows = torch.linspace(0, 255, 64)[:, None].expand(64, 96)
     image = rows.to(torch.uint8)[None].repeat(3, 1, 1)
     view = evaluation_view(image, settings(24, 32))
@@ -175,7 +175,7 @@ def test_any_size_becomes_the_input_square(height: int, width: int, image_view: 
 
 
 def test_an_input_larger_than_its_short_side_takes_the_whole_short_side() -> None:
-    # Settings of a foreign export: the cut cannot be larger than the picture.
+    # Settings of a foreign export: the cut cannot be larger than the image.
     image = torch.full((3, 20, 30), 9, dtype=torch.uint8)
     assert evaluation_view(image, settings(24, 16)).unique().tolist() == [9]
     assert training(image, settings(24, 16)).unique().tolist() == [9]
@@ -239,7 +239,7 @@ def test_smaller_crops_are_enlarged() -> None:
     ("probability", "least", "most"), [(0, 0, 0), (0.5, 930, 1070), (1, 2000, 2000)]
 )
 @pytest.mark.parametrize("image_view", ["crop", "whole"])
-def test_pictures_are_mirrored_as_often_as_set(
+def test_images_are_mirrored_as_often_as_set(
     probability: float, least: int, most: int, image_view: str
 ) -> None:
     # 2,000 draws at 0.5: deviation 22, the bounds are three of them.

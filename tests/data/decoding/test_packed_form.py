@@ -1,4 +1,4 @@
-"""The packed form: every posted picture type and mode; normalised texts."""
+"""The packed form: every posted image type and mode; normalised texts."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def shown(content: bytes, **options: object) -> Image.Image:
     """What the packed form of `content` shows."""
     settings = {"short_side_px": 256, "quality": 95, **options}
     jpeg, width, height = image_as_packed(content, **settings)
-    picture = Image.open(io.BytesIO(jpeg))
-    assert (picture.format, picture.mode) == ("JPEG", "RGB")
-    assert picture.size == (width, height)
-    assert "progressive" not in picture.info
-    assert not picture.getexif()
-    return picture
+    image = Image.open(io.BytesIO(jpeg))
+    assert (image.format, image.mode) == ("JPEG", "RGB")
+    assert image.size == (width, height)
+    assert "progressive" not in image.info
+    assert not image.getexif()
+    return image
 
 
-def near(picture: Image.Image, place: tuple[int, int], colour: tuple[int, ...]) -> bool:
-    found = picture.getpixel(place)
+def near(image: Image.Image, place: tuple[int, int], colour: tuple[int, ...]) -> bool:
+    found = image.getpixel(place)
     assert isinstance(found, tuple)
     return all(abs(a - b) <= 12 for a, b in zip(found, colour, strict=True))
 
@@ -64,13 +64,13 @@ def near(picture: Image.Image, place: tuple[int, int], colour: tuple[int, ...]) 
 )
 def test_every_type_and_mode(mode: str, form: str, options: dict[str, object]) -> None:
     # The left half white, the right half black: the same in every mode.
-    picture = Image.new("L", (64, 48), 0)
-    picture.paste(255, (0, 0, 32, 48))
+    image = Image.new("L", (64, 48), 0)
+    image.paste(255, (0, 0, 32, 48))
     if mode == "I;16":
-        grey = np.asarray(picture).astype(np.uint16) * 257
+        grey = np.asarray(image).astype(np.uint16) * 257
         converted = Image.fromarray(grey)
     else:
-        converted = picture.convert("RGB").convert(mode)
+        converted = image.convert("RGB").convert(mode)
     content = saved(converted, form, **options)
     packed = shown(content)
     assert packed.size == (64, 48)
@@ -148,8 +148,8 @@ def test_orientation_is_applied(form: str, orientation: int) -> None:
     assert near(packed, (54, 24), WHITE)
 
 
-@pytest.mark.filterwarnings("error")  # nor is the user told of it, once a picture
-def test_a_damaged_exif_leaves_the_picture_as_it_lies() -> None:
+@pytest.mark.filterwarnings("error")  # nor is the user told of it, once an image
+def test_a_damaged_exif_leaves_the_image_as_it_lies() -> None:
     content = saved(Image.new("RGB", (40, 20), RED), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert shown(content).size == (40, 20)
 
@@ -168,9 +168,9 @@ def test_sizes() -> None:
 
 
 def test_square_shows_the_centre() -> None:
-    picture = Image.new("RGB", (90, 30), WHITE)
-    picture.paste(RED, (30, 0, 60, 30))
-    packed = shown(saved(picture, "PNG"), short_side_px=64, mode="square")
+    image = Image.new("RGB", (90, 30), WHITE)
+    image.paste(RED, (30, 0, 60, 30))
+    packed = shown(saved(image, "PNG"), short_side_px=64, mode="square")
     assert near(packed, (2, 32), RED)
     assert near(packed, (61, 32), RED)
 
@@ -204,7 +204,7 @@ def test_original_keeps_plain_jpegs_and_converts_the_rest() -> None:
         assert not packed.untouched
         assert (packed.width, packed.height) == size
         assert Image.open(io.BytesIO(packed.jpeg)).size == size
-        assert packed.picture().size == size
+        assert packed.to_pillow().size == size
 
 
 def test_texts_are_left_alone_unless_asked() -> None:

@@ -1,4 +1,4 @@
-"""What is no picture, or none that can be packed, is refused with its reason."""
+"""Bytes that are not an image, or cannot be packed, are refused with a reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_truncated_files(form: str, mode: str) -> None:
         assert problem(content[: len(content) // 2], **options) == ("truncated", "truncated image")
 
 
-def test_what_is_no_picture() -> None:
+def test_what_is_no_image() -> None:
     assert problem(b"") == ("empty", "empty image file")
     assert problem(b"no picture at all")[0] == "unreadable"
     eps = saved(Image.new("RGB", (8, 8)), "EPS")
@@ -91,20 +91,20 @@ def test_settings_that_make_no_sense(settings: dict[str, object]) -> None:
         image_as_packed(content, **{"short_side_px": 256, "quality": 90, **settings})
 
 
-def test_fuzzed_pictures_pack_or_are_refused() -> None:
+def test_fuzzed_images_pack_or_are_refused() -> None:
     rng = random.Random(0)
-    picture = noise(40, 30)
+    image = noise(40, 30)
     exif = Image.Exif()
     exif[0x0112] = 6
     clean = [
-        saved(picture, "JPEG", exif=exif.tobytes()),
-        saved(picture, "JPEG", progressive=True),
-        saved(picture.convert("CMYK"), "JPEG"),
-        saved(picture.convert("P"), "PNG"),
-        saved(picture.convert("RGBA"), "PNG"),
-        saved(picture, "GIF"),
-        saved(picture, "WEBP"),
-        saved(picture.convert("P"), "BMP"),
+        saved(image, "JPEG", exif=exif.tobytes()),
+        saved(image, "JPEG", progressive=True),
+        saved(image.convert("CMYK"), "JPEG"),
+        saved(image.convert("P"), "PNG"),
+        saved(image.convert("RGBA"), "PNG"),
+        saved(image, "GIF"),
+        saved(image, "WEBP"),
+        saved(image.convert("P"), "BMP"),
     ]
     outcomes = {"packed": 0, "refused": 0}
     kinds = set()

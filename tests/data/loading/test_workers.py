@@ -1,4 +1,4 @@
-"""Loader processes: order, bounds, and every way to die. Two real processes each."""
+"""Loader processes: order, bounds, and every way to die, with real processes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_nothing_stays_behind_a_batch(tmp_path: Path) -> None:
     assert sum("memfd:mmsa-batch" in link for link in links) == AHEAD
 
 
-def test_a_mistake_of_ours_arrives_with_its_traceback() -> None:
+def test_a_bug_arrives_with_its_traceback() -> None:
     workers = LoaderWorkers([Failing()])
     assert next(workers) == {"number": 0}
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a mistake of ours"):
@@ -110,7 +110,7 @@ def test_a_worker_killed_from_outside_is_reported_after_what_it_made() -> None:
     assert "use fewer data.num_workers" in str(death.value)
 
 
-def test_a_worker_that_hangs_is_given_up_and_ended() -> None:
+def test_a_worker_that_hangs_is_killed() -> None:
     workers = LoaderWorkers([Numbers(0, 1, 9), Hanging()], rank=3, timeout_s=1.5)
     assert [next(workers)["number"] for _ in range(3)] == [0, 0, 1]
     hanging = psutil.Process(workers.pids[1])
@@ -118,18 +118,18 @@ def test_a_worker_that_hangs_is_given_up_and_ended() -> None:
         next(workers)
     assert str(silence.value).startswith(
         f"rank 3 got no batch from loader worker 1 of 2 (process {hanging.pid}) in 1.5 s; "
-        "it was at train-00007.tar. Most often the file system"
+        "its last read was from train-00007.tar. Usually the file system"
     )
     assert "data.timeout_s" in str(silence.value)
     assert silence.value.shard == "train-00007.tar"
     assert psutil.wait_procs([hanging], timeout=PATIENCE_S)[1] == []
 
 
-def test_a_worker_that_hangs_before_any_shard_is_told_without_one() -> None:
+def test_a_worker_that_hangs_before_any_shard_is_reported_without_one() -> None:
     workers = LoaderWorkers([Numbers(0, 1, 9)], timeout_s=0.5)
     next(workers)
     os.kill(workers.pids[0], signal.SIGSTOP)
-    with pytest.raises(UserError, match="it was at no shard yet"):
+    with pytest.raises(UserError, match="it has not read a shard yet"):
         list(workers)
 
 
@@ -166,7 +166,7 @@ def test_kill_9_leaves_neither_processes_nor_names(alone: bool) -> None:
     """No process of the tree has mapped what has a name in /dev/shm: none can be left behind.
 
     Before that, once, the whole job is paused for longer than its rank waits for a batch, as
-    SLURM's suspend does: that is no worker that hangs.
+    SLURM's suspend does. That must not count as a worker that hangs.
     """
     script = ROOT / "tests" / "data" / "pipelines.py"
     rank = subprocess.Popen(
