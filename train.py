@@ -27,7 +27,6 @@ from accelerate.utils import gather_object
 
 from mmsa.config import load_config
 from mmsa.engines import engine
-from mmsa.engines.single_process_warning import warn_if_single_process
 from mmsa.errors import EXIT_PREEMPTED
 from mmsa.evaluation.predict import to_device
 from mmsa.evaluation.scores.metrics import flat_metrics
@@ -75,10 +74,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     clock.mark("process group")
     run = Run(prepared, accelerator)  # wrapped by the engine, restored from its checkpoint
     clock.mark("engine")
-    log_start_facts(run)
+    log_start_facts(run, command.world)
     command.log_repeated_steps(run.state.step)
-    if config.launch.world_size == "any":
-        warn_if_single_process(command.world)
     clock.mark("other")
     run_steps(command, run, clock)
 
@@ -86,14 +83,7 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
 def run_steps(command: Command, run: Run, clock: StartClock) -> None:
     """The loop over optimizer steps, from where the run is to its end or to a stop."""
     config, state, accelerator = run.config, run.state, run.accelerator
-    tracker = Tracker(
-        run.run_dir,
-        start_step=state.step,
-        num_steps=run.num_steps,
-        enabled=accelerator.is_main_process,
-        samples_per_step=run.data.plan.global_batch_size,
-        config=config,
-    )
+    tracker = run.make_tracker()
     stop_request = command.stop_request
     reports = StepReports(accelerator, stop_request.reasons)
     stop_reasons: list[str] = []

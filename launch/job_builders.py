@@ -160,12 +160,13 @@ def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
     from shards.sources import get_source
 
     notes = checks.check_slurm("pack", site, dry_run=arguments.dry_run)
-    if len(arguments.rest) < 3 or any(word.startswith("-") for word in arguments.rest[:3]):
+    imports, words = take_imports(arguments.rest)
+    if len(words) < 3 or any(word.startswith("-") for word in words[:3]):
         raise UserError(
             f"submit pack: expected SOURCE RAW OUT [options of shards pack] after --, found: "
-            f"{' '.join(arguments.rest)}"
+            f"{' '.join(words)}"
         )
-    source, raw, out = arguments.rest[0], Path(arguments.rest[1]), Path(arguments.rest[2])
+    source, raw, out = words[0], Path(words[1]), Path(words[2])
     parts = arguments.parts or 1
     if parts < 1:
         raise UserError(f"--parts {parts} must be at least 1")
@@ -180,7 +181,14 @@ def submit_pack(site: Site, arguments: argparse.Namespace) -> None:
     array = f"1-{parts}" + (f"%{arguments.at_once}" if arguments.at_once else "")
     description = f"pack {raw} in {parts} part(s)"
     jobs = [
-        make_job("pack", site, folder, arguments.rest, description=description, array=array),
+        make_job(
+            "pack",
+            site,
+            folder,
+            [*words, *as_options(imports)],
+            description=description,
+            array=array,
+        ),
         make_job("merge", site, folder, [str(out)], description=f"join the parts as {out}"),
     ]
     submit_jobs(jobs, dry_run=arguments.dry_run, notes=notes)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import shards.sources
 from tests.end_to_end.harness import TINY, pack_synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,9 +138,6 @@ def test_wrong_settings_of_the_parts_are_reported_together(folder: Path, data: P
     assert "unknown key model.image_encoder.config.depth" in done.stderr
 
 
-@pytest.mark.skipif(
-    not hasattr(shards.sources, "register"), reason="sources are not in a registry yet"
-)
 def test_the_source_packs(folder: Path) -> None:
     raw = folder / "raw"
     raw.mkdir()

@@ -35,6 +35,7 @@ from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
 from mmsa.training.prepared_run import PreparedRun
 from mmsa.training.profile import StepProfile
+from mmsa.training.tracking import Tracker
 
 logger = logging.getLogger("mmsa")
 
@@ -113,6 +114,17 @@ class Run:
         """Whether the run was stopped between a step and the validation that was due after it."""
         due = self.is_due(self.config.train.validate_every_steps)
         return due and self.state.validated_step < self.state.step
+
+    def make_tracker(self) -> Tracker:
+        """What writes this run's metrics from here on; does nothing on all ranks but the main."""
+        return Tracker(
+            self.run_dir,
+            start_step=self.state.step,
+            num_steps=self.num_steps,
+            enabled=self.accelerator.is_main_process,
+            samples_per_step=self.data.plan.global_batch_size,
+            config=self.config,
+        )
 
     def last_save_s(self) -> float | None:
         """Seconds that the last save of this run took; None where none is known."""

@@ -6,7 +6,9 @@ import logging
 from typing import Any
 
 from mmsa.engines.engine import launch_facts
+from mmsa.engines.single_process_warning import warn_if_single_process
 from mmsa.models.batchnorm import running_statistics
+from mmsa.process.runtime import World
 from mmsa.training.checkpoints.checkpoint import read_state
 from mmsa.training.checkpoints.resume import continuation_in_words
 from mmsa.training.run import Run
@@ -14,8 +16,11 @@ from mmsa.training.run import Run
 logger = logging.getLogger("mmsa")
 
 
-def log_start_facts(run: Run) -> None:
-    """Log the facts of a run that is about to train; the main rank's log shows them."""
+def log_start_facts(run: Run, world: World) -> None:
+    """Log the facts of a run that is about to train, on the main rank.
+
+    Warns of a single process where several were probably meant.
+    """
     launch, data = launch_facts(run.accelerator), run.data
     logger.info("launch: %s", ", ".join(f"{name} {value}" for name, value in launch.items()))
     logger.info("batches: %s", data.plan.in_words())
@@ -39,6 +44,8 @@ def log_start_facts(run: Run) -> None:
     if run.resumed_from is not None:
         _log_continuation(run, launch)
     logger.info("disk: %s", run.disk_need.in_words())
+    if run.config.launch.world_size == "any":
+        warn_if_single_process(world)
 
 
 def _log_continuation(run: Run, launch: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from mmsa.errors import UserError
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part, read_file
 from shards.label_rules import GIVEN
 from shards.sources.settings import ClassesSettings, clean_text
-from shards.sources.source import Source, register
+from shards.sources.source import Source, register_source
 
 NAME = "folder"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
@@ -33,7 +33,7 @@ class _Files:
     texts: list[Path] = field(default_factory=list)
 
 
-@register
+@register_source
 class Folder(Source):
     """A folder of class folders, sorted by id.
 

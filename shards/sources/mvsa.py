@@ -29,7 +29,7 @@ from mmsa.labels import LABEL_NAMES
 from shards.example import Example, RawData, Reason, Reject, Rejected, read_file
 from shards.label_rules import Vote, decide, rule_name
 from shards.sources.settings import LabelRuleSettings, clean_text
-from shards.sources.source import Source, register
+from shards.sources.source import Source, register_source
 
 LABEL_FILE = "labelResultAll.txt"
 ENCODING = "gb18030"
@@ -99,7 +99,7 @@ class SingleSettings(LabelRuleSettings):
         return rule
 
 
-@register
+@register_source
 class MvsaSingle(Source):
     """MVSA-Single: one annotator."""
 
@@ -111,7 +111,7 @@ class MvsaSingle(Source):
         return read_layout(Layout(self.name, "MVSA-Single", annotators=1), raw, settings)
 
 
-@register
+@register_source
 class MvsaMultiple(Source):
     """MVSA-Multiple: three annotators."""
 

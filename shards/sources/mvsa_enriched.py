@@ -23,7 +23,7 @@ from shards.sources.columns import Repetitions, find_column
 from shards.sources.mojibake import is_mojibake, repair_line_ends, undo_mojibake
 from shards.sources.rows import cell_text, open_table, undecoded
 from shards.sources.settings import EncodingSettings, clean_text
-from shards.sources.source import Source, register
+from shards.sources.source import Source, register_source
 
 NAME = "mvsa-enriched"
 _SHEET = "labeledtext"
@@ -43,7 +43,7 @@ class _Row:
     problem: tuple[Reason, str] | None = None
 
 
-@register
+@register_source
 class MvsaEnriched(Source):
     """The enriched set. Items come in the order of the sheet, then the ids without a row."""
 

@@ -1,7 +1,7 @@
 """What a source is, and the registry of sources by the name that `python -m shards pack` takes.
 
 A source is a class with its own `Settings`: the command-line options that it takes. Adding one is a
-class under `@register`, here or in a module of yours that `--import` names (docs/extending.md).
+class under `@register_source`, here or in a module that `--import` names (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SOURCES: dict[str, type[Source]] = {}
 S = TypeVar("S", bound=type[Source])
 
 
-def register(source: S) -> S:
+def register_source(source: S) -> S:
     """Class decorator: make a source known by its name. A name cannot be taken twice."""
     known = SOURCES.setdefault(source.name, source)
     # The same class again is a module that was imported under two names.

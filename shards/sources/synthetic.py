@@ -12,10 +12,10 @@ from pathlib import Path
 from mmsa.errors import UserError
 from shards.example import RawData
 from shards.sources.mvsa import Layout, SingleSettings, read_layout
-from shards.sources.source import Source, register
+from shards.sources.source import Source, register_source
 
 
-@register
+@register_source
 class Synthetic(Source):
     """The made-up set."""
 

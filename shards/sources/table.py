@@ -18,7 +18,7 @@ from shards.label_rules import GIVEN
 from shards.sources.columns import Repetitions, find_column
 from shards.sources.rows import Row, Table, cell_text, open_table, undecoded
 from shards.sources.settings import ClassesSettings, clean_text
-from shards.sources.source import Source, register
+from shards.sources.source import Source, register_source
 
 NAME = "table"
 _USUAL_TEXT = ("text", "tweet", "caption", "sentence")
@@ -44,7 +44,7 @@ class TableSettings(ClassesSettings):
     id_column: str | None = None
 
 
-@register
+@register_source
 class TableSource(Source):
     """A table file, in the order of its rows. It is read once before, for its ids and classes.
 

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 MODULE = '''
 from shards.example import Example, RawData, Reason, Rejected
-from shards.sources import Source, SourceSettings, clean_text, register
+from shards.sources import Source, SourceSettings, clean_text, register_source
 
-@register
+@register_source
 class Reviews(Source):
     """Lines of stars, a tab and a text; 1.jpg belongs to the first line."""
 
