@@ -128,9 +128,9 @@ def test_imports_are_passed_on_to_the_jobs(
     assert "--import no.such: importing it raised" in refused(
         capsys, *words, *settings, "--import=no.such"
     )
-    pack = ["pack", "--dry-run", "--parts", "2", "--", "synthetic", str(tmp_path), "shards"]
+    pack = ["pack", "--dry-run", "--parts", "2", "--", "synthetic", str(tmp_path), "out"]
     assert launch_main(["submit", *pack, "--import", "json"]) == 0
-    assert f"set -- synthetic {tmp_path} shards --import json\n" in capsys.readouterr().out
+    assert f"set -- synthetic {tmp_path} out --import json\n" in capsys.readouterr().out
 
 
 def test_missing_weights_are_reported(
