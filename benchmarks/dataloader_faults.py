@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.dataloader_arms import batches_of, loader_workers
 from benchmarks.handover import stages_of
 from mmsa.data.stream import Failure
 from mmsa.errors import EXIT_USER_ERROR, UserError
@@ -34,8 +35,6 @@ FAULTS = {
 
 def child(arm: str, shards: str, num_workers: int, batch_size: int) -> int:
     """A training process as far as its loader goes: batch after batch, until something happens."""
-    from benchmarks.dataloader import batches_of, loader_workers
-
     torch.set_num_threads(1)
     stages = stages_of(shards, 1 << 20, batch_size=batch_size)
     begin = time.perf_counter()

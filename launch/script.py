@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 from launch.site import ROOT, Site
 from launch.slurm_partitions import Shape
-from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
+from mmsa.foundation.durations import seconds_of_limit
 
 SCRIPTS = ROOT / "launch" / "slurm"
 _SETUP, _ARGUMENTS = "# ---- setup", "# ---- arguments"

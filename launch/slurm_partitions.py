@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from launch.slurm_queue import run_slurm
-from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
+from mmsa.foundation.durations import seconds_of_limit
 
 
 class Node(NamedTuple):

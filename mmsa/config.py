@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from mmsa.durations import seconds_of
 from mmsa.errors import UserError, one_or_many
-from mmsa.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
+from mmsa.foundation.durations import seconds_of
+from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns a list of problems.

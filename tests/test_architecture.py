@@ -16,19 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first. A module may import from the floors below it and from its own room (a name here).
 FLOORS = (
     ("mmsa.errors",),
-    (
-        "mmsa.registry",
-        "mmsa.extensions",
-        "mmsa.labels",
-        "mmsa.settings_yaml",
-        "mmsa.durations",
-        "mmsa.atomic_write",
-        "mmsa.file_lock",
-        "mmsa.hashed_random",
-        "mmsa.preprocessing",
-        "mmsa.calibration",
-        "mmsa.hub",
-    ),
+    ("mmsa.foundation",),
+    ("mmsa.extensions", "mmsa.labels", "mmsa.preprocessing", "mmsa.calibration", "mmsa.hub"),
     ("mmsa.config",),
     ("mmsa.process",),
     ("mmsa.data.decoding", "mmsa.data.loading"),
@@ -62,17 +51,17 @@ FLOORS = (
 
 SHARDS_MAY_IMPORT = {
     "mmsa.extensions",
-    "mmsa.atomic_write",
+    "mmsa.foundation.atomic_write",
     "mmsa.data.decoding.packed_form",
     "mmsa.data.decoding.posted_images",
     "mmsa.data.manifest",
     "mmsa.data.members",
     "mmsa.data.reader",
     "mmsa.errors",
-    "mmsa.file_lock",
+    "mmsa.foundation.file_lock",
     "mmsa.labels",
     "mmsa.process.progress",
-    "mmsa.registry",
+    "mmsa.foundation.registry",
 }
 
 _FLOOR_OF_ROOM = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mmsa.data.plan import Order, batch_plan, deal
-from mmsa.hashed_random import permutation, stream_key
+from mmsa.foundation.hashed_random import permutation, stream_key
 
 SIZES = np.array([6, 4, 7, 5, 8, 3, 6, 9])  # 48 samples
 WINDOW, GLOBAL_BATCH, STEP = 4, 12, 1

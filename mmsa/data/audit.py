@@ -27,7 +27,7 @@ from mmsa.data.manifest import key_hash, load_manifest
 from mmsa.data.plan import BatchPlan, Order
 from mmsa.data.reader import SplitReader
 from mmsa.errors import EXIT_USER_ERROR, UserError
-from mmsa.hashed_random import KeyArray
+from mmsa.foundation.hashed_random import KeyArray
 from mmsa.labels import class_map
 
 _SHOWN = 20  # problems printed

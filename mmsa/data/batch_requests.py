@@ -15,7 +15,7 @@ import numpy as np
 
 from mmsa.data.plan import BatchPlan, Order, deal, evaluation_batches, evaluation_order
 from mmsa.data.reader import SplitReader
-from mmsa.hashed_random import IntArray
+from mmsa.foundation.hashed_random import IntArray
 
 
 @dataclass(frozen=True)

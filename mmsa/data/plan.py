@@ -4,8 +4,8 @@ An epoch has one order of all samples (`Order`). Step t takes `order[t*G : (t+1)
 batch size; ranks, micro-batches and workers only divide that slice. So the global batches are the
 same for any world size and any number of workers, and a position is a step number.
 
-Permutations come from `mmsa/hashed_random.py`, not from a library's generator, whose stream may
-change between versions.
+Permutations come from `mmsa/foundation/hashed_random.py`, not from a library's generator, whose
+stream may change between versions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.hashed_random import IntArray, KeyArray, permutation, stream_key
+from mmsa.foundation.hashed_random import IntArray, KeyArray, permutation, stream_key
 
 Piece: TypeAlias = tuple[int, slice]  # window number, positions inside that window
 

@@ -11,13 +11,13 @@ import mmsa.models.hf_text_encoders
 import mmsa.models.torchvision_encoders  # noqa: F401
 from mmsa.config import FusionConfig, ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from mmsa.errors import UserError
+from mmsa.foundation.registry import IMPORT_HINT, nearest, section_of
 from mmsa.models.encoder_families import ENCODERS, SECTIONS, Modality, family_class
 from mmsa.models.encoders import ImageEncoder
 from mmsa.models.fusion import FUSIONS
 from mmsa.models.hf_config import HF_PREFIX
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
-from mmsa.registry import IMPORT_HINT, nearest, section_of
 
 
 def build_text_encoder(config: TextEncoderConfig, vocab_size: int | None = None) -> TextEncoder:

@@ -21,6 +21,7 @@ from torch import nn
 
 from mmsa.config import ImageEncoderConfig, TextEncoderConfig
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.registry import PartSettings, Registry, settings_problems
 from mmsa.models.encoders import (
     IMAGE_SECTION,
     TEXT_SECTION,
@@ -39,7 +40,6 @@ from mmsa.models.weights import (
     read_state,
 )
 from mmsa.preprocessing import ImagePreprocessing
-from mmsa.registry import PartSettings, Registry, settings_problems
 
 Modality = Literal["text", "image"]
 EncoderConfig = TextEncoderConfig | ImageEncoderConfig

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmsa.config import FusionConfig
 from mmsa.errors import UserError, one_or_many
-from mmsa.registry import PartSettings, Registry, nearest, section_of, settings_problems
+from mmsa.foundation.registry import PartSettings, Registry, nearest, section_of, settings_problems
 
 
 class FusionSettings(PartSettings):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from mmsa.config import LossConfig, ModelConfig
 from mmsa.errors import UserError, one_or_many
-from mmsa.registry import PartSettings, Registry, nearest, section_of, settings_problems
+from mmsa.foundation.registry import PartSettings, Registry, nearest, section_of, settings_problems
 
 
 class LossSettings(PartSettings):

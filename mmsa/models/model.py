@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmsa.config import LossConfig, ModelConfig
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.registry import modules_outside
 from mmsa.models.build_encoders import (
     build_image_encoder,
     build_text_encoder,
@@ -23,7 +24,6 @@ from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_pr
 from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
-from mmsa.registry import modules_outside
 
 # Checks of the model's section for `mmsa.config.load_config`.
 MODEL_CHECKS = (fusion_problems, encoder_problems, loss_problems)

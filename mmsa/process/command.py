@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsa import atomic_write
 from mmsa.config import RunConfig
 from mmsa.errors import (
     EXIT_INTERRUPTED,
@@ -29,6 +28,7 @@ from mmsa.errors import (
     ShardDamage,
     UserError,
 )
+from mmsa.foundation import atomic_write
 from mmsa.process.collective_errors import first_line, lost_contact
 from mmsa.process.runtime import World, world_from_environment
 from mmsa.process.status import read_status

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmsa.config import OptimConfig
-from mmsa.hashed_random import stream_key
+from mmsa.foundation.hashed_random import stream_key
 
 
 def build_optimizer(

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from mmsa.atomic_write import write_file
 from mmsa.config import Config, RunConfig
-from mmsa.registry import Registry, nearest, section_of
+from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.registry import Registry, nearest, section_of
 
 IDS_NAME = "trackers.json"  # in the run directory: the identifiers of this run at services
 

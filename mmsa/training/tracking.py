@@ -17,9 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmsa.atomic_write import write_file
 from mmsa.config import Config
 from mmsa.errors import UserError
+from mmsa.foundation.atomic_write import write_file
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 
 logger = logging.getLogger("mmsa")

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsa.atomic_write import write_file
 from mmsa.data.decoding.packed_form import BadImage, PackedImage, pack_image
+from mmsa.foundation.atomic_write import write_file
 from shards.duplicates.images import image_hash
 from shards.example import (
     EncodedSample,

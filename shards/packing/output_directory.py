@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from mmsa import atomic_write
 from mmsa.errors import UserError
+from mmsa.foundation import atomic_write
 
 # Files that show that a directory was made by packing or is a raw set, and may be renamed.
 _OURS = ("manifest.json", "labelResultAll.txt", "part.json")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.file_lock import FileLock
+from mmsa.foundation.file_lock import FileLock
 
 _SETTINGS_NAME = "settings.json"
 _FORMAT = 2  # of the working directory; another version cannot be resumed

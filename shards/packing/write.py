@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa.atomic_write import write_file
 from mmsa.data.manifest import ShardInfo, SplitInfo
+from mmsa.foundation.atomic_write import write_file
 from mmsa.process.progress import Progress
 from shards.example import EncodedSample
 from shards.packing.settings import ShardSize

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orders import SHARD_SIZES, order_of, places
 from scipy.stats import chisquare
 
-from mmsa.hashed_random import mix64, permutation, stream_key, uniforms
+from mmsa.foundation.hashed_random import mix64, permutation, stream_key, uniforms
 
 
 def test_the_generator_is_splitmix64() -> None:

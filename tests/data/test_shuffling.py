@@ -7,7 +7,7 @@ import webdataset as wds
 from orders import order_of
 
 from mmsa.data.manifest import INDEX_DTYPE
-from mmsa.hashed_random import permutation
+from mmsa.foundation.hashed_random import permutation
 
 NUM_SHARDS, SIZE, WINDOW, BATCH = 64, 1000, 16, 32
 SAMPLE_BYTES = 17_000  # an image packed at short side 256, its text and headers

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmsa.config import ModelConfig, load_config
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions, import_extensions, take_imports
+from mmsa.foundation.registry import Registry
 from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
 from mmsa.models.encoder_families import (
     ENCODERS,
@@ -26,7 +27,6 @@ from mmsa.models.encoder_families import (
 from mmsa.models.fusion import FUSIONS, FusionHead, register_fusion
 from mmsa.models.losses import LOSSES, Loss, register_loss
 from mmsa.models.model import MODEL_CHECKS, build_model, extension_modules, self_contained
-from mmsa.registry import Registry
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from mmsa.data.decoding.pixels import upright
 from mmsa.data.decoding.posted_images import Content, decode_image
-from mmsa.hashed_random import stream_key, uniforms
+from mmsa.foundation.hashed_random import stream_key, uniforms
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
 _JPEG_START = b"\xff\xd8\xff"

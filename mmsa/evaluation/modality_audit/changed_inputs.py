@@ -17,7 +17,7 @@ from PIL import Image
 
 from mmsa.data.manifest import Manifest
 from mmsa.data.reader import RawSample, SplitReader
-from mmsa.hashed_random import mix64
+from mmsa.foundation.hashed_random import mix64
 from mmsa.labels import ClassMap
 
 _SIDE_PX = 32

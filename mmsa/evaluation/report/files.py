@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsa import atomic_write
 from mmsa.errors import UserError
 from mmsa.evaluation.report.confusion_matrix import confusion_matrix_png
 from mmsa.evaluation.report.predictions_file import FORMATS, file_content
 from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
+from mmsa.foundation import atomic_write
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from mmsa.atomic_write import flush, flush_tree, rename_directory
+from mmsa.foundation.atomic_write import flush, flush_tree, rename_directory
 from mmsa.training.checkpoints.collective_write import (
     WRITE_ERRORS,
     remove_by_thread,

@@ -31,7 +31,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmsa.atomic_write import flush, flush_tree, rename_directory, write_status
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError, UserError
 from mmsa.export import (
@@ -41,6 +40,7 @@ from mmsa.export import (
     WEIGHTS_NAME,
     whole_checkpoints,
 )
+from mmsa.foundation.atomic_write import flush, flush_tree, rename_directory, write_status
 from mmsa.models.batchnorm import running_statistics
 from mmsa.training.checkpoints.collective_write import (
     WriteError,

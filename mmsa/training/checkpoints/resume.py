@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmsa.atomic_write import write_file
 from mmsa.config import Config, load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME
+from mmsa.foundation.atomic_write import write_file
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.checkpoint import newest_checkpoint, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmsa.errors import UserError
-from mmsa.file_lock import FileLock
+from mmsa.foundation.file_lock import FileLock
 
 logger = logging.getLogger("mmsa")
 

@@ -12,9 +12,9 @@ from full_disk import fill
 from saving import names, trained, write_weights
 from torch import nn
 
-from mmsa.atomic_write import write_status
 from mmsa.data.audit_files import AuditWriter
 from mmsa.errors import UserError
+from mmsa.foundation.atomic_write import write_status
 from mmsa.training.checkpoints.checkpoint import save_checkpoint
 from mmsa.training.checkpoints.disk_space import (
     DiskNeed,

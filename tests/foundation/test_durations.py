@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmsa.config import load_config
-from mmsa.durations import seconds_of_limit
 from mmsa.errors import UserError
+from mmsa.foundation.durations import seconds_of_limit
 
 
 @pytest.mark.parametrize(
