@@ -18,7 +18,9 @@ from pathlib import Path
 from mmsa.process.arguments import training_parser
 from mmsa.process.runtime import logger, prepare_process
 
-if __name__ == "__main__":  # the imports below take seconds: --help must not wait for them
+if (
+    __name__ == "__main__"
+):  # --help and a mistyped option are answered before the slow imports below
     prepare_process()
     training_parser(__doc__).parse_args()
 
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(command: Command, arguments: argparse.Namespace) -> None:
-    """The story: settings, data, model, engine, loop."""
+    """Set up the run, then train: settings, data, model, engine, loop."""
     clock = StartClock("first step", from_process_start=__name__ == "__main__")
     import_extensions(arguments.imports)
     clock.mark("imports")
@@ -89,7 +91,7 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
     stop_reasons: list[str] = []
     command.begin_loop(state.step, last_save_s=run.last_save_s(), **tracker.latest)
     run.model.train()
-    if run.owes_validation():
+    if run.owes_validation():  # the run was stopped between a step and its validation
         validate(run, tracker, stop_request)
     run.profile.begin_loop()
     while state.step < run.num_steps and not state.stopped_early and not stop_reasons:
@@ -97,13 +99,12 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
         rates = set_learning_rates(run.optimizer, lr_share)
         seed_step(config.run.seed, state.step, accelerator.process_index)
         result = train_step(run, clock)
-        state.step += 1
-        command.step = state.step
+        command.step = state.step = state.step + 1
         tracker.advance()
         validation_due = run.is_due(config.train.validate_every_steps)
         checkpoint_due = run.is_due(config.train.checkpoint_every_steps)
-        # The ranks sum up this step and read the sum one step later, so that nobody waits; at once
-        # where a validation or a checkpoint makes all ranks wait anyway.
+        # Reports are all-reduced in the background and read one step later, so that no rank waits;
+        # at once before a validation or a checkpoint, where all ranks wait anyway.
         reports.post(state.step, result, rates, stop=stop_request.heard())
         for report in reports.collect(everything=validation_due or checkpoint_due):
             log_step(report, command, run, tracker)
@@ -126,7 +127,7 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
     """One optimizer step over this rank's share of a global batch."""
     accelerator, plan, model, part = run.accelerator, run.data.plan, run.model, run.profile.part
     _, first, end = plan.locate(run.state.step)  # samples of the epoch's order
-    undo_averaging = plan.world_size * plan.accumulation_steps
+    averaging_factor = plan.world_size * plan.accumulation_steps
     step_loss = torch.zeros((), device=accelerator.device)
     keys: list[str] = []
     run.guard.begin_step()
@@ -134,7 +135,7 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
         with part("data"):
             batch = to_device(next(run.loaders.train), accelerator.device)
         clock.first_batch()
-        # Rows of weight 0, or a single row, must not reach a BatchNorm in training mode.
+        # Rows of weight 0, or one row of several, must not reach a BatchNorm in training mode.
         too_few = batch["num_real"] < min(2, plan.micro_batch_size)
         with accelerator.accumulate(model), frozen_statistics(run.bare_model, too_few):
             with part("forward"):
@@ -147,11 +148,12 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
                     label_smoothing=run.config.model.label_smoothing,
                 )  # (B,)
                 loss = (losses * batch["weights"]).sum() / (end - first)
-            # The ranks' gradients are averaged and Accelerate divides by the accumulation. Both are
-            # undone here, so that the gradient is that of the mean over the global batch. A loss
-            # that is not finite makes the gradient so, on every rank.
+            # DDP averages the gradients over ranks and Accelerate divides by the accumulation. This
+            # undoes both: the gradient is that of the mean over the global batch. A loss that is not
+            # finite becomes a NaN gradient, which the all-reduce spreads to every rank.
             with part("backward"):
-                accelerator.backward(loss * torch.where(loss.isfinite(), undo_averaging, math.nan))
+                factor = torch.where(loss.isfinite(), averaging_factor, math.nan)
+                accelerator.backward(loss * factor)
         step_loss += loss.detach()
         keys += batch["keys"][: batch["num_real"]]
     with part("optimizer"):
@@ -165,7 +167,7 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
 
 
 def log_step(report: StepReport, command: Command, run: Run, tracker: Tracker) -> None:
-    """Log a step's measures where they are due. All ranks hold the same report."""
+    """Log a step's metrics if logging is due. All ranks hold the same report."""
     if report.nonfinite:
         keys = sorted(gather_object(report.keys))
         tracker.skipped(report.step, loss=report.loss, grad_norm=report.grad_norm, keys=keys)
@@ -183,7 +185,7 @@ def log_step(report: StepReport, command: Command, run: Run, tracker: Tracker) -
 
 
 def validate(run: Run, tracker: Tracker, stop_request: StopRequest) -> None:
-    """Validate, and keep the model if it is the best so far."""
+    """Validate, keep the model if it is the best so far, and set `state.stopped_early`."""
     with stop_request.paused(), run.profile.part("validation"):
         metrics = run.validate()
         epoch = run.state.step / run.data.plan.steps_per_epoch
@@ -208,8 +210,9 @@ def end(command: Command, run: Run, tracker: Tracker, stop_reasons: list[str]) -
         if state.stopped_early:
             reason = f"no better {select_by} in {run.config.train.patience} validations"
         logger.info("done after step %d%s", state.step, f" ({reason})" if reason else "")
-        best = f"{select_by} {abs(state.best_value or 0.0):.4f} at step {state.best_step}"
-        logger.info("best: %s, %s", best, run.run_dir / "best")
+        value = abs(state.best_value or 0.0)  # a loss is stored negated: more is better
+        where = f"at step {state.best_step}, {run.run_dir / 'best'}"
+        logger.info("best: %s %.4f %s", select_by, value, where)
     if run.accelerator.is_main_process:
         outcome = "preempted" if stop_reasons else "done"
         command.write_status(outcome, reason, command.exit_code, **tracker.latest)

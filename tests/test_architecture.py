@@ -1,4 +1,4 @@
-"""Imports follow the floors of docs/architecture.md: downwards only, and never in a circle.
+"""Imports follow the layers of docs/architecture.md: downwards only, and never in a circle.
 
 Every import counts, also one inside a function. Imports for type checkers alone do not.
 """
@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Lowest first. A module may import from the floors below it and from its own room (a name here).
-FLOORS = (
+# Lowest first. A module may import from the layers below it and from its own room (a name here).
+LAYERS = (
     ("mmsa.errors",),
     ("mmsa.foundation",),
     ("mmsa.extensions", "mmsa.labels", "mmsa.preprocessing", "mmsa.calibration", "mmsa.hub"),
@@ -64,7 +64,7 @@ SHARDS_MAY_IMPORT = {
     "mmsa.foundation.registry",
 }
 
-_FLOOR_OF_ROOM = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+_LAYER_OF_ROOM = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 
 
 def _module_files() -> dict[str, Path]:
@@ -110,12 +110,12 @@ IMPORTS = {module: _imports(file.read_text("utf-8")) for module, file in MODULES
 
 
 def _room(module: str) -> str:
-    """The longest name in FLOORS that is the module or a package around it."""
+    """The longest name in LAYERS that is the module or a package around it."""
     around = [module[:end] for end, letter in enumerate(f"{module}.") if letter == "."]
-    named = [name for name in around if name in _FLOOR_OF_ROOM and name != "mmsa"]
+    named = [name for name in around if name in _LAYER_OF_ROOM and name != "mmsa"]
     if module == "mmsa":
         named = ["mmsa"]
-    assert named, f"{module} has no floor: add it to FLOORS and to docs/architecture.md"
+    assert named, f"{module} has no layer: add it to LAYERS and to docs/architecture.md"
     return named[-1]
 
 
@@ -146,13 +146,13 @@ def _circle(arrows: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_no_module_imports_from_a_higher_floor() -> None:
+def test_no_module_imports_from_a_higher_layer() -> None:
     upwards = [
         f"{module} imports {imported}"
         for module, targets in IMPORTS.items()
         for imported in targets
         if (room := _room(module)) != (other := _room(imported))
-        and _FLOOR_OF_ROOM[room] <= _FLOOR_OF_ROOM[other]
+        and _LAYER_OF_ROOM[room] <= _LAYER_OF_ROOM[other]
     ]
     assert sorted(upwards) == []
 

@@ -34,7 +34,7 @@ def averaged_statistics(model: nn.Module, accelerator: Accelerator) -> dict[str,
             total = accelerator.reduce(buffer.detach().clone(), reduction="sum")
             averaged[name] = total / accelerator.num_processes
         else:
-            averaged[name] = buffer.detach().clone()  # batches tracked: equal on all ranks
+            averaged[name] = buffer.detach().clone()  # batches tracked; unused with a set momentum
     return averaged
 
 
