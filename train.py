@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmsa.process.arguments import training_parser
 from mmsa.process.runtime import logger, prepare_process
@@ -64,9 +63,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     if not begin_run(command, config):
         return
     clock.mark("settings")
-
     # Data, tokenizer, model. Loader workers start here, before the device is touched.
-    prepared = prepare_run(config, Path(str(config.run.dir)), command.world, clock.mark)
+    prepared = prepare_run(config, command.world, clock.mark)
     command.accelerator = accelerator = engine.make_accelerator(
         config.train.mixed_precision,
         prepared.data.plan,
@@ -148,9 +146,9 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
                     label_smoothing=run.config.model.label_smoothing,
                 )  # (B,)
                 loss = (losses * batch["weights"]).sum() / (end - first)
-            # DDP averages the gradients over ranks and Accelerate divides by the accumulation. This
-            # undoes both: the gradient is that of the mean over the global batch. A loss that is not
-            # finite becomes a NaN gradient, which the all-reduce spreads to every rank.
+            # DDP averages the gradients over ranks; Accelerate divides by the accumulation. This
+            # undoes both: the gradient is that of the mean over the global batch. A loss that is
+            # not finite becomes a NaN gradient, which the all-reduce spreads to every rank.
             with part("backward"):
                 factor = torch.where(loss.isfinite(), averaging_factor, math.nan)
                 accelerator.backward(loss * factor)
@@ -210,9 +208,9 @@ def end(command: Command, run: Run, tracker: Tracker, stop_reasons: list[str]) -
         if state.stopped_early:
             reason = f"no better {select_by} in {run.config.train.patience} validations"
         logger.info("done after step %d%s", state.step, f" ({reason})" if reason else "")
-        value = abs(state.best_value or 0.0)  # a loss is stored negated: more is better
-        where = f"at step {state.best_step}, {run.run_dir / 'best'}"
-        logger.info("best: %s %.4f %s", select_by, value, where)
+        # A loss is stored negated: more is better.
+        best = (select_by, abs(state.best_value or 0.0), state.best_step, run.run_dir / "best")
+        logger.info("best: %s %.4f at step %s, %s", *best)
     if run.accelerator.is_main_process:
         outcome = "preempted" if stop_reasons else "done"
         command.write_status(outcome, reason, command.exit_code, **tracker.latest)

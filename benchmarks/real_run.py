@@ -74,7 +74,7 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
     world = runtime.world_from_environment()
     run_dir = Path(str(config.run.dir))
     run_dir.mkdir(parents=True, exist_ok=True)
-    prepared = prepare_run(config, run_dir, world)
+    prepared = prepare_run(config, world)
     accelerator = engine.make_accelerator(
         config.train.mixed_precision, prepared.data.plan, clip_norm=config.optim.clip_norm
     )

@@ -63,7 +63,7 @@ def _required_problems(raw: dict[str, Any]) -> list[str]:
 
 
 def prepare_run(
-    config: Config, run_dir: Path, world: World, mark: Callable[[str], None] = lambda part: None
+    config: Config, world: World, mark: Callable[[str], None] = lambda part: None
 ) -> PreparedRun:
     """Check data and batch arithmetic, build or load the model, start the loaders.
 
@@ -71,6 +71,7 @@ def prepare_run(
     whose size is not the packed one, which one rank of each machine finds. `mark` is called with
     the name of each finished part: data, model, loader.
     """
+    run_dir = Path(str(config.run.dir))
     if config.data.num_workers:
         start_forkserver()
     manifest = load_manifest(str(config.data.shards))

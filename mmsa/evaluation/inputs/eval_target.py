@@ -17,7 +17,7 @@ from mmsa.export import Export, Target, code_version, read_export, resolve_expor
 
 # Settings that do not distinguish configurations: locations, speed and the seed.
 _IGNORED_SETTINGS: dict[str, set[str]] = {
-    "run": {"dir", "seed", "log_every_steps", "audit", "deterministic"},
+    "run": {"dir", "seed", "log_every_steps", "audit", "deterministic", "trackers"},
     "data": {"shards", "num_workers"},
     "train": {"keep_checkpoints", "checkpoint_every_steps", "micro_batch_size"},
 }
