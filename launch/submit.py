@@ -24,8 +24,17 @@ from mmsa.extensions import take_imports
 KINDS = ("train", "evaluate", "pack", "seeds")
 
 
+_SBATCH_OPTIONS = {
+    "mem": "64G",
+    "time": "4:00:00",
+    "partition": "gpu",
+    "account": "my-project",
+    "qos": "normal",
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=KINDS, help="what to submit; its arguments follow after --")
     parser.add_argument(
         "--dry-run", action="store_true", help="check and print everything, submit nothing"
     )
@@ -55,14 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--site", type=Path, metavar="FILE", help="site file to use instead of launch/site.yaml"
     )
     shape = parser.add_argument_group("the job (docs/slurm.md)")
-    shape.add_argument("--nodes", type=int)
+    shape.add_argument("--nodes", type=int, help="nodes (default: 1)")
     shape.add_argument("--gpus-per-node", type=int, help="one process per GPU; 0: CPU processes")
     shape.add_argument(
         "--cpu-processes", type=int, metavar="N", help="processes per node without GPUs"
     )
-    shape.add_argument("--cpus-per-task", type=int, metavar="N", help="CPUs per node")
-    for name in ("mem", "time", "partition", "account", "qos"):
-        shape.add_argument(f"--{name}")
+    shape.add_argument(
+        "--cpus-per-task", type=int, metavar="N", help="CPUs per node, shared by its processes"
+    )
+    for name, example in _SBATCH_OPTIONS.items():
+        shape.add_argument(f"--{name}", help=f"as for sbatch, such as {example}")
     shape.add_argument("--engine", help="ddp, zero1, zero2 or zero3")
     shape.add_argument(
         "--sbatch",

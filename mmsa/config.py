@@ -230,7 +230,11 @@ def load_config(
     for check in checks:
         problems += check(sections)
     if problems or config is None:
-        raise UserError(one_or_many(problems, where=f"configuration {file or '(defaults)'}"))
+        raise UserError(
+            one_or_many(
+                problems, where=f"configuration ({file or 'defaults'} and the command line)"
+            )
+        )
     return config
 
 

@@ -192,7 +192,7 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
         return _target(path / CHECKPOINT_EXPORT_NAME)
     if not (path / CONFIG_NAME).is_file():
         raise UserError(
-            f"{path} is neither a run directory, an export nor a whole checkpoint; "
+            f"{path} is not a run directory, an export or a complete checkpoint; "
             "give the run.dir of a training run"
         )
     if checkpoint == "best":

@@ -68,6 +68,6 @@ def check_extensions(facts: dict[str, Any], export: object) -> None:
         raise UserError(
             f"the model of {export} has parts from {', '.join(missing)}, which is not imported; "
             f"add {' '.join(as_options(missing))} to the command. In Python: import "
-            f"{', '.join(missing)} first. Opening an export never does it, because importing runs "
+            f"{', '.join(missing)} first. mmsa never imports it by itself, because importing runs "
             "code"
         )

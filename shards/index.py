@@ -53,7 +53,7 @@ def index(
     outputs = [directory / MANIFEST_NAME, *(tar.with_suffix(".idx") for _, tar in tars)]
     existing = [path for path in outputs if path.exists()]
     if existing and not overwrite:
-        raise UserError(f"{existing[0]} exists already; --overwrite replaces it")
+        raise UserError(f"{existing[0]} already exists; --overwrite replaces it")
     tasks = [ScanTask(str(tar), settings) for _, tar in tars]
     found: list[TarContents] = []
     count = min(default_workers(), len(tars)) if workers is None else workers

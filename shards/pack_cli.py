@@ -213,7 +213,7 @@ def _report(
         return
     if isinstance(manifest, Manifest):
         print_summary(manifest)
-        print(f"packed into {path}; dropped samples are listed in {path}/rejected.jsonl")
+        print(f"packed into {path}; any dropped samples are listed in {path}/rejected.jsonl")
         print(next_steps(path))
     else:
         print(f"wrote {path}")

@@ -13,7 +13,9 @@ from typing import Any
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both commands; each sets `run`, a function of the parsed arguments."""
-    protocols = commands.add_parser("protocols", help="list the rules for splits and their counts")
+    protocols = commands.add_parser(
+        "protocols", help="list the split protocols and their class counts"
+    )
     protocols.add_argument("--json", action="store_true", help="print as JSON")
     protocols.set_defaults(run=run_protocols)
     leaks = commands.add_parser(

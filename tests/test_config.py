@@ -193,7 +193,10 @@ def test_several_problems_are_told_together(tmp_path: Path) -> None:
 
 
 def test_a_check_alone_refuses() -> None:
-    assert refused(None, checks=[lambda raw: ["no"]]) == "configuration (defaults): no"
+    assert (
+        refused(None, checks=[lambda raw: ["no"]])
+        == "configuration (defaults and the command line): no"
+    )
     assert load_config(None, checks=[lambda raw: []]) == Config()
 
 

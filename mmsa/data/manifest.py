@@ -180,7 +180,7 @@ def _load(path: Path) -> Manifest:
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}. "
-            "Pack one with: python -m shards pack mvsa-single RAW OUT"
+            "Make one with: python -m shards pack SOURCE RAW OUT"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); pack the data again") from None

@@ -17,7 +17,7 @@ from mmsa.errors import UserError
 
 Part = TypeVar("Part")
 
-IMPORT_HINT = "a part of your own needs --import with its module"
+IMPORT_HINT = "for one of your own, add --import MODULE"
 
 
 class PartSettings(BaseModel):
@@ -47,7 +47,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a name that is not known: the nearest known one, else all of them."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}; {IMPORT_HINT}"
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}; {IMPORT_HINT}"
 
 
 def settings_problems(

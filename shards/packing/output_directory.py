@@ -59,11 +59,11 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     ours = any((target / name).is_file() for name in _OURS) or _is_empty(target)
     if ours and not overwrite:
         raise UserError(
-            f"{target} exists already. Give another path, or --overwrite to rename the existing one"
+            f"{target} already exists. Give another path, or --overwrite to rename the existing one"
         )
     if not ours:
         raise UserError(
-            f"{target} exists already, and --overwrite does not apply: it contains neither "
+            f"{target} already exists, and --overwrite does not apply: it contains neither "
             f"shards ({_OURS[0]}) nor a raw data set ({_OURS[1]}). Give another path"
         )
 

@@ -39,8 +39,8 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
         f"{one['keys'][0]} and {one['samples'] - 1:,} more" for one in found["largest"][:3]
     )
     return [
-        f"twins     {found['samples_in_groups']:,} samples in {found['groups']:,} groups of "
-        f"duplicates; groups with conflicting labels: {found['conflicting_groups']:,}",
+        f"duplicates {found['samples_in_groups']:,} samples in {found['groups']:,} groups; "
+        f"groups with conflicting labels: {found['conflicting_groups']:,}",
         f"          largest: {largest}; the manifest lists them under source.groups",
     ]
 

@@ -30,7 +30,11 @@ def find_column(
         problem = f"has {len(found)} columns for the {what}: {', '.join(found)}"
     raise UserError(
         f"the table {problem}. Its columns: {shown}. Name one with {flag}"
-        + ("" if given is not None else f"; names that are found by themselves: {', '.join(usual)}")
+        + (
+            ""
+            if given is not None
+            else f"; names that are recognised automatically: {', '.join(usual)}"
+        )
     )
 
 

@@ -116,7 +116,7 @@ class MvsaMultiple(Source):
     """MVSA-Multiple: three annotators."""
 
     name = "mvsa-multiple"
-    help = "the same with three annotators a line"
+    help = "the same, with three annotators per line"
     Settings = LabelRuleSettings
 
     def read(self, raw: Path, settings: LabelRuleSettings) -> RawData:

@@ -140,7 +140,7 @@ def test_a_run_directory_of_another_configuration(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere is neither a run directory, an export nor a whole checkpoint"),
+        (["nowhere"], "nowhere is not a run directory, an export or a complete checkpoint"),
         (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
         (["{run}", "--shards", "nowhere"], "nowhere is not a shards directory"),
         (["{run}", "data.shards=elsewhere"], "takes no settings, and was given data.shards=elsew"),

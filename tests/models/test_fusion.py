@@ -112,7 +112,7 @@ def test_the_fusions_are_named() -> None:
     ("fusion", "words"),
     [
         ({"name": "conact"}, "model.fusion.name='conact' is not a fusion; did you mean concat?"),
-        ({"name": "zzz"}, "there are: concat, attention, text_only, image_only"),
+        ({"name": "zzz"}, "known: concat, attention, text_only, image_only"),
         ({"name": "concat", "hiden": [3]}, "did you mean model.fusion.hidden?"),
         ({"hidden": "wide"}, "model.fusion.hidden='wide': Input should be a valid list"),
         ({"hidden": [0]}, "model.fusion.hidden.0=0: Input should be greater than 0"),

@@ -133,7 +133,7 @@ def test_another_input_size() -> None:
     ("settings", "words"),
     [
         ({"name": "resnet_50"}, "did you mean resnet50"),
-        ({"name": "qqqqq"}, "there are: convnext_base"),
+        ({"name": "qqqqq"}, "known: convnext_base"),
         ({"name": "resnet18", "config": {"a": 1}}, "Take the key out"),
     ],
 )

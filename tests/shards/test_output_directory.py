@@ -55,7 +55,7 @@ def _write_while_another_does(target: Path) -> None:
 
 def test_a_place_taken_meanwhile_is_not_written_over(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         _write_while_another_does(target)
     assert [path.name for path in target.iterdir()] == ["theirs"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -189,7 +189,7 @@ def test_an_existing_place_is_refused_or_moved_aside(
     assert "contains neither shards" in capsys.readouterr().err
     (out / "manifest.json").write_text("{}")
     assert run(small_raw, out) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert (out / "mine.txt").read_text() == "precious"
     assert run(small_raw, out, "--overwrite") == 0
     assert "was moved to" in capsys.readouterr().out

@@ -74,7 +74,7 @@ def test_merge_says_what_is_wrong(
     assert "no parts found" in refused()
     assert run(raw, out, "--part", "1/3") == 0
     assert run(raw, out, "--part", "1/3") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert "2 of the 3 parts of" in (message := refused())
     assert "2/3, 3/3" in message
     assert run(raw, out, "--part", "2/3", "--image-quality", "80") == 0

@@ -159,7 +159,7 @@ def test_wrong_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert synthetic(tmp_path / "raw", "--samples", "1", "--seed", "-1") == 2
     assert "--seed -1" in capsys.readouterr().err
     assert synthetic(tmp_path, "--samples", "1") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def _held_out_accuracy(features: np.ndarray, labels: list[str]) -> float:
