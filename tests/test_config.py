@@ -180,7 +180,7 @@ def test_several_problems_are_told_together(tmp_path: Path) -> None:
         return [f"a further check saw eps {raw['optim']['eps']}"]
 
     message = refused(file, "nonsense", "run.seed=-1", checks=[check])
-    assert message.splitlines()[0] == f"configuration {file}: 6 problems"
+    assert message.splitlines()[0] == f"configuration ({file} and the command line): 6 problems"
     for part in (
         "'nonsense' is not an override",
         "unknown key train.epoch; did you mean train.epochs?",
