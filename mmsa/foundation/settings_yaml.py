@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,14 @@ def read_yaml(file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"the configuration {file} must contain sections (run:, data:, ...)")
     return content
+
+
+def flat_keys(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `section.key` -> value, in their order; an empty section has no keys."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat |= flat_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from mmsa.config import Config, RunConfig
 from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.registry import Registry, nearest, section_of
+from mmsa.foundation.settings_yaml import flat_keys
 
 IDS_NAME = "trackers.json"  # in the run directory: the identifiers of this run at services
 
@@ -142,7 +143,7 @@ class MLflow(AccelerateTracker):
         tracker.start()
         note_id(run.directory, "mlflow", tracker.tracker.info.run_id)
         if run_id is None:  # parameters of a run are written once
-            tracker.store_init_configuration(_flat(run.config.model_dump(mode="json")))
+            tracker.store_init_configuration(flat_keys(run.config.model_dump(mode="json")))
         return tracker
 
 
@@ -188,13 +189,3 @@ def note_id(run_dir: Path, service: str, identifier: str) -> None:
     except (OSError, ValueError):
         ids = {}
     write_file(path, json.dumps({**ids, service: identifier}, indent=1) + "\n", durable=False)
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

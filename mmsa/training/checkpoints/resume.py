@@ -12,6 +12,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME
 from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.settings_yaml import flat_keys
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.checkpoint import newest_checkpoint, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
@@ -192,14 +193,4 @@ def _comparable(config: Config) -> dict[str, Any]:
     if isinstance(classes, dict):
         # A list, because its order is that of the logits and dictionaries compare without it.
         content["data"]["classes"] = list(classes.items())
-    return _flat(content)
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return flat_keys(content)
