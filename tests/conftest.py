@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -34,6 +35,12 @@ def shared_data() -> Path:
     """The real data; tests that use it are skipped if it is missing."""
     need("shared", (SHARED_DATA / "mvsa-single" / "labelResultAll.txt").is_file())
     return SHARED_DATA
+
+
+@pytest.fixture
+def package() -> Callable[[str], None]:
+    """Skips where an optional Python package is missing; `package("wandb")`."""
+    return lambda name: need(name, importlib.util.find_spec(name) is not None)
 
 
 @pytest.fixture

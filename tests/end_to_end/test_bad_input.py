@@ -143,7 +143,7 @@ def test_a_run_directory_of_another_configuration(
         (["nowhere"], "nowhere is not a run directory, an export or a complete checkpoint"),
         (["{run}", "--checkpoint", "7"], "has no checkpoint '7'; use best, last or one of its"),
         (["{run}", "--shards", "nowhere"], "nowhere is not a shards directory"),
-        (["{run}", "data.shards=elsewhere"], "takes no settings, and was given data.shards=elsew"),
+        (["{run}", "data.shards=elsewhere"], "takes no settings, but was given data.shards=else"),
         (["{run}", "--shards", "{no_test}"], "no-test have no split 'test'; they have: train"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -66,8 +66,10 @@ def test_without_trackers_metrics_are_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [METRICS_NAME]
 
 
-def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+def test_wandb_offline(
+    tmp_path: Path, package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     shown(tmp_path, "wandb", start_step=0, steps=(1, 2))
     shown(tmp_path, "wandb", start_step=1, steps=(2, 3))
@@ -77,8 +79,12 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(file.stat().st_size for file in files)
 
 
-def test_mlflow_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
+def test_mlflow_in_a_directory(
+    tmp_path: Path, package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package("mlflow")
+    import mlflow
+
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'store'}")
     run_dir = tmp_path / "run"
