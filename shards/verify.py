@@ -38,7 +38,7 @@ _SHOWN = 20  # faults of one shard that are listed
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """What was found: sentences, in the order of the manifest."""
 
     faults: list[str]
@@ -64,7 +64,7 @@ class _Checked:
     groups: list[int] = field(default_factory=list)
 
 
-def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bool) -> Report:
+def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bool) -> VerifyReport:
     """Check the packed set in `directory`; with `deep` every image is decoded too.
 
     Raises `UserError` where there is no manifest at all; everything else is a fault.
@@ -74,7 +74,7 @@ def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bo
     except UserError as error:
         if not (directory / MANIFEST_NAME).is_file():
             raise
-        return Report([str(error)], 0, 0)
+        return VerifyReport([str(error)], 0, 0)
     faults = list(_manifest_faults(directory, manifest))
     tasks = [
         _Task(str(directory), shard, manifest.classes, manifest.packing, deep)
@@ -94,7 +94,7 @@ def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bo
     for result in checked:
         faults += result.faults
     faults += _key_faults(manifest, checked)
-    return Report(faults, total, len(tasks))
+    return VerifyReport(faults, total, len(tasks))
 
 
 def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:

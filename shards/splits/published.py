@@ -21,7 +21,7 @@ DATASETS = ("mvsa-single", "mvsa-multiple")
 NUM_FOLDS = 10  # of Cheema et al.
 
 
-class Row(NamedTuple):
+class PublishedRow(NamedTuple):
     """One id of the lists. `tib10_test` is a fold from 1 to 10, `tib10_val` any number of them."""
 
     label: str
@@ -31,12 +31,12 @@ class Row(NamedTuple):
 
 
 @cache
-def rows(dataset: str) -> dict[str, Row]:
+def rows(dataset: str) -> dict[str, PublishedRow]:
     """Id -> row of one of `DATASETS`."""
     file = resources.files("shards.splits") / "protocol_data" / f"{dataset}.csv.gz"
     text = gzip.decompress(file.read_bytes()).decode("ascii")
     return {
-        line["id"]: Row(
+        line["id"]: PublishedRow(
             line["label"],
             line["clmlf"],
             int(line["tib10_test"]),
