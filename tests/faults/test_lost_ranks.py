@@ -22,7 +22,7 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(shards: Path, tmp_path
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 1)
     assert told["reason"].startswith("lost contact with another rank: it died")
-    assert "its machine (127.0.0.1) is gone. Rank 0 met it" in told["reason"]
+    assert "its machine (127.0.0.1) is gone. Rank 0 noticed" in told["reason"]
     assert told["reason"].endswith("The same command resumes from the last checkpoint")
     # What `running` told stays, and the line has the form of the others.
     assert told["num_steps"] > told["step"] >= checkpoint_steps(launch.run_dir)[-1]
