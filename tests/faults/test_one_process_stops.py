@@ -73,7 +73,7 @@ def test_a_sigterm_to_one_of_several_starting_ranks_is_not_a_preemption(
     monkeypatch.setattr(os, "_exit", codes.append)  # of a launched rank; this process continues
 
     def body(command: Command) -> None:
-        command.report_to(tmp_path / "status.json", goes_on=False)
+        command.report_to(tmp_path / "status.json", resumes=False)
         raise StoppedInStartUp(name)
 
     assert run_command(body) == code
