@@ -51,8 +51,7 @@ def test_seeds_by_an_array(
     )
     submit("seeds", "--seeds", "7,3", *ZERO, "--time", "10", "--", str(config))
     assert (
-        f"train 2 runs in {base}, each on 2 node(s) x 1 CPU process(es)"
-        in capsys.readouterr().out
+        f"train 2 runs in {base}, each on 2 node(s) x 1 CPU process(es)" in capsys.readouterr().out
     )
     # The same by hand, with the script as it is: two processes on a node, under DDP.
     by_hand = ["--array=5", "--cpus-per-task=2", f"--output={tmp_path}/by-hand.log"]
