@@ -1,7 +1,8 @@
 """Files and directories that are whole or absent: written under another name, then renamed.
 
-The only place that flushes (fsync) and renames. A reader sees the old content or the new one, and a
-killed write leaves a temporary name, which the next write of the same path does not trip over.
+A reader sees the old content or the new one, and a killed write leaves a temporary name, which the
+next write of the same path does not trip over. Elsewhere only appending (ledger, audit) flushes by
+itself, and only a directory that is moved out of the way, or a link, is renamed.
 """
 
 from __future__ import annotations
