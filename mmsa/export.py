@@ -269,9 +269,9 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
     whole = whole_checkpoints(path)
     wanted = whole[:1] if checkpoint == "last" else []
     if checkpoint.isdecimal():
-        wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
+        wanted = [folder for folder in whole if step_of(folder) == int(checkpoint)]
     if not wanted:
-        steps = ", ".join(str(int(folder.name[5:])) for folder in reversed(whole)) or "none"
+        steps = ", ".join(str(step_of(folder)) for folder in reversed(whole)) or "none"
         raise UserError(
             f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
         )
@@ -297,11 +297,13 @@ def whole_checkpoints(run_dir: Path) -> list[Path]:
 def checkpoint_directories(run_dir: Path) -> list[Path]:
     """Every `checkpoints/step-N` of a run, whole or not, the newest first."""
     found = (run_dir / "checkpoints").glob("step-*")
-    return sorted(
-        (path for path in found if path.name[5:].isdecimal()),
-        key=lambda path: int(path.name[5:]),
-        reverse=True,
-    )
+    named = (path for path in found if path.name.removeprefix("step-").isdecimal())
+    return sorted(named, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a directory `step-N`."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_whole(checkpoint: Path) -> bool:
