@@ -37,14 +37,12 @@ from mmsa.foundation.digests import (
     UnreadableListing,
     changed_content,
     digest_of_file,
-    digests_of,
-    files_below,
     problems_of,
     read_listing,
     require_intact,
+    seal,
     warn_without_digests,
 )
-from mmsa.foundation.digests import to_json as listing_to_json
 from mmsa.labels import ClassMap, class_map
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
@@ -193,11 +191,7 @@ def seal_export(directory: Path) -> dict[str, FileDigest]:
 
     Reads every file once, from the memory that still holds it if it was just written.
     """
-    own = (DIGESTS_NAME, CALIBRATION_NAME)
-    listing = digests_of(directory, [name for name in files_below(directory) if name not in own])
-    (directory / DIGESTS_NAME).write_text(listing_to_json(listing), encoding="utf-8")
-    there = [name for name in own if (directory / name).is_file()]
-    return {**listing, **digests_of(directory, there)}
+    return seal(directory, leave_out=[CALIBRATION_NAME])
 
 
 def read_export(directory: Path) -> Export:
@@ -269,9 +263,9 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
     whole = whole_checkpoints(path)
     wanted = whole[:1] if checkpoint == "last" else []
     if checkpoint.isdecimal():
-        wanted = [folder for folder in whole if step_of(folder) == int(checkpoint)]
+        wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
     if not wanted:
-        steps = ", ".join(str(step_of(folder)) for folder in reversed(whole)) or "none"
+        steps = ", ".join(str(int(folder.name[5:])) for folder in reversed(whole)) or "none"
         raise UserError(
             f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
         )
