@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa.calibration import read_calibration
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.export import (
     CHECKPOINT_EXPORT_NAME,
@@ -20,21 +19,16 @@ from mmsa.export import (
     CONFIG_NAME,
     FACTS_NAME,
     STATE_NAME,
-    TOKENIZER_NAME,
     checkpoint_directories,
-    read_export,
 )
 from mmsa.foundation.digests import (
     DIGESTS_NAME,
     Advance,
-    UnreadableListing,
     files_below,
-    problems_of,
     read_listing,
-    spelt_out,
 )
 from mmsa.process.progress import Progress
-from mmsa.training.checkpoints.intact import damage_of, has_digests
+from mmsa.training.checkpoints.intact import damage_of, damage_of_export, has_digests
 from mmsa.training.checkpoints.run_config import config_problem
 
 _MIB = 2**20
@@ -161,38 +155,13 @@ def _of_checkpoint(directory: Path, advance: Advance) -> Verdict:
     if problems:
         return Verdict(tuple(problems))
     # Its files have just been read; a calibration may have been added since it was written.
-    clauses = _beside_the_listing(directory / CHECKPOINT_EXPORT_NAME, read=False, advance=None)
-    return Verdict(tuple(clauses), has_digests(read_listing(directory / COMPLETE_NAME)))
+    export = damage_of_export(directory / CHECKPOINT_EXPORT_NAME, content=False)
+    return Verdict(tuple(export), has_digests(read_listing(directory / COMPLETE_NAME)))
 
 
 def _of_export(directory: Path, advance: Advance) -> Verdict:
-    try:
-        if not (directory / DIGESTS_NAME).exists():
-            read_export(directory)  # raises where it should have some
-            return Verdict((), checked=False)
-        return Verdict(tuple(_beside_the_listing(directory, read=True, advance=advance)))
-    except UserError as error:
-        return Verdict((str(error),))
-
-
-def _beside_the_listing(export: Path, *, read: bool, advance: Advance | None) -> list[str]:
-    """Problems of an export: its listed files (`read`: their content), files that were added, and
-    its calibration, which holds its own digest."""
-    found: list[str] = []
-    try:
-        listing = read_listing(export / DIGESTS_NAME)
-        names = spelt_out(export, listing, [*listing, f"{TOKENIZER_NAME}/"])
-        problems = problems_of(export, listing, names, content=read, advance=advance)
-        found += problems.values()
-    except FileNotFoundError:
-        pass
-    except UnreadableListing as error:
-        found.append(str(error))
-    try:
-        read_calibration(export)
-    except UserError as error:
-        found.append(str(error))
-    return found
+    problems = damage_of_export(directory, advance)
+    return Verdict(tuple(problems), checked=(directory / DIGESTS_NAME).exists())
 
 
 def _name(run_dir: Path, folder: Path) -> str:

@@ -110,6 +110,18 @@ def test_the_configuration_is_restored_from_the_checkpoint(
     assert (run_dir / "config.yaml.damaged").exists() == (found == b"{[ no yaml")
 
 
+def test_a_damaged_best_export_is_found_out_on_resuming(run_dir: Path, shards: Path) -> None:
+    """Else the run would end with a best export that nothing can open."""
+    shutil.rmtree(run_dir / "checkpoints" / LAST)
+    best = json.loads((run_dir / "checkpoints" / "step-00000004" / "state.json").read_text())
+    export = run_dir / "exports" / f"step-{best['best_step']:08d}"
+    flip_bit(export / "model.safetensors")
+    assert resume(run_dir, shards) == 0
+    assert f"{export} is damaged (model.safetensors has other" in (run_dir / "log.txt").read_text()
+    assert os.readlink(run_dir / "best") == "exports/step-00000006"
+    mmsa.load(run_dir)
+
+
 def test_a_run_copied_without_links_resumes(whole: Path, run_dir: Path, shards: Path) -> None:
     copy = run_dir.with_name("copy")
     shutil.copytree(run_dir, copy)  # as cp -rL: `best` is a directory

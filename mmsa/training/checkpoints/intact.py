@@ -18,20 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmsa.calibration import read_calibration
 from mmsa.errors import UserError
 from mmsa.export import (
     CHECKPOINT_EXPORT_NAME,
     COMPLETE_NAME,
     STATE_NAME,
+    TOKENIZER_NAME,
     WEIGHTS_NAME,
     checkpoint_directories,
+    read_export,
 )
 from mmsa.foundation.digests import (
+    DIGESTS_NAME,
     Advance,
     Listing,
     UnreadableListing,
     problems_of,
     read_listing,
+    spelt_out,
 )
 
 logger = logging.getLogger("mmsa")
@@ -145,6 +150,30 @@ def damage_of(checkpoint: Path, advance: Advance | None = None) -> list[str]:
     if not problems and not has_digests(listing):
         problems = [what for name in listing if (what := _format_problem(checkpoint, name))]
     return problems or _state_problems(checkpoint, listing)
+
+
+def damage_of_export(
+    export: Path, advance: Advance | None = None, *, content: bool = True
+) -> list[str]:
+    """What is wrong with an export, as clauses; `content` False compares sizes only.
+
+    Its listed files, files that were added to its tokenizer, and its calibration, which holds its
+    own digest. One of an early version, without digests, must be readable.
+    """
+    found: list[str] = []
+    try:
+        listing = read_listing(export / DIGESTS_NAME)
+        names = spelt_out(export, listing, [*listing, f"{TOKENIZER_NAME}/"])
+        found += problems_of(export, listing, names, content=content, advance=advance).values()
+        read_calibration(export)
+    except FileNotFoundError:
+        try:
+            read_export(export)
+        except UserError as error:
+            found.append(str(error))
+    except (UnreadableListing, UserError) as error:
+        found.append(str(error))
+    return found
 
 
 def has_digests(listing: Listing) -> bool:
