@@ -171,57 +171,6 @@ def read_export(directory: Path) -> Export:
     )
 
 
-@dataclass(frozen=True)
-class Target:
-    """The export that a path refers to. `home` is the run or export directory it belongs to."""
-
-    directory: Path
-    home: Path
-    name: str  # best, step-00000120, or "export"
-
-
-def resolve_export(path: Path, checkpoint: str = "best") -> Target:
-    """Find the export that `path` (run, export or checkpoint directory) refers to.
-
-    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` that lists
-    what exists if it is not found.
-    """
-    if (path / FACTS_NAME).is_file():
-        return _target(path)
-    if is_whole(path) and (path / CHECKPOINT_EXPORT_NAME / FACTS_NAME).is_file():
-        return _target(path / CHECKPOINT_EXPORT_NAME)
-    if not (path / CONFIG_NAME).is_file():
-        raise UserError(
-            f"{path} is not a run directory, an export or a complete checkpoint; "
-            "give the run.dir of a training run"
-        )
-    if checkpoint == "best":
-        if (path / "best" / FACTS_NAME).is_file():
-            return Target(path / "best", path, "best")
-        raise UserError(f"{path} has no best export yet: it has not validated yet")
-    whole = whole_checkpoints(path)
-    wanted = whole[:1] if checkpoint == "last" else []
-    if checkpoint.isdecimal():
-        wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
-    if not wanted:
-        steps = ", ".join(str(int(folder.name[5:])) for folder in reversed(whole)) or "none"
-        raise UserError(
-            f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
-        )
-    return Target(wanted[0] / CHECKPOINT_EXPORT_NAME, path, wanted[0].name)
-
-
-def _target(export: Path) -> Target:
-    """The export at `export` and the run that contains it, whatever path was given."""
-    real = export.resolve()
-    if real.name == CHECKPOINT_EXPORT_NAME and real.parents[1].name == "checkpoints":
-        return Target(export, real.parents[2], real.parent.name)
-    if real.parent.name == "exports" and (real.parents[1] / CONFIG_NAME).is_file():
-        best = (real.parents[1] / "best").resolve() == real
-        return Target(export, real.parents[1], "best" if best else real.name)
-    return Target(export, export, "export")
-
-
 def whole_checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, the newest first."""
     candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
