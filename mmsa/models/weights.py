@@ -11,9 +11,11 @@ import yaml
 from torch import Tensor, nn
 
 from mmsa.errors import UserError
-from mmsa.preprocessing import ImagePreprocessing, read_preprocessing
+from mmsa.foundation.digests import require_intact, warn_without_digests
+from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
+_EXPORT_CONFIG = "config.yaml"
 
 State = Mapping[str, Tensor]
 
@@ -23,11 +25,27 @@ def is_export(path: Path) -> bool:
     return (path / EXPORT_WEIGHTS).is_file() and not (path / "config.json").is_file()
 
 
+def require_intact_export(path: Path, *names: str) -> None:
+    """Raise `UserError` where files of the export `path` are not as they were written.
+
+    A name ending in a slash is a folder. Warns where an early version wrote no digests.
+    """
+    listing = require_intact(
+        path,
+        names,
+        what=f"the export {path}",
+        remedy="Copy it again from where it was written, or give another one",
+    )
+    if listing is None:
+        warn_without_digests(path)
+
+
 def export_state(path: Path, part: str) -> State:
     """The tensors of `part` ("text_encoder", "image_encoder") in the export `path`, without prefix.
 
-    Raises `UserError` where the file cannot be read or has no such part.
+    Raises `UserError` where the file is damaged, cannot be read or has no such part.
     """
+    require_intact_export(path, EXPORT_WEIGHTS)
     state = read_state(path / EXPORT_WEIGHTS)
     prefix = part + "."
     own = {
@@ -43,16 +61,24 @@ def export_state(path: Path, part: str) -> State:
 
 
 def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
-    """The architecture of `part` in the export's `config.yaml`; None if it has none."""
+    """The architecture of `part` in the export's `config.yaml`; None if it has none.
+
+    Raises `UserError` where that file is damaged.
+    """
+    require_intact_export(path, _EXPORT_CONFIG)
     try:
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load((path / _EXPORT_CONFIG).read_text(encoding="utf-8"))
         return content["model"][part]["config"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
 
 
 def export_preprocessing(path: Path) -> ImagePreprocessing:
-    """The image preprocessing of the export `path`; `UserError` if its model reads no images."""
+    """The image preprocessing of the export `path`.
+
+    Raises `UserError` if its file is damaged or its model reads no images.
+    """
+    require_intact_export(path, PREPROCESSING_NAME)
     image = read_preprocessing(path).image
     if image is None:
         raise UserError(f"the export {path} reads no images; give the export of a run that does")

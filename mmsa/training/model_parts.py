@@ -22,7 +22,7 @@ from mmsa.export import (
 )
 from mmsa.models.fusion import fusion_class
 from mmsa.models.model import SentimentModel, build_model
-from mmsa.models.weights import is_export
+from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.training.prepared_run import ModelParts
 
@@ -60,7 +60,10 @@ def tokenizer_name(encoder: TextEncoderConfig) -> str:
     if encoder.tokenizer is None and encoder.weights not in ("none", "pretrained"):
         # The token ids that these weights were trained with, whatever the shards hold.
         weights = Path(encoder.weights).expanduser()
-        return str(weights / TOKENIZER_NAME if is_export(weights) else weights)
+        if not is_export(weights):
+            return str(weights)
+        require_intact_export(weights, f"{TOKENIZER_NAME}/")
+        return str(weights / TOKENIZER_NAME)
     return encoder.tokenizer or encoder.name
 
 
