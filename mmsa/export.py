@@ -268,14 +268,24 @@ def load_model(export: Export, *, check: bool = True) -> SentimentModel:
     Raises `UserError` where the weights are damaged or of another architecture. `check` False skips
     the comparison of the digest, where the caller has just made it.
     """
-    from mmsa.models.model import build_model
-    from mmsa.models.weights import load_strictly, read_state
-
     if check and export.digests is not None:
         _ = export.weights_sha256  # compared with what was written
-    model = build_model(
+    return load_weights(untrained_model(export), export)
+
+
+def untrained_model(export: Export) -> SentimentModel:
+    """A model of the architecture of an export, without its weights; reads no file."""
+    from mmsa.models.model import build_model
+
+    return build_model(
         export.config.model, len(export.label_names), preprocessing=export.preprocessing.image
     )
+
+
+def load_weights(model: SentimentModel, export: Export) -> SentimentModel:
+    """`model` with the weights of an export, which are not compared with their digest."""
+    from mmsa.models.weights import load_strictly, read_state
+
     path = export.directory / WEIGHTS_NAME
     load_strictly(model, read_state(path), where=str(path))
     return model.eval()

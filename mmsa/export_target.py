@@ -22,7 +22,7 @@ from mmsa.process.status import STATUS_NAME, read_status
 T = TypeVar("T")
 
 
-_ATTEMPTS = 20
+_ATTEMPTS = 30
 _LONGEST_WAIT_S = 0.1
 
 

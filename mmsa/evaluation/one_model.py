@@ -18,14 +18,22 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from mmsa.errors import AgreedError, UserError
 from mmsa.evaluation.inputs.eval_target import EvalTarget, with_export
-from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export import (
+    Export,
+    load_tokenizer_of,
+    load_weights,
+    read_export,
+    untrained_model,
+)
 from mmsa.export_target import Replaced, Target, read_export_whole, read_in_place
+from mmsa.models.model import SentimentModel
+from mmsa.process.runtime import logger
 
 if TYPE_CHECKING:
     from mmsa.data.text import TextTokenizer
-    from mmsa.models.model import SentimentModel
 
 T = TypeVar("T")
+_Loaded = tuple[Export, SentimentModel, "TextTokenizer | None"]
 
 _ATTEMPTS = 10
 _WAIT_S = 0.2  # before the third look, twice as long before the fourth, and so on
@@ -57,7 +65,9 @@ def open_model(target: EvalTarget) -> OpenedModel:
     Raises `UserError` for an export that is damaged, or that is removed faster than it is read.
     """
     request = target.request
-    source, loaded = read_export_whole(request.path, request.checkpoint, _load, first=target.source)
+    source, loaded = read_export_whole(
+        request.path, request.checkpoint, _Reader(), first=target.source
+    )
     return _opened(target, source, loaded)
 
 
@@ -74,6 +84,8 @@ def agree_on_model(opened: OpenedModel, accelerator: Accelerator) -> OpenedModel
         everyone = gather_object([("" if mine is None else mine.digest, found)])
         if mine is not None and {digest for digest, _ in everyone} == {mine.digest}:
             return mine
+        if not attempt:
+            logger.info("the ranks had opened different exports; all load that of the main rank")
         time.sleep(max(0, attempt - 1) * _WAIT_S)
         if accelerator.is_main_process:
             assert mine is not None
@@ -122,7 +134,7 @@ def _as_main_rank(
     if mine is not None and mine.digest == digest:
         return mine, _in_words(mine)
     try:
-        theirs = _opened(opened.target, source, read_in_place(source, _load))
+        theirs = _opened(opened.target, source, read_in_place(source, _Reader()))
     except Replaced:
         return None, f"{source.directory} was removed while it was read"
     except UserError as error:
@@ -135,16 +147,30 @@ def _in_words(opened: OpenedModel) -> str:
     return f"step {export.facts.get('step')}, weights {export.weights_sha256[:12]}"
 
 
-def _load(source: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
-    export = read_export(source.directory)
-    assert export.weights_sha256  # of the same directory as the model, and kept
-    return export, load_model(export), load_tokenizer_of(export)
+class _Reader:
+    """Reads an export into memory; a further attempt does not build the model again.
+
+    Building it takes longer than reading it, and the run may remove the export meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._model: SentimentModel | None = None
+        self._architecture: tuple[Any, ...] = ()
+
+    def __call__(self, source: Target) -> _Loaded:
+        export = read_export(source.directory)
+        architecture = (export.config.model, export.label_names, export.preprocessing.image)
+        if self._model is None or self._architecture != architecture:
+            self._model, self._architecture = untrained_model(export), architecture
+        tokenizer = load_tokenizer_of(export)
+        assert export.weights_sha256  # compared with what was written, and kept
+        return export, load_weights(self._model, export), tokenizer
 
 
 def _opened(
     target: EvalTarget,
     source: Target,
-    loaded: tuple[Export, SentimentModel, TextTokenizer | None],
+    loaded: _Loaded,
 ) -> OpenedModel:
     export, model, tokenizer = loaded
     return OpenedModel(with_export(target, source, export), model, tokenizer)

@@ -73,8 +73,9 @@ class SplitEvaluation:
         """
         found = self.target
         self._opened = agree_on_model(self._opened, accelerator)
-        if self.target.source != found.source:
-            runtime.logger.info("the run has a newer export by now: %s", self.target.source.name)
+        step = self.target.export.facts.get("step")
+        if step != found.export.facts.get("step"):
+            runtime.logger.info("the run has a newer export by now, that of step %s", step)
         self.openings = main_rank_does(accelerator, self._record_opening)
         self._requests, self.batches = self._loader(self.target.reader)
 

@@ -18,11 +18,11 @@ from evaluate import main as evaluate_main
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.eval_target import Request, open_target
 from mmsa.evaluation.one_model import open_model
-from mmsa.export_target import resolve_export
+from mmsa.export_target import Target, read_export_whole, resolve_export
 from train import main as train_main
 
 FEW = settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 # Openings of a file of the run, counted, before which the run goes on by a step.
 MOMENTS = st.sets(st.integers(1, 24), min_size=1, max_size=3)
@@ -86,13 +86,23 @@ def test_a_report_is_of_one_export(
     assert f"report in {report}" in capsys.readouterr().out
 
 
-def test_an_export_that_vanishes_at_each_attempt_is_a_sentence(live: LiveRun) -> None:
-    request = Request(live.directory, "best", None, "test", None)
-    with (
-        live.advancing_at(set(range(1, 1000))),
-        pytest.raises(UserError, match=r"removed the export 'best' 20 times.*Repeat the command"),
-    ):
-        open_target(request)
+def test_an_export_that_vanishes_at_each_attempt_is_a_sentence(tmp_path: Path) -> None:
+    steps = iter(range(100))
+
+    def go_on(found: Target | None = None) -> None:
+        export = tmp_path / "exports" / f"step-{next(steps)}"
+        export.mkdir(parents=True)
+        (export / "export.json").touch()
+        (tmp_path / "best").unlink(missing_ok=True)
+        (tmp_path / "best").symlink_to(export)
+        if found is not None:
+            shutil.rmtree(found.directory)
+
+    (tmp_path / "config.yaml").touch()
+    go_on()
+    with pytest.raises(UserError, match=r"removed the export 'best' 30 times.*Repeat the command"):
+        read_export_whole(tmp_path, "best", go_on)
+    assert next(steps) == 31
 
 
 def test_a_temperature_is_not_written_where_its_export_was(
@@ -117,7 +127,7 @@ def test_a_damaged_export_that_stays_is_an_error_at_once(
     (export / "labels.json").write_text("no labels")
     with live.advancing_at(set()) as openings:
         assert evaluate_main([str(live.directory)]) == 2
-    assert "labels.json cannot be read" in capsys.readouterr().err
+    assert "is damaged: labels.json" in capsys.readouterr().err
     assert openings[0] < 10
 
 
@@ -133,7 +143,7 @@ def training(live: LiveRun) -> Iterator[LiveRun]:
     ended = threading.Event()
 
     def train() -> None:
-        while not ended.wait(0.02):
+        while not ended.wait(0.3):
             live.advance()
 
     thread = threading.Thread(target=train)
@@ -144,9 +154,10 @@ def training(live: LiveRun) -> Iterator[LiveRun]:
 
 
 def test_two_ranks_have_the_model_of_the_report(training: LiveRun) -> None:
-    ended = launched(
-        "evaluate.py", str(training.directory), "--checkpoint", "last", "--no-floors", "--no-page"
-    )
+    late = ["--import", "tests.end_to_end.late_reader"]
+    words = [str(training.directory), "--checkpoint", "last", "--no-floors", "--no-page", *late]
+    ended = launched("evaluate.py", *words, LIVE_RUN=str(training.directory))
     assert ended.returncode == 0, ended.stderr
+    assert "ranks had opened different exports" in ended.stdout
     report = last_report(training.directory)
     assert report.name == f"test-step-{check_report(report, training.directory):08d}"
