@@ -18,7 +18,8 @@ from mmsa.data.decoding import image_views
 from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
-from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
+from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export_target import read_export_whole
 
 # A file's path, its bytes, or a decoded image.
 ImageInput = str | os.PathLike[str] | bytes | Image.Image
@@ -141,8 +142,12 @@ class Predictor:
 
 def load_predictor(export: str | os.PathLike[str], *, device: str | None = None) -> Predictor:
     """Open the export at a path (a run directory means its best); see `mmsa.load`."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(read_export(resolve_export(Path(export)).directory), torch.device(chosen))
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # All files of one export, even if its run replaces `best` in the meantime.
+    _, predictor = read_export_whole(
+        Path(export), "best", lambda found: Predictor(read_export(found.directory), chosen)
+    )
+    return predictor
 
 
 def _bytes_of(image: Any) -> bytes:

@@ -24,6 +24,7 @@ LAYERS = (
     ("mmsa.data",),
     ("mmsa.models",),
     ("mmsa.engines", "mmsa.export"),
+    ("mmsa.export_target",),
     ("mmsa.evaluation.scores",),
     ("mmsa.evaluation.inputs",),
     ("mmsa.evaluation.floors", "mmsa.evaluation.modality_audit"),
