@@ -59,6 +59,8 @@ SHARDS_MAY_IMPORT = {
     "mmsa.data.reader",
     "mmsa.errors",
     "mmsa.foundation.file_lock",
+    "mmsa.foundation.parsing",
+    "mmsa.foundation.regular_file",
     "mmsa.labels",
     "mmsa.process.progress",
     "mmsa.foundation.registry",

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.parsing import parse_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mmsa-shards"
@@ -176,7 +177,7 @@ def _uncollected() -> Iterator[None]:
 
 def _load(path: Path) -> Manifest:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}. "

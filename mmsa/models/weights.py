@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.preprocessing import ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
@@ -45,7 +46,7 @@ def export_state(path: Path, part: str) -> State:
 def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
     """The architecture of `part` in the export's `config.yaml`; None if it has none."""
     try:
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content = parse_yaml((path / "config.yaml").read_text(encoding="utf-8"))
         return content["model"][part]["config"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None

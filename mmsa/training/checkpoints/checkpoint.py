@@ -41,6 +41,7 @@ from mmsa.export import (
     whole_checkpoints,
 )
 from mmsa.foundation.atomic_write import flush, flush_tree, rename_directory, write_status
+from mmsa.foundation.parsing import parse_json
 from mmsa.models.batchnorm import running_statistics
 from mmsa.training.checkpoints.collective_write import (
     WriteError,
@@ -180,7 +181,7 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The content of `state.json`; `UserError` where another version of the format is found."""
-    state: dict[str, Any] = json.loads((checkpoint / STATE_NAME).read_text())
+    state: dict[str, Any] = parse_json((checkpoint / STATE_NAME).read_text())
     found = {key: state.get(key) for key in CHECKPOINT_FORMAT}
     if found != CHECKPOINT_FORMAT:
         raise UserError(
@@ -227,7 +228,7 @@ def keep_newest(run_dir: Path, count: int) -> None:
 def last_save_s(run_dir: Path) -> float | None:
     """Seconds that the last save of this run took, over all ranks; None if unknown."""
     try:
-        content = json.loads((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
+        content = parse_json((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
         return float(content["save_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
