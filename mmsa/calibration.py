@@ -7,6 +7,7 @@ it is fitted: mmsa/evaluation/scores/calibration.py.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read_calibration(export: Path) -> Calibration | None:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         found = Calibration(**content)
-        if not (isinstance(found.temperature, float) and found.temperature > 0):
+        if not (isinstance(found.temperature, float) and 0 < found.temperature < math.inf):
             raise ValueError(f"the temperature is {found.temperature!r}")
     except FileNotFoundError:
         return None

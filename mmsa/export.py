@@ -28,7 +28,7 @@ from mmsa.config import Config, load_config
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions
 from mmsa.foundation.parsing import parse_json
-from mmsa.labels import ClassMap, class_map
+from mmsa.labels import ClassMap, class_map, label_names_in
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def read_export(directory: Path) -> Export:
     return Export(
         directory=directory,
         config=load_config(str(directory / CONFIG_NAME)),
-        label_names=tuple(_read_json(directory / LABELS_NAME)["label_names"]),
+        label_names=label_names_in(_read_json(directory / LABELS_NAME), directory / LABELS_NAME),
         preprocessing=read_preprocessing(directory),
         facts=facts,
         calibration=read_calibration(directory),
@@ -252,8 +252,23 @@ def load_model(export: Export) -> SentimentModel:
         export.config.model, len(export.label_names), preprocessing=export.preprocessing.image
     )
     path = export.directory / WEIGHTS_NAME
+    _check_inputs(export, model)
     load_strictly(model, read_state(path), where=str(path))
     return model.eval()
+
+
+def _check_inputs(export: Export, model: SentimentModel) -> None:
+    """Raise `UserError` where `preprocessing.json` prepares other inputs than the model reads."""
+    for name, encoder, prepared in (
+        ("texts", model.text_encoder, export.preprocessing.max_tokens),
+        ("images", model.image_encoder, export.preprocessing.image),
+    ):
+        if (encoder is None) != (prepared is None):
+            raise UserError(
+                f"the model of {export.directory} reads {'no ' if encoder is None else ''}{name}, "
+                f"and its {PREPROCESSING_NAME} has {'no ' if prepared is None else ''}settings "
+                "for them; copy the export again"
+            )
 
 
 def load_tokenizer_of(export: Export) -> TextTokenizer | None:

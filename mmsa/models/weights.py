@@ -90,7 +90,11 @@ def read_state(path: Path) -> State:
 
 
 def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
-    """Copy `state` into `module`; `UserError` unless names and shapes agree completely."""
+    """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
+
+    Floating-point numbers of one size are taken for those of another. Integers (a quantized
+    checkpoint) are not: they would be read as weights of 0 and 1 and more.
+    """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -99,6 +103,11 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} holds {_kind(state[name])}, the model's are {_kind(own[name])}"
+        for name in own
+        if name in state and _kind(state[name]) != _kind(own[name])
+    ]
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
@@ -106,3 +115,9 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
     module.load_state_dict(dict(state), strict=True)
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floating-point numbers" if tensor.is_floating_point() else "integers"
