@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mmsa.data.decoding.limits import MOST_PIXELS_IN_SHARDS
 from mmsa.data.decoding.pixels import Pixels, upright
-from mmsa.data.decoding.posted_images import MOST_PIXELS_IN_SHARDS, Content, decode_image
+from mmsa.data.decoding.posted_images import Content, decode_image
 from mmsa.foundation.hashed_random import stream_key, uniforms
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 

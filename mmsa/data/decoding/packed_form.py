@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import simplejpeg
 
+from mmsa.data.decoding.limits import LARGEST_MAX_PIXELS, MAX_CHARACTERS, MAX_PIXELS
 from mmsa.data.decoding.pixels import Pixels, centre_square, resized, upright
 from mmsa.data.decoding.posted_images import (
-    LARGEST_MAX_PIXELS,
-    MAX_PIXELS,
     BadImage,
     decode_image,
     decode_opened,
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["BadImage", "BadText", "image_as_packed", "pack_image", "text_as_packed"]
 
 MODES = ("short_side", "original", "square")
-# Of one text, in Unicode code points. Posts have at most 25,000 (X) or 63,206 (Facebook); a longer
-# text is a damaged or a wrong file, and tokenizing 100 MB takes minutes and 10 GB.
-MAX_CHARACTERS = 65_536
 _LARGEST_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 
 # Values of --normalize, applied in this order. The replacements are those that models for tweets

@@ -19,19 +19,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
+from mmsa.data.decoding.limits import MAX_PIXELS
 from mmsa.data.decoding.pixels import Pixels
 from mmsa.foundation.regular_file import NotRegular, read_regular
 
 # Other formats are refused: for EPS, Pillow would run an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
-
-# In pixels. Decoding and encoding this many takes about 0.4 GB of memory. Posted images have at
-# most 16 million (X reduces to 4096 x 4096), a phone's camera makes 12 to 50 million.
-MAX_PIXELS = 64_000_000
-# Of an image in a shard, 8192 x 8192: a damaged header may demand 12 GiB.
-MOST_PIXELS_IN_SHARDS = 1 << 26
-# On opening, Pillow refuses more than twice its own limit, whatever is allowed here.
-LARGEST_MAX_PIXELS = 2 * 89_478_485
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 to 8, as in pixels.upright
 _TRUNCATED = ("truncated", "premature", "unexpected end", "not enough image data")
