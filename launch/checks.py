@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-import yaml
-
 from launch import job_log, slurm_queue
 from launch.prefetch import missing_for_jobs
 from launch.script import shape_of
@@ -15,6 +13,7 @@ from launch.slurm_partitions import check_fits, read_partitions
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.extensions import as_options, take_imports
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.process.runtime import World
 
 
@@ -149,7 +148,7 @@ def _precision(config: Config) -> str:
     from mmsa.engines.engine import precision_of_launch
 
     file = ROOT / "launch" / "accelerate" / f"{config.launch.engine}.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = parse_yaml(file.read_text(encoding="utf-8"))
     engine_file = content.get("deepspeed_config", {}).get("deepspeed_config_file")
     world = World(launched=True, mixed_precision=str(content.get("mixed_precision", "no")))
     if engine_file:

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mmsa.foundation.parsing import parse_json
+
 Facts = dict[str, Any]
 
 SLURM_DIR_NAME = "slurm"
@@ -92,7 +94,7 @@ def _lines(folder: Path) -> list[Facts]:
     found = []
     for line in lines:
         try:
-            facts = json.loads(line)
+            facts = parse_json(line)
             found += [facts] if "job" in facts else []
         except (ValueError, TypeError):
             continue  # truncated on a full disk; the other lines are intact

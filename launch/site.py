@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.parsing import parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE_FILE = ROOT / "launch" / "site.yaml"
@@ -54,7 +55,7 @@ def load_site(file: Path | None, **options: Any) -> Site:
     """
     path = file or SITE_FILE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"the site file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json, parse_yaml
 
 _TAIL_BYTES = 65536  # read from the end of metrics.jsonl
 
@@ -127,7 +128,7 @@ def last_metrics(file: Path) -> dict[str, Facts]:
     found: dict[str, Facts] = {}
     for line in lines:
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             found[content["kind"]] = content
         except (ValueError, KeyError, TypeError):
             continue  # truncated at the start by us, or still being written at the end
@@ -142,7 +143,7 @@ def _seconds_left(run_dir: Path, status: Facts, step: int, train: Facts) -> int 
     if not speed or not num_steps or status.get("state") == "done":
         return None
     try:
-        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
         samples = int(config["train"]["global_batch_size"]) * (num_steps - step)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return None

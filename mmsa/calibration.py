@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 
 CALIBRATION_NAME = "calibration.json"
 FITTED_ON = "val"
@@ -42,12 +44,12 @@ def read_calibration(export: Path) -> Calibration | None:
     """The calibration of an export directory; None where it has none, `UserError` if damaged."""
     path = export / CALIBRATION_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         digest = content.pop(_DIGEST_KEY, None)
         if digest is not None and digest != _digest(content):
             raise ValueError("its digest is of other values")
         found = Calibration(**content)
-        if not (isinstance(found.temperature, float) and found.temperature > 0):
+        if not (isinstance(found.temperature, float) and 0 < found.temperature < math.inf):
             raise ValueError(f"the temperature is {found.temperature!r}")
     except FileNotFoundError:
         return None

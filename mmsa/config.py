@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
@@ -245,7 +246,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = yaml.load(text, Loader=SettingsLoader)
+        value = parse_yaml(text, SettingsLoader)
     except yaml.YAMLError:
         return f"the value of '{override}' is not valid YAML; quote it"
     node = raw

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_yaml
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
@@ -44,7 +45,7 @@ for _yaml in (SettingsLoader, SettingsDumper):
 
 def read_yaml(file: str) -> dict[str, Any]:
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=SettingsLoader)
+        content = parse_yaml(Path(file).read_text(encoding="utf-8"), SettingsLoader)
     except OSError as error:
         raise UserError(
             f"the configuration {file} cannot be read ({error.strerror}); "

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.parsing import parse_json
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 
 logger = logging.getLogger("mmsa")
@@ -208,7 +209,7 @@ def cut_back(file: Path, step: int) -> None:
     # Lines are ASCII; what a crash left after them need not be.
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line)["step"] <= step:
                 kept.append(line)
         except ValueError:
             continue  # cut off by a kill: its step is past the last whole checkpoint

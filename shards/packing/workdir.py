@@ -19,6 +19,7 @@ from typing import Any
 
 from mmsa.errors import UserError
 from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.parsing import parse_json
 
 _SETTINGS_NAME = "settings.json"
 _FORMAT = 2  # of the working directory; another version cannot be resumed
@@ -77,13 +78,13 @@ def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator
 def _check_settings(path: Path, settings: Mapping[str, Any], out: Path) -> None:
     text = json.dumps({"format": _FORMAT, **settings}, sort_keys=True, indent=1) + "\n"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         path.write_text(text, encoding="utf-8")
         return
     except ValueError:
         found = None
-    wanted = json.loads(text)
+    wanted = parse_json(text)
     if found == wanted:
         return
     anew = f"remove {path.parent} to start again"

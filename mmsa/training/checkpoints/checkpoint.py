@@ -54,6 +54,7 @@ from mmsa.foundation.atomic_write import (
     write_status,
 )
 from mmsa.foundation.digests import FileDigest, digest_of_file, digests_of, files_below, to_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.models.batchnorm import running_statistics
 from mmsa.training.checkpoints.collective_write import (
     WriteError,
@@ -286,7 +287,7 @@ def best_step_of(checkpoint: Path) -> int | None:
 def last_save_s(run_dir: Path) -> float | None:
     """Seconds that the last save of this run took, over all ranks; None if unknown."""
     try:
-        content = json.loads((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
+        content = parse_json((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
         return float(content["save_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmsa.errors import UserError
 from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.parsing import parse_json
 
 logger = logging.getLogger("mmsa")
 
@@ -54,7 +55,7 @@ def lock_run(run_dir: Path, *, wait_s: float = _ENDS_WITHIN_S) -> FileLock:
 
 def _held_by(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text())
+        holder = parse_json(path.read_text())
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         who = "another process"

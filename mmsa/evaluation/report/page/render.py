@@ -11,6 +11,7 @@ from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, ans
 from mmsa.evaluation.report.page import charts
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
+from mmsa.foundation.parsing import parse_json
 
 PAGE_NAME = "report.html"
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -79,7 +80,7 @@ def read_training(home: Path) -> list[dict[str, Any]]:
         return []
     for line in content.splitlines():
         try:
-            lines.append(json.loads(line))
+            lines.append(parse_json(line))
         except ValueError:
             continue  # truncated when the run was killed
     return lines
