@@ -48,6 +48,25 @@ def end_with_launcher() -> bool:
     return True
 
 
+def requested_processes(command_line: list[str]) -> int | None:
+    """`--num_processes` of a launcher's command line; None if it does not say it."""
+    if not is_launcher(command_line):
+        return None
+    for word, following in zip(command_line, [*command_line[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option.replace("-", "_") == "__num_processes":
+            number = value if equals else following
+            return int(number) if number.isdecimal() else None
+        if word.endswith(".py") and not any(part in word for part in _PATHS):
+            return None  # what follows is for the script
+    return None
+
+
+def parent_command_line() -> list[str]:
+    """The command line of the process that started this one; empty if it cannot be read."""
+    return _command_line(os.getppid())
+
+
 def _command_line(pid: int) -> list[str]:
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
