@@ -12,6 +12,7 @@ from pathlib import Path
 _PROGRAMS = {"accelerate", "accelerate-launch", "torchrun", "deepspeed"}
 _MODULES = ("accelerate.commands.", "torch.distributed.run", "deepspeed.launcher.")
 _PATHS = ("accelerate/commands/", "torch/distributed/run.py", "deepspeed/launcher/")
+LAUNCHER_VARIABLE = "MMSA_LAUNCHER_PID"  # set by `python -m launch run` for its ranks
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -39,7 +40,8 @@ def end_with_launcher() -> bool:
     whether it was set; Linux only.
     """
     parent = os.getppid()
-    if sys.platform != "linux" or not is_launcher(_command_line(parent)):
+    launched = os.environ.get(LAUNCHER_VARIABLE) == str(parent)
+    if sys.platform != "linux" or not (launched or is_launcher(_command_line(parent))):
         return False
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
         return False
