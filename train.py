@@ -16,10 +16,12 @@ from collections.abc import Sequence
 
 from mmsa.process.arguments import training_parser
 from mmsa.process.runtime import logger, prepare_process
+from mmsa.process.stop_request import StopRequest, end_at_once_on_ctrl_c
 
 if (
     __name__ == "__main__"
 ):  # --help and a mistyped option are answered before the slow imports below
+    end_at_once_on_ctrl_c()
     prepare_process()
     training_parser(__doc__).parse_args()
 
@@ -36,7 +38,6 @@ from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.model import per_sample_loss
 from mmsa.process.command import Command, leave, run_command
 from mmsa.process.start_clock import StartClock
-from mmsa.process.stop_request import StopRequest
 from mmsa.training.begin import begin_run
 from mmsa.training.checkpoints.collective_write import wait_for_removals
 from mmsa.training.optim import learning_rate_share, seed_step, set_learning_rates

@@ -22,7 +22,7 @@ from mmsa.training.checkpoints.run_lock import LOCK_NAME
 # a reason to refuse the directory.
 _OF_A_FAILED_START = (
     *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
-    *("trackers.json", "wandb"),
+    *("trackers.json", "wandb", "launch.log"),
 )
 
 # Settings that may differ between the parts of one run: where things are, how they are launched
