@@ -62,7 +62,10 @@ def find_run(target: str) -> Path:
         return path
     if not target.replace("_", "").isdecimal():
         raise UserError(f"{target} is neither a directory nor a job number; give one of them")
-    log = Path(slurm_queue.facts(target).get("StdOut", ""))
+    facts = slurm_queue.facts(target)
+    log = Path(facts.get("StdOut", ""))
+    if not log.parent.is_dir():  # SLURM shows a % in a path in another way than it uses it
+        log = Path(facts.get("Command", ""))
     if log.parent.name == job_log.SLURM_DIR_NAME:
         base = log.parent.parent
         if target in job_log.known_jobs(log.parent):
