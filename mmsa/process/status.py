@@ -17,6 +17,6 @@ def read_status(status_file: Path) -> dict[str, Any]:
     """The content of a `status.json`; empty if there is none that can be read."""
     try:
         content = json.loads(status_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -48,6 +48,7 @@ from mmsa.training.checkpoints.collective_write import (
     remove_leftovers,
     together,
 )
+from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.optimizer_state import gather_optimizer_state, load_optimizer_state
 
 logger = logging.getLogger("mmsa")
@@ -94,10 +95,7 @@ def save_checkpoint(
     except WriteError as error:
         if on_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise AgreedError(
-            f"the checkpoint of step {step} could not be written: {error}. "
-            f"Free some space in {run_dir} and repeat the command"
-        ) from None
+        raise AgreedError(not_written(f"the checkpoint of step {step}", run_dir, error)) from None
     if on_main:
         with suppress(OSError):
             save_s = round(time.perf_counter() - started, 3)
@@ -106,8 +104,9 @@ def save_checkpoint(
 
 
 def _start_directory(temporary: Path) -> None:
+    temporary.parent.mkdir(exist_ok=True)  # and not its parents: the run may have been moved
     remove_leftovers(temporary.parent)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
 
 
 def _weights_file(checkpoint: Path) -> Path:
