@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mmsa.foundation.json_text import parse_json
+
 Facts = dict[str, Any]
 
 SLURM_DIR_NAME = "slurm"
@@ -77,8 +79,8 @@ def _lines(folder: Path) -> list[Facts]:
     found = []
     for line in lines:
         try:
-            facts = json.loads(line)
-        except (ValueError, RecursionError):
+            facts = parse_json(line)
+        except ValueError:
             continue  # truncated on a full disk; the other lines are intact
         if isinstance(facts, dict) and all(
             isinstance(facts.get(key), str) for key in ("job", "kind", "log")

@@ -16,6 +16,7 @@ from typing import Any
 
 from launch.status_table import clock, print_table
 from mmsa.errors import UserError
+from mmsa.foundation.json_text import parse_json
 
 _TAIL_BYTES = 65536  # read from the end of metrics.jsonl
 _MEASURES = {  # kind of line in it -> the numbers that are shown
@@ -174,8 +175,8 @@ def last_metrics(file: Path) -> dict[str, Facts]:
     found: dict[str, Facts] = {}
     for line in lines:
         try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
+            content = parse_json(line)
+        except ValueError:
             continue  # truncated at the start by us, or still being written at the end
         kind = content.get("kind") if isinstance(content, dict) else None
         if isinstance(kind, str) and kind in _MEASURES and _whole(content.get("step")) is not None:

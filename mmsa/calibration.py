@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmsa.errors import UserError
+from mmsa.foundation.json_text import parse_json
 
 CALIBRATION_NAME = "calibration.json"
 FITTED_ON = "val"
@@ -37,7 +38,7 @@ def read_calibration(export: Path) -> Calibration | None:
     """The calibration of an export directory; None where it has none, `UserError` if damaged."""
     path = export / CALIBRATION_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         found = Calibration(**content)
         if not (isinstance(found.temperature, float) and found.temperature > 0):
             raise ValueError(f"the temperature is {found.temperature!r}")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
-from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
+from mmsa.foundation.settings_yaml import SettingsDumper, parse_yaml, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns a list of problems.
@@ -245,9 +245,11 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = yaml.load(text, Loader=SettingsLoader)
-    except yaml.YAMLError:
-        return f"the value of '{override}' is not valid YAML; quote it"
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        shown = override if len(override) <= 200 else f"{override[:200]}..."
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return f"the value of '{shown}' is not valid YAML ({problem}); quote it"
     node = raw
     for part in parts[:-1]:
         child = node.get(part)

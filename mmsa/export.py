@@ -27,6 +27,7 @@ from mmsa.calibration import CALIBRATION_NAME, Calibration, read_calibration, to
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions
+from mmsa.foundation.json_text import parse_json
 from mmsa.labels import ClassMap, class_map
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
@@ -231,7 +232,7 @@ def whole_checkpoints(run_dir: Path) -> list[Path]:
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file listed in the checkpoint's `COMPLETE` exists with its size."""
     try:
-        sizes = json.loads((checkpoint / COMPLETE_NAME).read_text())
+        sizes = parse_json((checkpoint / COMPLETE_NAME).read_text())
         return STATE_NAME in sizes and all(
             (checkpoint / name).stat().st_size == size for name, size in sizes.items()
         )
@@ -270,7 +271,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the export again") from None
     if not isinstance(content, dict):

@@ -6,7 +6,6 @@ in memory.py, SLURM's in launch/.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.json_text import parse_json
 from mmsa.process.launcher import end_with_launcher
 
 logger = logging.getLogger("mmsa")
@@ -101,7 +101,7 @@ def _zero_stage(file: str) -> int:
     if file == "none":
         return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2
     try:
-        return int(json.loads(Path(file).read_text())["zero_optimization"]["stage"])
+        return int(parse_json(Path(file).read_text())["zero_optimization"]["stage"])
     except (OSError, ValueError, KeyError, TypeError):
         return -1  # `check_launch` says what is wrong with it
 

@@ -21,6 +21,7 @@ from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.held_folder import HeldFolder
+from mmsa.foundation.json_text import parse_json
 from mmsa.training.checkpoints.disk_space import not_written, taken_away
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 
@@ -224,8 +225,8 @@ def cut_back(file: Path, step: int) -> None:
 def step_of(line: str | bytes) -> int | None:
     """The step of a line of `metrics.jsonl`; None where it is not one."""
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
+        content = parse_json(line)
+    except ValueError:
         return None
     step = content.get("step") if isinstance(content, dict) else None
     return step if isinstance(step, int) else None

@@ -21,6 +21,7 @@ import psutil
 
 from mmsa.errors import UserError
 from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.json_text import parse_json
 from mmsa.process.status import STATUS_NAME, read_status
 
 logger = logging.getLogger("mmsa")
@@ -104,9 +105,9 @@ def _is_alive(status: Mapping[str, Any]) -> bool:
 def _held_by(run_dir: Path) -> str:
     who = "another process"
     try:
-        holder = json.loads((run_dir / LOCK_NAME).read_text())
+        holder = parse_json((run_dir / LOCK_NAME).read_text())
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):  # .lock was removed
+    except (OSError, ValueError, KeyError, TypeError):  # .lock was removed
         status = read_status(run_dir / STATUS_NAME)
         if {"pid", "host"} <= status.keys():
             who = f"process {status['pid']} on {status['host']}"

@@ -11,6 +11,7 @@ from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, ans
 from mmsa.evaluation.report.page import charts
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
+from mmsa.foundation.json_text import parse_json
 
 PAGE_NAME = "report.html"
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -77,9 +78,11 @@ def read_training(home: Path) -> list[dict[str, Any]]:
         content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for line in content.splitlines():
+    for line in content.split("\n"):
         try:
-            lines.append(json.loads(line))
+            measures = parse_json(line)
         except ValueError:
             continue  # truncated when the run was killed
+        if isinstance(measures, dict) and isinstance(measures.get("step"), int):
+            lines.append(measures)
     return lines
