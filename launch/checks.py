@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,19 @@ from mmsa.process.runtime import World
 def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
     """Raise `UserError` if there is no SLURM, or the partition is unknown or too small.
 
-    A dry run works without SLURM: then this returns a note about what was not checked.
+    A dry run works without SLURM, or without its controller: then this returns a note about what
+    was not checked.
     """
     if dry_run and not slurm_queue.available():
         return ["there is no SLURM on this machine: the partition was not checked"]
     slurm_queue.require()
-    check_fits(read_partitions(), site.partition, shape_of(kind, site))
+    try:
+        partitions = read_partitions()
+    except UserError as error:
+        if not dry_run:
+            raise
+        return [f"the partition was not checked: {error}"]
+    check_fits(partitions, site.partition, shape_of(kind, site))
     return []
 
 
@@ -113,20 +121,29 @@ def shape_in_words(site: Site) -> str:
     return f"{nodes} node(s) x {each}"
 
 
-def check_run(config: Config) -> list[str]:
+def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
     """Raise `UserError` if a job of the run cannot start; returns notes for the user.
 
-    Checks what `check_start` does, and that the run is not finished and has no queued job.
+    Checks what `check_start` does, and that the run is not finished and has no queued job. A dry
+    run goes on where SLURM does not say which jobs are queued.
     """
     run_dir = Path(str(config.run.dir))
-    check_no_job(run_dir)
+    unchecked = []
+    try:
+        jobs = _queued_jobs(run_dir)
+    except UserError as error:
+        if not dry_run:
+            raise
+        jobs = {}
+        unchecked = [f"whether {run_dir} has a job in the queue was not checked: {error}"]
+    check_no_job(run_dir, jobs)
     notes, finished = check_start(config)
     if finished:
         raise UserError(
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
             f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
         )
-    return notes
+    return [*notes, *unchecked]
 
 
 def check_start(config: Config) -> tuple[list[str], bool]:
@@ -199,11 +216,15 @@ def note_missing_weights(config: Config, words: list[str], site: Site) -> list[s
     ]
 
 
-def check_no_job(run_dir: Path) -> None:
-    """Raise `UserError` if a training job of this run directory is queued or running."""
+def _queued_jobs(run_dir: Path) -> dict[str, str]:
+    """Job -> state of the training jobs of this run directory that are queued or running."""
     jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
-    train_jobs = [job for job, facts in jobs.items() if facts["kind"] == "train"]
-    for job, state in slurm_queue.states(train_jobs).items():
+    return slurm_queue.states(job for job, facts in jobs.items() if facts["kind"] == "train")
+
+
+def check_no_job(run_dir: Path, jobs: Mapping[str, str]) -> None:
+    """Raise `UserError` if one of `jobs` (job -> state) is queued or running on this directory."""
+    for job, state in jobs.items():
         raise UserError(
             f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
             f"or cancel it (scancel {job}), or choose another run.dir"

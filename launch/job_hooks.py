@@ -59,7 +59,7 @@ def _begin(arguments: argparse.Namespace) -> None:
         job_log.slurm_dir(run_dir),
         job.number,
         kind="train",
-        log=slurm_queue.facts(job.number).get("StdOut", ""),
+        log=_log_of(run_dir, job.number),
         restart=job.restarts,
         nodes=job.nodes,
         checkpoint=job_log.newest_checkpoint_step(run_dir),
@@ -67,6 +67,12 @@ def _begin(arguments: argparse.Namespace) -> None:
         status=read_status(run_dir / "status.json"),
     )
     print(run_dir)
+
+
+def _log_of(run_dir: Path, job: str) -> str:
+    """Where a job's log is: as submitted, else as SLURM says (by hand, or an array's task)."""
+    submitted = job_log.known_jobs(job_log.slurm_dir(run_dir)).get(job, {})
+    return str(submitted.get("log") or slurm_queue.facts(job).get("StdOut", ""))
 
 
 def _end(arguments: argparse.Namespace) -> int:

@@ -247,8 +247,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
         return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
     try:
         value = parse_yaml(text, SettingsLoader)
-    except yaml.YAMLError:
-        return f"the value of '{override}' is not valid YAML; quote it"
+    except yaml.YAMLError as error:
+        shown = override if len(override) <= 200 else f"{override[:200]}..."
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return f"the value of '{shown}' is not valid YAML ({problem}); quote it"
     node = raw
     for part in parts[:-1]:
         child = node.get(part)

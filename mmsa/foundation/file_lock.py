@@ -11,12 +11,14 @@ import os
 import time
 from pathlib import Path
 
-_NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
+# EBADF: NFS locks only what is open for writing, and a directory never is.
+_NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _RETRY_S = 0.1
 
 
 class FileLock:
-    """An exclusive lock on one file, which is created and stays. A context manager."""
+    """An exclusive lock on one file, which is created and stays, or on a directory that exists. A
+    context manager."""
 
     def __init__(self, path: Path, *, wait_s: float = 0.0) -> None:
         """Take the lock, waiting up to `wait_s` seconds for another holder.
@@ -26,7 +28,8 @@ class FileLock:
         """
         self.path = path
         self.supported = True
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        kind = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        self._file = os.open(path, kind | os.O_CLOEXEC, 0o666)
         deadline = time.monotonic() + wait_s
         while True:
             try:

@@ -44,6 +44,7 @@ for _yaml in (SettingsLoader, SettingsDumper):
 
 
 def read_yaml(file: str) -> dict[str, Any]:
+    """The content of a configuration file; `UserError` where it cannot be read."""
     try:
         content = parse_yaml(Path(file).read_text(encoding="utf-8"), SettingsLoader)
     except OSError as error:

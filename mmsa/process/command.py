@@ -29,6 +29,7 @@ from mmsa.errors import (
     UserError,
 )
 from mmsa.foundation import atomic_write
+from mmsa.foundation.held_folder import HeldFolder
 from mmsa.process.collective_errors import first_line, lost_contact
 from mmsa.process.runtime import World, world_from_environment
 from mmsa.process.status import read_status
@@ -56,6 +57,7 @@ class Command:
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
     _stop_request: StopRequest | None = None
+    _folder: HeldFolder | None = None  # of the status file
     _started: float = field(default_factory=time.time)
     _reached: int = 0  # the step that the previous launch reached
 
@@ -65,6 +67,7 @@ class Command:
         earlier, reached = before.get("restarts"), before.get("step")
         self._reached = reached if isinstance(reached, int) else 0
         self.status_file = status_file
+        self._folder = HeldFolder(status_file.parent)
         self.facts |= {
             "restarts": 0 if not resumes else 1 + (earlier if isinstance(earlier, int) else 0),
             "host": socket.gethostname(),
@@ -115,7 +118,7 @@ class Command:
         Host and process are those of the main rank, even where another rank writes. A failure keeps
         what this launch reported while it ran, such as its last validation.
         """
-        if self.status_file is None:
+        if self.status_file is None or self._is_folder_gone():
             return
         content = {"state": state, "reason": reason, "step": self.step, "exit_code": exit_code}
         before = read_status(self.status_file)
@@ -133,7 +136,7 @@ class Command:
         """
         prefix = "" if self.world.is_main_process else f"[rank {self.world.rank}] "
         print(f"{prefix}{shown}", file=sys.stderr, flush=True)
-        if self.status_file is None:
+        if self.status_file is None or self._is_folder_gone():
             return
         with (
             suppress(OSError),
@@ -164,6 +167,11 @@ class Command:
                 self.write_failure(UserError(message), message, shown, exit_code)
         finally:  # whatever the main thread was writing at the same time
             os._exit(exit_code)
+
+    def _is_folder_gone(self) -> bool:
+        """Whether the run directory was taken away since this launch began: nothing must be written
+        under its name, where another run may be by now."""
+        return self._folder is not None and self._folder.was_taken_away()
 
     def _peer_failed(self) -> bool:
         """Whether another rank of this launch has written a failure to `status.json`."""

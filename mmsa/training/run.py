@@ -29,6 +29,7 @@ from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
+from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.resume import config_sha256
 from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
@@ -190,10 +191,8 @@ class Run:
         try:
             together(self.accelerator, write)
         except WriteError as error:
-            raise AgreedError(
-                f"the export of step {self.state.step} could not be written: {error}. "
-                f"Free some space in {self.run_dir} and repeat the command"
-            ) from None
+            what = f"the export of step {self.state.step}"
+            raise AgreedError(not_written(what, self.run_dir, error)) from None
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""

@@ -189,4 +189,5 @@ def note_id(run_dir: Path, service: str, identifier: str) -> None:
         ids = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         ids = {}
+    ids = ids if isinstance(ids, dict) else {}
     write_file(path, json.dumps({**ids, service: identifier}, indent=1) + "\n", durable=False)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import need
 from packed import packed_set
 
 from launch.__main__ import main as launch_main
+from launch.job_log import record_job
 from launch.script import SCRIPTS, fill_in, warning_s
 from launch.site import ROOT, Site, load_site
 from mmsa.config import load_config
@@ -157,6 +161,27 @@ def test_missing_slurm_is_reported(
     for words in (["seeds", "--seeds", "0-1"], ["pack"], ["evaluate"]):
         assert NO_SLURM in refused(capsys, *words, "--", *settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_without_a_controller(
+    settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = f"{os.environ['PATH']}:/usr/bin"
+    need("slurm", shutil.which("sinfo", path=path) is not None)
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no-slurm.conf"))
+    record_job(tmp_path / "run" / "slurm", "17", kind="train", log="")
+    assert launch_main(["submit", "train", "--dry-run", "--", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "the partition was not checked: SLURM's `sinfo` failed: sinfo: " in said
+    assert (
+        f"whether {tmp_path}/run has a job in the queue was not checked: SLURM's `squeue`" in said
+    )
+    assert "nothing was submitted (--dry-run)" in said
+    assert "error: SLURM's `sinfo` failed: sinfo:" in refused(capsys, "train", "--", *settings)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(

@@ -75,8 +75,9 @@ def test_seeds_by_an_array(
     # All of the array at a glance, and one of its tasks by the job's number.
     assert launch_main(["status", str(base)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[:3] for line in lines] == [
-        [f"{base}/seed-{seed}", "done", "step 2 of 2"] for seed in (7, 3)
+    assert lines[0] == f"in {base}:"
+    assert [line.split()[:3] for line in lines[3:]] == [
+        [f"seed-{seed}", "done", "2/2"] for seed in (7, 3)
     ]
     assert launch_main(["status", f"{array}_2"]) == 0
     assert f"run         {base}/seed-3\n" in capsys.readouterr().out

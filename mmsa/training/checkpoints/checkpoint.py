@@ -62,6 +62,7 @@ from mmsa.training.checkpoints.collective_write import (
     remove_leftovers,
     together,
 )
+from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.intact import (
     COPY_NAME,
     OPTIMIZER_NAME,
@@ -117,10 +118,7 @@ def save_checkpoint(
     except WriteError as error:
         if on_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise AgreedError(
-            f"the checkpoint of step {step} could not be written: {error}. "
-            f"Free some space in {run_dir} and repeat the command"
-        ) from None
+        raise AgreedError(not_written(f"the checkpoint of step {step}", run_dir, error)) from None
     if on_main:
         with suppress(OSError):
             save_s = round(time.perf_counter() - started, 3)
@@ -129,8 +127,9 @@ def save_checkpoint(
 
 
 def _start_directory(temporary: Path) -> None:
+    temporary.parent.mkdir(exist_ok=True)  # and not its parents: the run may have been moved
     remove_leftovers(temporary.parent)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
 
 
 class _Background:

@@ -78,9 +78,11 @@ def read_training(home: Path) -> list[dict[str, Any]]:
         content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for line in content.splitlines():
+    for line in content.split("\n"):
         try:
-            lines.append(parse_json(line))
+            measures = parse_json(line)
         except ValueError:
             continue  # truncated when the run was killed
+        if isinstance(measures, dict) and isinstance(measures.get("step"), int):
+            lines.append(measures)
     return lines
