@@ -28,6 +28,7 @@ from mmsa.process.runtime import World
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.best_export import export_path
 from mmsa.training.checkpoints.disk_space import DiskNeed, check_room, disk_need
+from mmsa.training.checkpoints.intact import damage_of_export
 from mmsa.training.model_for_engine import check_taken_by_engine
 from mmsa.training.model_parts import build_or_load
 from mmsa.training.prepared_run import (
@@ -168,10 +169,13 @@ def _state_of(checkpoint: Path, run_dir: Path) -> TrainingState:
     saved = checkpoints.read_state(checkpoint)
     state = TrainingState(**{name: saved[name] for name in vars(TrainingState())})
     best = state.best_step
-    if best is not None and not export_path(run_dir, best).is_dir():
-        logger.warning(
-            "%s is missing: the next validation counts as the best", export_path(run_dir, best)
-        )
+    if best is None:
+        return state
+    export = export_path(run_dir, best)
+    problems = damage_of_export(export) if export.is_dir() else ["is missing"]
+    if problems:
+        what = f"is damaged ({'; '.join(problems)})" if export.is_dir() else "is missing"
+        logger.warning("%s %s: the next validation counts as the best", export, what)
         state.best_value = state.best_step = None
     return state
 

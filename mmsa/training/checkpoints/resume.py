@@ -14,8 +14,7 @@ from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME
 from mmsa.foundation.settings_yaml import flat_keys
 from mmsa.process.status import STATUS_NAME, read_status
-from mmsa.training.checkpoints.checkpoint import read_state
-from mmsa.training.checkpoints.intact import COPY_NAME
+from mmsa.training.checkpoints.intact import COPY_NAME, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
 
 # What a launch that failed early leaves, and what was written to submit it (launch/job_log.py): not
