@@ -127,11 +127,12 @@ def read_state(path: Path) -> State:
     return state
 
 
-def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
+def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool = False) -> None:
     """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
 
     Floating-point numbers of one size are taken for those of another. Integers (a quantized
-    checkpoint) are not: they would be read as weights of 0 and 1 and more.
+    checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the tensors
+    of `state` themselves become those of `module`, which then shares their memory.
     """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
@@ -152,7 +153,7 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
             f"{where} do not fit the encoder of this configuration: "
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)
 
 
 def _kind(tensor: Tensor) -> str:
