@@ -1,4 +1,6 @@
-"""Every command that README and docs print is run; --dry-run where it would start or submit.
+"""Every command that README, docs and headers of files print is run.
+
+With --dry-run where it would start or submit something.
 
 What would train, evaluate or download is parsed and checked as far as it reads files: options,
 settings, batch arithmetic. The placeholders of the pages (CONFIG, OUT, RAW, runs/first, ...) become
@@ -12,18 +14,21 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from packed import packed_set, picture
 
-from launch import checks
+import evaluate
+import train
+from launch import checks, run
 from launch.__main__ import COMMANDS, build_parser
 from launch.__main__ import main as launch_main
 from launch.site import ROOT
 from mmsa.config import load_config
 from mmsa.data.plan import batch_plan
+from mmsa.errors import UserError
 from mmsa.evaluation.arguments import build_parser as evaluation_parser
 from mmsa.evaluation.arguments import check_arguments
 from mmsa.process.arguments import training_parser
@@ -35,19 +40,35 @@ PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+# Files whose comments show commands, and modules whose docstrings do.
+COMMENTED = [
+    ROOT / "accelerate_config.yaml",
+    *sorted((ROOT / "launch").glob("*/*.yaml")),
+    *sorted((ROOT / "launch").glob("slurm/*.sbatch")),
+]
+DOCSTRINGS = (("", train), ("", evaluate), ("python -m launch ", run))
 PROGRAMS = ("python", "accelerate", "torchrun", "sbatch", "make", "pip", "nohup", "cat")
 
 
-def printed() -> list[str]:
-    """Every command of a code block, once, without its comment."""
-    found: dict[str, None] = {}
+def texts() -> Iterator[str]:
+    """Code blocks of the pages, comments of the configuration files and scripts, docstrings."""
     for page in PAGES:
         for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", page.read_text(), re.M | re.S):
-            lines = block.replace("\\\n", " ").splitlines() if kind in ("", "bash", "sh") else []
-            for line in lines:
-                if re.match(rf" *({'|'.join(PROGRAMS)}) ", line):
-                    found[shlex.join(shlex.split(line, comments=True))] = None
-    return list(found)
+            if kind in ("", "bash", "sh"):
+                yield block
+    for file in COMMENTED:
+        yield "\n".join(re.findall(r"^# {3,}(.*)$", file.read_text(), re.M))
+    for prefix, module in DOCSTRINGS:
+        assert module.__doc__
+        indented = re.findall(r"^ {4,}(.*)$", module.__doc__, re.M)
+        yield re.sub(r"^(?=run )", prefix, "\n".join(indented), flags=re.M)
+
+
+def printed() -> list[str]:
+    """Every command, once, without its comment."""
+    lines = [line for text in texts() for line in text.replace("\\\n", " ").splitlines()]
+    commands = [line for line in lines if re.match(rf" *({'|'.join(PROGRAMS)}) ", line)]
+    return list(dict.fromkeys(shlex.join(shlex.split(one, comments=True)) for one in commands))
 
 
 def mentioned() -> list[str]:
@@ -90,9 +111,9 @@ def filled(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
     # A subprocess that looks for pretrained weights: tests/launch/test_submit.py runs it.
     monkeypatch.setattr(checks, "missing_for_jobs", lambda *_: [])
     places = {
-        r"data\.shards=(OUT|data/[\w-]+)": f"data.shards={stage / 'shards'}",
+        r"data\.shards=(OUT_DIR|OUT|data/[\w-]+)": f"data.shards={stage / 'shards'}",
         r"run\.dir=(RUN|runs/[\w-]+)": rf"run.dir={stage}/new/\1",
-        r"'runs/fold-\*/run'": "runs/fold-1/run runs/fold-2/run",
+        r"'(runs/fold-)\*(/run)?'": r"\g<1>1\2 \g<1>2\2",
         r"\bCONFIG\b": "launch/runs/full_finetune.yaml",
         r"\bRAW\b": str(stage / "raw"),
         r"(?<![\w/])(posts\.csv|[ab]\.yaml)": rf"{stage}/\1",
@@ -101,7 +122,8 @@ def filled(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
         r"\bname=gated\b": "name=concat",
         r"\bmy-format\b": "mvsa-single",
         # The rest of a command that is as everywhere.
-        r" \.\.\.": f" data.shards={stage / 'shards'} run.dir={stage}/new/rest",
+        r" \.\.\.": f" data.shards={stage}/shards run.dir={stage}/new/rest "
+        "train.micro_batch_size=4",
     }
 
     def fill(command: str) -> list[str]:
@@ -140,6 +162,20 @@ def check_accelerate(words: list[str]) -> None:
     else:
         assert arguments.training_script == "evaluate.py"
         check_evaluation(arguments.training_script_args)
+
+
+def check_sbatch(words: list[str]) -> None:
+    at = next(at for at, word in enumerate(words) if word.endswith(".sbatch"))
+    script, passed = ROOT / words[at], words[at + 1 :]
+    assert script.is_file()
+    shape = dict(re.findall(r"--(nodes|gpus-per-node)[ =](\d+)", " ".join(words[:at])))
+    processes = int(shape.get("nodes", 1)) * int(shape.get("gpus-per-node", 1))
+    if script.name in ("train.sbatch", "seeds.sbatch"):
+        check_training(passed, processes)
+    elif script.name == "evaluate.sbatch":
+        check_evaluation(passed)
+    else:
+        shards_parser().parse_args([script.stem, *passed])
 
 
 def check_shards(words: list[str]) -> None:
@@ -182,6 +218,8 @@ def check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert importlib.util.find_spec(words[2])
     elif words[0] == "accelerate":
         check_accelerate(words[1:])
+    elif words[0] == "sbatch":
+        check_sbatch(words[1:])
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert [word for word in words[1:] if word not in targets] == []
@@ -203,7 +241,8 @@ def test_commands_are_found() -> None:
         "python -m launch submit": 6,
         "python evaluate.py": 6,
         "python -m shards": 5,
-        "accelerate launch": 1,
+        "accelerate launch": 9,
+        "sbatch": 5,
         "make": 6,
     }.items():
         assert sum(line.startswith(beginning) for line in commands) >= at_least, beginning
@@ -232,6 +271,8 @@ def test_a_mentioned_command_exists(command: str) -> None:
         "python evaluate.py runs/first --splitt val",
         "python train.py launch/runs/demo.yaml --config",
         "accelerate launch --num_processes 2 train.py --config launch/runs/demo.yaml",
+        "sbatch --nodes 2 --gpus-per-node 4 launch/slurm/train.sbatch "
+        "--config launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first",
         "make nothing",
         "bash -c true",
     ],
@@ -239,5 +280,5 @@ def test_a_mentioned_command_exists(command: str) -> None:
 def test_a_wrong_command_would_be_found(
     command: str, filled: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises((AssertionError, SystemExit)):
+    with pytest.raises((AssertionError, SystemExit, UserError)):
         check(filled(command), capsys)
