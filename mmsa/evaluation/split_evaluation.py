@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from mmsa.calibration import CALIBRATION_NAME, FITTED_ON, Calibration, to_json
+from mmsa.calibration import (
+    CALIBRATION_NAME,
+    FITTED_ON,
+    Calibration,
+    described,
+    temperature_of,
+    to_json,
+)
 from mmsa.data.batch_requests import EvaluationRequests
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.reader import SplitReader
@@ -145,11 +152,7 @@ class SplitEvaluation:
         )
         content = to_json(fitted).encode("utf-8")
         files.write_files(self.target.source.directory, {CALIBRATION_NAME: content})
-        print(
-            f"temperature {fitted.temperature:.4g}, fitted on {fitted.num_samples} validation "
-            f"samples (log loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}), stored in "
-            f"{self.target.source.directory / CALIBRATION_NAME}"
-        )
+        print(f"{described(fitted)}, stored in {self.target.source.directory / CALIBRATION_NAME}")
         return fitted
 
     def floors(self, facts: list[SampleFacts], predictions: Predictions) -> Floors | None:
@@ -213,7 +216,7 @@ class SplitEvaluation:
         if changed is not None:
             extra_files[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
             print(audit_text(extra_files[AUDIT_NAME]))
-        temperature = 1.0 if calibration is None else calibration.temperature
+        temperature = temperature_of(calibration)
         if self.options.page:
             extra_files[PAGE_NAME] = self._page(
                 predictions, facts, findings, identity, temperature, extra_files.get(AUDIT_NAME)

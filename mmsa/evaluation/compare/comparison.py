@@ -10,25 +10,27 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmsa.errors import UserError
 from mmsa.evaluation.report.read_report import Report
-from mmsa.evaluation.scores.areas import area_scores, rankings
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
+from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
 from mmsa.evaluation.scores.score_table import (
     AREAS,
-    Resampled,
     bootstrap_facts,
-    resampled_scores,
+    resampled_areas,
     score_table,
 )
 from mmsa.evaluation.scores.sums import OVERALL, SMALLER_IS_BETTER, summands
+
+Values = dict[str, float | None]  # flat name of a score -> its value, None if undefined
 
 SIGNIFICANT = 0.05
 
@@ -39,7 +41,8 @@ class Contender:
 
     name: str
     runs: tuple[Report, ...]
-    values: dict[str, float | None]  # means over the runs
+    of_runs: tuple[Values, ...]
+    values: Values  # means over the runs
     resampled: Resampled
 
 
@@ -141,6 +144,7 @@ def _contenders(reports: Sequence[Report], bootstrap: Bootstrap) -> list[Contend
             Contender(
                 name,
                 runs,
+                tuple(values[i] for i in members),
                 {score: _mean([values[i][score] for i in members]) for score in values[0]},
                 _with_seeds([resampled[i] for i in members], draws),
             )
@@ -155,29 +159,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _resampled(reports: Sequence[Report], bootstrap: Bootstrap) -> list[Resampled]:
     """The scores of each report on the same resamples."""
-    names = reports[0].predictions.label_names
-    resampled = resampled_scores([summands(r.predictions) for r in reports], bootstrap)
-    ranked = [rankings(probabilities(r.predictions.logits), r.predictions.labels) for r in reports]
-    chunks: list[list[Resampled]] = [[] for _ in reports]
-    for counts in bootstrap.sample_counts():
-        for i, ranking in enumerate(ranked):
-            chunks[i].append(area_scores(ranking, names, counts))
-    for i, parts in enumerate(chunks):
-        resampled[i] |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return resampled
+    resampled = resampled_scores([summands(report.predictions) for report in reports], bootstrap)
+    areas = resampled_areas([report.predictions for report in reports], bootstrap)
+    return [drawn.with_ready(found) for drawn, found in zip(resampled, areas, strict=True)]
 
 
 def _with_seeds(resampled: Sequence[Resampled], draws: np.random.Generator) -> Resampled:
     """Scores of a contender: each resample is a mean over runs drawn with replacement."""
     if len(resampled) == 1:
         return resampled[0]
-    most = max(len(values) for values in resampled[0].values())
+    most = max(len(resampled[0][name]) for name in ("accuracy", *AREAS))
     chosen = draws.integers(0, len(resampled), (most, len(resampled)))
-    means = {}
-    for name in resampled[0]:
+
+    def mean(name: str) -> NDArray[np.float64]:
         table = np.stack([run[name] for run in resampled], axis=1)  # (R, runs)
-        means[name] = np.take_along_axis(table, chosen[: len(table)], axis=1).mean(axis=1)
-    return means
+        return np.asarray(np.take_along_axis(table, chosen[: len(table)], axis=1).mean(axis=1))
+
+    return Resampled({}, {name: partial(mean, name) for name in resampled[0]})
 
 
 def _as_json(contender: Contender) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def _as_json(contender: Contender) -> dict[str, Any]:
         low, high = interval(contender.resampled[name]) or (None, None)
         scores[name] = {"value": value, "low": low, "high": high}
         if len(contender.runs) > 1 and value is not None:
-            each = [score_table(run.predictions, None)[name].value for run in contender.runs]
+            each = [values[name] for values in contender.of_runs]
             scores[name]["over_seeds"] = spread([v for v in each if v is not None])
     return {
         "name": contender.name,

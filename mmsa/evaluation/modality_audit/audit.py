@@ -16,14 +16,10 @@ from mmsa.evaluation.modality_audit.changed_inputs import Change
 from mmsa.evaluation.scores.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.paired_tests import holm
+from mmsa.evaluation.scores.resampled import resampled_scores
 from mmsa.evaluation.scores.score_names import columns, title_of, with_interval
-from mmsa.evaluation.scores.score_table import (
-    as_json,
-    bootstrap_facts,
-    resampled_scores,
-    score_table,
-)
-from mmsa.evaluation.scores.sums import OVERALL, Summands, scores_of_sums, summands
+from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
+from mmsa.evaluation.scores.sums import OVERALL, overall_scores, summands
 
 AUDIT_NAME = "modality_audit.json"
 COST_SCORES = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores with a cost
@@ -62,11 +58,10 @@ def audit(
     found: dict[str, Any] = {"bootstrap": bootstrap_facts(bootstrap), "changes": {}, "slices": {}}
     costs = _costs(whole, changed, bootstrap)
     for change, predictions in changed.items():
-        table = score_table(predictions, bootstrap, areas=False)
-        scores = as_json({name: table[name] for name in OVERALL})
-        found["changes"][str(change)] = {"scores": scores, "costs": costs[change]}
-    table = score_table(whole, bootstrap, areas=False)
-    found["whole"] = {"scores": as_json({name: table[name] for name in OVERALL})}
+        table = score_table(predictions, bootstrap, areas=False, names=OVERALL)
+        found["changes"][str(change)] = {"scores": as_json(table), "costs": costs[change]}
+    table = score_table(whole, bootstrap, areas=False, names=OVERALL)
+    found["whole"] = {"scores": as_json(table)}
     image_changes = {change: changed[change] for change in IMAGE_CHANGES}
     for name, mask in slice_masks(facts).items():
         within = Bootstrap.of(groups[mask], resamples=AREA_RESAMPLES)
@@ -87,11 +82,11 @@ def _costs(
     mask: NDArray[np.bool_] | None = None,
 ) -> dict[Change, dict[str, Any]]:
     """Change -> score -> cost with interval and p-value, on the samples in `mask`."""
-    rows = slice(None) if mask is None else mask
-    names = whole.label_names
-    tables = [Summands(summands(p).values[rows], names) for p in (whole, *changed.values())]
-    resampled = resampled_scores(tables, bootstrap)
-    points = [scores_of_sums(table.values.sum(axis=0, keepdims=True), names) for table in tables]
+    tables = [summands(predictions) for predictions in (whole, *changed.values())]
+    if mask is not None:
+        tables = [table.part(mask) for table in tables]
+    resampled = resampled_scores(tables, bootstrap, with_classes=0)
+    points = [overall_scores(table.total()) for table in tables]
     found: dict[Change, dict[str, Any]] = {change: {} for change in changed}
     for score in COST_SCORES:
         p_values = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmsa.calibration import Calibration
+from mmsa.calibration import Calibration, temperature_of
 from mmsa.evaluation.floors.fitting import Floors
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
 from mmsa.evaluation.inputs.seen_before import SeenBefore
@@ -16,13 +16,8 @@ from mmsa.evaluation.inputs.slices import part, slice_masks
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.calibration import reliability
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
-from mmsa.evaluation.scores.score_table import (
-    Resampled,
-    as_json,
-    bootstrap_facts,
-    resampled_scores,
-    score_table,
-)
+from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
+from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
 from mmsa.evaluation.scores.sums import OVERALL, summands
 
 # Scores of the probabilities; these are the only scores that a temperature changes.
@@ -44,10 +39,10 @@ def compute_findings(
     bootstrap = Bootstrap.of(groups_of(facts))
     findings = compute_metrics(predictions)
     # All scores are computed on the same resamples, which are drawn once.
-    temperature = 1.0 if calibration is None else calibration.temperature
+    temperature = temperature_of(calibration)
     tables = [summands(predictions), summands(predictions, temperature=temperature)]
     tables += [] if floors is None else [summands(floors.tfidf)]
-    drawn = resampled_scores(tables, bootstrap)
+    drawn = resampled_scores(tables, bootstrap, with_classes=1)
     findings["scores"] = as_json(score_table(predictions, bootstrap, resampled=drawn[0]))
     findings["bootstrap"] = bootstrap_facts(bootstrap)
     findings["leaks"] = _leaks(predictions, bootstrap, seen)
@@ -68,8 +63,8 @@ def _leaks(predictions: Predictions, bootstrap: Bootstrap, seen: SeenBefore) -> 
         leaks[name] = {"num_samples": int(mask.sum())}
         if mask.any() and not mask.all():
             within = Bootstrap.of(bootstrap.groups[mask])
-            table = score_table(part(predictions, mask), within, areas=False)
-            leaks[name]["scores"] = as_json({score: table[score] for score in OVERALL})
+            table = score_table(part(predictions, mask), within, areas=False, names=OVERALL)
+            leaks[name]["scores"] = as_json(table)
     return leaks
 
 
@@ -105,14 +100,17 @@ def _calibration(
     drawn: Resampled,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"temperature": None, "bins": reliability(predictions)}
-    if calibration is not None:
-        temperature = calibration.temperature
+    if calibration is not None and calibration.temperature is None:
+        content["why_none"] = calibration.why_none
+    elif calibration is not None:
+        temperature = temperature_of(calibration)
         table = score_table(
-            predictions, bootstrap, areas=False, temperature=temperature, resampled=drawn
-        )
+            *(predictions, bootstrap), areas=False, temperature=temperature, resampled=drawn,
+            names=PROPER,
+        )  # fmt: skip
         content["temperature"] = temperature
         content["fitted_on"] = calibration.fitted_on
-        content["scores"] = as_json({name: table[name] for name in PROPER})
+        content["scores"] = as_json(table)
         content["bins_with_temperature"] = reliability(predictions, temperature)
     return content
 
@@ -123,7 +121,6 @@ def _slices(predictions: Predictions, facts: Sequence[SampleFacts]) -> dict[str,
     slices = {}
     for name, mask in slice_masks(facts).items():
         bootstrap = Bootstrap.of(groups[mask], resamples=SLICE_RESAMPLES)
-        table = score_table(part(predictions, mask), bootstrap, areas=False)
-        scores = as_json({score: table[score] for score in SLICE_SCORES})
-        slices[name] = {"num_samples": int(mask.sum()), "scores": scores}
+        table = score_table(part(predictions, mask), bootstrap, areas=False, names=SLICE_SCORES)
+        slices[name] = {"num_samples": int(mask.sum()), "scores": as_json(table)}
     return slices

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmsa.calibration import without_temperature
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, columns, title_of, with_interval
 
 
@@ -61,6 +62,8 @@ def _leaks(leaks: Mapping[str, Any]) -> list[str]:
 
 def _calibration(findings: Mapping[str, Any]) -> list[str]:
     calibration = findings["calibration"]
+    if calibration.get("why_none"):
+        return [f"calibration: {without_temperature(calibration['why_none'])}"]
     if calibration["temperature"] is None:
         return ["calibration: the export has no temperature (evaluate.py --split val --calibrate)"]
     rows = [["calibration", "as trained", f"temperature {calibration['temperature']:.4g}"]]

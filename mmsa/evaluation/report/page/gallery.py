@@ -29,7 +29,7 @@ def choose_samples(predictions: Predictions, temperature: float = 1.0) -> list[t
     first, so that rare confusions are shown as well as frequent ones. Uncertain samples, right or
     wrong, are those whose two most likely classes are closest.
     """
-    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    probs = probabilities(predictions.logits, temperature)
     confidence = probs.max(axis=1)
     predicted = predictions.predicted
     wrong = np.flatnonzero(predicted != predictions.labels)
@@ -59,7 +59,7 @@ def cards(
 ) -> list[dict[str, Any]]:
     """The data of each sample shown; `private` leaves out text and image."""
     names, predicted = predictions.label_names, predictions.predicted
-    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    probs = probabilities(predictions.logits, temperature)
     shown = []
     for row, kind in choose_samples(predictions, temperature):
         sample = facts[row]
