@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mmsa.errors import UserError
 from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
+from mmsa.evaluation.scores.paired_tests import SIGNIFICANT, holm, mcnemar, spread, verdict_caution
 from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
 from mmsa.evaluation.scores.score_table import (
     AREAS,
@@ -31,8 +31,6 @@ from mmsa.evaluation.scores.score_table import (
 from mmsa.evaluation.scores.sums import OVERALL, SMALLER_IS_BETTER, summands
 
 Values = dict[str, float | None]  # flat name of a score -> its value, None if undefined
-
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,9 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
     """The comparison as numbers, contenders sorted by `metric`, the best first.
 
     `contenders`: name, runs, seeds, and for each score its value, interval and, with several seeds,
-    `over_seeds`. `pairs`: every pair, the better one first: McNemar's test (of single runs), and
-    for each score the difference with interval, p-value and Holm's correction over the pairs.
+    `over_seeds`. `pairs`: every pair, the better one first: McNemar's test (of single runs), for
+    each score the difference with interval, p-value and Holm's correction over the pairs, and
+    `caution`: why a significant difference in `metric` may be none, or None.
 
     The caller has called `check_comparable` and `check_metric`.
     """
@@ -67,7 +66,7 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
         "num_samples": len(reports[0].predictions.keys),
         "bootstrap": bootstrap_facts(bootstrap),
         "contenders": [_as_json(contender) for contender in contenders],
-        "pairs": _pairs(contenders),
+        "pairs": _pairs(contenders, metric, bootstrap.num_groups),
     }
 
 
@@ -195,7 +194,7 @@ def _as_json(contender: Contender) -> dict[str, Any]:
     }
 
 
-def _pairs(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+def _pairs(contenders: Sequence[Contender], metric: str, num_groups: int) -> list[dict[str, Any]]:
     pairs = list(combinations(contenders, 2))
     described: list[dict[str, Any]] = [{"first": a.name, "second": b.name} for a, b in pairs]
     tests = [_mcnemar(a, b) for a, b in pairs]
@@ -208,7 +207,28 @@ def _pairs(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
         corrected = iter(holm([row["p"] for row in rows if row]))
         for pair, row in zip(described, rows, strict=True):
             pair["differences"][name] = row and {**row, "p_holm": next(corrected)}
+    for pair, (a, b) in zip(described, pairs, strict=True):
+        pair["caution"] = None
+        if distinguishable(pair, metric):
+            exact = pair["mcnemar"] and pair["mcnemar"]["p_holm"]
+            pair["caution"] = verdict_caution(metric, num_groups, _discordant(a, b), exact)
     return described
+
+
+def distinguishable(pair: Mapping[str, Any], metric: str) -> bool:
+    """Whether the difference of the pair is significant after Holm's correction."""
+    difference = pair["differences"][metric]
+    return difference is not None and bool(difference["p_holm"] < SIGNIFICANT)
+
+
+def _discordant(a: Contender, b: Contender) -> float:
+    """How many samples only one of the two has right; the mean over the pairs of their runs."""
+    right = [
+        [run.predictions.predicted == run.predictions.labels for run in contender.runs]
+        for contender in (a, b)
+    ]
+    counts = [int((first != second).sum()) for first in right[0] for second in right[1]]
+    return sum(counts) / len(counts)
 
 
 def _mcnemar(a: Contender, b: Contender) -> dict[str, Any] | None:

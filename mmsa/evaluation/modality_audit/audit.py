@@ -15,7 +15,7 @@ from mmsa.evaluation.inputs.slices import slice_masks
 from mmsa.evaluation.modality_audit.changed_inputs import Change
 from mmsa.evaluation.scores.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.metrics import Predictions
-from mmsa.evaluation.scores.paired_tests import holm
+from mmsa.evaluation.scores.paired_tests import SIGNIFICANT, holm, mcnemar, verdict_caution
 from mmsa.evaluation.scores.resampled import resampled_scores
 from mmsa.evaluation.scores.score_names import columns, title_of, with_interval
 from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
@@ -23,7 +23,6 @@ from mmsa.evaluation.scores.sums import OVERALL, overall_scores, summands
 
 AUDIT_NAME = "modality_audit.json"
 COST_SCORES = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores with a cost
-SIGNIFICANT = 0.05
 # The changes that show what the image adds.
 IMAGE_CHANGES = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
 
@@ -60,6 +59,7 @@ def audit(
     for change, predictions in changed.items():
         table = score_table(predictions, bootstrap, areas=False, names=OVERALL)
         found["changes"][str(change)] = {"scores": as_json(table), "costs": costs[change]}
+    _add_cautions(found["changes"], whole, changed, bootstrap)
     table = score_table(whole, bootstrap, areas=False, names=OVERALL)
     found["whole"] = {"scores": as_json(table)}
     image_changes = {change: changed[change] for change in IMAGE_CHANGES}
@@ -73,6 +73,22 @@ def audit(
             },
         }
     return found
+
+
+def _add_cautions(
+    found: Mapping[str, dict[str, Any]],
+    whole: Predictions,
+    changed: Mapping[Change, Predictions],
+    bootstrap: Bootstrap,
+) -> None:
+    """Add `caution` to each change whose significant cost would rest on few samples."""
+    right = whole.predicted == whole.labels
+    tests = [mcnemar(right, one.predicted == one.labels) for one in changed.values()]
+    p_values = holm([p for _, _, p in tests])
+    for change, (first_only, second_only, _), p in zip(changed, tests, p_values, strict=True):
+        caution = verdict_caution("accuracy", bootstrap.num_groups, first_only + second_only, p)
+        if caution:
+            found[str(change)]["caution"] = caution
 
 
 def _costs(
@@ -137,6 +153,10 @@ def answers(audited: Mapping[str, Any]) -> list[str]:
             )
             verdict = "makes no significant difference"
             if cost["p_holm"] < SIGNIFICANT:
+                caution = audited["changes"][str(change)].get("caution")
                 verdict = "helps" if cost["value"] > 0 else "harms"
+                if caution:
+                    verdict = "may help" if cost["value"] > 0 else "may harm"
+                    figures += f"; caution: {caution}"
             lines.append(f"{what} {verdict} ({figures})")
     return lines

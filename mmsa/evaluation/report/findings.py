@@ -15,8 +15,11 @@ from mmsa.evaluation.inputs.seen_before import SeenBefore
 from mmsa.evaluation.inputs.slices import part, slice_masks
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.calibration import reliability
+from mmsa.evaluation.scores.confusions import class_cautions
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
+from mmsa.evaluation.scores.paired_tests import mcnemar, verdict_caution
 from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
+from mmsa.evaluation.scores.score_names import title_of
 from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
 from mmsa.evaluation.scores.sums import OVERALL, summands
 
@@ -49,9 +52,30 @@ def compute_findings(
     findings["floors"] = None
     if floors is not None:
         findings["floors"] = _floors(findings["scores"], floors, drawn[0], drawn[2])
+        _add_caution(findings["floors"], predictions, floors, bootstrap)
     findings["calibration"] = _calibration(predictions, bootstrap, calibration, drawn[1])
     findings["slices"] = _slices(predictions, facts)
+    # Only where there is something to say.
+    cautions = class_cautions(findings["confusion_matrix"], predictions.label_names)
+    cautions += _interval_cautions(findings["scores"])
+    if cautions:
+        findings["cautions"] = cautions
     return findings
+
+
+def _interval_cautions(scores: Mapping[str, Any]) -> list[str]:
+    """A sentence if intervals of macro scores do not contain the score itself."""
+    apart = [
+        title_of(name)
+        for name in ("macro_f1", "macro_precision", "macro_recall")
+        if not scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
+    ]
+    if not apart:
+        return []
+    return [
+        f"the interval does not contain the value of {', '.join(apart)}: resamples miss classes "
+        "with very few samples, which then count as 0, so these intervals are too low"
+    ]
 
 
 def _leaks(predictions: Predictions, bootstrap: Bootstrap, seen: SeenBefore) -> dict[str, Any]:
@@ -91,6 +115,19 @@ def _floors(
         "tfidf": {"scores": tfidf, "c": floors.c},
         "lead_over_tfidf": lead,
     }
+
+
+def _add_caution(
+    found: dict[str, Any], predictions: Predictions, floors: Floors, bootstrap: Bootstrap
+) -> None:
+    """Add `caution` to `found` if a lead over TF-IDF is significant but rests on few samples."""
+    if all(lead["low"] <= 0 <= lead["high"] for lead in found["lead_over_tfidf"].values()):
+        return
+    right = [one.predicted == one.labels for one in (predictions, floors.tfidf)]
+    first_only, second_only, p = mcnemar(*right)
+    caution = verdict_caution(LEAD[0], bootstrap.num_groups, first_only + second_only, p)
+    if caution:
+        found["caution"] = caution
 
 
 def _calibration(

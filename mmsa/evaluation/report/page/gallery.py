@@ -18,6 +18,7 @@ from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
 
 MAX_ERRORS = 240
 MAX_UNCERTAIN = 60
+MAX_BARS = 10  # classes with a probability on a card; of more, the most likely ones
 _SIDE_PX = 160
 _QUALITY = 70
 
@@ -68,10 +69,16 @@ def cards(
             "key": sample.key,
             "true": names[predictions.labels[row]],
             "predicted": names[predicted[row]],
-            "probabilities": [float(f"{value:.4f}") for value in rounded(probs[row].tolist())],
             "text_label": sample.text_label,
             "image_label": sample.image_label,
         }
+        classes = np.arange(len(names))
+        if len(names) > MAX_BARS:
+            classes = np.argsort(-probs[row], kind="stable")[:MAX_BARS]
+            card["classes"] = classes.tolist()
+        card["probabilities"] = [
+            float(f"{value:.4f}") for value in rounded(probs[row, classes].tolist())
+        ]
         if not private:
             card |= {"text": sample.text, "picture": thumbnail(reader.read(*sample.place).image)}
         shown.append(card)
