@@ -14,7 +14,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from mmsa.process.arguments import training_parser
+from mmsa.process.arguments import take_configuration, training_parser
 from mmsa.process.runtime import logger, prepare_process
 
 if (
@@ -59,7 +59,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     import_extensions(arguments.imports)
     clock.mark("imports")
     # Whatever can be known in advance is checked here, before the first collective.
-    config = load_config(arguments.config, arguments.overrides, checks=training_checks())
+    file, overrides = take_configuration(arguments.config, arguments.overrides)
+    config = load_config(file, overrides, checks=training_checks())
     if not begin_run(command, config):
         return
     clock.mark("settings")

@@ -97,6 +97,19 @@ def read_yaml(file: str) -> dict[str, Any]:
     return content
 
 
+def in_words(value: Any) -> str:
+    """A setting's value on one line, as one would write it in a configuration."""
+    text = yaml.dump(
+        value,
+        Dumper=SettingsDumper,
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=True,
+        width=10**9,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def flat_keys(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as `section.key` -> value, in their order; an empty section has no keys."""
     flat: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mmsa.data.manifest import Manifest
+from shards.label_rules import shown_rule
 
 CARD_NAME = "README.md"
 
@@ -135,7 +136,8 @@ def _source(manifest: Manifest) -> str:
     rows = [["read", source.get("read", "")], ["kept", source.get("kept", "")]]
     rows += [[f"dropped: {reason}", n] for reason, n in source.get("dropped", {}).items()]
     return _table(["", "samples"], rows) + (
-        f"\nLabel rule: `{manifest.label_rule}`. What was dropped is listed in `rejected.jsonl`.\n"
+        f"\nLabel rule: `{shown_rule(manifest.label_rule)}`. What was dropped is listed in "
+        "`rejected.jsonl`.\n"
     )
 
 

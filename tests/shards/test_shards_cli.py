@@ -130,7 +130,9 @@ def test_a_killed_packing_is_gone_on_with(
     assert main(arguments) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--image-quality", "80"]) == 2
-    assert "image_quality was 90, is 80" in capsys.readouterr().err
+    assert f"{tmp_path}/out: image_quality: 90 -> 80. Use the" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "--labels", "agree"]) == 2
+    assert f"{tmp_path}/out: labels: fused -> agree. Use the" in capsys.readouterr().err
     assert done
     assert main([*arguments, "--resume"]) == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
