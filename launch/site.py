@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.parsing import parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE_FILE = ROOT / "launch" / "site.yaml"
@@ -62,10 +63,10 @@ def load_site(file: Path | None, **options: Any) -> Site:
     """
     path = file or SITE_FILE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"the site file {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the site file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"the site file {path} must be a mapping; docs/slurm.md lists its keys")

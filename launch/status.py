@@ -16,7 +16,7 @@ from typing import Any
 
 from launch.status_table import clock, print_table
 from mmsa.errors import UserError
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json, parse_yaml
 
 _TAIL_BYTES = 65536  # read from the end of metrics.jsonl
 _MEASURES = {  # kind of line in it -> the numbers that are shown
@@ -207,9 +207,9 @@ def _seconds_left(
     if not speed or not num_steps:
         return None
     try:
-        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
         samples = int(config["train"]["global_batch_size"]) * (num_steps - step)
-    except (OSError, yaml.YAMLError, RecursionError, KeyError, TypeError, ValueError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
     return round(samples / speed)
 

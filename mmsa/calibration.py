@@ -1,20 +1,25 @@
 """The temperature of an export, `calibration.json`: read, written and applied to logits.
 
 It divides the logits and changes no prediction, only the probabilities (Guo et al., ICML 2017). How
-it is fitted: mmsa/evaluation/scores/calibration.py.
+it is fitted: mmsa/evaluation/scores/calibration.py. The file holds its own digest, so that it can
+be added to an export, replaced or removed by one rename.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 
 CALIBRATION_NAME = "calibration.json"
 FITTED_ON = "val"
+_DIGEST_KEY = "sha256"  # early versions wrote none
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,9 @@ class Calibration:
 
 
 def to_json(calibration: Calibration) -> str:
-    """The content of `calibration.json`."""
-    return json.dumps(asdict(calibration), indent=1) + "\n"
+    """The content of `calibration.json`: the calibration, and the digest of its values."""
+    values = asdict(calibration)
+    return json.dumps({**values, _DIGEST_KEY: _digest(values)}, indent=1) + "\n"
 
 
 def read_calibration(export: Path) -> Calibration | None:
@@ -39,14 +45,21 @@ def read_calibration(export: Path) -> Calibration | None:
     path = export / CALIBRATION_NAME
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
+        digest = content.pop(_DIGEST_KEY, None)
+        if digest is not None and digest != _digest(content):
+            raise ValueError("its digest is of other values")
         found = Calibration(**content)
-        if not (isinstance(found.temperature, float) and found.temperature > 0):
+        if not (isinstance(found.temperature, float) and 0 < found.temperature < math.inf):
             raise ValueError(f"the temperature is {found.temperature!r}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} does not contain a calibration ({error}); fit it again with: "
             "python evaluate.py EXPORT --split val --calibrate"
         ) from None
     return found
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()

@@ -16,7 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
-from mmsa.foundation.settings_yaml import SettingsDumper, parse_yaml, read_yaml
+from mmsa.foundation.parsing import parse_yaml
+from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns a list of problems.
@@ -245,7 +246,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = parse_yaml(text)
+        value = parse_yaml(text, SettingsLoader)
     except yaml.YAMLError as error:
         shown = override if len(override) <= 200 else f"{override[:200]}..."
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -64,9 +64,10 @@ def read_preprocessing(export: Path) -> Preprocessing:
     path = export / PREPROCESSING_NAME
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); an export (RUN/best) contains this file"
+            f"{path} cannot be read ({said}); an export (RUN/best) contains this file"
         ) from None
     try:
         return Preprocessing.model_validate_json(text)

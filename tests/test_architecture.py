@@ -52,6 +52,7 @@ LAYERS = (
 SHARDS_MAY_IMPORT = {
     "mmsa.extensions",
     "mmsa.foundation.atomic_write",
+    "mmsa.data.decoding.limits",
     "mmsa.data.decoding.packed_form",
     "mmsa.data.decoding.posted_images",
     "mmsa.data.manifest",
@@ -59,6 +60,8 @@ SHARDS_MAY_IMPORT = {
     "mmsa.data.reader",
     "mmsa.errors",
     "mmsa.foundation.file_lock",
+    "mmsa.foundation.parsing",
+    "mmsa.foundation.regular_file",
     "mmsa.labels",
     "mmsa.process.progress",
     "mmsa.foundation.registry",

@@ -15,7 +15,7 @@ from typing import Any
 from mmsa.config import Config
 from mmsa.data.plan import BatchPlan
 from mmsa.errors import UserError, one_or_many
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.runtime import World
 
 # What the run's configuration decides; an engine file may say "auto", the same, or nothing.

@@ -10,9 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -32,6 +37,33 @@ def flush_tree(directory: Path) -> None:
         for name in names:
             flush(Path(folder) / name)
         flush(Path(folder))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write contiguous CPU tensors as safetensors, readable as any new file is here.
+
+    The library writes through a private temporary file, which leaves mode 0600 whatever the umask:
+    colleagues could not read the weights. Not flushed. Raises `OSError`, `RuntimeError` or
+    `SafetensorError`.
+    """
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), str(path))
+    os.chmod(path, _mode_of_new_files(path.parent))
+
+
+def _mode_of_new_files(directory: Path) -> int:
+    # Asked of the file system: the umask of a process cannot be read without changing it, and a
+    # directory may have access rules of its own.
+    probe = directory / f".mode.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
+        try:
+            return stat.S_IMODE(os.fstat(descriptor).st_mode)
+        finally:
+            os.close(descriptor)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def rename_directory(written: Path, final: Path) -> None:

@@ -10,13 +10,10 @@ from typing import Any
 import yaml
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_yaml
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-
-
-_MAX_DEPTH, _MAX_VALUES = 32, 100_000
-_TOO_DEEP = f"it is nested more than {_MAX_DEPTH} levels deep"
 
 
 class SettingsLoader(yaml.SafeLoader):
@@ -46,43 +43,10 @@ for _yaml in (SettingsLoader, SettingsDumper):
     _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def parse_yaml(text: str) -> Any:
-    """The value that `text` is; `yaml.YAMLError` for everything that cannot be settings."""
-    try:
-        content = yaml.load(text, Loader=SettingsLoader)
-    except ValueError as error:  # of a tag such as !!int, or of a number of thousands of digits
-        raise yaml.YAMLError(str(error)) from None
-    except RecursionError:
-        raise yaml.YAMLError(_TOO_DEEP) from None
-    _check_size(content)
-    return content
-
-
-def _check_size(content: Any) -> None:
-    """Raise `yaml.YAMLError` for what is nested too deeply or has too many values: by `&name` and
-    `*name` a few lines can contain themselves, or billions of values."""
-    layer, depth, number = [content], 0, 0
-    while layer:
-        depth, number = depth + 1, number + len(layer)
-        if depth > _MAX_DEPTH:
-            raise yaml.YAMLError(_TOO_DEEP)
-        if number > _MAX_VALUES:
-            raise yaml.YAMLError(f"it has more than {_MAX_VALUES} values")
-        below: list[Any] = []
-        for value in layer:
-            if isinstance(value, dict):
-                below += value.values()
-            elif isinstance(value, list):
-                below += value
-            if len(below) > _MAX_VALUES:
-                break
-        layer = below
-
-
 def read_yaml(file: str) -> dict[str, Any]:
     """The content of a configuration file; `UserError` where it cannot be read."""
     try:
-        content = parse_yaml(Path(file).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(file).read_text(encoding="utf-8"), SettingsLoader)
     except OSError as error:
         raise UserError(
             f"the configuration {file} cannot be read ({error.strerror}); "

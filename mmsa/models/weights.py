@@ -11,9 +11,12 @@ import yaml
 from torch import Tensor, nn
 
 from mmsa.errors import UserError
-from mmsa.preprocessing import ImagePreprocessing, read_preprocessing
+from mmsa.foundation.digests import require_intact, warn_without_digests
+from mmsa.foundation.parsing import parse_yaml
+from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
+_EXPORT_CONFIG = "config.yaml"
 
 State = Mapping[str, Tensor]
 
@@ -23,11 +26,27 @@ def is_export(path: Path) -> bool:
     return (path / EXPORT_WEIGHTS).is_file() and not (path / "config.json").is_file()
 
 
+def require_intact_export(path: Path, *names: str) -> None:
+    """Raise `UserError` where files of the export `path` are not as they were written.
+
+    A name ending in a slash is a folder. Warns where an early version wrote no digests.
+    """
+    listing = require_intact(
+        path,
+        names,
+        what=f"the export {path}",
+        remedy="Copy it again from where it was written, or give another one",
+    )
+    if listing is None:
+        warn_without_digests(path)
+
+
 def export_state(path: Path, part: str) -> State:
     """The tensors of `part` ("text_encoder", "image_encoder") in the export `path`, without prefix.
 
-    Raises `UserError` where the file cannot be read or has no such part.
+    Raises `UserError` where the file is damaged, cannot be read or has no such part.
     """
+    require_intact_export(path, EXPORT_WEIGHTS)
     state = read_state(path / EXPORT_WEIGHTS)
     prefix = part + "."
     own = {
@@ -43,16 +62,24 @@ def export_state(path: Path, part: str) -> State:
 
 
 def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
-    """The architecture of `part` in the export's `config.yaml`; None if it has none."""
+    """The architecture of `part` in the export's `config.yaml`; None if it has none.
+
+    Raises `UserError` where that file is damaged.
+    """
+    require_intact_export(path, _EXPORT_CONFIG)
     try:
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content = parse_yaml((path / _EXPORT_CONFIG).read_text(encoding="utf-8"))
         return content["model"][part]["config"]
-    except (OSError, yaml.YAMLError, RecursionError, KeyError, TypeError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
 
 
 def export_preprocessing(path: Path) -> ImagePreprocessing:
-    """The image preprocessing of the export `path`; `UserError` if its model reads no images."""
+    """The image preprocessing of the export `path`.
+
+    Raises `UserError` if its file is damaged or its model reads no images.
+    """
+    require_intact_export(path, PREPROCESSING_NAME)
     image = read_preprocessing(path).image
     if image is None:
         raise UserError(f"the export {path} reads no images; give the export of a run that does")
@@ -89,7 +116,11 @@ def read_state(path: Path) -> State:
 
 
 def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
-    """Copy `state` into `module`; `UserError` unless names and shapes agree completely."""
+    """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
+
+    Floating-point numbers of one size are taken for those of another. Integers (a quantized
+    checkpoint) are not: they would be read as weights of 0 and 1 and more.
+    """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -98,6 +129,11 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} holds {_kind(state[name])}, the model's are {_kind(own[name])}"
+        for name in own
+        if name in state and _kind(state[name]) != _kind(own[name])
+    ]
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
@@ -105,3 +141,9 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
     module.load_state_dict(dict(state), strict=True)
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floating-point numbers" if tensor.is_floating_point() else "integers"

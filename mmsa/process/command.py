@@ -156,10 +156,18 @@ class Command:
             if not self._peer_failed():
                 self.write_status("failed", message, code, **where)
 
-    def give_up(self, message: str) -> None:
-        """End this process at once, from any thread, because the main thread is stuck."""
-        self.write_failure(UserError(message), message, f"error: {message}", 1)
-        os._exit(1)
+    def give_up(self, message: str, exit_code: int) -> None:
+        """End this process at once, from any thread, without waiting for the main thread.
+
+        With `EXIT_INTERRUPTED` every rank does so, and the main rank alone says why.
+        """
+        interrupted = exit_code == EXIT_INTERRUPTED
+        try:
+            if not interrupted or self.world.is_main_process or not self.main_rank_reported():
+                shown = message if interrupted else f"error: {message}"
+                self.write_failure(UserError(message), message, shown, exit_code)
+        finally:  # whatever the main thread was writing at the same time
+            os._exit(exit_code)
 
     def _is_folder_gone(self) -> bool:
         """Whether the run directory was taken away since this launch began: nothing must be written

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 
 STATUS_NAME = "status.json"
 

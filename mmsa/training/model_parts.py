@@ -24,7 +24,7 @@ from mmsa.hub import NotOnThisMachine
 from mmsa.models.fusion import fusion_class
 from mmsa.models.missing_weights import missing_weights
 from mmsa.models.model import SentimentModel, build_model, extension_modules
-from mmsa.models.weights import is_export
+from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.training.prepared_run import ModelParts
 
@@ -40,10 +40,10 @@ def build_or_load(
     manifest: Manifest,
     num_classes: int,
 ) -> ModelParts:
-    """Model, tokenizer and preprocessing: those of the checkpoint, or new ones."""
+    """Model, tokenizer and preprocessing: those of the intact checkpoint, or new ones."""
     if checkpoint is not None:
         export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
-        model, tokenizer = load_model(export), load_tokenizer_of(export)
+        model, tokenizer = load_model(export, check=False), load_tokenizer_of(export)
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"
@@ -79,7 +79,10 @@ def tokenizer_name(encoder: TextEncoderConfig) -> str:
     if encoder.tokenizer is None and encoder.weights not in ("none", "pretrained"):
         # The token ids that these weights were trained with, whatever the shards hold.
         weights = Path(encoder.weights).expanduser()
-        return str(weights / TOKENIZER_NAME if is_export(weights) else weights)
+        if not is_export(weights):
+            return str(weights)
+        require_intact_export(weights, f"{TOKENIZER_NAME}/")
+        return str(weights / TOKENIZER_NAME)
     return encoder.tokenizer or encoder.name
 
 

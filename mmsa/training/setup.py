@@ -63,10 +63,14 @@ def _required_problems(raw: dict[str, Any]) -> list[str]:
 
 
 def prepare_run(
-    config: Config, world: World, mark: Callable[[str], None] = lambda part: None
+    config: Config,
+    world: World,
+    checkpoint: Path | None,
+    mark: Callable[[str], None] = lambda part: None,
 ) -> PreparedRun:
     """Check data and batch arithmetic, build or load the model, start the loaders.
 
+    `checkpoint` is the intact one that the run resumes from, None for a new run.
     No collective and no device: every rank raises the same `UserError`. The one exception is a tar
     whose size is not the packed one, which one rank of each machine finds. `mark` is called with
     the name of each finished part: data, model, loader.
@@ -93,7 +97,6 @@ def prepare_run(
         num_validation_samples=len(validation),
     )
     mark("data")
-    checkpoint = checkpoints.newest_checkpoint(run_dir)
     state = TrainingState() if checkpoint is None else _state_of(checkpoint, run_dir)
     parts = build_or_load(config, checkpoint, train, manifest, len(classes.names))
     check_taken_by_engine(parts.model, world)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from mmsa.config import Config, RunConfig
 from mmsa.foundation.atomic_write import write_file
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.registry import Registry, nearest, section_of
 from mmsa.foundation.settings_yaml import flat_keys
 

@@ -21,7 +21,7 @@ from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.held_folder import HeldFolder
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.training.checkpoints.disk_space import not_written, taken_away
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from mmsa.errors import UserError
 from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.settings_yaml import flat_keys, in_words
 
 _SETTINGS_NAME = "settings.json"
@@ -108,13 +109,13 @@ def _check_settings(
 ) -> None:
     text = json.dumps({"format": _FORMAT, **settings}, sort_keys=True, indent=1) + "\n"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         path.write_text(text, encoding="utf-8")
         return
     except ValueError:
         found = None
-    wanted = json.loads(text)
+    wanted = parse_json(text)
     if found == wanted:
         return
     anew = f"remove {path.parent} to start again"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsa.errors import UserError
-from shards.example import Example, RawData, Reason, Reject, Rejected, key_part, read_file
+from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
-from shards.sources.settings import ClassesSettings, clean_text
+from shards.sources.settings import ClassesSettings, clean_text, text_file
 from shards.sources.source import Source, register_source
 
 NAME = "folder"
@@ -140,7 +140,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def _read_text(path: Path, settings: ClassesSettings) -> str:
-    content = read_file(path, missing=Reason.NO_TEXT, unreadable=Reason.UNREADABLE_TEXT)
+    content = text_file(path, settings)
     encoding = settings.encoding or "utf-8-sig"
     try:
         text = content.decode(encoding)

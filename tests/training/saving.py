@@ -55,6 +55,7 @@ def save(
         optimizer=optimizer or fresh_optimizer,
         write_export=write_export,
         state={"step": step, "best_value": 0.5, "world_size": 1, "best_step": 1},
+        run_config="run: {}\n",
     )
 
 

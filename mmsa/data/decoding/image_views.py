@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mmsa.data.decoding.pixels import upright
+from mmsa.data.decoding.limits import MOST_PIXELS_IN_SHARDS
+from mmsa.data.decoding.pixels import Pixels, upright
 from mmsa.data.decoding.posted_images import Content, decode_image
 from mmsa.foundation.hashed_random import stream_key, uniforms
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
@@ -23,7 +24,6 @@ from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 _JPEG_START = b"\xff\xd8\xff"
 # Markers: Exif or XMP; Adobe's; fill bytes; start of scan.
 _APP1, _APP14, _FILL, _SOS = 0xE1, 0xEE, 0xFF, 0xDA
-_MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may demand 12 GiB
 
 
 def decode(content: Content) -> Tensor:
@@ -32,18 +32,26 @@ def decode(content: Content) -> Tensor:
     Packed images are plain JPEGs and take a fast path. Tars packed by other programs may hold any
     type, an orientation or CMYK; these are decoded like raw images in packing.
     """
-    if _is_plain_jpeg(content):
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(content)
-            if height * width > _MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, more than {_MOST_PIXELS}")
-            rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
-        except ValueError as error:
-            raise ValueError(str(error).splitlines()[0]) from None
-        return torch.from_numpy(rows).permute(2, 0, 1)
-    pixels, header = decode_image(content)
-    rows = upright(pixels, header.orientation)
-    return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
+    rows = _plain_jpeg(content)
+    if rows is None:
+        pixels, header = decode_image(content, max_pixels=MOST_PIXELS_IN_SHARDS)
+        rows = upright(pixels, header.orientation).copy()  # Pillow's memory is read-only
+    return torch.from_numpy(rows).permute(2, 0, 1)
+
+
+def _plain_jpeg(content: Content) -> Pixels | None:
+    """The pixels (H, W, 3) of a plain JPEG without a fault; None for all else, which packing's
+    decoder then judges: it takes some JPEGs that this one calls damaged, and they are in shards."""
+    if not _is_plain_jpeg(content):
+        return None
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        if height * width > MOST_PIXELS_IN_SHARDS:
+            return None
+        rows: Pixels = simplejpeg.decode_jpeg(content, colorspace="RGB")
+    except ValueError:
+        return None
+    return rows
 
 
 def empty_batch(num_images: int, preprocessing: Preprocessing) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 
 LEDGER_NAME = "test_ledger.jsonl"
 TEST_SPLIT = "test"

@@ -20,7 +20,7 @@ from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
 from mmsa.foundation import atomic_write
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"

@@ -13,7 +13,7 @@ import numpy as np
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 
 JSONL_NAME = "predictions.jsonl"
 PARQUET_NAME = "predictions.parquet"

@@ -21,7 +21,7 @@ import psutil
 
 from mmsa.errors import UserError
 from mmsa.foundation.file_lock import FileLock
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.status import STATUS_NAME, read_status
 
 logger = logging.getLogger("mmsa")

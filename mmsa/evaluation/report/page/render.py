@@ -11,7 +11,7 @@ from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, ans
 from mmsa.evaluation.report.page import charts
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
-from mmsa.foundation.json_text import parse_json
+from mmsa.foundation.parsing import parse_json
 
 PAGE_NAME = "report.html"
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
