@@ -11,6 +11,7 @@ import yaml
 
 from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_yaml
+from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
@@ -48,8 +49,9 @@ def read_yaml(file: str) -> dict[str, Any]:
     try:
         content = parse_yaml(Path(file).read_text(encoding="utf-8"), SettingsLoader)
     except OSError as error:
+        hint = where_it_was_looked_for(file) if isinstance(error, FileNotFoundError) else ""
         raise UserError(
-            f"the configuration {file} cannot be read ({error.strerror}); "
+            f"the configuration {file} cannot be read ({error.strerror}){hint}; "
             "complete ones are in launch/runs/"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
