@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.file_lock import DirectoryLock
 from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.settings_yaml import flat_keys, in_words
 
@@ -61,7 +61,7 @@ def workdir(
     try:
         for name in ("chunks", "done", "out"):
             (path / name).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / "lock")
+        lock = DirectoryLock(path, "lock")
     except BlockingIOError:
         raise UserError(f"another process is packing into {out} (it holds {path}/lock)") from None
     except OSError as error:
