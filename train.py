@@ -15,7 +15,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from mmsa.process.arguments import training_parser
+from mmsa.process.arguments import take_configuration, training_parser
 from mmsa.process.runtime import logger, prepare_process
 from mmsa.process.stop_request import StopRequest, end_at_once_on_ctrl_c
 
@@ -62,7 +62,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     import_extensions(arguments.imports)
     clock.mark("imports")
     # Whatever can be known in advance is checked here, before the first collective.
-    config = load_config(arguments.config, arguments.overrides, checks=training_checks())
+    file, overrides = take_configuration(arguments.config, arguments.overrides)
+    config = load_config(file, overrides, checks=training_checks())
     beginning = begin_run(command, config)
     if beginning is None:
         return

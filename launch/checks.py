@@ -189,11 +189,11 @@ def check_ranks(config: Config) -> bool:
     engine can run these settings.
     """
     from mmsa.engines.engine import check_device
-    from mmsa.training.checkpoints.run_lock import LOCK_NAME, lock_run
+    from mmsa.training.checkpoints.run_lock import lock_run
 
     finished = check_start(config)[1]
     run_dir = Path(str(config.run.dir))
-    if not finished and (run_dir / LOCK_NAME).exists():
+    if not finished and run_dir.is_dir():
         lock_run(run_dir).release()
     check_device(config, _world(config))
     return finished

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from launch import checks, job_log, slurm_queue
+from launch.dry_run import ConfigFiles, as_shown
 from launch.script import fill_in, log_path, log_pattern
 from launch.site import Site
 from mmsa.errors import UserError
 from mmsa.extensions import as_options, take_imports
-
-ConfigFiles = dict[Path, str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()
         print(note)
     if dry_run:
         for job in jobs:
-            for path, text in {**job.files, job.path: job.script}.items():
+            for path, text in as_shown({**job.files, job.path: job.script}).items():
                 print(f"\n==> {path}\n{text}", end="")
         print("\nnothing was submitted (--dry-run)")
         return []

@@ -34,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_dir(words: list[str]) -> Path:
     from mmsa.config import load_config
+    from mmsa.process.arguments import take_configuration
 
     parser = argparse.ArgumentParser(prog="train.py")
     parser.add_argument("--config")
     parser.add_argument("overrides", nargs="*")
     add_import_option(parser)
     arguments = parser.parse_args(words)
-    run_dir = load_config(arguments.config, arguments.overrides).run.dir
+    file, overrides = take_configuration(arguments.config, arguments.overrides)
+    run_dir = load_config(file, overrides).run.dir
     if run_dir is None:
         raise UserError("run.dir is missing; add run.dir=runs/first")
     return Path(run_dir)

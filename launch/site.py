@@ -66,7 +66,7 @@ def load_site(file: Path | None, **options: Any) -> Site:
         content = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"the site file {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"the site file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"the site file {path} must be a mapping; docs/slurm.md lists its keys")

@@ -209,7 +209,7 @@ def _seconds_left(
     try:
         config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
         samples = int(config["train"]["global_batch_size"]) * (num_steps - step)
-    except (OSError, yaml.YAMLError, RecursionError, KeyError, TypeError, ValueError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
     return round(samples / speed)
 

@@ -21,6 +21,18 @@ TEXT_PARTS = ("AutoModel", "AutoTokenizer")
 IMAGE_PARTS = ("AutoModel", "AutoImageProcessor")
 
 
+class NotOnThisMachine(UserError):
+    """Files that must be fetched where there is a network.
+
+    `problems` says of each what is missing and where it was looked for; the message also says how
+    to fetch it.
+    """
+
+    def __init__(self, *problems: str, message: str = "") -> None:
+        super().__init__(message or "; ".join(problems))
+        self.problems = list(problems)
+
+
 def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT_PARTS) -> Loaded:
     """Call `load(name, trust_remote_code=False, local_files_only=...)`, a `from_pretrained`.
 
@@ -78,11 +90,14 @@ def _probe_hub(name: str, parts: Sequence[str]) -> None:
             "spelling, or give a directory"
         ) from None
     except Exception as error:  # depends on the http library of this version
-        raise UserError(
+        problem = (
             f"'{name}' is not on this machine (looked in {constants.HF_HUB_CACHE}) and "
-            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}). Fetch it where "
-            f"there is a network, with the same cache, by {_fetching(name, parts)} - or give "
-            "a directory, or weights: none"
+            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+        )
+        raise NotOnThisMachine(
+            problem,
+            message=f"{problem}. Fetch it where there is a network, with the same cache, by "
+            f"{_fetching(name, parts)} - or give a directory, or weights: none",
         ) from None
 
 
@@ -125,8 +140,12 @@ def _probe_url(url: str, path: Path) -> None:
             return
     except OSError as error:  # URLError and time-outs are both
         reason = getattr(error, "reason", error)
-        raise UserError(
+        problem = (
             f"the pretrained weights {path.name} are not on this machine (looked for {path}) and "
-            f"cannot be fetched ({reason}). Fetch {url} where there is a network and put it there "
-            "(TORCH_HOME moves that folder), or use weights: none or a PATH"
+            f"{url} cannot be reached ({reason})"
+        )
+        raise NotOnThisMachine(
+            problem,
+            message=f"{problem}. Fetch it where there is a network and put it there (TORCH_HOME "
+            "moves that folder), or use weights: none or a PATH",
         ) from None

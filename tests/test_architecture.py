@@ -67,6 +67,7 @@ SHARDS_MAY_IMPORT = {
     "mmsa.labels",
     "mmsa.process.progress",
     "mmsa.foundation.registry",
+    "mmsa.foundation.settings_yaml",
 }
 
 _LAYER_OF_ROOM = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

@@ -24,6 +24,7 @@ from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.errors import ShardDamage, UserError
 from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.regular_file import read_regular
+from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mmsa-shards"
@@ -188,8 +189,9 @@ def _load(path: Path) -> Manifest:
     try:
         content = parse_json(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
+        hint = "" if path.parent.is_dir() else where_it_was_looked_for(path.parent)
         raise UserError(
-            f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}. "
+            f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}{hint}. "
             "Make one with: python -m shards pack SOURCE RAW OUT"
         ) from None
     except (OSError, ValueError) as error:

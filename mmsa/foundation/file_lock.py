@@ -63,3 +63,31 @@ class FileLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory and on a file in it. A context manager.
+
+    Nobody can remove a directory's own lock without the directory; the file says who holds it, and
+    locks on file systems that do not lock directories (NFS).
+    """
+
+    def __init__(self, directory: Path, name: str, *, wait_s: float = 0.0) -> None:
+        """Take both locks of `directory`, which exists. Raises as `FileLock` does."""
+        self.of_directory = FileLock(directory, wait_s=wait_s)
+        try:
+            self.of_file = FileLock(directory / name, wait_s=wait_s)
+        except OSError:
+            self.of_directory.release()
+            raise
+
+    def release(self) -> None:
+        """Give both up."""
+        self.of_file.release()
+        self.of_directory.release()
+
+    def __enter__(self) -> DirectoryLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -82,7 +82,7 @@ def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
     try:
         content = parse_yaml((path / _EXPORT_CONFIG).read_text(encoding="utf-8"))
         return content["model"][part]["config"]
-    except (OSError, yaml.YAMLError, RecursionError, KeyError, TypeError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
 
 

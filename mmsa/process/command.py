@@ -30,6 +30,7 @@ from mmsa.errors import (
 )
 from mmsa.foundation import atomic_write
 from mmsa.foundation.held_folder import HeldFolder
+from mmsa.foundation.open_files import require_open_files, too_many_open
 from mmsa.process.collective_errors import first_line, lost_contact
 from mmsa.process.runtime import World, world_from_environment
 from mmsa.process.status import read_status
@@ -224,6 +225,7 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
     alike = False
     try:
         try:
+            require_open_files()
             body(command)
         finally:
             if command._stop_request is not None:
@@ -245,9 +247,9 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
         shown, alike = message, True
     except Exception as error:
         failure = error
-        code = 1
+        code = EXIT_USER_ERROR if (limit := too_many_open(error)) else 1
         several, rank = command.world.world_size > 1, command.world.rank
-        lost = lost_contact(error, rank) if several else None
+        lost = limit or (lost_contact(error, rank) if several else None)
         message = lost or f"{type(error).__name__}: {error}"
         shown = f"error: {lost}\n({first_line(error)})" if lost else traceback.format_exc()
     if not (alike and not command.world.is_main_process and command.main_rank_reported()):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.open_files import allow_open_files
 from mmsa.foundation.parsing import parse_json
 from mmsa.process.launcher import (
     end_with_launcher,
@@ -141,6 +142,7 @@ def prepare_deepspeed(*, on_cpu: bool) -> None:
 def prepare_process() -> None:
     """Settings that must be made before libraries start threads; may be called again."""
     end_with_launcher()
+    allow_open_files()
     # Loader workers are forked while tokenizers may have threads, which do not survive a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait steal each other's cores on a busy machine: ten times slower

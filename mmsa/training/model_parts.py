@@ -20,9 +20,11 @@ from mmsa.export import (
     load_tokenizer_of,
     read_export,
 )
+from mmsa.hub import NotOnThisMachine
 from mmsa.models.encoder_probes import probe_encoders
 from mmsa.models.fusion import fusion_class
-from mmsa.models.model import SentimentModel, build_model
+from mmsa.models.missing_weights import missing_weights
+from mmsa.models.model import SentimentModel, build_model, extension_modules
 from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.training.prepared_run import ModelParts
@@ -49,12 +51,29 @@ def build_or_load(
     else:
         tokenizer = None
         if fusion_class(config.model.fusion.name).uses_text:
-            tokenizer = _tokenizer(config, train)
+            try:
+                tokenizer = _tokenizer(config, train)
+            except NotOnThisMachine as error:
+                raise _all_missing(config, num_classes, error) from None
         torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
         vocab_size = None if tokenizer is None else tokenizer.vocab_size
         model = build_model(config.model, num_classes, vocab_size=vocab_size)
         probe_encoders(model, config.model, config.data.max_tokens)
     return ModelParts(model, tokenizer, _preprocessing(config, model, tokenizer, manifest))
+
+
+def _all_missing(
+    config: Config, num_classes: int, of_tokenizer: NotOnThisMachine
+) -> NotOnThisMachine:
+    """What the encoders lack too, so that one command fetches everything."""
+    problems = of_tokenizer.problems
+    try:
+        build_model(config.model, num_classes)
+    except NotOnThisMachine as error:
+        problems = [*problems, *error.problems]
+    except UserError:
+        pass  # without the tokenizer's size; reported once the tokenizer is there
+    return missing_weights(config.model, problems, extension_modules(config.model))
 
 
 def tokenizer_name(encoder: TextEncoderConfig) -> str:

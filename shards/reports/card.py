@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mmsa.data.manifest import Manifest
+from shards.label_rules import shown_rule
 from shards.reports.markdown import code, plain, table
 
 CARD_NAME = "README.md"
@@ -136,7 +137,7 @@ def _source(manifest: Manifest) -> str:
     rows = [["read", source.get("read", "")], ["kept", source.get("kept", "")]]
     rows += [[f"dropped: {reason}", n] for reason, n in source.get("dropped", {}).items()]
     return table(["", "samples"], rows) + (
-        f"\nLabel rule: {code(manifest.label_rule)}. What was dropped is listed in "
+        f"\nLabel rule: {code(shown_rule(manifest.label_rule))}. What was dropped is listed in "
         "`rejected.jsonl`.\n"
     )
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmsa.data.manifest import Manifest
+from shards.label_rules import shown_rule
 
 
 def print_summary(manifest: Manifest, *, console: Console | None = None) -> None:
@@ -30,7 +31,7 @@ def print_summary(manifest: Manifest, *, console: Console | None = None) -> None
     lines = [
         *(f"warning: {warning}" for warning in groups.get("warnings", [])),
         *_duplicates(groups.get("duplicates")),
-        f"labels    {manifest.label_rule}",
+        f"labels    {shown_rule(manifest.label_rule)}",
         f"protocol  {protocol.name}, {_as_text(protocol.settings)}, hash {protocol.hash[:12]}",
         f"digest    {manifest.digest[:12]}",
     ]

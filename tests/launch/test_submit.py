@@ -247,7 +247,29 @@ def test_configurations_are_an_array_of_runs(
     listed = [f"{base}/{name}/slurm/train.yaml" for name in ("demo", "notebook")]
     assert f"==> {base}/slurm/configurations.txt\n" + "\n".join(listed) + "\n" in said
     assert "#SBATCH --array=1-2%1\n" in said
-    assert f"dir: {base}/notebook\n" in said
+    # The first configuration as a whole, of the other one what differs.
+    assert said.count("max_tokens:") == 1
+    pieces = dict(piece.split("\n", maxsplit=1) for piece in said.split("\n==> ")[1:])
+    differing = pieces[listed[1]].splitlines()
+    assert differing[:2] == [f"(as {listed[0]}, but for)", f"run.dir: {base}/notebook"]
+    assert any(line.startswith("model.text_encoder.name: ") for line in differing)
+
+
+def test_five_seeds_differ_in_seed_and_directory(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch_main(["submit", "seeds", "--dry-run", "--seeds", "0-4", "--", *settings]) == 0
+    said = capsys.readouterr().out
+    base = tmp_path / "run"
+    pieces = dict(piece.split("\n", maxsplit=1) for piece in said.split("\n==> ")[1:])
+    first = f"{base}/seed-0/slurm/train.yaml"
+    assert yaml.safe_load(pieces[first])["run"]["dir"] == f"{base}/seed-0"
+    for seed in range(1, 5):
+        assert pieces[f"{base}/seed-{seed}/slurm/train.yaml"].splitlines() == [
+            f"(as {first}, but for)",
+            f"run.dir: {base}/seed-{seed}",
+            f"run.seed: {seed}",
+        ]
 
 
 def test_from_another_directory(

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from mmsa.errors import UserError
-from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.file_lock import DirectoryLock
 from mmsa.foundation.parsing import parse_json
 from mmsa.process.status import STATUS_NAME, read_status
 
@@ -30,32 +30,7 @@ LOCK_NAME = ".lock"
 _ENDS_WITHIN_S = 3.0  # a launch that was killed just now may still be about to end
 
 
-class RunLock:
-    """The locks of a run directory. A context manager."""
-
-    def __init__(self, run_dir: Path, *, wait_s: float) -> None:
-        """Raises `BlockingIOError` where another launch holds one, `OSError` otherwise."""
-        self.of_directory = FileLock(run_dir, wait_s=wait_s)
-        try:
-            if not self.of_directory.supported and _is_alive(read_status(run_dir / STATUS_NAME)):
-                raise BlockingIOError
-            self.of_file = FileLock(run_dir / LOCK_NAME, wait_s=wait_s)
-        except OSError:
-            self.of_directory.release()
-            raise
-
-    def release(self) -> None:
-        self.of_file.release()
-        self.of_directory.release()
-
-    def __enter__(self) -> RunLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def lock_run(run_dir: Path, *, wait_s: float = _ENDS_WITHIN_S) -> RunLock:
+def lock_run(run_dir: Path, *, wait_s: float = _ENDS_WITHIN_S) -> DirectoryLock:
     """Lock a run directory, which is created if it does not exist.
 
     Raises `UserError` that names the holder. On a file system without locks it warns and holds
@@ -63,7 +38,10 @@ def lock_run(run_dir: Path, *, wait_s: float = _ENDS_WITHIN_S) -> RunLock:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = RunLock(run_dir, wait_s=wait_s)
+        lock = DirectoryLock(run_dir, LOCK_NAME, wait_s=wait_s)
+        if not lock.of_directory.supported and _is_alive(read_status(run_dir / STATUS_NAME)):
+            lock.release()
+            raise BlockingIOError
     except BlockingIOError:
         raise UserError(_held_by(run_dir)) from None
     except OSError as error:
