@@ -135,7 +135,7 @@ def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
         if not dry_run:
             raise
         jobs = {}
-        unchecked.append(f"whether {run_dir} has a job in the queue was not checked: {error}")
+        unchecked = [f"whether {run_dir} has a job in the queue was not checked: {error}"]
     check_no_job(run_dir, jobs)
     notes, finished = check_start(config)
     if finished:
@@ -143,7 +143,7 @@ def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
             f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
         )
-    return notes + unchecked
+    return [*notes, *unchecked]
 
 
 def check_start(config: Config) -> tuple[list[str], bool]:

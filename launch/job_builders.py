@@ -133,7 +133,8 @@ def replace_engine(site: Site, engine: str) -> Site:
 def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
-    from mmsa.export import read_export, resolve_export
+    from mmsa.export import read_export
+    from mmsa.export_target import read_export_whole
 
     notes = checks.check_slurm("evaluate", site, dry_run=arguments.dry_run)
     options = build_parser().parse_intermixed_args(arguments.rest)
@@ -141,9 +142,10 @@ def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
     paths = [path for path in options.targets if not is_report(path)]
     if not paths:
         raise UserError("finished reports need no job; run evaluate.py here")
-    targets = [resolve_export(path, options.checkpoint) for path in paths]
-    for target in targets:
-        read_export(target.directory)
+    targets = [
+        read_export_whole(path, options.checkpoint, lambda found: read_export(found.directory))[0]
+        for path in paths
+    ]
     job = make_job(
         "evaluate",
         site,

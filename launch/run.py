@@ -104,7 +104,8 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
     from launch.checks import default_processes
     from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
-    from mmsa.export import read_export, resolve_export
+    from mmsa.export import read_export
+    from mmsa.export_target import resolve_export
 
     options = build_parser().parse_intermixed_args(words)
     check_arguments(options)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.parsing import parse_json
 
 CALIBRATION_NAME = "calibration.json"
@@ -38,6 +39,26 @@ def to_json(calibration: Calibration) -> str:
     """The content of `calibration.json`: the calibration, and the digest of its values."""
     values = asdict(calibration)
     return json.dumps({**values, _DIGEST_KEY: _digest(values)}, indent=1) + "\n"
+
+
+def store_calibration(export: Path, calibration: Calibration) -> None:
+    """Write the calibration of an export directory.
+
+    Raises `UserError` if the directory is gone, which is not made again, or cannot be written.
+    """
+    path = export / CALIBRATION_NAME
+    try:
+        write_file(path, to_json(calibration), make_directory=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"{export} was removed by its run during the evaluation, so the temperature has no "
+            "export to be stored in; repeat the command"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"the temperature cannot be written to {path} ({error.strerror or error}); free some "
+            "space, or evaluate a writable copy of the export"
+        ) from None
 
 
 def read_calibration(export: Path) -> Calibration | None:

@@ -17,11 +17,9 @@ import.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +28,7 @@ from mmsa.config import Config, load_config
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions
 from mmsa.foundation.atomic_write import save_tensors
+from mmsa.foundation.code_version import code_version as code_version
 from mmsa.foundation.digests import (
     DIGESTS_NAME,
     FileDigest,
@@ -37,14 +36,12 @@ from mmsa.foundation.digests import (
     UnreadableListing,
     changed_content,
     digest_of_file,
-    digests_of,
-    files_below,
     problems_of,
     read_listing,
     require_intact,
+    seal,
     warn_without_digests,
 )
-from mmsa.foundation.digests import to_json as listing_to_json
 from mmsa.foundation.parsing import parse_json
 from mmsa.labels import ClassMap, class_map, label_names_in
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
@@ -74,27 +71,6 @@ _COPY_AGAIN = (
     "Copy it again from where it was written, or use another checkpoint of its run "
     "(evaluate.py RUN --checkpoint STEP); python -m mmsa verify RUN tells which are intact"
 )
-
-
-@cache
-def code_version() -> str:
-    """The version of this package, for reports and checkpoints.
-
-    In a git checkout also the commit, with `-dirty` where files differ from it.
-    """
-    try:
-        released = version("mmsa")
-    except PackageNotFoundError:
-        released = "unknown (not installed)"
-    checkout = Path(__file__).resolve().parent.parent
-    if not (checkout / ".git").exists():  # else git might find another project's
-        return released
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return released
-    return f"{released} ({done.stdout.strip()})"
 
 
 @dataclass(frozen=True)
@@ -194,11 +170,7 @@ def seal_export(directory: Path) -> dict[str, FileDigest]:
 
     Reads every file once, from the memory that still holds it if it was just written.
     """
-    own = (DIGESTS_NAME, CALIBRATION_NAME)
-    listing = digests_of(directory, [name for name in files_below(directory) if name not in own])
-    (directory / DIGESTS_NAME).write_text(listing_to_json(listing), encoding="utf-8")
-    there = [name for name in own if (directory / name).is_file()]
-    return {**listing, **digests_of(directory, there)}
+    return seal(directory, leave_out=[CALIBRATION_NAME])
 
 
 def read_export(directory: Path) -> Export:
@@ -239,57 +211,6 @@ def read_export(directory: Path) -> Export:
     )
 
 
-@dataclass(frozen=True)
-class Target:
-    """The export that a path refers to. `home` is the run or export directory it belongs to."""
-
-    directory: Path
-    home: Path
-    name: str  # best, step-00000120, or "export"
-
-
-def resolve_export(path: Path, checkpoint: str = "best") -> Target:
-    """Find the export that `path` (run, export or checkpoint directory) refers to.
-
-    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` that lists
-    what exists if it is not found.
-    """
-    if (path / FACTS_NAME).is_file():
-        return _target(path)
-    if is_whole(path) and (path / CHECKPOINT_EXPORT_NAME / FACTS_NAME).is_file():
-        return _target(path / CHECKPOINT_EXPORT_NAME)
-    if not (path / CONFIG_NAME).is_file():
-        raise UserError(
-            f"{path} is not a run directory, an export or a complete checkpoint; "
-            "give the run.dir of a training run"
-        )
-    if checkpoint == "best":
-        if (path / "best" / FACTS_NAME).is_file():
-            return Target(path / "best", path, "best")
-        raise UserError(f"{path} has no best export yet: it has not validated yet")
-    whole = whole_checkpoints(path)
-    wanted = whole[:1] if checkpoint == "last" else []
-    if checkpoint.isdecimal():
-        wanted = [folder for folder in whole if step_of(folder) == int(checkpoint)]
-    if not wanted:
-        steps = ", ".join(str(step_of(folder)) for folder in reversed(whole)) or "none"
-        raise UserError(
-            f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
-        )
-    return Target(wanted[0] / CHECKPOINT_EXPORT_NAME, path, wanted[0].name)
-
-
-def _target(export: Path) -> Target:
-    """The export at `export` and the run that contains it, whatever path was given."""
-    real = export.resolve()
-    if real.name == CHECKPOINT_EXPORT_NAME and real.parents[1].name == "checkpoints":
-        return Target(export, real.parents[2], real.parent.name)
-    if real.parent.name == "exports" and (real.parents[1] / CONFIG_NAME).is_file():
-        best = (real.parents[1] / "best").resolve() == real
-        return Target(export, real.parents[1], "best" if best else real.name)
-    return Target(export, export, "export")
-
-
 def whole_checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, the newest first. Their content is not read."""
     return [path for path in checkpoint_directories(run_dir) if is_whole(path)]
@@ -322,14 +243,24 @@ def load_model(export: Export, *, check: bool = True) -> SentimentModel:
     Raises `UserError` where the weights are damaged or of another architecture. `check` False skips
     the comparison of the digest, where the caller has just made it.
     """
-    from mmsa.models.model import build_model
-    from mmsa.models.weights import load_strictly, read_state
-
     if check and export.digests is not None:
         _ = export.weights_sha256  # compared with what was written
-    model = build_model(
+    return load_weights(untrained_model(export), export)
+
+
+def untrained_model(export: Export) -> SentimentModel:
+    """A model of the architecture of an export, without its weights; reads no file."""
+    from mmsa.models.model import build_model
+
+    return build_model(
         export.config.model, len(export.label_names), preprocessing=export.preprocessing.image
     )
+
+
+def load_weights(model: SentimentModel, export: Export) -> SentimentModel:
+    """`model` with the weights of an export, which are not compared with their digest."""
+    from mmsa.models.weights import load_strictly, read_state
+
     path = export.directory / WEIGHTS_NAME
     _check_inputs(export, model)
     load_strictly(model, read_state(path), where=str(path))

@@ -18,7 +18,8 @@ from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, t
 from mmsa.data.decoding.posted_images import image_file
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
-from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
+from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export_target import read_export_whole
 
 # A file's path, its bytes, or an image that Pillow has opened or made.
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
@@ -160,8 +161,12 @@ def load_predictor(export: str | os.PathLike[str], *, device: str | None = None)
     """Open the export at a path (a run directory means its best); see `mmsa.load`."""
     if not isinstance(export, str | os.PathLike):
         raise UserError(f"give the path of an export or a run; found {_shown(export)}")
-    target = resolve_export(Path(export)).directory
-    return Predictor(read_export(target), _device(device))
+    chosen = _device(device)
+    # All files of one export, even if its run replaces `best` in the meantime.
+    _, predictor = read_export_whole(
+        Path(export), "best", lambda found: Predictor(read_export(found.directory), chosen)
+    )
+    return predictor
 
 
 def _device(name: str | None) -> torch.device:

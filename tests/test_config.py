@@ -236,9 +236,12 @@ def test_the_real_checks_bear_anything(tmp_path: Path) -> None:
         ("model: &m {fusion: *m}\n", "is nested more than 100 levels deep"),
         (
             "run: {seed: !!float x}\n",
-            "be converted: could not convert string to float",
+            "is not valid YAML: a value cannot be converted: could not convert string to float",
         ),
-        ("run: {seed: " + "9" * 5000 + "}\n", "a value cannot be converted: Exceeds the limit"),
+        (
+            "run: {seed: " + "9" * 5000 + "}\n",
+            "is not valid YAML: a value cannot be converted: Exceeds the limit",
+        ),
         ("only a word\n", "must contain sections"),
     ],
 )

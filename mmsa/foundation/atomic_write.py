@@ -75,15 +75,23 @@ def rename_directory(written: Path, final: Path) -> None:
     flush(final.parent)
 
 
-def write_files(directory: Path, files: Mapping[str, bytes], *, durable: bool = True) -> None:
+def write_files(
+    directory: Path,
+    files: Mapping[str, bytes],
+    *,
+    durable: bool = True,
+    make_directory: bool = True,
+) -> None:
     """Write all `files` (name -> content) into `directory`, or none of them.
 
     Renamed in their order once every one is written; `durable` flushes each before that, so that a
-    power failure leaves no file under its name with half its content. Raises `OSError`.
+    power failure leaves no file under its name with half its content. Without `make_directory`, a
+    `directory` that is missing or is removed meanwhile is a `FileNotFoundError`. Raises `OSError`.
     """
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if make_directory:
+            directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             with open(temporary[name], "wb") as stream:
                 stream.write(content)
@@ -98,10 +106,13 @@ def write_files(directory: Path, files: Mapping[str, bytes], *, durable: bool = 
                 path.unlink()
 
 
-def write_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+def write_file(
+    path: Path, content: bytes | str, *, durable: bool = True, make_directory: bool = True
+) -> None:
     """Write one file, as `write_files` does; text as UTF-8. Raises `OSError`."""
     encoded = content.encode("utf-8") if isinstance(content, str) else content
-    write_files(path.parent, {path.name: encoded}, durable=durable)
+    files = {path.name: encoded}
+    write_files(path.parent, files, durable=durable, make_directory=make_directory)
 
 
 def write_status(path: Path, content: Any) -> None:

@@ -16,6 +16,7 @@ import yaml
 # Deeper than any file of ours. What is parsed is then walked by functions that call themselves
 # (to write it, to compare it), whose frames take several times as much of the stack.
 MOST_NESTED = 100
+MOST_VALUES = 100_000  # of a YAML text, with all that its aliases repeat
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
@@ -45,7 +46,24 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         _refuse_deep(value)
     except ValueError as error:
         raise yaml.YAMLError(str(error)) from None
+    if _number_of_values(value) > MOST_VALUES:
+        raise yaml.YAMLError(f"it has more than {MOST_VALUES} values")
     return value
+
+
+def _number_of_values(value: Any) -> int:
+    """How many values a walk through `value` meets: `&name` and `*name` turn a few lines into
+    billions. Counting ends a little above `MOST_VALUES`."""
+    number, layer = 0, [value]
+    while layer and number <= MOST_VALUES:
+        number += len(layer)
+        below: list[Any] = []
+        for one in layer:
+            below += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            if len(below) > MOST_VALUES:
+                break
+        layer = below
+    return number
 
 
 _TOO_DEEP = f"it is nested more than {MOST_NESTED} levels deep"

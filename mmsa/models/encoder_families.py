@@ -22,6 +22,7 @@ from torch import nn
 from mmsa.config import ImageEncoderConfig, TextEncoderConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import PartSettings, Registry, settings_problems
+from mmsa.models.blank import is_blank
 from mmsa.models.encoders import (
     IMAGE_SECTION,
     TEXT_SECTION,
@@ -203,6 +204,8 @@ class TextFamily(EncoderFamily):
         encoder.architecture = settings.model_dump(mode="json")
         encoder.check_vocabulary(vocab_size)
         self._load(encoder, config, "text_encoder")
+        if config.pooling == "auto" and not is_blank():
+            encoder.look_at_order()
         self._choose_trained(encoder, config, network)
         tokens = torch.zeros(1, 4, dtype=torch.long)
         self._finish(encoder, config, network, tokens, torch.ones_like(tokens))
@@ -284,6 +287,8 @@ def family_class(modality: Modality, name: str) -> type[Any] | None:
 
 def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
     """Stop training what the features of `inputs` do not depend on."""
+    if is_blank():
+        return
     training = encoder.training
     encoder.eval()  # no dropout, which would draw from the generator that seeds weights
     encoder.leave_out_unused(encoder(*inputs))

@@ -11,12 +11,13 @@ import yaml
 from torch import Tensor, nn
 
 from mmsa.errors import UserError
-from mmsa.foundation.digests import require_intact, warn_without_digests
+from mmsa.foundation.digests import DIGESTS_NAME, require_intact, warn_without_digests
 from mmsa.foundation.parsing import parse_yaml
 from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
 _EXPORT_CONFIG = "config.yaml"
+_COPY_AGAIN = "Copy it again from where it was written, or give another one"
 
 State = Mapping[str, Tensor]
 
@@ -35,10 +36,21 @@ def require_intact_export(path: Path, *names: str) -> None:
         path,
         names,
         what=f"the export {path}",
-        remedy="Copy it again from where it was written, or give another one",
+        remedy=_COPY_AGAIN,
     )
-    if listing is None:
-        warn_without_digests(path)
+    if listing is not None:
+        return
+    if _promises_digests(path):
+        raise UserError(f"the export {path} is damaged: {DIGESTS_NAME} is missing. {_COPY_AGAIN}")
+    warn_without_digests(path)
+
+
+def _promises_digests(path: Path) -> bool:
+    """Whether `export.json` speaks of digests; those of early versions do not."""
+    try:
+        return f'"{DIGESTS_NAME}"' in (path / "export.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def export_state(path: Path, part: str) -> State:
@@ -115,11 +127,12 @@ def read_state(path: Path) -> State:
     return state
 
 
-def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
+def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool = False) -> None:
     """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
 
     Floating-point numbers of one size are taken for those of another. Integers (a quantized
-    checkpoint) are not: they would be read as weights of 0 and 1 and more.
+    checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the tensors
+    of `state` themselves become those of `module`, which then shares their memory.
     """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
@@ -140,7 +153,7 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
             f"{where} do not fit the encoder of this configuration: "
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -87,14 +87,15 @@ class Run:
             self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
 
     def _check_agreement(self) -> None:
-        """Raise on every rank where ranks found different newest checkpoints; a collective."""
-        step = torch.tensor([self.state.step], device=self.accelerator.device)
-        steps = sorted(set(self.accelerator.gather(step).tolist()))
-        if len(steps) > 1:
+        """Raise on every rank where ranks found different intact files; a collective."""
+        own = [self.state.step, self.state.best_step or 0]
+        mine = torch.tensor([own], device=self.accelerator.device)
+        found = {tuple(steps) for steps in self.accelerator.gather(mine).tolist()}  # (ranks, 2)
+        if len(found) > 1:
+            words = "; ".join(f"step {step}, best export {best}" for step, best in sorted(found))
             raise AgreedError(
-                f"the ranks found different newest intact checkpoints in {self.run_dir}: of steps "
-                f"{', '.join(map(str, steps))} (0: none). Its file system shows them different "
-                "files; check it, then repeat the command"
+                f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
+                ". Its file system shows them different files; check it, then repeat the command"
             )
 
     def _wrap(self) -> None:

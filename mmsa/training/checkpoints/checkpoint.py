@@ -64,8 +64,10 @@ from mmsa.training.checkpoints.collective_write import (
 )
 from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.intact import (
+    CHECKPOINT_FORMAT,
     COPY_NAME,
     OPTIMIZER_NAME,
+    read_state,
     read_state_content,
     statistics_name,
 )
@@ -74,7 +76,6 @@ from mmsa.training.checkpoints.optimizer_state import gather_optimizer_state, lo
 logger = logging.getLogger("mmsa")
 
 LAST_SAVE_NAME = "last_save.json"
-CHECKPOINT_FORMAT = {"format": "mmsa-checkpoint", "version": 1}
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
@@ -221,22 +222,6 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     What a run resumes from is chosen by `intact.choose_checkpoint`.
     """
     return next(iter(whole_checkpoints(run_dir)), None)
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The content of `state.json`; `UserError` where there is none, or another format version."""
-    state = read_state_content(checkpoint)
-    if isinstance(state, str):
-        raise UserError(f"{checkpoint} is damaged: {state}. Use another checkpoint")
-    found = {key: state.get(key) for key in CHECKPOINT_FORMAT}
-    if found != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{checkpoint} has format {found['format']} {found['version']}; this program reads "
-            f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Resume with the "
-            f"version of mmsa that wrote it ({state.get('code_version', 'an early one')}), or "
-            "choose another run.dir"
-        )
-    return state
 
 
 def restore(

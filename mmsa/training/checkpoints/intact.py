@@ -10,7 +10,6 @@ import torch: `python -m mmsa verify` starts at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,26 +17,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmsa.calibration import read_calibration
 from mmsa.errors import UserError
 from mmsa.export import (
     CHECKPOINT_EXPORT_NAME,
     COMPLETE_NAME,
     STATE_NAME,
+    TOKENIZER_NAME,
     WEIGHTS_NAME,
     checkpoint_directories,
+    read_export,
 )
 from mmsa.foundation.digests import (
+    DIGESTS_NAME,
+    Advance,
     Listing,
-    Progress,
     UnreadableListing,
     problems_of,
     read_listing,
+    spelt_out,
 )
+from mmsa.foundation.parsing import parse_json
 
 logger = logging.getLogger("mmsa")
 
 OPTIMIZER_NAME = "optimizer.safetensors"
 COPY_NAME = "run.yaml"  # the run's config.yaml; early versions had none
+CHECKPOINT_FORMAT = {"format": "mmsa-checkpoint", "version": 1}
 DAMAGED_PREFIX = "damaged-"  # of a checkpoint that a run has passed over
 _REQUIRED = (STATE_NAME, OPTIMIZER_NAME, f"{CHECKPOINT_EXPORT_NAME}/{WEIGHTS_NAME}")
 _SHOWN = 3  # damaged files of a checkpoint named in a message
@@ -91,7 +97,7 @@ class Choice:
         if self.checkpoint is not None:
             if self.damaged:
                 logger.warning("resuming from %s, the newest intact one", self.checkpoint.name)
-            if not _has_digests(read_listing(self.checkpoint / COMPLETE_NAME)):
+            if not has_digests(read_listing(self.checkpoint / COMPLETE_NAME)):
                 logger.warning(
                     "%s was written by an early version of mmsa, without digests: only the sizes "
                     "of its files could be checked",
@@ -127,7 +133,7 @@ def choose_checkpoint(run_dir: Path) -> Choice:
     return Choice(run_dir, None, tuple(damaged))
 
 
-def damage_of(checkpoint: Path, progress: Progress | None = None) -> list[str]:
+def damage_of(checkpoint: Path, advance: Advance | None = None) -> list[str]:
     """What is wrong with a checkpoint, as clauses; empty if it is as it was written.
 
     Compares every file with its digest. Where an early version noted sizes only, sizes are compared
@@ -140,13 +146,38 @@ def damage_of(checkpoint: Path, progress: Progress | None = None) -> list[str]:
     except UnreadableListing as error:
         return [str(error)]
     problems = [f"{name} is not in {COMPLETE_NAME}" for name in _REQUIRED if name not in listing]
-    problems += problems_of(checkpoint, listing, progress=progress).values()
-    if not problems and not _has_digests(listing):
+    problems += problems_of(checkpoint, listing, advance=advance).values()
+    if not problems and not has_digests(listing):
         problems = [what for name in listing if (what := _format_problem(checkpoint, name))]
     return problems or _state_problems(checkpoint, listing)
 
 
-def _has_digests(listing: Listing) -> bool:
+def damage_of_export(
+    export: Path, advance: Advance | None = None, *, content: bool = True
+) -> list[str]:
+    """What is wrong with an export, as clauses; `content` False compares sizes only.
+
+    Its listed files, files that were added to its tokenizer, and its calibration, which holds its
+    own digest. One of an early version, without digests, must be readable.
+    """
+    found: list[str] = []
+    try:
+        listing = read_listing(export / DIGESTS_NAME)
+        names = spelt_out(export, listing, [*listing, f"{TOKENIZER_NAME}/"])
+        found += problems_of(export, listing, names, content=content, advance=advance).values()
+        read_calibration(export)
+    except FileNotFoundError:
+        try:
+            read_export(export)
+        except UserError as error:
+            found.append(str(error))
+    except (UnreadableListing, UserError) as error:
+        found.append(str(error))
+    return found
+
+
+def has_digests(listing: Listing) -> bool:
+    """Whether a list has digests; those of early versions have sizes only."""
     return all(file.sha256 is not None for file in listing.values())
 
 
@@ -157,7 +188,7 @@ def _format_problem(directory: Path, name: str) -> str | None:
     path = directory / name
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            parse_json(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
             with safe_open(path, framework="np"):
                 pass
@@ -177,10 +208,26 @@ def _state_problems(checkpoint: Path, listing: Listing) -> list[str]:
     return [f"{name} is not in {COMPLETE_NAME}" for name in names if name not in listing]
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The content of `state.json`; `UserError` where there is none, or another format version."""
+    state = read_state_content(checkpoint)
+    if isinstance(state, str):
+        raise UserError(f"{checkpoint} is damaged: {state}. Use another checkpoint")
+    found = {key: state.get(key) for key in CHECKPOINT_FORMAT}
+    if found != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{checkpoint} has format {found['format']} {found['version']}; this program reads "
+            f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Resume with the "
+            f"version of mmsa that wrote it ({state.get('code_version', 'an early one')}), or "
+            "choose another run.dir"
+        )
+    return state
+
+
 def read_state_content(checkpoint: Path) -> dict[str, Any] | str:
     """The JSON object in `state.json`; a clause that says what is wrong where there is none."""
     try:
-        state = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        state = parse_json((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return f"{STATE_NAME} cannot be read ({error})"
     return state if isinstance(state, dict) else f"{STATE_NAME} does not hold a JSON object"

@@ -14,8 +14,7 @@ from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME
 from mmsa.foundation.settings_yaml import flat_keys, in_words
 from mmsa.process.status import STATUS_NAME, read_status
-from mmsa.training.checkpoints.checkpoint import read_state
-from mmsa.training.checkpoints.intact import COPY_NAME
+from mmsa.training.checkpoints.intact import COPY_NAME, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
 
 # What a launch that failed early leaves, and what was written to submit it (launch/job_log.py): not
@@ -54,6 +53,9 @@ _FREE = (
     "model.image_encoder.weights",
 )
 
+# Runs of versions before `auto`, whose default was `cls`; the checkpoint says what the model has.
+_SAME = ["model.text_encoder.pooling", "cls", "auto"]
+
 
 def differences(old: Config, new: Config) -> list[str]:
     """Settings that would turn the resumed run into a different one, as `key: old -> new`."""
@@ -61,7 +63,9 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _is_free(key)
+        if before.get(key) != after.get(key)
+        and not _is_free(key)
+        and [key, before.get(key), after.get(key)] != _SAME
     ]
 
 

@@ -13,10 +13,15 @@ from pathlib import Path
 
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
-from mmsa.export import CONFIG_NAME
+from mmsa.export import CONFIG_NAME, whole_checkpoints
 from mmsa.foundation.atomic_write import flush, write_file
 from mmsa.training.checkpoints.intact import COPY_NAME, Choice
-from mmsa.training.checkpoints.resume import check_run_dir, check_same_run, differences
+from mmsa.training.checkpoints.resume import (
+    check_run_dir,
+    check_same_run,
+    copy_in,
+    differences,
+)
 
 logger = logging.getLogger("mmsa")
 
@@ -106,7 +111,7 @@ def settle_config(run_dir: Path, checkpoint: Path | None, config: Config) -> str
     if checkpoint is not None:
         source = "this launch" if copy is None else checkpoint.name
         logger.warning("%s %s; restored from %s", path, problem, source)
-    if found and not content.startswith(found):
+    if found and found.strip("\0 \t\r\n") and not content.startswith(found):
         write_file(path.with_name(DAMAGED_NAME), found)
     write_file(path, content)
     flush(run_dir)  # the name
@@ -122,6 +127,22 @@ def _problem(run_dir: Path, found: str, copy: str | None, config: Config) -> str
         return "is cut"
     changed = differences(earlier.config, config)
     return f"was changed ({'; '.join(changed)})" if changed else ""
+
+
+def config_problem(run_dir: Path) -> str:
+    """What is wrong with `config.yaml` of a run by its newest checkpoint, as a clause; or empty."""
+    found = _text_of(run_dir / CONFIG_NAME)
+    if found is None:
+        return "is missing"
+    for checkpoint in whole_checkpoints(run_dir):
+        try:
+            config = copy_in(checkpoint)
+        except UserError:
+            continue  # damaged itself
+        if config is not None:
+            return _problem(run_dir, found, _text_of(checkpoint / COPY_NAME), config)
+    earlier = earlier_config(run_dir)
+    return "" if earlier is None else earlier.problem
 
 
 def _text_of(path: Path) -> str | None:
