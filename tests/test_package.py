@@ -46,7 +46,9 @@ def test_its_commands_are_functions(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     lines = [line for line in wheel.read(name).decode().splitlines() if " = " in line]
     commands = dict(line.split(" = ") for line in lines)
-    assert sorted(commands) == ["mmsa-evaluate", "mmsa-launch", "mmsa-shards", "mmsa-train"]
+    assert sorted(commands) == [
+        *["mmsa", "mmsa-evaluate", "mmsa-launch", "mmsa-shards", "mmsa-train"]
+    ]
     for place in commands.values():
         module, function = place.split(":")
         source = wheel.read(f"{module.replace('.', '/')}.py").decode()
