@@ -73,7 +73,9 @@ class TextEncoderConfig(Section):
     tokenizer: str | None = Field(
         None, description="name or directory; words:N counts N words on the train split"
     )
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["auto", "cls", "mean", "last"] = Field(
+        "auto", description="auto: last if the encoder reads from left to right, else cls"
+    )
     projection: int | None = Field(None, ge=1, description="width of a linear layer after it")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="layers trained under train: last_n")

@@ -43,11 +43,16 @@ class TextTokenizer:
                 f"the tokenizer {type(tokenizer).__name__} has no fast version; "
                 "choose a text encoder whose tokenizer has one"
             )
-        if tokenizer.pad_token_id is None:
+        # Generating models (GPT-2) have no padding token. Under the mask every id does.
+        pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+        if pad is None and end is None:
             raise UserError(
-                f"the tokenizer of {tokenizer.name_or_path} has no padding token; choose a text "
-                "encoder (BERT, RoBERTa, DeBERTa, ...), not a generating model"
+                f"the tokenizer of {tokenizer.name_or_path} has neither a padding token nor an end "
+                "token; set one in its tokenizer_config.json (pad_token or eos_token)"
             )
+        self._pad_id: int = end if pad is None else pad
+        # A text without any token would leave nothing to attend to and nothing to pool.
+        self._empty: list[int] = [pad if end is None else end]
         self.hugging_face = tokenizer
         self.max_tokens = max_tokens
         self.truncation_side: TruncationSide = truncation_side or tokenizer.truncation_side
@@ -63,11 +68,16 @@ class TextTokenizer:
         return len(self.hugging_face)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(input_ids (B, T), attention_mask (B, T)), int64, padded to the longest text."""
-        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
+        """(input_ids (B, T), attention_mask (B, T)), int64, padded to the longest text.
+
+        Padding is on the right, where a causal encoder's tokens never see it. A text without any
+        token is one end token.
+        """
+        encodings = self._backend.encode_batch_fast(list(texts))
+        rows = [encoding.ids or self._empty for encoding in encodings]
         lengths = np.array([len(row) for row in rows])
         real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        ids = np.full(real.shape, self.hugging_face.pad_token_id, dtype=np.int64)
+        ids = np.full(real.shape, self._pad_id, dtype=np.int64)
         ids[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=lengths.sum())
         return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
 

@@ -22,6 +22,7 @@ from torch import nn
 from mmsa.config import ImageEncoderConfig, TextEncoderConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import PartSettings, Registry, settings_problems
+from mmsa.models.blank import is_blank
 from mmsa.models.encoders import (
     IMAGE_SECTION,
     TEXT_SECTION,
@@ -205,6 +206,8 @@ class TextFamily(EncoderFamily):
         encoder.architecture = settings.model_dump(mode="json")
         encoder.check_vocabulary(vocab_size)
         self._load(encoder, config, "text_encoder")
+        if config.pooling == "auto" and not is_blank():
+            encoder.look_at_order()
         self._choose_trained(encoder, config, network)
         tokens = torch.zeros(1, 4, dtype=torch.long)
         self._finish(encoder, config, network, tokens, torch.ones_like(tokens))

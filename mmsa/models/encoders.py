@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsa.errors import UserError
+from mmsa.models.blank import is_blank
 from mmsa.models.weights import State, export_state, load_strictly
 from mmsa.preprocessing import ImagePreprocessing
 
@@ -120,6 +121,8 @@ def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
 
     Raises `UserError` where the body does not take them or gives no gradients.
     """
+    if is_blank():
+        return
     training = encoder.training
     encoder.eval()  # no dropout, which would draw from the generator that seeds weights
     try:

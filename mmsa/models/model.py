@@ -114,7 +114,8 @@ def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
     text, image = config.text_encoder, config.image_encoder
     if model.text_encoder is not None:
         sizes = model.text_encoder.architecture
-        text = text.model_copy(update={"weights": "none", "config": sizes})
+        pooling = model.text_encoder.pooling  # what `auto` became
+        text = text.model_copy(update={"weights": "none", "config": sizes, "pooling": pooling})
     if model.image_encoder is not None:
         sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})

@@ -88,8 +88,12 @@ def read_state(path: Path) -> State:
     return state
 
 
-def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
-    """Copy `state` into `module`; `UserError` unless names and shapes agree completely."""
+def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool = False) -> None:
+    """Copy `state` into `module`; `UserError` unless names and shapes agree completely.
+
+    With `assign` the tensors of `state` themselves become those of `module`, which then shares
+    their memory.
+    """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -104,4 +108,4 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
             f"{where} do not fit the encoder of this configuration: "
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
 from mmsa.errors import UserError
@@ -155,13 +157,38 @@ def test_no_texts_make_a_tokenizer_of_unknown_words() -> None:
     assert ids.tolist() == [[CLS, UNK, UNK, SEP]]
 
 
-def test_a_tokenizer_without_padding_is_refused() -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
+def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """One token per byte and no special token around a text, as GPT-2 has it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: number for number, token in enumerate([*alphabet, *special.values()])}
+    backend = Tokenizer(models.BPE(ids, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
-    with pytest.raises(UserError, match="has no padding token"):
-        TextTokenizer(bare, 8)
+
+def test_without_a_padding_token_the_end_token_pads_under_the_mask(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer(byte_tokenizer(eos_token="<end>"), 8)
+    end = tokenizer.hugging_face.eos_token_id
+    ids, mask = tokenizer(["ab", "abcd", ""])
+    assert ids[0].tolist() == [*ids[1, :2].tolist(), end, end]
+    # Nothing at all would be nothing to attend to: one end token, which is no padding.
+    assert ids[2].tolist() == [end] * 4
+    assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert [one.tolist() for one in tokenizer([""])] == [[[end]], [[1]]]
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(str(tmp_path), 8)(["ab", "abcd", ""])[0].tolist() == ids.tolist()
+
+
+def test_a_padding_token_pads_beside_an_end_token() -> None:
+    tokenizer = TextTokenizer(byte_tokenizer(eos_token="<end>", pad_token="<pad>"), 8)
+    pad, end = tokenizer.hugging_face.pad_token_id, tokenizer.hugging_face.eos_token_id
+    ids, mask = tokenizer(["ab", ""])
+    assert (ids[1].tolist(), mask[1].tolist()) == ([end, pad], [1, 0])
+
+
+def test_a_tokenizer_with_neither_padding_nor_end_is_refused() -> None:
+    with pytest.raises(UserError, match="has neither a padding token nor an end token; set one"):
+        TextTokenizer(byte_tokenizer(), 8)
 
 
 def test_a_place_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ _FREE = (
     "model.image_encoder.weights",
 )
 
+# Runs of versions before `auto`, whose default was `cls`; the checkpoint says what the model has.
+_SAME = {("model.text_encoder.pooling", "cls", "auto")}
+
 
 def differences(old: Config, new: Config) -> list[str]:
     """Settings that would turn the resumed run into a different one, as `key: old -> new`."""
@@ -62,7 +65,9 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _is_free(key)
+        if before.get(key) != after.get(key)
+        and not _is_free(key)
+        and (key, before.get(key), after.get(key)) not in _SAME
     ]
 
 
