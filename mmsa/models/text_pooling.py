@@ -16,7 +16,7 @@ from mmsa.errors import UserError
 Pooling = Literal["cls", "mean", "last"]
 
 _NUM_TOKENS = 4  # of a probe: as few as every text encoder takes
-_SEES_NOTHING = 1e-6  # a difference below this share of the largest value is none
+_SEES_NOTHING = 1e-6  # a difference up to this share of the largest value is none
 
 
 def pooled(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
@@ -76,17 +76,23 @@ def token_width(body: nn.Module, vocab_size: int, *, section: str) -> int:
 
 @torch.no_grad()
 def reads_left_to_right(body: nn.Module, vocab_size: int) -> bool:
-    """Whether the first token's row does not depend on later tokens, as in a causal encoder.
+    """Whether the first token's row does not depend on the last token, while the last one's depends
+    on the first, as in a causal encoder.
 
     Measured: configurations say it in many ways (`is_causal`, `use_bidirectional_attention`). The
     body needs its weights.
     """
     tokens = _some_tokens(body, vocab_size)
-    other = next((token for token in tokens if token != tokens[-1]), None)
-    if other is None:  # a vocabulary of one id shows nothing
+    other = next((token for token in tokens if token not in (tokens[0], tokens[-1])), None)
+    if other is None:  # too few ids to see anything
         return False
-    first, second = _rows(body, torch.tensor([tokens, [*tokens[:-1], other]]))[:, 0]
-    return bool((first - second).abs().max() <= _SEES_NOTHING * first.abs().max())
+    changed = [tokens, [*tokens[:-1], other], [other, *tokens[1:]]]
+    rows = _rows(body, torch.tensor(changed))  # (3, T, D)
+    return not _differs(rows[0, 0], rows[1, 0]) and _differs(rows[0, -1], rows[2, -1])
+
+
+def _differs(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() > _SEES_NOTHING * one.abs().max())
 
 
 def _some_tokens(body: Any, vocab_size: int) -> list[int]:

@@ -46,6 +46,14 @@ def test_these_settings_are_free(changed: dict[str, Any]) -> None:
     assert differences(config(), config(**changed)) == []
 
 
+def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> None:
+    before = config(model={"text_encoder": {"pooling": "cls"}})
+    assert differences(before, config()) == []
+    named = config(model={"text_encoder": {"pooling": "mean"}})
+    changed = ["model.text_encoder.pooling: 'mean' -> 'auto'"]
+    assert differences(named, config()) == changed
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
