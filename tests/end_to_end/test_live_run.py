@@ -143,7 +143,7 @@ def training(live: LiveRun) -> Iterator[LiveRun]:
     ended = threading.Event()
 
     def train() -> None:
-        while not ended.wait(0.3):
+        while not ended.wait(0.5):
             live.advance()
 
     thread = threading.Thread(target=train)

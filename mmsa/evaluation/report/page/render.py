@@ -9,6 +9,7 @@ from typing import Any
 
 from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, answers
 from mmsa.evaluation.report.page import charts
+from mmsa.evaluation.report.summary import fitted_on_note
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
 
@@ -45,6 +46,7 @@ def render(
     text = environment.get_template(_TEMPLATE.name).render(
         title=title,
         findings=findings,
+        fitted_on=fitted_on_note(findings["floors"]) if findings["floors"] else "",
         identity=rounded(dict(sorted(identity.items()))),
         names=names,
         score_titles=SCORE_TITLES,
@@ -74,12 +76,14 @@ def read_training(home: Path) -> list[dict[str, Any]]:
     """The readable lines of a run's metrics.jsonl; none for an export without a run."""
     lines = []
     try:
-        content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for line in content.splitlines():
+    for line in text.splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue  # truncated when the run was killed
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # truncated when the run was killed, or being written
+        if isinstance(content, dict):
+            lines.append(content)
     return lines
