@@ -38,6 +38,7 @@ from mmsa.process.command import Command, leave, run_command
 from mmsa.process.start_clock import StartClock
 from mmsa.process.stop_request import StopRequest
 from mmsa.training.begin import begin_run
+from mmsa.training.checkpoints.collective_write import wait_for_removals
 from mmsa.training.optim import learning_rate_share, seed_step, set_learning_rates
 from mmsa.training.run import Run
 from mmsa.training.setup import prepare_run, training_checks
@@ -60,11 +61,12 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     clock.mark("imports")
     # Whatever can be known in advance is checked here, before the first collective.
     config = load_config(arguments.config, arguments.overrides, checks=training_checks())
-    if not begin_run(command, config):
+    beginning = begin_run(command, config)
+    if beginning is None:
         return
     clock.mark("settings")
     # Data, tokenizer, model. Loader workers start here, before the device is touched.
-    prepared = prepare_run(config, command.world, clock.mark)
+    prepared = prepare_run(config, command.world, beginning.checkpoint, clock.mark)
     command.accelerator = accelerator = engine.make_accelerator(
         config.train.mixed_precision,
         prepared.data.plan,
@@ -214,6 +216,7 @@ def end(command: Command, run: Run, tracker: Tracker, stop_reasons: list[str]) -
     if run.accelerator.is_main_process:
         outcome = "preempted" if stop_reasons else "done"
         command.write_status(outcome, reason, command.exit_code, **tracker.latest)
+        wait_for_removals()
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def check_run(config: Config) -> list[str]:
     from mmsa.data.reader import SplitReader
     from mmsa.labels import class_map
     from mmsa.training.checkpoints import resume
+    from mmsa.training.checkpoints.intact import choose_checkpoint
+    from mmsa.training.checkpoints.run_config import resumes
 
     shards = str(config.data.shards)
     manifest = load_manifest(shards)
@@ -100,17 +102,12 @@ def check_run(config: Config) -> list[str]:
     )
     run_dir = Path(str(config.run.dir))
     check_no_job(run_dir)
-    earlier = resume.earlier_config(run_dir)
-    if earlier is None:
-        resume.check_run_dir(run_dir)
+    choice = choose_checkpoint(run_dir)
+    choice.require()
+    if not resumes(
+        choice, config, precision=lambda: _precision(config), shards_digest=lambda: manifest.digest
+    ):
         return [plan.in_words()]
-    resume.check_same_run(
-        run_dir,
-        earlier,
-        config,
-        precision=_precision(config),
-        shards_digest=manifest.digest,
-    )
     if resume.is_finished(run_dir):
         raise UserError(
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "

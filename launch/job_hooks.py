@@ -63,6 +63,7 @@ def _begin(arguments: argparse.Namespace) -> None:
         restart=job.restarts,
         nodes=job.nodes,
         checkpoint=job_log.newest_checkpoint_step(run_dir),
+        saved_ns=job_log.last_save_ns(run_dir),
         status=read_status(run_dir / "status.json"),
     )
     print(run_dir)
@@ -74,13 +75,12 @@ def _end(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir
     job = slurm_queue.ThisJob.from_environment()
     starts = job_log.starts_of(job_log.slurm_dir(run_dir), job.number)
-    checkpoint = job_log.newest_checkpoint_step(run_dir)
     code, message = verdict(
         read_status(run_dir / "status.json"),
         starts[-1]["status"] if starts else {},
         signal_name=arguments.heard,
         restarts=job.restarts,
-        starts_without_checkpoint=sum(start["checkpoint"] >= checkpoint for start in starts),
+        starts_without_checkpoint=job_log.without_checkpoint(starts, run_dir),
         max_restarts=arguments.max_restarts,
         max_retries=arguments.max_retries,
     )

@@ -62,6 +62,28 @@ def newest_checkpoint_step(run_dir: Path) -> int:
     return int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
 
 
+def last_save_ns(run_dir: Path) -> int:
+    """When the newest complete checkpoint was completed, in ns since 1970 by its file system; or 0.
+
+    Tells a new checkpoint from an old one where its step does not: a run that passes over a damaged
+    checkpoint saves earlier steps than that one again.
+    """
+    from mmsa.export import COMPLETE_NAME, whole_checkpoints
+
+    saved = [path / COMPLETE_NAME for path in whole_checkpoints(run_dir)]
+    return max((path.stat().st_mtime_ns for path in saved), default=0)
+
+
+def without_checkpoint(starts: list[Facts], run_dir: Path) -> int:
+    """How many of a job's starts found the checkpoints that the run has now: starts in a row,
+    including the last, since the last new one."""
+    saved_ns, step = last_save_ns(run_dir), newest_checkpoint_step(run_dir)
+    return sum(
+        start["saved_ns"] >= saved_ns if "saved_ns" in start else start["checkpoint"] >= step
+        for start in starts
+    )
+
+
 def _lines(folder: Path) -> list[Facts]:
     try:
         lines = (folder / JOBS_NAME).read_text(encoding="utf-8").splitlines()

@@ -17,11 +17,9 @@ import.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +28,7 @@ from mmsa.config import Config, load_config
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions
 from mmsa.foundation.atomic_write import save_tensors
+from mmsa.foundation.code_version import code_version as code_version
 from mmsa.foundation.digests import (
     DIGESTS_NAME,
     FileDigest,
@@ -37,14 +36,12 @@ from mmsa.foundation.digests import (
     UnreadableListing,
     changed_content,
     digest_of_file,
-    digests_of,
-    files_below,
     problems_of,
     read_listing,
     require_intact,
+    seal,
     warn_without_digests,
 )
-from mmsa.foundation.digests import to_json as listing_to_json
 from mmsa.labels import ClassMap, class_map
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
@@ -73,27 +70,6 @@ _COPY_AGAIN = (
     "Copy it again from where it was written, or use another checkpoint of its run "
     "(evaluate.py RUN --checkpoint STEP); python -m mmsa verify RUN tells which are intact"
 )
-
-
-@cache
-def code_version() -> str:
-    """The version of this package, for reports and checkpoints.
-
-    In a git checkout also the commit, with `-dirty` where files differ from it.
-    """
-    try:
-        released = version("mmsa")
-    except PackageNotFoundError:
-        released = "unknown (not installed)"
-    checkout = Path(__file__).resolve().parent.parent
-    if not (checkout / ".git").exists():  # else git might find another project's
-        return released
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return released
-    return f"{released} ({done.stdout.strip()})"
 
 
 @dataclass(frozen=True)
@@ -193,11 +169,7 @@ def seal_export(directory: Path) -> dict[str, FileDigest]:
 
     Reads every file once, from the memory that still holds it if it was just written.
     """
-    own = (DIGESTS_NAME, CALIBRATION_NAME)
-    listing = digests_of(directory, [name for name in files_below(directory) if name not in own])
-    (directory / DIGESTS_NAME).write_text(listing_to_json(listing), encoding="utf-8")
-    there = [name for name in own if (directory / name).is_file()]
-    return {**listing, **digests_of(directory, there)}
+    return seal(directory, leave_out=[CALIBRATION_NAME])
 
 
 def read_export(directory: Path) -> Export:
@@ -246,11 +218,13 @@ def whole_checkpoints(run_dir: Path) -> list[Path]:
 def checkpoint_directories(run_dir: Path) -> list[Path]:
     """Every `checkpoints/step-N` of a run, whole or not, the newest first."""
     found = (run_dir / "checkpoints").glob("step-*")
-    return sorted(
-        (path for path in found if path.name[5:].isdecimal()),
-        key=lambda path: int(path.name[5:]),
-        reverse=True,
-    )
+    named = (path for path in found if path.name.removeprefix("step-").isdecimal())
+    return sorted(named, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a directory `step-N`."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -28,7 +28,7 @@ DIGESTS_NAME = "digests.json"  # of an export
 _BUFFER_BYTES = 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-Progress = Callable[[int], object]  # is told how many more bytes have been read
+Advance = Callable[[int], object]  # is told how many more bytes have been read
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class UnreadableListing(ValueError):
     """A file that should hold a `Listing` and does not; the message says what is wrong."""
 
 
-def digest_of_file(path: Path, progress: Progress | None = None) -> FileDigest:
+def digest_of_file(path: Path, advance: Advance | None = None) -> FileDigest:
     """Read a file once and return its digest. Raises `OSError`."""
     sha256, num_bytes, buffer = hashlib.sha256(), 0, bytearray(_BUFFER_BYTES)
     view = memoryview(buffer)
@@ -54,8 +54,8 @@ def digest_of_file(path: Path, progress: Progress | None = None) -> FileDigest:
         while count := stream.readinto(buffer):
             sha256.update(view[:count])
             num_bytes += count
-            if progress is not None:
-                progress(count)
+            if advance is not None:
+                advance(count)
     return FileDigest(num_bytes, sha256.hexdigest())
 
 
@@ -71,6 +71,16 @@ def files_below(directory: Path) -> list[str]:
     """The files below a directory, as a `Listing` names them."""
     paths = (path for path in directory.rglob("*") if path.is_file())
     return sorted(path.relative_to(directory).as_posix() for path in paths)
+
+
+def seal(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, FileDigest]:
+    """Write `digests.json` of all files below `directory` except `leave_out`, which may be replaced
+    later; returns the digests of all files, these and itself included. Raises `OSError`."""
+    apart = {DIGESTS_NAME, *leave_out}
+    listing = digests_of(directory, set(files_below(directory)) - apart)
+    (directory / DIGESTS_NAME).write_text(to_json(listing), encoding="utf-8")
+    there = [name for name in apart if (directory / name).is_file()]
+    return {**listing, **digests_of(directory, there)}
 
 
 def to_json(listing: Listing) -> str:
@@ -103,7 +113,7 @@ def problems_of(
     names: Iterable[str] | None = None,
     *,
     content: bool = True,
-    progress: Progress | None = None,
+    advance: Advance | None = None,
 ) -> dict[str, str]:
     """What is wrong with the listed files of `directory`: name -> a clause that begins with it.
 
@@ -116,7 +126,7 @@ def problems_of(
         known = listing.get(name)
         if known is None:
             return f"{name} was not there when the rest was written"
-        return _problem(directory / name, name, known, content, progress)
+        return _problem(directory / name, name, known, content, advance)
 
     with ThreadPoolExecutor(_threads(len(wanted))) as pool:
         found = zip(wanted, pool.map(problem, wanted), strict=True)
@@ -124,7 +134,7 @@ def problems_of(
 
 
 def _problem(
-    path: Path, name: str, known: FileDigest, content: bool, progress: Progress | None
+    path: Path, name: str, known: FileDigest, content: bool, advance: Advance | None
 ) -> str | None:
     try:
         size = path.stat().st_size
@@ -132,7 +142,7 @@ def _problem(
             return f"{name} has {size} bytes, {known.num_bytes} were written"
         if not content or known.sha256 is None:
             return None
-        found = digest_of_file(path, progress)
+        found = digest_of_file(path, advance)
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
@@ -162,7 +172,7 @@ def require_intact(
         return None
     except UnreadableListing as error:
         raise UserError(f"{what} is damaged: {error}. {remedy}") from None
-    wanted = None if names is None else _spelt_out(directory, listing, names)
+    wanted = None if names is None else spelt_out(directory, listing, names)
     problems = problems_of(directory, listing, wanted)
     if problems:
         raise UserError(f"{what} is damaged: {'; '.join(problems.values())}. {remedy}")
@@ -179,7 +189,9 @@ def warn_without_digests(directory: Path) -> None:
     )
 
 
-def _spelt_out(directory: Path, listing: Listing, names: Iterable[str]) -> set[str]:
+def spelt_out(directory: Path, listing: Listing, names: Iterable[str]) -> set[str]:
+    """`names` with each folder (`tokenizer/`) replaced by its files, listed or there; no hidden
+    ones, which other programs leave."""
     spelt: set[str] = set()
     for name in names:
         if not name.endswith("/"):

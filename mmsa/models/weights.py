@@ -11,11 +11,12 @@ import yaml
 from torch import Tensor, nn
 
 from mmsa.errors import UserError
-from mmsa.foundation.digests import require_intact, warn_without_digests
+from mmsa.foundation.digests import DIGESTS_NAME, require_intact, warn_without_digests
 from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
 _EXPORT_CONFIG = "config.yaml"
+_COPY_AGAIN = "Copy it again from where it was written, or give another one"
 
 State = Mapping[str, Tensor]
 
@@ -34,10 +35,21 @@ def require_intact_export(path: Path, *names: str) -> None:
         path,
         names,
         what=f"the export {path}",
-        remedy="Copy it again from where it was written, or give another one",
+        remedy=_COPY_AGAIN,
     )
-    if listing is None:
-        warn_without_digests(path)
+    if listing is not None:
+        return
+    if _promises_digests(path):
+        raise UserError(f"the export {path} is damaged: {DIGESTS_NAME} is missing. {_COPY_AGAIN}")
+    warn_without_digests(path)
+
+
+def _promises_digests(path: Path) -> bool:
+    """Whether `export.json` speaks of digests; those of early versions do not."""
+    try:
+        return f'"{DIGESTS_NAME}"' in (path / "export.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def export_state(path: Path, part: str) -> State:

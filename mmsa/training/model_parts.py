@@ -38,10 +38,10 @@ def build_or_load(
     manifest: Manifest,
     num_classes: int,
 ) -> ModelParts:
-    """Model, tokenizer and preprocessing: those of the checkpoint, or new ones."""
+    """Model, tokenizer and preprocessing: those of the intact checkpoint, or new ones."""
     if checkpoint is not None:
         export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
-        model, tokenizer = load_model(export), load_tokenizer_of(export)
+        model, tokenizer = load_model(export, check=False), load_tokenizer_of(export)
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"

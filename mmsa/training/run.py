@@ -29,7 +29,8 @@ from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
-from mmsa.training.checkpoints.resume import config_sha256, save_config
+from mmsa.training.checkpoints.resume import config_sha256
+from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
@@ -63,6 +64,7 @@ class Run:
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
+        self._check_agreement()
         self._wrap()
         self.audit: AuditWriter | None = None
         if self.config.run.audit:
@@ -77,10 +79,23 @@ class Run:
             weights = balanced_weights(self.data.class_counts)
             self.class_weights = weights.to(accelerator.device)
         self.validated: Predictions | None = None  # by the last validation
+        self._run_config = ""  # the content of config.yaml, on the main rank
         if accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
             best_export.settle_best(self.run_dir, self.state.best_step, self._best_steps())
-            save_config(self.run_dir, self.config)
+            self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
+
+    def _check_agreement(self) -> None:
+        """Raise on every rank where ranks found different intact files; a collective."""
+        own = [self.state.step, self.state.best_step or 0]
+        mine = torch.tensor([own], device=self.accelerator.device)
+        found = {tuple(steps) for steps in self.accelerator.gather(mine).tolist()}  # (ranks, 2)
+        if len(found) > 1:
+            words = "; ".join(f"step {step}, best export {best}" for step, best in sorted(found))
+            raise AgreedError(
+                f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
+                ". Its file system shows them different files; check it, then repeat the command"
+            )
 
     def _wrap(self) -> None:
         adapt_to_launch(
@@ -205,6 +220,7 @@ class Run:
                 "config_sha256": config_sha256(self.config),
                 "code_version": code_version(),
             },
+            run_config=self._run_config,
         )
         if self.accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
@@ -212,8 +228,8 @@ class Run:
 
     def _best_steps(self) -> set[int]:
         """The best steps that this run or one of its checkpoints refers to."""
-        states = map(checkpoints.read_state, whole_checkpoints(self.run_dir))
-        steps = {self.state.best_step, *(state["best_step"] for state in states)}
+        known = map(checkpoints.best_step_of, whole_checkpoints(self.run_dir))
+        steps = {self.state.best_step, *known}
         return {step for step in steps if step is not None}
 
     def _calibration(self) -> Calibration:
@@ -246,6 +262,7 @@ class Run:
                 "mixed_precision": engine.precision(self.accelerator),
             },
             calibration=calibration,
+            sealed=False,  # by those who flush it
         )
 
 

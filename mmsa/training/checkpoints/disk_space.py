@@ -103,4 +103,6 @@ def check_room(need: DiskNeed, run_dir: Path) -> None:
 
 
 def _bytes_under(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """Of the directories `step-N`: others, such as damaged ones, are not replaced by new ones."""
+    paths = (path for step in folder.glob("step-*") for path in step.rglob("*"))
+    return sum(path.lstat().st_size for path in paths if path.is_file())

@@ -54,6 +54,7 @@ def test_the_estimate_holds_for_what_is_written(tmp_path: Path, accelerator: Acc
         model=model,
         optimizer=optimizer,
         write_export=write_weights,
+        run_config="",
         state={},
     )
     written = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
