@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mmsa.config import Config, TextEncoderConfig
+from mmsa.config import Config, ModelConfig, TextEncoderConfig
 from mmsa.data.manifest import Manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
@@ -46,6 +46,7 @@ def build_or_load(
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"
     else:
+        config = config.model_copy(update={"model": with_real_directories(config.model)})
         tokenizer = None
         if fusion_class(config.model.fusion.name).uses_text:
             tokenizer = _tokenizer(config, train)
@@ -53,6 +54,21 @@ def build_or_load(
         vocab_size = None if tokenizer is None else tokenizer.vocab_size
         model = build_model(config.model, num_classes, vocab_size=vocab_size)
     return ModelParts(model, tokenizer, _preprocessing(config, model, manifest))
+
+
+def with_real_directories(model: ModelConfig) -> ModelConfig:
+    """`model` with each export that gives `weights` by its own directory.
+
+    `RUN/best` of a run that is training is a link that moves: architecture, tokenizer and weights
+    are read one after the other, and must be of one export.
+    """
+    changed = {}
+    for name in ("text_encoder", "image_encoder"):
+        encoder = getattr(model, name)
+        path = Path(encoder.weights).expanduser()
+        if encoder.weights not in ("none", "pretrained") and is_export(path):
+            changed[name] = encoder.model_copy(update={"weights": str(path.resolve())})
+    return model.model_copy(update=changed)
 
 
 def tokenizer_name(encoder: TextEncoderConfig) -> str:
