@@ -34,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_dir(words: list[str]) -> Path:
     from mmsa.config import load_config
+    from mmsa.process.arguments import take_configuration
 
     parser = argparse.ArgumentParser(prog="train.py")
     parser.add_argument("--config")
     parser.add_argument("overrides", nargs="*")
     add_import_option(parser)
     arguments = parser.parse_args(words)
-    run_dir = load_config(arguments.config, arguments.overrides).run.dir
+    file, overrides = take_configuration(arguments.config, arguments.overrides)
+    run_dir = load_config(file, overrides).run.dir
     if run_dir is None:
         raise UserError("run.dir is missing; add run.dir=runs/first")
     return Path(run_dir)
@@ -59,7 +61,7 @@ def _begin(arguments: argparse.Namespace) -> None:
         job_log.slurm_dir(run_dir),
         job.number,
         kind="train",
-        log=slurm_queue.facts(job.number).get("StdOut", ""),
+        log=_log_of(run_dir, job.number),
         restart=job.restarts,
         nodes=job.nodes,
         checkpoint=job_log.newest_checkpoint_step(run_dir),
@@ -67,6 +69,12 @@ def _begin(arguments: argparse.Namespace) -> None:
         status=read_status(run_dir / "status.json"),
     )
     print(run_dir)
+
+
+def _log_of(run_dir: Path, job: str) -> str:
+    """Where a job's log is: as submitted, else as SLURM says (by hand, or an array's task)."""
+    submitted = job_log.known_jobs(job_log.slurm_dir(run_dir)).get(job, {})
+    return str(submitted.get("log") or slurm_queue.facts(job).get("StdOut", ""))
 
 
 def _end(arguments: argparse.Namespace) -> int:

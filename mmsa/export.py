@@ -42,7 +42,8 @@ from mmsa.foundation.digests import (
     seal,
     warn_without_digests,
 )
-from mmsa.labels import ClassMap, class_map
+from mmsa.foundation.parsing import parse_json
+from mmsa.labels import ClassMap, class_map, label_names_in
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def read_export(directory: Path) -> Export:
     return Export(
         directory=directory,
         config=load_config(str(directory / CONFIG_NAME)),
-        label_names=tuple(_read_json(directory / LABELS_NAME)["label_names"]),
+        label_names=label_names_in(_read_json(directory / LABELS_NAME), directory / LABELS_NAME),
         preprocessing=read_preprocessing(directory),
         facts=facts,
         calibration=read_calibration(directory),
@@ -261,20 +262,37 @@ def load_weights(model: SentimentModel, export: Export) -> SentimentModel:
     from mmsa.models.weights import load_strictly, read_state
 
     path = export.directory / WEIGHTS_NAME
+    _check_inputs(export, model)
     load_strictly(model, read_state(path), where=str(path))
     return model.eval()
 
 
+def _check_inputs(export: Export, model: SentimentModel) -> None:
+    """Raise `UserError` where `preprocessing.json` prepares other inputs than the model reads."""
+    for name, encoder, prepared in (
+        ("texts", model.text_encoder, export.preprocessing.max_tokens),
+        ("images", model.image_encoder, export.preprocessing.image),
+    ):
+        if (encoder is None) != (prepared is None):
+            raise UserError(
+                f"the model of {export.directory} reads {'no ' if encoder is None else ''}{name}, "
+                f"and its {PREPROCESSING_NAME} has {'no ' if prepared is None else ''}settings "
+                "for them; copy the export again"
+            )
+
+
 def load_tokenizer_of(export: Export) -> TextTokenizer | None:
     """The tokenizer of an export; None for a model that reads no text."""
-    if export.preprocessing.max_tokens is None:
+    read = export.preprocessing
+    if read.max_tokens is None:
         return None
     from mmsa.data.text import load_tokenizer
 
     if export.digests is not None:
         what = f"the export {export.directory}"
         require_intact(export.directory, [f"{TOKENIZER_NAME}/"], what=what, remedy=_COPY_AGAIN)
-    return load_tokenizer(str(export.directory / TOKENIZER_NAME), export.preprocessing.max_tokens)
+    path = str(export.directory / TOKENIZER_NAME)
+    return load_tokenizer(path, read.max_tokens, read.truncation_side)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -283,8 +301,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the export again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not contain a JSON object; copy the export again")

@@ -54,6 +54,7 @@ LAYERS = (
 SHARDS_MAY_IMPORT = {
     "mmsa.extensions",
     "mmsa.foundation.atomic_write",
+    "mmsa.data.decoding.limits",
     "mmsa.data.decoding.packed_form",
     "mmsa.data.decoding.posted_images",
     "mmsa.data.manifest",
@@ -61,9 +62,12 @@ SHARDS_MAY_IMPORT = {
     "mmsa.data.reader",
     "mmsa.errors",
     "mmsa.foundation.file_lock",
+    "mmsa.foundation.parsing",
+    "mmsa.foundation.regular_file",
     "mmsa.labels",
     "mmsa.process.progress",
     "mmsa.foundation.registry",
+    "mmsa.foundation.settings_yaml",
 }
 
 _LAYER_OF_ROOM = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 
 logger = logging.getLogger("mmsa")
 
@@ -97,7 +98,7 @@ def read_listing(file: Path) -> dict[str, FileDigest]:
     Raises `UnreadableListing`, and `FileNotFoundError` if there is no such file.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)
+        content = parse_json(file.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)
         if not isinstance(content, dict) or not content:
             raise ValueError("not a list of files")
         return {name: _file_digest(name, value) for name, value in content.items()}

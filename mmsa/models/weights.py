@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmsa.errors import UserError
 from mmsa.foundation.digests import DIGESTS_NAME, require_intact, warn_without_digests
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
@@ -79,7 +80,7 @@ def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
     """
     require_intact_export(path, _EXPORT_CONFIG)
     try:
-        content = yaml.safe_load((path / _EXPORT_CONFIG).read_text(encoding="utf-8"))
+        content = parse_yaml((path / _EXPORT_CONFIG).read_text(encoding="utf-8"))
         return content["model"][part]["config"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
@@ -126,8 +127,13 @@ def read_state(path: Path) -> State:
     return state
 
 
-def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
-    """Copy `state` into `module`; `UserError` unless names and shapes agree completely."""
+def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool = False) -> None:
+    """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
+
+    Floating-point numbers of one size are taken for those of another. Integers (a quantized
+    checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the
+    tensors of `state` themselves become those of `module`, which then shares their memory.
+    """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -136,10 +142,21 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} holds {_kind(state[name])}, the model's are {_kind(own[name])}"
+        for name in own
+        if name in state and _kind(state[name]) != _kind(own[name])
+    ]
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
             f"{where} do not fit the encoder of this configuration: "
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floating-point numbers" if tensor.is_floating_point() else "integers"

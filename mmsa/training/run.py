@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsa.calibration import Calibration
+from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
 from mmsa.engines.zero_partitions import gather_weights
@@ -30,6 +30,7 @@ from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
+from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.resume import config_sha256
 from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
@@ -206,10 +207,8 @@ class Run:
         try:
             together(self.accelerator, write)
         except WriteError as error:
-            raise AgreedError(
-                f"the export of step {self.state.step} could not be written: {error}. "
-                f"Free some space in {self.run_dir} and repeat the command"
-            ) from None
+            what = f"the export of step {self.state.step}"
+            raise AgreedError(not_written(what, self.run_dir, error)) from None
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
@@ -248,9 +247,12 @@ class Run:
         return {step for step in steps if step is not None}
 
     def _calibration(self) -> Calibration:
-        """The temperature for the model as it was just validated."""
+        """The temperature for the model as it was just validated, or why there is none."""
         assert self.validated is not None
-        return fit(self.validated, split="val", shards_digest=self.data.manifest.digest)
+        fitted = fit(self.validated, split=FITTED_ON, shards_digest=self.data.manifest.digest)
+        if fitted.temperature is None:
+            logger.warning("export of step %d: %s", self.state.step, described(fitted))
+        return fitted
 
     def _write_export(
         self,

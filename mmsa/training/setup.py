@@ -38,6 +38,7 @@ from mmsa.training.prepared_run import (
     RunLoaders,
     TrainingState,
 )
+from mmsa.training.read_back import check_read_back
 from mmsa.training.trackers import tracker_problems
 
 logger = logging.getLogger("mmsa")
@@ -74,7 +75,7 @@ def prepare_run(
     `checkpoint` is the intact one that the run resumes from, None for a new run.
     No collective and no device: every rank raises the same `UserError`. The one exception is a tar
     whose size is not the packed one, which one rank of each machine finds. `mark` is called with
-    the name of each finished part: data, model, loader.
+    the name of each finished part: data, model, read back, loader.
     """
     run_dir = Path(str(config.run.dir))
     if config.data.num_workers:
@@ -102,6 +103,9 @@ def prepare_run(
     parts = build_or_load(config, checkpoint, train, manifest, len(classes.names))
     check_taken_by_engine(parts.model, world)
     mark("model")
+    if checkpoint is None:  # a checkpoint's export has just been read
+        check_read_back(config, parts, len(classes.names))
+        mark("read back")
     num_steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps is not None:
         num_steps = min(num_steps, config.train.max_steps)

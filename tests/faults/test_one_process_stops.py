@@ -28,6 +28,7 @@ def test_stopped_by_ctrl_c_by_a_killed_launcher_and_by_the_time_limit(
         os.kill(launch.process.pid, signal.SIGINT)
     assert launch.wait() == 75
     at = assert_preempted(launch, "SIGINT")
+    assert launch.output().count("SIGINT: stopping after this") == 1
     assert "Traceback" not in launch.output()
 
     launch = Launch(run_dir, *settings, by=launcher(processes=1))

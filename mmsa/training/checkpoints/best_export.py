@@ -43,6 +43,7 @@ def write_best(run_dir: Path, step: int, write_export: Callable[[Path], None]) -
     final = export_path(run_dir, step)
     temporary = final.with_name(f".{final.name}.tmp")
     try:
+        final.parent.mkdir(exist_ok=True)  # and not its parents: the run may have been moved
         shutil.rmtree(temporary, ignore_errors=True)
         write_export(temporary)
         with ThreadPoolExecutor(1) as thread:  # hashes what the disk is still taking

@@ -54,6 +54,7 @@ from mmsa.foundation.atomic_write import (
     write_status,
 )
 from mmsa.foundation.digests import FileDigest, digest_of_file, digests_of, files_below, to_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.models.batchnorm import running_statistics
 from mmsa.training.checkpoints.collective_write import (
     WriteError,
@@ -61,6 +62,7 @@ from mmsa.training.checkpoints.collective_write import (
     remove_leftovers,
     together,
 )
+from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.intact import (
     CHECKPOINT_FORMAT,
     COPY_NAME,
@@ -117,10 +119,7 @@ def save_checkpoint(
     except WriteError as error:
         if on_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise AgreedError(
-            f"the checkpoint of step {step} could not be written: {error}. "
-            f"Free some space in {run_dir} and repeat the command"
-        ) from None
+        raise AgreedError(not_written(f"the checkpoint of step {step}", run_dir, error)) from None
     if on_main:
         with suppress(OSError):
             save_s = round(time.perf_counter() - started, 3)
@@ -129,8 +128,9 @@ def save_checkpoint(
 
 
 def _start_directory(temporary: Path) -> None:
+    temporary.parent.mkdir(exist_ok=True)  # and not its parents: the run may have been moved
     remove_leftovers(temporary.parent)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
 
 
 class _Background:
@@ -271,7 +271,7 @@ def best_step_of(checkpoint: Path) -> int | None:
 def last_save_s(run_dir: Path) -> float | None:
     """Seconds that the last save of this run took, over all ranks; None if unknown."""
     try:
-        content = json.loads((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
+        content = parse_json((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
         return float(content["save_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,7 +10,6 @@ import torch: `python -m mmsa verify` starts at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -38,6 +37,7 @@ from mmsa.foundation.digests import (
     read_listing,
     spelt_out,
 )
+from mmsa.foundation.parsing import parse_json
 
 logger = logging.getLogger("mmsa")
 
@@ -188,7 +188,7 @@ def _format_problem(directory: Path, name: str) -> str | None:
     path = directory / name
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            parse_json(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
             with safe_open(path, framework="np"):
                 pass
@@ -227,7 +227,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def read_state_content(checkpoint: Path) -> dict[str, Any] | str:
     """The JSON object in `state.json`; a clause that says what is wrong where there is none."""
     try:
-        state = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        state = parse_json((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return f"{STATE_NAME} cannot be read ({error})"
     return state if isinstance(state, dict) else f"{STATE_NAME} does not hold a JSON object"

@@ -12,7 +12,7 @@ from mmsa.config import Config, load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME
-from mmsa.foundation.settings_yaml import flat_keys
+from mmsa.foundation.settings_yaml import flat_keys, in_words
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.intact import COPY_NAME, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
@@ -21,7 +21,7 @@ from mmsa.training.checkpoints.run_lock import LOCK_NAME
 # a reason to refuse the directory.
 _OF_A_FAILED_START = (
     *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
-    *("trackers.json", "wandb"),
+    *("trackers.json", "wandb", "launch.log"),
 )
 
 # Settings that may differ between the parts of one run: where things are, how they are launched
@@ -53,14 +53,19 @@ _FREE = (
     "model.image_encoder.weights",
 )
 
+# Runs of versions before `auto`, whose default was `cls`; the checkpoint says what the model has.
+_SAME = ["model.text_encoder.pooling", "cls", "auto"]
+
 
 def differences(old: Config, new: Config) -> list[str]:
     """Settings that would turn the resumed run into a different one, as `key: old -> new`."""
     before, after = _comparable(old), _comparable(new)
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _is_free(key)
+        if before.get(key) != after.get(key)
+        and not _is_free(key)
+        and [key, before.get(key), after.get(key)] != _SAME
     ]
 
 
@@ -196,6 +201,15 @@ def is_finished(run_dir: Path) -> bool:
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in _FREE)
+
+
+def _shown(settings: dict[str, Any], key: str) -> str:
+    if key not in settings:
+        return "not set"
+    value = settings[key]
+    if key == "data.classes" and value and not isinstance(value[0], str):
+        value = dict(value)
+    return in_words(value)
 
 
 def _comparable(config: Config) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_best_points_at_the_newest_best(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_can_be_moved(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
     write_best(tmp_path / "a", 4, weights_of(0))
     os.rename(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b" / "best" / "model.safetensors").is_file()
@@ -69,6 +70,7 @@ def test_best_is_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyP
         seal_export(tmp_path / f"expected-{seed}")
         expected.append(content_of(tmp_path / f"expected-{seed}"))
     run_dir = tmp_path / "run"
+    run_dir.mkdir()
     write_best(run_dir, 4, weights_of(0))
     seen: list[int] = []
 

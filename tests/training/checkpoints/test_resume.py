@@ -46,6 +46,14 @@ def test_these_settings_are_free(changed: dict[str, Any]) -> None:
     assert differences(config(), config(**changed)) == []
 
 
+def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> None:
+    before = config(model={"text_encoder": {"pooling": "cls"}})
+    assert differences(before, config()) == []
+    named = config(model={"text_encoder": {"pooling": "mean"}})
+    changed = ["model.text_encoder.pooling: 'mean' -> 'auto'"]
+    assert differences(named, config()) == changed
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -56,9 +64,9 @@ def test_these_settings_are_free(changed: dict[str, Any]) -> None:
         ({"data": {"bucket_by_length": False}}, "data.bucket_by_length: True -> False"),
         ({"train": {"global_batch_size": 64}}, "train.global_batch_size: 32 -> 64"),
         ({"train": {"epochs": 6}}, "train.epochs: 5 -> 6"),
-        ({"train": {"select_by": "loss"}}, "train.select_by: 'weighted_f1' -> 'loss'"),
+        ({"train": {"select_by": "loss"}}, "train.select_by: weighted_f1 -> loss"),
         ({"optim": {"text_lr": 3e-5}}, "optim.text_lr: 2e-05 -> 3e-05"),
-        ({"model": {"text_encoder": {"name": "x"}}}, "'bert-base-uncased' -> 'x'"),
+        ({"model": {"text_encoder": {"name": "x"}}}, "name: bert-base-uncased -> x"),
         ({"model": {"fusion": {"name": "concat", "hidden": [8]}}}, "None -> [8]"),
         ({"model": {"text_encoder": {"config": {"a": 1}}}}, "model.text_encoder.config.a"),
     ],
