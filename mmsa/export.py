@@ -242,17 +242,15 @@ def is_whole(checkpoint: Path) -> bool:
 
 def load_model(export: Export) -> SentimentModel:
     """The model of an export on the CPU, in eval mode; every tensor must fit by name and shape.
-
-    Raises `UserError` where the weights are damaged or of another architecture.
-    """
+    Raises `UserError` where the weights are damaged or of another architecture."""
     from mmsa.models.model import build_model
     from mmsa.models.weights import load_strictly, read_state
 
     model = build_model(
         export.config.model, len(export.label_names), preprocessing=export.preprocessing.image
     )
-    path = export.directory / WEIGHTS_NAME
     _check_inputs(export, model)
+    path = export.directory / WEIGHTS_NAME
     load_strictly(model, read_state(path), where=str(path))
     return model.eval()
 
@@ -272,12 +270,19 @@ def _check_inputs(export: Export, model: SentimentModel) -> None:
 
 
 def load_tokenizer_of(export: Export) -> TextTokenizer | None:
-    """The tokenizer of an export; None for a model that reads no text."""
-    if export.preprocessing.max_tokens is None:
-        return None
+    """The tokenizer of an export; None for a model that reads no text. `UserError` if damaged."""
     from mmsa.data.text import load_tokenizer
 
-    return load_tokenizer(str(export.directory / TOKENIZER_NAME), export.preprocessing.max_tokens)
+    directory = export.directory / TOKENIZER_NAME
+    if export.preprocessing.max_tokens is None:
+        return None
+    try:
+        return load_tokenizer(str(directory), export.preprocessing.max_tokens)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make the libraries raise whatever they meet
+        said = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise UserError(f"{directory} cannot be read ({said}); copy the export again") from None
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
