@@ -67,9 +67,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if words[:1] in (["evaluate.py"], ["evaluate"]):
         return _evaluate(arguments, [*words[1:], *imports])
-    return _train(
-        arguments, words[1:] if words[:1] in (["train.py"], ["train"]) else words, imports
-    )
+    if words[:1] in (["train.py"], ["train"]):  # as after `accelerate launch`
+        words = words[1:]
+    return _train(arguments, words, imports)
 
 
 def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) -> int:
@@ -104,13 +104,13 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
     from launch.checks import default_processes
     from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
-    from mmsa.export import read_export, resolve_export
+    from mmsa.export import resolve_export
 
     options = build_parser().parse_intermixed_args(words)
     check_arguments(options)
     for path in options.targets:
         if not is_report(path):
-            read_export(resolve_export(path, options.checkpoint).directory)
+            resolve_export(path, options.checkpoint)
     if arguments.engine not in (None, "ddp"):
         raise UserError(
             f"--engine {arguments.engine}: evaluation shares its batches among processes without "
