@@ -129,7 +129,8 @@ def timed_items(items: Iterator[Any], waits: list[float]) -> Iterator[Any]:
 
 
 def stall(shards: str, rounds: int = 7) -> dict[str, float]:
-    """Milliseconds of a checkpoint and of a plain write and flush of the same bytes, alternating.
+    """Milliseconds of a checkpoint and of a plain write and flush of the same bytes, alternating:
+    wall time, and CPU time of the process with its threads.
 
     Both write new files, what they replace is removed after timing, and memory for them is already
     mapped: a virtual machine may have to get it from its host, which takes seconds.
@@ -139,7 +140,7 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
     from mmsa.training.checkpoints.checkpoint import newest_checkpoint
 
     torch.set_num_threads(1)
-    saves, plain = [], []
+    saves, plain, save_cpu, plain_cpu = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         run_dir, copy = Path(folder) / "run", Path(folder) / "copy"
         settings = real_run.settings_of("large", shards, str(run_dir), "words:30000")
@@ -153,17 +154,19 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
         num_bytes = sum(map(len, contents))
         for _ in range(rounds):
             run.state.step += 1
-            saves.append(by_clock(run.save_checkpoint, num_bytes))
+            _append(by_clock(run.save_checkpoint, num_bytes), saves, save_cpu)
             for thread in threading.enumerate():
                 if thread.name == REMOVAL_THREAD:
                     thread.join()
             copy.mkdir()
-            plain.append(by_clock(lambda: write_plainly(copy, contents), num_bytes))
+            _append(by_clock(lambda: write_plainly(copy, contents), num_bytes), plain, plain_cpu)
             shutil.rmtree(copy)
     return {
         "mb": num_bytes / 1e6,
         "save_ms": 1e3 * statistics.median(saves),
         "plain_ms": 1e3 * statistics.median(plain),
+        "save_cpu_ms": 1e3 * statistics.median(save_cpu),
+        "plain_cpu_ms": 1e3 * statistics.median(plain_cpu),
         "times": statistics.median(s / p for s, p in zip(saves, plain, strict=True)),
     }
 
@@ -177,12 +180,17 @@ def write_plainly(folder: Path, contents: list[bytes]) -> None:
             os.fsync(stream.fileno())
 
 
-def by_clock(work: Callable[[], object], num_bytes: int) -> float:
-    """Wall seconds of `work`, after allocating and freeing as much memory as it needs."""
+def by_clock(work: Callable[[], object], num_bytes: int) -> tuple[float, float]:
+    """Wall and CPU seconds of `work`, after allocating and freeing as much memory as it needs."""
     bytearray(4 * num_bytes)
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - begin_cpu
+
+
+def _append(seconds: tuple[float, float], wall: list[float], cpu: list[float]) -> None:
+    wall.append(seconds[0])
+    cpu.append(seconds[1])
 
 
 def agreement(steps: int = 2000) -> float:
@@ -231,8 +239,10 @@ def main() -> None:
     rows.append(["agreement on a stop, of one rank", f"{content['agreement_us']:.0f} us"])
     if "stall" in content:
         told = content["stall"]
-        rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms", f"{told['save_ms']:.0f}"])
-        rows.append(["a plain write and flush of it, ms", f"{told['plain_ms']:.0f}"])
+        of_save = f"{told['save_ms']:.0f}; {told['save_cpu_ms']:.0f}"
+        of_plain = f"{told['plain_ms']:.0f}; {told['plain_cpu_ms']:.0f}"
+        rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms, wall; CPU", of_save])
+        rows.append(["a plain write and flush of it, ms, wall; CPU", of_plain])
         rows.append(["a checkpoint relative to it (median of rounds)", f"{told['times']:.2f}"])
     print(real_run.markdown(["", "measured"], rows))
     for name, ended in launched.items():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-
-import yaml
 
 from launch import job_log, slurm_queue
 from launch.prefetch import missing_for_jobs
@@ -16,18 +15,26 @@ from launch.slurm_partitions import check_fits, read_partitions
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.extensions import as_options, take_imports
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.process.runtime import World
 
 
 def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
     """Raise `UserError` if there is no SLURM, or the partition is unknown or too small.
 
-    A dry run works without SLURM: then this returns a note about what was not checked.
+    A dry run works without SLURM, or without its controller: then this returns a note about what
+    was not checked.
     """
     if dry_run and not slurm_queue.available():
         return ["there is no SLURM on this machine: the partition was not checked"]
     slurm_queue.require()
-    check_fits(read_partitions(), site.partition, shape_of(kind, site))
+    try:
+        partitions = read_partitions()
+    except UserError as error:
+        if not dry_run:
+            raise
+        return [f"the partition was not checked: {error}"]
+    check_fits(partitions, site.partition, shape_of(kind, site))
     return []
 
 
@@ -114,20 +121,29 @@ def shape_in_words(site: Site) -> str:
     return f"{nodes} node(s) x {each}"
 
 
-def check_run(config: Config) -> list[str]:
+def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
     """Raise `UserError` if a job of the run cannot start; returns notes for the user.
 
-    Checks what `check_start` does, and that the run is not finished and has no queued job.
+    Checks what `check_start` does, and that the run is not finished and has no queued job. A dry
+    run goes on where SLURM does not say which jobs are queued.
     """
     run_dir = Path(str(config.run.dir))
-    check_no_job(run_dir)
+    unchecked = []
+    try:
+        jobs = _queued_jobs(run_dir)
+    except UserError as error:
+        if not dry_run:
+            raise
+        jobs = {}
+        unchecked = [f"whether {run_dir} has a job in the queue was not checked: {error}"]
+    check_no_job(run_dir, jobs)
     notes, finished = check_start(config)
     if finished:
         raise UserError(
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
             f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
         )
-    return notes
+    return [*notes, *unchecked]
 
 
 def check_start(config: Config) -> tuple[list[str], bool]:
@@ -141,6 +157,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     from mmsa.data.reader import SplitReader
     from mmsa.labels import class_map
     from mmsa.training.checkpoints import resume
+    from mmsa.training.checkpoints.intact import choose_checkpoint
+    from mmsa.training.checkpoints.run_config import resumes
 
     shards = str(config.data.shards)
     manifest = load_manifest(shards)
@@ -154,17 +172,12 @@ def check_start(config: Config) -> tuple[list[str], bool]:
         drop_last=config.data.drop_last,
     )
     run_dir = Path(str(config.run.dir))
-    earlier = resume.earlier_config(run_dir)
-    if earlier is None:
-        resume.check_run_dir(run_dir)
+    choice = choose_checkpoint(run_dir)
+    choice.require()
+    if not resumes(
+        choice, config, precision=lambda: _precision(config), shards_digest=lambda: manifest.digest
+    ):
         return [plan.in_words()], False
-    resume.check_same_run(
-        run_dir,
-        earlier,
-        config,
-        precision=_precision(config),
-        shards_digest=manifest.digest,
-    )
     notes = [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
     return notes, resume.is_finished(run_dir)
 
@@ -176,11 +189,11 @@ def check_ranks(config: Config) -> bool:
     engine can run these settings.
     """
     from mmsa.engines.engine import check_device
-    from mmsa.training.checkpoints.run_lock import LOCK_NAME, lock_run
+    from mmsa.training.checkpoints.run_lock import lock_run
 
     finished = check_start(config)[1]
     run_dir = Path(str(config.run.dir))
-    if not finished and (run_dir / LOCK_NAME).exists():
+    if not finished and run_dir.is_dir():
         lock_run(run_dir).release()
     check_device(config, _world(config))
     return finished
@@ -203,11 +216,15 @@ def note_missing_weights(config: Config, words: list[str], site: Site) -> list[s
     ]
 
 
-def check_no_job(run_dir: Path) -> None:
-    """Raise `UserError` if a training job of this run directory is queued or running."""
+def _queued_jobs(run_dir: Path) -> dict[str, str]:
+    """Job -> state of the training jobs of this run directory that are queued or running."""
     jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
-    train_jobs = [job for job, facts in jobs.items() if facts["kind"] == "train"]
-    for job, state in slurm_queue.states(train_jobs).items():
+    return slurm_queue.states(job for job, facts in jobs.items() if facts["kind"] == "train")
+
+
+def check_no_job(run_dir: Path, jobs: Mapping[str, str]) -> None:
+    """Raise `UserError` if one of `jobs` (job -> state) is queued or running on this directory."""
+    for job, state in jobs.items():
         raise UserError(
             f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
             f"or cancel it (scancel {job}), or choose another run.dir"
@@ -225,7 +242,7 @@ def _world(config: Config) -> World:
     """What the launcher will say to the ranks, as the file of `launch.engine` has it."""
     assert config.launch.world_size != "any"
     file = ROOT / "launch" / "accelerate" / f"{config.launch.engine}.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = parse_yaml(file.read_text(encoding="utf-8"))
     world = World(launched=True, world_size=config.launch.world_size)
     engine_file = content.get("deepspeed_config", {}).get("deepspeed_config_file")
     if not engine_file:

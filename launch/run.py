@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from launch.site import ROOT
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import as_options, import_extensions, take_imports
+from mmsa.process.arguments import take_configuration
 
 if TYPE_CHECKING:
     from launch.ranks import Ended
@@ -104,7 +105,7 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
     from launch.checks import default_processes
     from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
-    from mmsa.export import resolve_export
+    from mmsa.export_target import resolve_export
 
     options = build_parser().parse_intermixed_args(words)
     check_arguments(options)
@@ -122,17 +123,16 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _file_and_overrides(config: str | None, words: list[str]) -> tuple[str | None, list[str]]:
-    """The configuration file, which may be left out, and the settings after it."""
-    if config is None and words and "=" not in words[0]:
-        config, words = words[0], words[1:]
-    strange = [word for word in words if "=" not in word or word.startswith("-")]
+    """The configuration file, which may be left out, and the settings around it."""
+    file, overrides = take_configuration(config, words)
+    strange = [word for word in overrides if "=" not in word or word.startswith("-")]
     if strange:
         raise UserError(
-            f"{strange[0]} is not a setting; expected one configuration file and section.key=value "
-            "after it, for example: python -m launch run -n 2 launch/runs/full_finetune.yaml "
-            "data.shards=OUT run.dir=runs/first"
+            f"{strange[0]} is neither a configuration file nor a setting; expected one of the "
+            "first and section.key=value, for example: python -m launch run -n 2 "
+            "launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first"
         )
-    return config, words
+    return file, overrides
 
 
 def _num_processes(number: int | None) -> int | None:

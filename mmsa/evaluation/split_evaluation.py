@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from mmsa.calibration import CALIBRATION_NAME, FITTED_ON, Calibration, to_json
+from mmsa.calibration import (
+    CALIBRATION_NAME,
+    FITTED_ON,
+    Calibration,
+    described,
+    store_calibration,
+    temperature_of,
+)
 from mmsa.data.batch_requests import EvaluationRequests
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.reader import SplitReader
@@ -29,6 +36,7 @@ from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, groups_
 from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
 from mmsa.evaluation.modality_audit.audit import AUDIT_NAME, audit, audit_text
 from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader
+from mmsa.evaluation.one_model import agree_on_model, main_rank_does, open_model
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.report import files
 from mmsa.evaluation.report.findings import compute_findings
@@ -39,42 +47,57 @@ from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
-from mmsa.export import load_model, load_tokenizer_of
-from mmsa.models.model import SentimentModel
 from mmsa.process import runtime
 
 
 class SplitEvaluation:
-    """The evaluation of one target on this rank.
+    """The evaluation of one target on this rank: create it, `begin`, `predict`, `write_report`.
 
-    Create it before the device is touched, because loader workers start here. The main rank records
-    the opening of the test split here, before the first sample is read.
+    Create it before the device is touched, because the process that forks loader workers starts
+    here.
     """
 
     def __init__(self, target: EvalTarget, world: runtime.World, options: Options) -> None:
-        self.target, self.options, self._world = target, options, world
+        self.options, self._world = options, world
         self.started, self._begin = datetime.now(UTC), time.perf_counter()
         self.openings = 0
-        if world.is_main_process:  # before the loader starts, which reads ahead
-            self.openings = ledger.record_opening(
-                target.source.home,
-                split=target.split,
-                weights_sha256=target.export.weights_sha256,
-                shards_digest=target.manifest.digest,
-            )
         # Sums depend on the number of threads: fixed, so that results do not depend on the launch.
         torch.set_num_threads(target.export.config.eval.cpu_threads)
-        if self._num_workers:
+        if self._workers_of(target):
             start_forkserver()
-        self._tokenizer = load_tokenizer_of(target.export)
-        self._model: SentimentModel = load_model(target.export)
-        self._requests, self.batches = self._loader(target.reader)
+        self._opened = open_model(target)
 
     @property
-    def _num_workers(self) -> int:
-        if self.options.num_workers is not None:
-            return self.options.num_workers
-        return self.target.export.config.data.num_workers
+    def target(self) -> EvalTarget:
+        """What is evaluated; after `begin` the same on all ranks."""
+        return self._opened.target
+
+    def begin(self, accelerator: Accelerator) -> None:
+        """Agree on the model, record the opening of the test split, start to read; collective.
+
+        Raises `AgreedError` if the ranks cannot load the same model, or if the opening cannot be
+        recorded: then no sample has been read.
+        """
+        found = self.target
+        self._opened = agree_on_model(self._opened, accelerator)
+        step = self.target.export.facts.get("step")
+        if step != found.export.facts.get("step"):
+            runtime.logger.info("the run has a newer export by now, that of step %s", step)
+        self.openings = main_rank_does(accelerator, self._record_opening)
+        self._requests, self.batches = self._loader(self.target.reader)
+
+    def _record_opening(self) -> int:
+        return ledger.record_opening(
+            self.target.source.home,
+            split=self.target.split,
+            weights_sha256=self.target.export.weights_sha256,
+            shards_digest=self.target.manifest.digest,
+        )
+
+    def _workers_of(self, target: EvalTarget) -> int:
+        """Loader processes of each rank."""
+        asked = self.options.num_workers
+        return target.export.config.data.num_workers if asked is None else asked
 
     def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
         world, config = self._world, self.target.export.config
@@ -82,8 +105,8 @@ class SplitEvaluation:
         loader = Loader(
             requests,
             self.target.export.preprocessing,
-            self._tokenizer,
-            self._num_workers,
+            self._opened.tokenizer,
+            self._workers_of(self.target),
             pin_memory=torch.cuda.is_available(),
             timeout_s=config.data.timeout_s,
         )
@@ -103,7 +126,7 @@ class SplitEvaluation:
         if reader is not None:
             requests, batches = self._loader(reader)
         return predict_split(
-            self._model.to(accelerator.device),
+            self._opened.model.to(accelerator.device),
             batches,
             len(requests),
             accelerator=accelerator,
@@ -143,13 +166,8 @@ class SplitEvaluation:
         fitted = fit(
             predictions, split=self.target.split, shards_digest=self.target.manifest.digest
         )
-        content = to_json(fitted).encode("utf-8")
-        files.write_files(self.target.source.directory, {CALIBRATION_NAME: content})
-        print(
-            f"temperature {fitted.temperature:.4g}, fitted on {fitted.num_samples} validation "
-            f"samples (log loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}), stored in "
-            f"{self.target.source.directory / CALIBRATION_NAME}"
-        )
+        store_calibration(self.target.source.directory, fitted)
+        print(f"{described(fitted)}, stored in {self.target.source.directory / CALIBRATION_NAME}")
         return fitted
 
     def floors(self, facts: list[SampleFacts], predictions: Predictions) -> Floors | None:
@@ -213,7 +231,7 @@ class SplitEvaluation:
         if changed is not None:
             extra_files[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
             print(audit_text(extra_files[AUDIT_NAME]))
-        temperature = 1.0 if calibration is None else calibration.temperature
+        temperature = temperature_of(calibration)
         if self.options.page:
             extra_files[PAGE_NAME] = self._page(
                 predictions, facts, findings, identity, temperature, extra_files.get(AUDIT_NAME)

@@ -6,7 +6,6 @@ in memory.py, SLURM's in launch/.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.open_files import allow_open_files
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.launcher import (
     end_with_launcher,
     parent_command_line,
@@ -120,7 +121,7 @@ def _zero_stage(file: str) -> int:
     if file == "none":
         return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2
     try:
-        return int(json.loads(Path(file).read_text())["zero_optimization"]["stage"])
+        return int(parse_json(Path(file).read_text())["zero_optimization"]["stage"])
     except (OSError, ValueError, KeyError, TypeError):
         return -1  # `check_launch` says what is wrong with it
 
@@ -141,6 +142,7 @@ def prepare_deepspeed(*, on_cpu: bool) -> None:
 def prepare_process() -> None:
     """Settings that must be made before libraries start threads; may be called again."""
     end_with_launcher()
+    allow_open_files()
     # Loader workers are forked while tokenizers may have threads, which do not survive a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait steal each other's cores on a busy machine: ten times slower

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsa.calibration import Calibration
+from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
 from mmsa.engines.zero_partitions import gather_weights
@@ -29,7 +29,9 @@ from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
-from mmsa.training.checkpoints.resume import config_sha256, save_config
+from mmsa.training.checkpoints.disk_space import not_written
+from mmsa.training.checkpoints.resume import config_sha256
+from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
@@ -63,6 +65,7 @@ class Run:
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
+        self._check_agreement()
         self._wrap()
         self.audit: AuditWriter | None = None
         if self.config.run.audit:
@@ -77,10 +80,23 @@ class Run:
             weights = balanced_weights(self.data.class_counts)
             self.class_weights = weights.to(accelerator.device)
         self.validated: Predictions | None = None  # by the last validation
+        self._run_config = ""  # the content of config.yaml, on the main rank
         if accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
             best_export.settle_best(self.run_dir, self.state.best_step, self._best_steps())
-            save_config(self.run_dir, self.config)
+            self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
+
+    def _check_agreement(self) -> None:
+        """Raise on every rank where ranks found different intact files; a collective."""
+        own = [self.state.step, self.state.best_step or 0]
+        mine = torch.tensor([own], device=self.accelerator.device)
+        found = {tuple(steps) for steps in self.accelerator.gather(mine).tolist()}  # (ranks, 2)
+        if len(found) > 1:
+            words = "; ".join(f"step {step}, best export {best}" for step, best in sorted(found))
+            raise AgreedError(
+                f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
+                ". Its file system shows them different files; check it, then repeat the command"
+            )
 
     def _wrap(self) -> None:
         adapt_to_launch(
@@ -176,10 +192,8 @@ class Run:
         try:
             together(self.accelerator, write)
         except WriteError as error:
-            raise AgreedError(
-                f"the export of step {self.state.step} could not be written: {error}. "
-                f"Free some space in {self.run_dir} and repeat the command"
-            ) from None
+            what = f"the export of step {self.state.step}"
+            raise AgreedError(not_written(what, self.run_dir, error)) from None
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
@@ -205,6 +219,7 @@ class Run:
                 "config_sha256": config_sha256(self.config),
                 "code_version": code_version(),
             },
+            run_config=self._run_config,
         )
         if self.accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
@@ -212,14 +227,17 @@ class Run:
 
     def _best_steps(self) -> set[int]:
         """The best steps that this run or one of its checkpoints refers to."""
-        states = map(checkpoints.read_state, whole_checkpoints(self.run_dir))
-        steps = {self.state.best_step, *(state["best_step"] for state in states)}
+        known = map(checkpoints.best_step_of, whole_checkpoints(self.run_dir))
+        steps = {self.state.best_step, *known}
         return {step for step in steps if step is not None}
 
     def _calibration(self) -> Calibration:
-        """The temperature for the model as it was just validated."""
+        """The temperature for the model as it was just validated, or why there is none."""
         assert self.validated is not None
-        return fit(self.validated, split="val", shards_digest=self.data.manifest.digest)
+        fitted = fit(self.validated, split=FITTED_ON, shards_digest=self.data.manifest.digest)
+        if fitted.temperature is None:
+            logger.warning("export of step %d: %s", self.state.step, described(fitted))
+        return fitted
 
     def _write_export(
         self,
@@ -246,6 +264,7 @@ class Run:
                 "mixed_precision": engine.precision(self.accelerator),
             },
             calibration=calibration,
+            sealed=False,  # by those who flush it
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from mmsa.config import Config
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
-from mmsa.export import Export, Target, code_version, read_export, resolve_export
+from mmsa.export import Export, code_version, read_export
+from mmsa.export_target import Target, read_export_whole
 
 # Settings that do not distinguish configurations: locations, speed and the seed.
 _IGNORED_SETTINGS: dict[str, set[str]] = {
@@ -24,9 +25,25 @@ _IGNORED_SETTINGS: dict[str, set[str]] = {
 
 
 @dataclass(frozen=True)
+class Request:
+    """A target as the command line names it: where to look for an export again.
+
+    `checkpoint` chooses inside a run. `shards` None means the shards the model was trained on,
+    `batch_size` None the export's setting.
+    """
+
+    path: Path
+    checkpoint: str
+    shards: str | None
+    split: str
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
 class EvalTarget:
     """An export and the split it is evaluated on."""
 
+    request: Request
     source: Target  # where the export was found
     export: Export
     shards: str
@@ -71,17 +88,24 @@ class EvalTarget:
         }
 
 
-def open_target(
-    path: Path, *, checkpoint: str, shards: str | None, split: str, batch_size: int | None
-) -> EvalTarget:
-    """Find the export of `path` and open the split.
+def open_target(request: Request) -> EvalTarget:
+    """Find the export of `request` and open the split.
 
-    `shards` None means the shards the model was trained on, `batch_size` None the export's setting.
     Raises `UserError` if the export or the split is missing or the split is empty.
     """
-    source = resolve_export(path, checkpoint)
-    export = read_export(source.directory)
-    shards = shards or str(export.config.data.shards)
+
+    def read(source: Target) -> Export:
+        export = read_export(source.directory)
+        assert export.weights_sha256  # of the same directory as the rest, and kept
+        return export
+
+    source, export = read_export_whole(request.path, request.checkpoint, read)
+    return open_split(request, source, export)
+
+
+def open_split(request: Request, source: Target, export: Export) -> EvalTarget:
+    """The target of `request` where its export is known; raises as `open_target` does."""
+    shards, split = request.shards or str(export.config.data.shards), request.split
     manifest = load_manifest(shards)
     if split not in manifest.splits:  # names the shards: with --folds, several are opened
         known = ", ".join(manifest.splits)
@@ -90,9 +114,18 @@ def open_target(
     if not len(reader):
         raise UserError(f"the split '{split}' of {shards} has no samples to evaluate")
     reader.shards.check_tars(reader.directory)
-    return EvalTarget(
-        source, export, shards, manifest, reader, batch_size or export.config.eval.batch_size
-    )
+    batch_size = request.batch_size or export.config.eval.batch_size
+    return EvalTarget(request, source, export, shards, manifest, reader, batch_size)
+
+
+def with_export(target: EvalTarget, source: Target, export: Export) -> EvalTarget:
+    """`target` with what `export` says, which was found at `source`.
+
+    The split is opened again only if it is another export than before.
+    """
+    if export.weights_sha256 == target.export.weights_sha256:
+        return replace(target, source=source, export=export)
+    return open_split(target.request, source, export)
 
 
 def configuration_hash(config: Config) -> str:

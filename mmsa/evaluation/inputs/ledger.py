@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 
 LEDGER_NAME = "test_ledger.jsonl"
 TEST_SPLIT = "test"
@@ -119,7 +120,7 @@ def _parse(content: bytes, path: Path) -> Ledger:
         if not line.strip():
             continue
         try:
-            opening = json.loads(line)
+            opening = parse_json(line)
         except ValueError:
             opening = None
         if isinstance(opening, dict) and all(isinstance(opening.get(f), str) for f in _FIELDS):
