@@ -45,8 +45,8 @@ def require() -> None:
         raise UserError(
             "there is no SLURM on this machine (looked for sbatch, squeue, sinfo and scontrol in "
             "PATH). Submit from a login node of the cluster; `module load slurm` may provide the "
-            "commands. Without SLURM, start a run with: accelerate launch --config_file "
-            "accelerate_config.yaml --num_processes N train.py ...; --dry-run shows the script"
+            "commands. Without SLURM, start a run with: python -m launch run -n N CONFIG ...; "
+            "--dry-run shows the script"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmsa.calibration import temperature_of
 from mmsa.data.decoding import image_views
 from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
 from mmsa.data.decoding.posted_images import image_file
@@ -81,7 +82,7 @@ class Predictor:
         logits = np.concatenate(rows) if rows else np.empty((0, len(self.label_names)), np.float32)
         self._refuse_nonfinite(logits)
         calibration = self.export.calibration if calibrated else None
-        temperature = 1.0 if calibration is None else calibration.temperature
+        temperature = temperature_of(calibration)
         probs = probabilities(logits.astype(np.float64) / temperature)
         return Result(
             labels=[self.label_names[label] for label in probs.argmax(axis=1)],

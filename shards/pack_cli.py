@@ -19,6 +19,7 @@ _SOURCE_OPTIONS = {
     "id_column": None,
     "classes": None,
     "encoding": None,
+    "dataset": None,
     "max_characters": MAX_CHARACTERS,
 }
 
@@ -80,6 +81,11 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
         )
     reading.add_argument(
         "--classes", type=_names, metavar="NAMES", help="class names in order, separated by commas"
+    )
+    reading.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="name of your data set, which begins its keys (default: that of the table or folder)",
     )
     reading.add_argument(
         "--encoding", metavar="NAME", help="encoding of the texts (default: the source's own)"

@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from mmsa.calibration import CALIBRATION_NAME, FITTED_ON, Calibration, store_calibration
+from mmsa.calibration import (
+    CALIBRATION_NAME,
+    FITTED_ON,
+    Calibration,
+    described,
+    store_calibration,
+    temperature_of,
+)
 from mmsa.data.batch_requests import EvaluationRequests
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.reader import SplitReader
@@ -160,11 +167,7 @@ class SplitEvaluation:
             predictions, split=self.target.split, shards_digest=self.target.manifest.digest
         )
         store_calibration(self.target.source.directory, fitted)
-        print(
-            f"temperature {fitted.temperature:.4g}, fitted on {fitted.num_samples} validation "
-            f"samples (log loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}), stored in "
-            f"{self.target.source.directory / CALIBRATION_NAME}"
-        )
+        print(f"{described(fitted)}, stored in {self.target.source.directory / CALIBRATION_NAME}")
         return fitted
 
     def floors(self, facts: list[SampleFacts], predictions: Predictions) -> Floors | None:
@@ -228,7 +231,7 @@ class SplitEvaluation:
         if changed is not None:
             extra_files[AUDIT_NAME] = audit(predictions, changed, facts) | {"identity": identity}
             print(audit_text(extra_files[AUDIT_NAME]))
-        temperature = 1.0 if calibration is None else calibration.temperature
+        temperature = temperature_of(calibration)
         if self.options.page:
             extra_files[PAGE_NAME] = self._page(
                 predictions, facts, findings, identity, temperature, extra_files.get(AUDIT_NAME)

@@ -131,8 +131,8 @@ def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool =
     """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
 
     Floating-point numbers of one size are taken for those of another. Integers (a quantized
-    checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the tensors
-    of `state` themselves become those of `module`, which then shares their memory.
+    checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the
+    tensors of `state` themselves become those of `module`, which then shares their memory.
     """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]

@@ -240,6 +240,8 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
     except StoppedInStartUp as error:
         return _stopped_in_start_up(command, str(error))
     except KeyboardInterrupt as error:
+        if not command.world.is_main_process:
+            return EXIT_INTERRUPTED  # Ctrl-C reaches every rank; the main rank says so
         failure = error
         code, message = EXIT_INTERRUPTED, "interrupted"
         shown, alike = message, True

@@ -21,6 +21,7 @@ from mmsa.export import (
     read_export,
 )
 from mmsa.hub import NotOnThisMachine
+from mmsa.models.encoder_probes import probe_encoders
 from mmsa.models.fusion import fusion_class
 from mmsa.models.missing_weights import missing_weights
 from mmsa.models.model import SentimentModel, build_model, extension_modules
@@ -57,7 +58,8 @@ def build_or_load(
         torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
         vocab_size = None if tokenizer is None else tokenizer.vocab_size
         model = build_model(config.model, num_classes, vocab_size=vocab_size)
-    return ModelParts(model, tokenizer, _preprocessing(config, model, manifest))
+        probe_encoders(model, config.model, config.data.max_tokens)
+    return ModelParts(model, tokenizer, _preprocessing(config, model, tokenizer, manifest))
 
 
 def _all_missing(
@@ -98,7 +100,9 @@ def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
     return load_tokenizer(name, max_tokens)
 
 
-def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) -> Preprocessing:
+def _preprocessing(
+    config: Config, model: SentimentModel, tokenizer: TextTokenizer | None, manifest: Manifest
+) -> Preprocessing:
     text_encoder, image_encoder = model.text_encoder, model.image_encoder
     max_tokens = None
     if text_encoder is not None:
@@ -119,6 +123,13 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
             packed_px,
             image.resize_px,
         )
+    if image is not None and image.squeezes and config.data.image_view == "crop":
+        logger.warning(
+            "the image processor of %s squeezes the whole image to a square, and "
+            "data.image_view=crop shows the encoder its centre; data.image_view=whole does what "
+            "its processor does",
+            config.model.image_encoder.name,
+        )
     return Preprocessing(
         image=image,
         image_view=config.data.image_view,
@@ -127,4 +138,5 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
         packed_normalize=tuple(manifest.source.get("facts", {}).get("normalize", ())),
         packed_quality=int(manifest.packing["image_quality"]),
         max_tokens=max_tokens,
+        truncation_side="right" if tokenizer is None else tokenizer.truncation_side,
     )

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsa.calibration import Calibration
+from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
 from mmsa.engines.zero_partitions import gather_weights
@@ -232,9 +232,12 @@ class Run:
         return {step for step in steps if step is not None}
 
     def _calibration(self) -> Calibration:
-        """The temperature for the model as it was just validated."""
+        """The temperature for the model as it was just validated, or why there is none."""
         assert self.validated is not None
-        return fit(self.validated, split="val", shards_digest=self.data.manifest.digest)
+        fitted = fit(self.validated, split=FITTED_ON, shards_digest=self.data.manifest.digest)
+        if fitted.temperature is None:
+            logger.warning("export of step %d: %s", self.state.step, described(fitted))
+        return fitted
 
     def _write_export(
         self,

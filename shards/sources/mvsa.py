@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from mmsa.errors import UserError
+from mmsa.foundation.regular_file import read_regular
 from mmsa.labels import LABEL_NAMES
 from shards.example import Example, RawData, Reason, Reject, Rejected
 from shards.label_rules import Vote, decide, rule_name
@@ -127,7 +128,7 @@ def _label_lines(layout: Layout, raw: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of each label line; blank lines and the header are skipped."""
     path = raw / LABEL_FILE
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         what = f"{path} cannot be read ({error.strerror})"
         raise UserError(_layout_message(layout, raw, what)) from None

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from mmsa.data.decoding.limits import MAX_CHARACTERS
 from shards.example import Reason, Reject, read_file
 from shards.label_rules import RULES
+from shards.sources.dataset_name import problem_of
 
 _MOST_BYTES_OF_CHARACTER = 8  # in any encoding, UTF-7 too
 
@@ -74,9 +75,21 @@ class LabelRuleSettings(EncodingSettings):
 
 
 class ClassesSettings(EncodingSettings):
-    """Of sources that take their classes from the data, or in this order where they are given."""
+    """Of sources that take their classes from the data, or in this order where they are given.
+
+    `dataset` names the set; None takes the name of the file or folder.
+    """
 
     classes: tuple[str, ...] | None = None
+    dataset: str | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _usable_name(cls, name: str | None) -> str | None:
+        problem = None if name is None else problem_of(name)
+        if problem is not None:
+            raise ValueError(problem)
+        return name
 
     @field_validator("classes")
     @classmethod

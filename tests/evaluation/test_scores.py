@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mmsa.evaluation.scores.areas import area_scores, rankings
 from mmsa.evaluation.scores.bootstrap import Bootstrap
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, flat_metrics, probabilities
 from mmsa.evaluation.scores.score_table import Score, as_json, score_table
-from mmsa.evaluation.scores.sums import OVERALL, confidence_bins, scores_of_sums, summands
+from mmsa.evaluation.scores.sums import Sums, confidence_bins, scores_of_sums, summands
 
 
 def values_of(predictions: Predictions) -> dict[str, float]:
@@ -61,7 +62,7 @@ def test_areas_with_ties_are_those_of_scikit_learn() -> None:
     probs = random.integers(0, 5, (200, 3)) / 8
     counts = random.integers(0, 5, (6, 200))
     counts[0, :150] = 0  # some of the first thresholds are of samples that were not drawn
-    found = area_scores(rankings(probs, labels), ("a", "b", "c"), counts)
+    [found] = area_scores(rankings(probs, labels), ("a", "b", "c"), lambda: [counts])
     for r, c in np.ndindex(6, 3):
         name, weights = "abc"[c], counts[r]
         roc = reference.roc_auc_score(labels == c, probs[:, c], sample_weight=weights)
@@ -113,7 +114,7 @@ def test_classes_that_do_not_occur() -> None:
 
 def test_sums_do_not_depend_on_the_order_of_adding() -> None:
     """Exactly: the numbers that are added are multiples of one power of two."""
-    found = summands(random_predictions(4000, 3, 9)).values
+    found = summands(random_predictions(4000, 3, 9)).numbers
     backwards = found[::-1].cumsum(axis=0)[-1]
     assert (found.cumsum(axis=0)[-1] == backwards).all()
     weights = np.random.default_rng(0).integers(0, 5, (3, 4000)).astype(float)
@@ -122,8 +123,9 @@ def test_sums_do_not_depend_on_the_order_of_adding() -> None:
 
 def test_many_resamples_are_scored_as_one_is() -> None:
     found = summands(random_predictions(60, 3, 2))
-    sums = np.stack([found.values[:30].sum(axis=0), found.values[30:].sum(axis=0)])
+    halves = [found.part(np.arange(60) < 30).total(), found.part(np.arange(60) >= 30).total()]
+    sums = Sums(*(np.concatenate(pair) for pair in zip(*map(astuple, halves), strict=True)))
     both = scores_of_sums(sums, found.label_names)
-    for row in range(2):
-        alone = scores_of_sums(sums[row : row + 1], found.label_names)
-        assert {name: both[name][row] for name in OVERALL} == {n: alone[n][0] for n in OVERALL}
+    for row, half in enumerate(halves):
+        alone = scores_of_sums(half, found.label_names)
+        assert {name: both[name][row] for name in both} == {n: alone[n][0] for n in alone}

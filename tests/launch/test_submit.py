@@ -157,7 +157,7 @@ def test_missing_slurm_is_reported(
 ) -> None:
     said = refused(capsys, "train", "--", *settings)
     assert NO_SLURM in said
-    assert "accelerate launch" in said
+    assert "python -m launch run -n N CONFIG" in said
     for words in (["seeds", "--seeds", "0-1"], ["pack"], ["evaluate"]):
         assert NO_SLURM in refused(capsys, *words, "--", *settings)
     assert not (tmp_path / "run").exists()

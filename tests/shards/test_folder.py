@@ -26,12 +26,12 @@ def test_classes_are_folders(tmp_path: Path) -> None:
     pair(tmp_path, "sad/b")
     pair(tmp_path, "happy/deep/er/a", suffix=".PNG", text=b"\xef\xbb\xbfcaf\xc3\xa9\r\n")
     pair(tmp_path, "happy/x.y z")
-    examples, rejected = read("folder", tmp_path)
+    examples, rejected = read("folder", tmp_path, dataset="moods")
     assert rejected == []
     assert [(e.key, e.source_id, e.text, e.label) for e in examples] == [
-        ("folder-happy_deep_er_a-a23cbd4d58d5", "happy/deep/er/a", "caf\u00e9", "happy"),
-        ("folder-happy_x_y_z-d06fa1186d4a", "happy/x.y z", "a text", "happy"),
-        ("folder-sad_b-b532e16bcb70", "sad/b", "a text", "sad"),
+        ("moods-happy_deep_er_a-a23cbd4d58d5", "happy/deep/er/a", "caf\u00e9", "happy"),
+        ("moods-happy_x_y_z-d06fa1186d4a", "happy/x.y z", "a text", "happy"),
+        ("moods-sad_b-b532e16bcb70", "sad/b", "a text", "sad"),
     ]
     assert examples[0].image_path == tmp_path / "happy" / "deep" / "er" / "a.PNG"
     assert opened("folder", tmp_path).classes == ("happy", "sad")

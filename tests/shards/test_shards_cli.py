@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from raw import digests, raw_tree
 
+from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from shards.__main__ import main
 from shards.packing.pack import pack
@@ -50,6 +51,14 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert head.strip() in packed
     assert "text length" in tail
     assert "protocol  random, seed 0, ratios 8:1:1, hash " in shown
+    assert shown.splitlines()[-1].startswith("next: accelerate launch ")
+    # The settings and the versions of libraries are in the manifest, and take 280 characters.
+    assert load_manifest(out).packing["simplejpeg"]
+    for printed in (packed, shown):
+        assert "simplejpeg" not in printed
+        commands = ("next: ", "then: ", "packed into ")
+        lines = [line for line in printed.splitlines() if not line.startswith(commands)]
+        assert max(map(len, lines)) <= 120
 
 
 def test_errors_are_one_message_and_code_2(tmp_path: Path) -> None:

@@ -10,27 +10,27 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmsa.errors import UserError
 from mmsa.evaluation.report.read_report import Report
-from mmsa.evaluation.scores.areas import area_scores, rankings
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
-from mmsa.evaluation.scores.metrics import probabilities
-from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
+from mmsa.evaluation.scores.paired_tests import SIGNIFICANT, holm, mcnemar, spread, verdict_caution
+from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
 from mmsa.evaluation.scores.score_table import (
     AREAS,
-    Resampled,
     bootstrap_facts,
-    resampled_scores,
+    resampled_areas,
     score_table,
 )
 from mmsa.evaluation.scores.sums import OVERALL, SMALLER_IS_BETTER, summands
 
-SIGNIFICANT = 0.05
+Values = dict[str, float | None]  # flat name of a score -> its value, None if undefined
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Contender:
 
     name: str
     runs: tuple[Report, ...]
-    values: dict[str, float | None]  # means over the runs
+    of_runs: tuple[Values, ...]
+    values: Values  # means over the runs
     resampled: Resampled
 
 
@@ -47,8 +48,9 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
     """The comparison as numbers, contenders sorted by `metric`, the best first.
 
     `contenders`: name, runs, seeds, and for each score its value, interval and, with several seeds,
-    `over_seeds`. `pairs`: every pair, the better one first: McNemar's test (of single runs), and
-    for each score the difference with interval, p-value and Holm's correction over the pairs.
+    `over_seeds`. `pairs`: every pair, the better one first: McNemar's test (of single runs), for
+    each score the difference with interval, p-value and Holm's correction over the pairs, and
+    `caution`: why a significant difference in `metric` may be none, or None.
 
     The caller has called `check_comparable` and `check_metric`.
     """
@@ -64,7 +66,7 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
         "num_samples": len(reports[0].predictions.keys),
         "bootstrap": bootstrap_facts(bootstrap),
         "contenders": [_as_json(contender) for contender in contenders],
-        "pairs": _pairs(contenders),
+        "pairs": _pairs(contenders, metric, bootstrap.num_groups),
     }
 
 
@@ -141,6 +143,7 @@ def _contenders(reports: Sequence[Report], bootstrap: Bootstrap) -> list[Contend
             Contender(
                 name,
                 runs,
+                tuple(values[i] for i in members),
                 {score: _mean([values[i][score] for i in members]) for score in values[0]},
                 _with_seeds([resampled[i] for i in members], draws),
             )
@@ -155,29 +158,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _resampled(reports: Sequence[Report], bootstrap: Bootstrap) -> list[Resampled]:
     """The scores of each report on the same resamples."""
-    names = reports[0].predictions.label_names
-    resampled = resampled_scores([summands(r.predictions) for r in reports], bootstrap)
-    ranked = [rankings(probabilities(r.predictions.logits), r.predictions.labels) for r in reports]
-    chunks: list[list[Resampled]] = [[] for _ in reports]
-    for counts in bootstrap.sample_counts():
-        for i, ranking in enumerate(ranked):
-            chunks[i].append(area_scores(ranking, names, counts))
-    for i, parts in enumerate(chunks):
-        resampled[i] |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return resampled
+    resampled = resampled_scores([summands(report.predictions) for report in reports], bootstrap)
+    areas = resampled_areas([report.predictions for report in reports], bootstrap)
+    return [drawn.with_ready(found) for drawn, found in zip(resampled, areas, strict=True)]
 
 
 def _with_seeds(resampled: Sequence[Resampled], draws: np.random.Generator) -> Resampled:
     """Scores of a contender: each resample is a mean over runs drawn with replacement."""
     if len(resampled) == 1:
         return resampled[0]
-    most = max(len(values) for values in resampled[0].values())
+    most = max(len(resampled[0][name]) for name in ("accuracy", *AREAS))
     chosen = draws.integers(0, len(resampled), (most, len(resampled)))
-    means = {}
-    for name in resampled[0]:
+
+    def mean(name: str) -> NDArray[np.float64]:
         table = np.stack([run[name] for run in resampled], axis=1)  # (R, runs)
-        means[name] = np.take_along_axis(table, chosen[: len(table)], axis=1).mean(axis=1)
-    return means
+        return np.asarray(np.take_along_axis(table, chosen[: len(table)], axis=1).mean(axis=1))
+
+    return Resampled({}, {name: partial(mean, name) for name in resampled[0]})
 
 
 def _as_json(contender: Contender) -> dict[str, Any]:
@@ -186,7 +183,7 @@ def _as_json(contender: Contender) -> dict[str, Any]:
         low, high = interval(contender.resampled[name]) or (None, None)
         scores[name] = {"value": value, "low": low, "high": high}
         if len(contender.runs) > 1 and value is not None:
-            each = [score_table(run.predictions, None)[name].value for run in contender.runs]
+            each = [values[name] for values in contender.of_runs]
             scores[name]["over_seeds"] = spread([v for v in each if v is not None])
     return {
         "name": contender.name,
@@ -197,7 +194,7 @@ def _as_json(contender: Contender) -> dict[str, Any]:
     }
 
 
-def _pairs(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+def _pairs(contenders: Sequence[Contender], metric: str, num_groups: int) -> list[dict[str, Any]]:
     pairs = list(combinations(contenders, 2))
     described: list[dict[str, Any]] = [{"first": a.name, "second": b.name} for a, b in pairs]
     tests = [_mcnemar(a, b) for a, b in pairs]
@@ -210,7 +207,28 @@ def _pairs(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
         corrected = iter(holm([row["p"] for row in rows if row]))
         for pair, row in zip(described, rows, strict=True):
             pair["differences"][name] = row and {**row, "p_holm": next(corrected)}
+    for pair, (a, b) in zip(described, pairs, strict=True):
+        pair["caution"] = None
+        if distinguishable(pair, metric):
+            exact = pair["mcnemar"] and pair["mcnemar"]["p_holm"]
+            pair["caution"] = verdict_caution(metric, num_groups, _discordant(a, b), exact)
     return described
+
+
+def distinguishable(pair: Mapping[str, Any], metric: str) -> bool:
+    """Whether the difference of the pair is significant after Holm's correction."""
+    difference = pair["differences"][metric]
+    return difference is not None and bool(difference["p_holm"] < SIGNIFICANT)
+
+
+def _discordant(a: Contender, b: Contender) -> float:
+    """How many samples only one of the two has right; the mean over the pairs of their runs."""
+    right = [
+        [run.predictions.predicted == run.predictions.labels for run in contender.runs]
+        for contender in (a, b)
+    ]
+    counts = [int((first != second).sum()) for first in right[0] for second in right[1]]
+    return sum(counts) / len(counts)
 
 
 def _mcnemar(a: Contender, b: Contender) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmsa.evaluation.compare.comparison import SIGNIFICANT
+from mmsa.evaluation.compare.comparison import distinguishable
 from mmsa.evaluation.scores.score_names import columns, title_of, with_interval
 
 
@@ -54,25 +54,30 @@ def _rows(comparison: Mapping[str, Any]) -> list[list[str]]:
                 f"{difference['p_holm']:.4f}" if difference else "-",
                 f"{exact['p_holm']:.4f}" if exact else "-",
                 with_interval(scores["accuracy"]),
-                "" if distinguishable(pair, metric) else "not distinguishable from the first",
+                _remark(pair, metric),
             ]
         rows.append(row)
     return rows
 
 
-def distinguishable(pair: Mapping[str, Any], metric: str) -> bool:
-    """Whether the difference of the pair is significant after Holm's correction."""
-    difference = pair["differences"][metric]
-    return difference is not None and difference["p_holm"] < SIGNIFICANT
+def _remark(pair: Mapping[str, Any], metric: str) -> str:
+    if not distinguishable(pair, metric):
+        return "not distinguishable from the first"
+    return "with caution, see below" if pair["caution"] else ""
 
 
 def _sentence(pair: Mapping[str, Any], metric: str) -> str:
-    """One sentence: which is better, or that they are not distinguishable."""
+    """Which is better, perhaps with a caution, or that they are not distinguishable."""
     difference = pair["differences"][metric]
     if difference is None:
         return f"{pair['first']} and {pair['second']}: {title_of(metric)} is undefined"
     facts = f"{title_of(metric)} {with_interval(difference, signed=True)}, p = "
     facts += f"{difference['p_holm']:.4f}"
+    if pair["caution"]:
+        return (
+            f"{pair['first']} may be better than {pair['second']} ({facts}), but with caution: "
+            f"{pair['caution']}"
+        )
     if distinguishable(pair, metric):
         return f"{pair['first']} is better than {pair['second']} ({facts})"
     return f"{pair['first']} and {pair['second']} are not distinguishable ({facts})"

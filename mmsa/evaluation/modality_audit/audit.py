@@ -15,19 +15,14 @@ from mmsa.evaluation.inputs.slices import slice_masks
 from mmsa.evaluation.modality_audit.changed_inputs import Change
 from mmsa.evaluation.scores.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.metrics import Predictions
-from mmsa.evaluation.scores.paired_tests import holm
+from mmsa.evaluation.scores.paired_tests import SIGNIFICANT, holm, mcnemar, verdict_caution
+from mmsa.evaluation.scores.resampled import resampled_scores
 from mmsa.evaluation.scores.score_names import columns, title_of, with_interval
-from mmsa.evaluation.scores.score_table import (
-    as_json,
-    bootstrap_facts,
-    resampled_scores,
-    score_table,
-)
-from mmsa.evaluation.scores.sums import OVERALL, Summands, scores_of_sums, summands
+from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
+from mmsa.evaluation.scores.sums import OVERALL, overall_scores, summands
 
 AUDIT_NAME = "modality_audit.json"
 COST_SCORES = ("accuracy", "macro_f1", "weighted_f1", "loss")  # scores with a cost
-SIGNIFICANT = 0.05
 # The changes that show what the image adds.
 IMAGE_CHANGES = (Change.TEXT_ONLY, Change.SHUFFLED_IMAGES)
 
@@ -62,11 +57,11 @@ def audit(
     found: dict[str, Any] = {"bootstrap": bootstrap_facts(bootstrap), "changes": {}, "slices": {}}
     costs = _costs(whole, changed, bootstrap)
     for change, predictions in changed.items():
-        table = score_table(predictions, bootstrap, areas=False)
-        scores = as_json({name: table[name] for name in OVERALL})
-        found["changes"][str(change)] = {"scores": scores, "costs": costs[change]}
-    table = score_table(whole, bootstrap, areas=False)
-    found["whole"] = {"scores": as_json({name: table[name] for name in OVERALL})}
+        table = score_table(predictions, bootstrap, areas=False, names=OVERALL)
+        found["changes"][str(change)] = {"scores": as_json(table), "costs": costs[change]}
+    _add_cautions(found["changes"], whole, changed, bootstrap)
+    table = score_table(whole, bootstrap, areas=False, names=OVERALL)
+    found["whole"] = {"scores": as_json(table)}
     image_changes = {change: changed[change] for change in IMAGE_CHANGES}
     for name, mask in slice_masks(facts).items():
         within = Bootstrap.of(groups[mask], resamples=AREA_RESAMPLES)
@@ -80,6 +75,22 @@ def audit(
     return found
 
 
+def _add_cautions(
+    found: Mapping[str, dict[str, Any]],
+    whole: Predictions,
+    changed: Mapping[Change, Predictions],
+    bootstrap: Bootstrap,
+) -> None:
+    """Add `caution` to each change whose significant cost would rest on few samples."""
+    right = whole.predicted == whole.labels
+    tests = [mcnemar(right, one.predicted == one.labels) for one in changed.values()]
+    p_values = holm([p for _, _, p in tests])
+    for change, (first_only, second_only, _), p in zip(changed, tests, p_values, strict=True):
+        caution = verdict_caution("accuracy", bootstrap.num_groups, first_only + second_only, p)
+        if caution:
+            found[str(change)]["caution"] = caution
+
+
 def _costs(
     whole: Predictions,
     changed: Mapping[Change, Predictions],
@@ -87,11 +98,11 @@ def _costs(
     mask: NDArray[np.bool_] | None = None,
 ) -> dict[Change, dict[str, Any]]:
     """Change -> score -> cost with interval and p-value, on the samples in `mask`."""
-    rows = slice(None) if mask is None else mask
-    names = whole.label_names
-    tables = [Summands(summands(p).values[rows], names) for p in (whole, *changed.values())]
-    resampled = resampled_scores(tables, bootstrap)
-    points = [scores_of_sums(table.values.sum(axis=0, keepdims=True), names) for table in tables]
+    tables = [summands(predictions) for predictions in (whole, *changed.values())]
+    if mask is not None:
+        tables = [table.part(mask) for table in tables]
+    resampled = resampled_scores(tables, bootstrap, with_classes=0)
+    points = [overall_scores(table.total()) for table in tables]
     found: dict[Change, dict[str, Any]] = {change: {} for change in changed}
     for score in COST_SCORES:
         p_values = []
@@ -142,6 +153,10 @@ def answers(audited: Mapping[str, Any]) -> list[str]:
             )
             verdict = "makes no significant difference"
             if cost["p_holm"] < SIGNIFICANT:
+                caution = audited["changes"][str(change)].get("caution")
                 verdict = "helps" if cost["value"] > 0 else "harms"
+                if caution:
+                    verdict = "may help" if cost["value"] > 0 else "may harm"
+                    figures += f"; caution: {caution}"
             lines.append(f"{what} {verdict} ({figures})")
     return lines

@@ -8,21 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmsa.calibration import Calibration
+from mmsa.calibration import Calibration, temperature_of
 from mmsa.evaluation.floors.fitting import Floors
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
 from mmsa.evaluation.inputs.seen_before import SeenBefore
 from mmsa.evaluation.inputs.slices import part, slice_masks
 from mmsa.evaluation.scores.bootstrap import Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.calibration import reliability
+from mmsa.evaluation.scores.confusions import class_cautions
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
-from mmsa.evaluation.scores.score_table import (
-    Resampled,
-    as_json,
-    bootstrap_facts,
-    resampled_scores,
-    score_table,
-)
+from mmsa.evaluation.scores.paired_tests import mcnemar, verdict_caution
+from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
+from mmsa.evaluation.scores.score_names import title_of
+from mmsa.evaluation.scores.score_table import as_json, bootstrap_facts, score_table
 from mmsa.evaluation.scores.sums import OVERALL, summands
 
 # Scores of the probabilities; these are the only scores that a temperature changes.
@@ -44,19 +42,40 @@ def compute_findings(
     bootstrap = Bootstrap.of(groups_of(facts))
     findings = compute_metrics(predictions)
     # All scores are computed on the same resamples, which are drawn once.
-    temperature = 1.0 if calibration is None else calibration.temperature
+    temperature = temperature_of(calibration)
     tables = [summands(predictions), summands(predictions, temperature=temperature)]
     tables += [] if floors is None else [summands(floors.tfidf)]
-    drawn = resampled_scores(tables, bootstrap)
+    drawn = resampled_scores(tables, bootstrap, with_classes=1)
     findings["scores"] = as_json(score_table(predictions, bootstrap, resampled=drawn[0]))
     findings["bootstrap"] = bootstrap_facts(bootstrap)
     findings["leaks"] = _leaks(predictions, bootstrap, seen)
     findings["floors"] = None
     if floors is not None:
         findings["floors"] = _floors(findings["scores"], floors, drawn[0], drawn[2])
+        _add_caution(findings["floors"], predictions, floors, bootstrap)
     findings["calibration"] = _calibration(predictions, bootstrap, calibration, drawn[1])
     findings["slices"] = _slices(predictions, facts)
+    # Only where there is something to say.
+    cautions = class_cautions(findings["confusion_matrix"], predictions.label_names)
+    cautions += _interval_cautions(findings["scores"])
+    if cautions:
+        findings["cautions"] = cautions
     return findings
+
+
+def _interval_cautions(scores: Mapping[str, Any]) -> list[str]:
+    """A sentence if intervals of macro scores do not contain the score itself."""
+    apart = [
+        title_of(name)
+        for name in ("macro_f1", "macro_precision", "macro_recall")
+        if not scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
+    ]
+    if not apart:
+        return []
+    return [
+        f"the interval does not contain the value of {', '.join(apart)}: resamples miss classes "
+        "with very few samples, which then count as 0, so these intervals are too low"
+    ]
 
 
 def _leaks(predictions: Predictions, bootstrap: Bootstrap, seen: SeenBefore) -> dict[str, Any]:
@@ -68,8 +87,8 @@ def _leaks(predictions: Predictions, bootstrap: Bootstrap, seen: SeenBefore) -> 
         leaks[name] = {"num_samples": int(mask.sum())}
         if mask.any() and not mask.all():
             within = Bootstrap.of(bootstrap.groups[mask])
-            table = score_table(part(predictions, mask), within, areas=False)
-            leaks[name]["scores"] = as_json({score: table[score] for score in OVERALL})
+            table = score_table(part(predictions, mask), within, areas=False, names=OVERALL)
+            leaks[name]["scores"] = as_json(table)
     return leaks
 
 
@@ -98,6 +117,19 @@ def _floors(
     }
 
 
+def _add_caution(
+    found: dict[str, Any], predictions: Predictions, floors: Floors, bootstrap: Bootstrap
+) -> None:
+    """Add `caution` to `found` if a lead over TF-IDF is significant but rests on few samples."""
+    if all(lead["low"] <= 0 <= lead["high"] for lead in found["lead_over_tfidf"].values()):
+        return
+    right = [one.predicted == one.labels for one in (predictions, floors.tfidf)]
+    first_only, second_only, p = mcnemar(*right)
+    caution = verdict_caution(LEAD[0], bootstrap.num_groups, first_only + second_only, p)
+    if caution:
+        found["caution"] = caution
+
+
 def _calibration(
     predictions: Predictions,
     bootstrap: Bootstrap,
@@ -105,14 +137,17 @@ def _calibration(
     drawn: Resampled,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"temperature": None, "bins": reliability(predictions)}
-    if calibration is not None:
-        temperature = calibration.temperature
+    if calibration is not None and calibration.temperature is None:
+        content["why_none"] = calibration.why_none
+    elif calibration is not None:
+        temperature = temperature_of(calibration)
         table = score_table(
-            predictions, bootstrap, areas=False, temperature=temperature, resampled=drawn
-        )
+            *(predictions, bootstrap), areas=False, temperature=temperature, resampled=drawn,
+            names=PROPER,
+        )  # fmt: skip
         content["temperature"] = temperature
         content["fitted_on"] = calibration.fitted_on
-        content["scores"] = as_json({name: table[name] for name in PROPER})
+        content["scores"] = as_json(table)
         content["bins_with_temperature"] = reliability(predictions, temperature)
     return content
 
@@ -123,7 +158,6 @@ def _slices(predictions: Predictions, facts: Sequence[SampleFacts]) -> dict[str,
     slices = {}
     for name, mask in slice_masks(facts).items():
         bootstrap = Bootstrap.of(groups[mask], resamples=SLICE_RESAMPLES)
-        table = score_table(part(predictions, mask), bootstrap, areas=False)
-        scores = as_json({score: table[score] for score in SLICE_SCORES})
-        slices[name] = {"num_samples": int(mask.sum()), "scores": scores}
+        table = score_table(part(predictions, mask), bootstrap, areas=False, names=SLICE_SCORES)
+        slices[name] = {"num_samples": int(mask.sum()), "scores": as_json(table)}
     return slices

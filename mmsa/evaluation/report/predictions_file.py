@@ -29,7 +29,7 @@ def rows_of(
     it. `probabilities` are computed with the export's `temperature`, as in prediction.
     """
     names = predictions.label_names
-    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    probs = probabilities(predictions.logits, temperature)
     predicted = predictions.predicted
     for row, sample in enumerate(facts):
         yield {

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmsa.calibration import without_temperature
+from mmsa.evaluation.scores.confusions import RATES_UP_TO, most_confused
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, columns, title_of, with_interval
 
 
 def summary_text(findings: Mapping[str, Any]) -> str:
-    """Scores with intervals next to the floors; leaks; calibration; slices."""
-    blocks = [_scores(findings), _leaks(findings["leaks"])]
+    """Scores with intervals next to the floors; confusions; leaks; calibration; slices."""
+    blocks = [_scores(findings), _confusions(findings), findings.get("cautions", [])]
+    blocks += [_leaks(findings["leaks"])]
     if findings["floors"]:
-        blocks.append(_lead(findings["floors"]["lead_over_tfidf"]))
+        blocks.append(_lead(findings["floors"]))
     blocks += [_calibration(findings), _slices(findings["slices"])]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
 
@@ -35,13 +38,30 @@ def _scores(findings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _lead(lead: Mapping[str, Any]) -> list[str]:
+def _confusions(findings: Mapping[str, Any]) -> list[str]:
+    """The confusion matrix of few classes, else the pairs of classes with the most errors."""
+    matrix, names = findings["confusion_matrix"], list(findings["per_class"])
+    if len(names) <= RATES_UP_TO:
+        rows = [["true \\ predicted", *names]]
+        rows += [[name, *map("{:,}".format, row)] for name, row in zip(names, matrix, strict=True)]
+        return columns(rows)
+    pairs = most_confused(matrix, names)
+    if not pairs:
+        return ["most confused classes: none, every sample is predicted correctly"]
+    rows = [["most confused: true class", "predicted as", "samples", "share of the class"]]
+    rows += [[pair.true, pair.predicted, f"{pair.count:,}", f"{pair.share:.1%}"] for pair in pairs]
+    return columns(rows)
+
+
+def _lead(floors: Mapping[str, Any]) -> list[str]:
     lines = ["lead over TF-IDF, on the same samples:"]
-    for name, score in lead.items():
+    for name, score in floors["lead_over_tfidf"].items():
         # An interval that ends at 0 does not show a lead.
         apart = score["low"] > 0 or score["high"] < 0
         verdict = "" if apart else ": not distinguishable"
         lines.append(f"  {title_of(name)} {with_interval(score, signed=True)}{verdict}")
+    if floors.get("caution"):
+        lines.append(f"  take the lead with caution: {floors['caution']}")
     return lines
 
 
@@ -61,6 +81,8 @@ def _leaks(leaks: Mapping[str, Any]) -> list[str]:
 
 def _calibration(findings: Mapping[str, Any]) -> list[str]:
     calibration = findings["calibration"]
+    if calibration.get("why_none"):
+        return [f"calibration: {without_temperature(calibration['why_none'])}"]
     if calibration["temperature"] is None:
         return ["calibration: the export has no temperature (evaluate.py --split val --calibrate)"]
     rows = [["calibration", "as trained", f"temperature {calibration['temperature']:.4g}"]]

@@ -7,11 +7,16 @@ N samples, C classes, R resamples.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+
+_RANKINGS_BYTES = 64 << 20  # rankings in memory at once
 
 
 class Ranking:
@@ -30,6 +35,11 @@ class Ranking:
         self._positives_before = np.searchsorted(self._positives, self._before)
         self._positives_down_to = np.searchsorted(self._positives, self._down_to)
         self._ties = bool((self._down_to > self._before + 1).any())
+
+    @property
+    def num_bytes(self) -> int:
+        """Nearly all of its memory: one place per sample."""
+        return self._order.nbytes
 
     def areas(self, counts: Counts) -> tuple[Floats, Floats]:
         """(ROC area, PR area), each (R,), where sample n is in resample r `counts[r, n]` times.
@@ -68,19 +78,43 @@ def _sums(counts: Counts) -> Counts:
     return sums
 
 
-def rankings(probs: Floats, labels: NDArray[np.int64]) -> list[Ranking]:
-    """One-vs-rest rankings of the C classes by their probabilities (N, C)."""
-    return [Ranking(probs[:, c], labels == c) for c in range(probs.shape[1])]
+def rankings(probs: Floats, labels: NDArray[np.int64]) -> Iterator[Ranking]:
+    """One-vs-rest rankings of the C classes by their probabilities (N, C), made when needed."""
+    return (Ranking(probs[:, c], labels == c) for c in range(probs.shape[1]))
 
 
 def area_scores(
-    ranked: list[Ranking], label_names: tuple[str, ...], counts: Counts
+    ranked: Iterable[Ranking],
+    label_names: Sequence[str],
+    resamples: Callable[[], Iterable[Counts]],
+) -> list[dict[str, Floats]]:
+    """The areas (R,) of one or more models, each with C of the rankings in `ranked`.
+
+    `roc_auc` and `pr_auc` are means over the classes where they are defined; the areas of each
+    class follow. `resamples` yields the counts of the samples in chunks (R', N). It is called once
+    for each block of rankings, because those of many classes do not fit in memory together.
+    """
+    pending, columns = iter(ranked), list[tuple[Floats, Floats]]()
+    while first := next(pending, None):
+        at_once = max(1, _RANKINGS_BYTES // first.num_bytes)
+        block = [first, *itertools.islice(pending, at_once - 1)]
+        found = [[one.areas(counts) for one in block] for counts in resamples()]
+        columns += [
+            (np.concatenate([roc for roc, _ in parts]), np.concatenate([pr for _, pr in parts]))
+            for parts in zip(*found, strict=True)
+        ]
+    size = len(label_names)
+    return [
+        _means(columns[start : start + size], label_names) for start in range(0, len(columns), size)
+    ]
+
+
+def _means(
+    columns: Sequence[tuple[Floats, Floats]], label_names: Sequence[str]
 ) -> dict[str, Floats]:
-    """`roc_auc` and `pr_auc`, means over the classes where they are defined, and per class."""
-    pairs = [ranking.areas(counts) for ranking in ranked]
     scores: dict[str, Floats] = {}
     for place, name in enumerate(("roc_auc", "pr_auc")):
-        table = np.stack([pair[place] for pair in pairs], axis=1)  # (R, C)
+        table = np.stack([pair[place] for pair in columns], axis=1)  # (R, C)
         defined = ~np.isnan(table)
         total = np.where(defined, table, 0.0).sum(axis=1)
         with np.errstate(invalid="ignore"):

@@ -7,7 +7,7 @@ resamples, so their scores can be subtracted resample by resample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+Drawn = Iterator[tuple[Floats, list[Floats]]]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -25,6 +27,7 @@ _CHUNK_BYTES = 32 << 20  # counts per matrix product
 _COUNTED_AT_ONCE = (
     1 << 15
 )  # groups: few calls for small splits, counters that fit a cache for large ones
+_DENSE_COLUMNS = 64  # class counts; with more, a sparse product is faster
 _CACHED_BYTES = 2 << 20  # counts that are sorted and added up, which is faster in cache
 
 
@@ -65,18 +68,47 @@ class Bootstrap:
         counted = np.bincount(places.reshape(-1), minlength=rows * self.num_groups)
         return counted.reshape(shape)
 
-    def sums(self, values: Floats) -> Floats:
-        """Sums (R, K) over each resample of `values` (N, K), the contributions of the samples."""
-        # Equal columns are summed once: empty bins, cells of one model at two temperatures.
+    def sums(self, values: Floats, places: Sequence[Places] = (), num_classes: int = 0) -> Drawn:
+        """Sums over each resample, in chunks of resamples.
+
+        Yields (sums (R', K) of `values` (N, K), and for each of `places` (N,), which are classes or
+        -1, how many samples are of each class, (R', C)). All are exact sums of float64, so the way
+        they are added does not matter: sparse for many classes, where most products are with 0.
+        """
+        # Equal columns are summed once: empty bins, classes of one model at two temperatures.
         distinct: dict[bytes, int] = {}
         contents = [column.tobytes() for column in np.ascontiguousarray(values.T)]
-        places = [distinct.setdefault(content, len(distinct)) for content in contents]
+        of_values = [distinct.setdefault(content, len(distinct)) for content in contents]
         columns = np.stack([np.frombuffer(content) for content in distinct], axis=1)
         per_group = np.zeros((self.num_groups, columns.shape[1]))
         np.add.at(per_group, self.groups, columns)
-        with threadpool_limits(1, user_api="blas"):  # BLAS threads would spin between products
-            sums = np.concatenate([counts @ per_group for counts in self.counts(self.resamples)])
-        return sums[:, places]
+        ones = self._class_counts(places, num_classes)
+        width = ones.shape[1]
+        if width <= _DENSE_COLUMNS:
+            per_group, ones = np.hstack([per_group, ones.toarray()]), ones[:, :0]
+        transposed = ones.T.tocsr()
+        rows_bytes = _CHUNK_BYTES * self.num_groups // max(self.num_groups, width)
+        for counts in self.counts(self.resamples, rows_bytes):
+            with threadpool_limits(1, user_api="blas"):  # BLAS threads would spin between products
+                sums = counts @ per_group
+            # In Fortran's order, which decides in which order scores add up classes.
+            classes = np.asfortranarray(sums[:, columns.shape[1] :])
+            if ones.shape[1]:
+                classes = (transposed @ counts.T).T
+            yield (
+                sums[:, of_values],
+                [classes[:, i * num_classes : (i + 1) * num_classes] for i in range(len(places))],
+            )
+
+    def _class_counts(self, places: Sequence[Places], num_classes: int) -> Any:
+        """Sparse (G, len(places) x C): how many samples of each group are of each class."""
+        from scipy.sparse import csr_matrix
+
+        shape = (self.num_groups, len(places) * num_classes)
+        found = [(self.groups[p >= 0], p[p >= 0] + i * num_classes) for i, p in enumerate(places)]
+        groups = np.concatenate([group for group, _ in found]) if found else np.empty(0, np.int64)
+        classes = np.concatenate([place for _, place in found]) if found else groups
+        return csr_matrix((np.ones(len(groups)), (groups, classes)), shape)
 
     def sample_counts(self) -> Iterator[NDArray[np.int64]]:
         """How often each sample is in each resample for areas, in chunks (R', N)."""

@@ -12,43 +12,49 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.calibration import FITTED_ON, Calibration
+from mmsa.calibration import FITTED_ON, TEMPERATURES, Calibration, checked
 from mmsa.errors import UserError
-from mmsa.evaluation.scores.metrics import Predictions, log_probabilities, probabilities, rounded
+from mmsa.evaluation.scores.metrics import Predictions, losses_of, probabilities, rounded
 from mmsa.evaluation.scores.sums import CALIBRATION_BINS, confidence_bins
-
-_RANGE = (0.05, 20.0)  # outside, no sample of the split constrains the temperature
 
 
 def fit(predictions: Predictions, *, split: str, shards_digest: str) -> Calibration:
-    """Fit the temperature with the lowest log loss; `UserError` for any split but validation."""
-    from scipy.optimize import minimize_scalar
+    """Fit the temperature with the lowest log loss; `UserError` for any split but validation.
 
+    The result has no temperature where the split does not determine one (mmsa/calibration.py).
+    """
     if split != FITTED_ON:
         raise UserError(
             f"a temperature is fitted on '{FITTED_ON}', never on '{split}': evaluate with "
             f"--split {FITTED_ON}"
         )
-    low, high = map(math.log, _RANGE)
+    temperature = float(rounded(lowest_loss(predictions)))
+    return checked(
+        Calibration(
+            temperature=temperature,
+            fitted_on=split,
+            num_samples=len(predictions.keys),
+            shards_digest=shards_digest,
+            loss_before=float(rounded(_loss(predictions, 1.0))),
+            loss_after=float(rounded(_loss(predictions, temperature))),
+        )
+    )
+
+
+def lowest_loss(predictions: Predictions) -> float:
+    """The temperature with the lowest log loss in the range of the search, however few samples."""
+    from scipy.optimize import minimize_scalar
+
+    low, high = map(math.log, TEMPERATURES)
     # Convex in 1/T, so there is no second minimum to end in.
     minimum = minimize_scalar(
         lambda x: _loss(predictions, math.exp(x)), bounds=(low, high), method="bounded"
     )
-    temperature = float(rounded(math.exp(minimum.x)))
-    return Calibration(
-        temperature=temperature,
-        fitted_on=split,
-        num_samples=len(predictions.keys),
-        shards_digest=shards_digest,
-        loss_before=float(rounded(_loss(predictions, 1.0))),
-        loss_after=float(rounded(_loss(predictions, temperature))),
-    )
+    return math.exp(minimum.x)
 
 
 def _loss(predictions: Predictions, temperature: float) -> float:
-    logits = np.asarray(predictions.logits, dtype=np.float64) / temperature
-    rows = np.arange(len(predictions.labels))
-    return float(-log_probabilities(logits)[rows, predictions.labels].mean())
+    return float(losses_of(predictions, temperature).mean())
 
 
 def reliability(predictions: Predictions, temperature: float = 1.0) -> list[Mapping[str, Any]]:
@@ -56,7 +62,7 @@ def reliability(predictions: Predictions, temperature: float = 1.0) -> list[Mapp
 
     Each has its edges `from` and `to`, `num_samples`, the mean `confidence` and the `accuracy`.
     """
-    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    probs = probabilities(predictions.logits, temperature)
     confidence = probs[np.arange(len(probs)), predictions.predicted]
     right = predictions.predicted == predictions.labels
     bins = confidence_bins(confidence)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmsa.errors import UserError
 
+_BLOCK = 1 << 20  # cells of (N, C) that are computed at once: 8 MiB an array
 SIGNIFICANT_DIGITS = 6  # in files; float64 sums differ at most in the 15th
 
 # Names for `train.select_by`; more is better for all of them except `loss`.
@@ -124,12 +125,27 @@ class Predictions:
             )
 
 
-def log_probabilities(logits: ArrayLike) -> NDArray[np.float64]:
+def row_blocks(num_rows: int, num_classes: int) -> Iterator[slice]:
+    """Slices that together are all rows, each of at most `_BLOCK` cells of (N, C), or one row."""
+    rows = max(1, _BLOCK // num_classes)
+    for start in range(0, num_rows, rows):
+        yield slice(start, min(start + rows, num_rows))
+
+
+def log_probabilities(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Natural logarithms of the probabilities, (N, C) float64, from logits (N, C) or (N, 1).
 
-    Numerically stable: never takes the exponential of a large number.
+    `temperature` divides the logits first. Numerically stable: never takes the exponential of a
+    large number. Computed in blocks of rows, so that little more than the result is in memory.
     """
-    wide = np.asarray(logits, dtype=np.float64)
+    given = np.asarray(logits)
+    result = np.empty((len(given), max(2, given.shape[1])))
+    for rows in row_blocks(*result.shape):
+        result[rows] = _block_of_log_probabilities(given[rows].astype(np.float64) / temperature)
+    return result
+
+
+def _block_of_log_probabilities(wide: NDArray[np.float64]) -> NDArray[np.float64]:
     if wide.shape[1] == 1:
         # One logit z is the log-odds of the second class: log(1 - sigmoid(z)), log(sigmoid(z)).
         return np.concatenate([-np.logaddexp(0.0, wide), -np.logaddexp(0.0, -wide)], axis=1)
@@ -137,9 +153,23 @@ def log_probabilities(logits: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def probabilities(logits: ArrayLike) -> NDArray[np.float64]:
-    """Probabilities (N, C) float64 from logits (N, C) by softmax, or (N, 1) by the sigmoid pair."""
-    return np.asarray(np.exp(log_probabilities(logits)))
+def probabilities(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities (N, C) float64 from logits (N, C) by softmax, or (N, 1) by the sigmoid pair.
+
+    `temperature` divides the logits first.
+    """
+    found = log_probabilities(logits, temperature)
+    return np.exp(found, out=found)
+
+
+def losses_of(predictions: Predictions, temperature: float = 1.0) -> NDArray[np.float64]:
+    """The log loss of each sample, (N,), in nats."""
+    losses = np.empty(len(predictions.labels))
+    for rows in row_blocks(len(losses), len(predictions.label_names)):
+        labels = predictions.labels[rows]
+        found = log_probabilities(predictions.logits[rows], temperature)
+        losses[rows] = -found[np.arange(len(labels)), labels]
+    return losses
 
 
 def compute_metrics(
@@ -179,8 +209,7 @@ def compute_metrics(
 def _losses(
     predictions: Predictions, weights: Sequence[float] | NDArray[np.floating] | None
 ) -> dict[str, float]:
-    rows = np.arange(len(predictions.labels))
-    losses = -log_probabilities(predictions.logits)[rows, predictions.labels]  # (N,)
+    losses = losses_of(predictions)  # (N,)
     # fsum rounds once, so the sum does not depend on how numpy was built.
     named = {"loss": math.fsum(losses) / len(losses)}
     if weights is not None:
@@ -189,7 +218,9 @@ def _losses(
             raise ValueError(
                 f"class weights are {per_class.shape}; expected ({len(predictions.label_names)},)"
             )
-        named["class_weighted_loss"] = math.fsum(losses * per_class[predictions.labels]) / len(rows)
+        named["class_weighted_loss"] = math.fsum(losses * per_class[predictions.labels]) / len(
+            losses
+        )
     return named
 
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from mmsa.evaluation.scores.areas import area_scores, rankings
 from mmsa.evaluation.scores.bootstrap import LEVEL, Bootstrap, interval
 from mmsa.evaluation.scores.metrics import Predictions, probabilities
-from mmsa.evaluation.scores.sums import Summands, scores_of_sums, summands
+from mmsa.evaluation.scores.resampled import Resampled, resampled_scores
+from mmsa.evaluation.scores.sums import scores_of_sums, summands
+
+Floats = NDArray[np.float64]
 
 AREAS = ("roc_auc", "pr_auc")
 
@@ -28,7 +31,6 @@ class Score:
 
 
 ScoreTable = dict[str, Score]
-Resampled = dict[str, NDArray[np.float64]]  # flat name of a score -> (R,)
 
 
 def score_table(
@@ -38,42 +40,47 @@ def score_table(
     areas: bool = True,
     temperature: float = 1.0,
     resampled: Resampled | None = None,
+    names: Sequence[str] | None = None,
 ) -> ScoreTable:
-    """Every score by its flat name; without `bootstrap` there are no intervals.
+    """Every score by its flat name, or those in `names`; without `bootstrap` no intervals.
 
     `resampled` is the result of `resampled_scores` for these predictions, if the caller has it.
     `areas` adds `roc_auc` and `pr_auc`, whose intervals use only the first resamples. They hardly
     depend on `temperature`: not at all for two classes, where it is a monotone function.
     """
     contributions = summands(predictions, temperature=temperature)
-    values = dict(
-        scores_of_sums(contributions.values.sum(axis=0, keepdims=True), contributions.label_names)
-    )
-    drawn: Resampled = {}
+    values = scores_of_sums(contributions.total(), contributions.label_names)
+    if names is not None:
+        values = {name: values[name] for name in names}
+    drawn: Mapping[str, NDArray[np.float64]] = {}
     if bootstrap is not None:
-        drawn |= resampled or resampled_scores([contributions], bootstrap)[0]
+        drawn = resampled or resampled_scores([contributions], bootstrap)[0]
+    table = {name: _score(value, drawn.get(name)) for name, value in values.items()}
     if areas:
-        probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
-        ranked = rankings(probs, predictions.labels)
-        names = contributions.label_names
-        values |= area_scores(ranked, names, np.ones((1, len(predictions.labels)), dtype=np.int64))
+        names_of_classes = contributions.label_names
+        ranked = rankings(probabilities(predictions.logits, temperature), predictions.labels)
+        once = np.ones((1, len(predictions.labels)), dtype=np.int64)
+        [of_areas] = area_scores(ranked, names_of_classes, lambda: [once])
+        drawn = {}
         if bootstrap is not None:
-            chunks = [area_scores(ranked, names, counts) for counts in bootstrap.sample_counts()]
-            drawn |= {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
-    return {name: _score(values[name], drawn.get(name)) for name in values}
+            [drawn] = resampled_areas([predictions], bootstrap, temperature)
+        table |= {name: _score(value, drawn.get(name)) for name, value in of_areas.items()}
+    return table
 
 
-def resampled_scores(several: Sequence[Summands], bootstrap: Bootstrap) -> list[Resampled]:
-    """The scores, each (R,), of several sets of predictions, all on the same resamples."""
-    width = several[0].values.shape[1]
-    sums = bootstrap.sums(np.concatenate([one.values for one in several], axis=1))
-    return [
-        scores_of_sums(sums[:, i * width : (i + 1) * width], one.label_names)
-        for i, one in enumerate(several)
-    ]
+def resampled_areas(
+    several: Sequence[Predictions], bootstrap: Bootstrap, temperature: float = 1.0
+) -> list[dict[str, Floats]]:
+    """The areas of several sets of predictions, all on the same resamples, the first of all."""
+    ranked = (
+        ranking
+        for one in several
+        for ranking in rankings(probabilities(one.logits, temperature), one.labels)
+    )
+    return area_scores(ranked, several[0].label_names, bootstrap.sample_counts)
 
 
-def _score(value: NDArray[np.float64], resampled: NDArray[np.float64] | None) -> Score:
+def _score(value: Floats, resampled: Floats | None) -> Score:
     if math.isnan(value[0]):
         return Score(None)
     low_high = None if resampled is None else interval(resampled)

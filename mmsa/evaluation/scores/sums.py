@@ -1,9 +1,11 @@
 """Every score except the areas as a function of sums over samples, for many resamples at once.
 
-N samples, C classes, K summands, R resamples. Each sample contributes K numbers: a one in its cell
-of the confusion matrix, its log loss, its Brier score and, in the bin of its confidence, correct (1
-or 0) minus confidence. The scores are functions of their sums, so 10,000 resamples are one matrix
-product. The areas under curves are in `areas.py`.
+N samples, C classes, B bins, R resamples. Each sample counts once among the samples of its true
+class, once among those of its predicted class and, if both are the same, among the hits of that
+class. It contributes its log loss, its Brier score and, in the bin of its confidence, correct (1 or
+0) minus confidence. The scores are functions of the sums, 3 C + 2 + B numbers, so 10,000 resamples
+are one matrix product. No score needs the C x C cells of the confusion matrix, which would be 80 GB
+for 1,000 classes and 10,000 resamples. The areas under curves are in `areas.py`.
 
 All numbers are multiples of a power of two, small enough that float64 adds them without rounding:
 the sums do not depend on the order of addition, on threads or on the machine.
@@ -18,9 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.evaluation.scores.metrics import Predictions, log_probabilities
+from mmsa.evaluation.scores.metrics import Predictions, log_probabilities, row_blocks
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 CALIBRATION_BINS = 15  # of equal width in confidence, as in Guo et al. (ICML 2017)
 _MANTISSA_BITS = 52
@@ -40,35 +43,75 @@ OVERALL = (
     "brier",
     "ece",
 )
+OF_A_CLASS = ("precision", "recall", "f1")  # `f1/CLASS`, ...
 SMALLER_IS_BETTER = frozenset({"loss", "brier", "ece"})
+
+
+NO_CLASS = -1  # among the hits: a sample whose prediction is wrong
 
 
 @dataclass(frozen=True)
 class Summands:
-    """Contributions of the samples, `values` (N, K). Columns: C x C cells, loss, Brier, bins."""
+    """What N samples contribute to the sums.
 
-    values: Floats
+    `labels` and `predicted` (N,) are classes; `numbers` (N, 2 + B): loss, Brier score, bins.
+    """
+
+    labels: Places
+    predicted: Places
+    numbers: Floats
     label_names: tuple[str, ...]
+
+    @property
+    def hits(self) -> Places:
+        """The class of each sample that is predicted correctly, (N,); `NO_CLASS` of the others."""
+        return np.where(self.labels == self.predicted, self.labels, NO_CLASS)
+
+    def part(self, rows: NDArray[np.bool_]) -> Summands:
+        """The contributions of the samples in the mask `rows` (N,), unchanged."""
+        names = self.label_names
+        return Summands(self.labels[rows], self.predicted[rows], self.numbers[rows], names)
+
+    def total(self) -> Sums:
+        """The sums over all samples: one resample, in which each sample is once."""
+        counts = [
+            np.bincount(places[places != NO_CLASS], minlength=len(self.label_names))
+            for places in (self.hits, self.labels, self.predicted)
+        ]
+        hits, support, chosen = (count.astype(np.float64)[None] for count in counts)
+        return Sums(hits, support, chosen, self.numbers.sum(axis=0, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over each of R resamples.
+
+    `hits`, `support` and `chosen` (R, C): samples of each class that are predicted correctly,
+    samples of the class, samples predicted as the class. `numbers` (R, 2 + B).
+    """
+
+    hits: Floats
+    support: Floats
+    chosen: Floats
+    numbers: Floats
 
 
 def summands(predictions: Predictions, *, temperature: float = 1.0) -> Summands:
     """What each sample contributes to the sums; `temperature` divides the logits first."""
-    num_samples, num_classes = len(predictions.labels), len(predictions.label_names)
-    rows = np.arange(num_samples)
-    log_probs = log_probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
-    probs = np.exp(log_probs)  # (N, C)
-    predicted = predictions.predicted
-    cells = np.zeros((num_samples, num_classes * num_classes))
-    cells[rows, predictions.labels * num_classes + predicted] = 1.0
-    truth = np.zeros_like(probs)
-    truth[rows, predictions.labels] = 1.0
-    losses = -log_probs[rows, predictions.labels]  # (N,)
-    brier = ((probs - truth) ** 2).sum(axis=1)  # (N,)
-    confidence = probs[rows, predicted]
-    gaps = np.zeros((num_samples, CALIBRATION_BINS))
-    gaps[rows, confidence_bins(confidence)] = (predicted == predictions.labels) - confidence
-    columns = [cells, _on_grid(losses)[:, None], _on_grid(brier)[:, None], _on_grid(gaps)]
-    return Summands(np.concatenate(columns, axis=1), predictions.label_names)
+    labels, predicted = predictions.labels, predictions.predicted
+    losses, brier, confidence = (np.empty(len(labels)) for _ in range(3))
+    for rows in row_blocks(len(labels), len(predictions.label_names)):
+        log_probs = log_probabilities(predictions.logits[rows], temperature)
+        within = np.arange(len(log_probs))
+        losses[rows] = -log_probs[within, labels[rows]]
+        probs = np.exp(log_probs, out=log_probs)
+        confidence[rows] = probs[within, predicted[rows]]
+        probs[within, labels[rows]] -= 1.0
+        brier[rows] = (probs**2).sum(axis=1)
+    gaps = np.zeros((len(labels), CALIBRATION_BINS))
+    gaps[np.arange(len(labels)), confidence_bins(confidence)] = (predicted == labels) - confidence
+    numbers = [_on_grid(losses)[:, None], _on_grid(brier)[:, None], _on_grid(gaps)]
+    return Summands(labels, predicted, np.concatenate(numbers, axis=1), predictions.label_names)
 
 
 def confidence_bins(confidence: Floats) -> NDArray[np.int64]:
@@ -90,22 +133,15 @@ def _on_grid(values: Floats) -> Floats:
     return np.asarray(np.ldexp(np.rint(np.ldexp(values, bits)), -bits))
 
 
-def scores_of_sums(sums: Floats, label_names: Sequence[str]) -> dict[str, Floats]:
-    """The scores, each (R,), of `sums` (R, K): those in `OVERALL`, and three per class.
+def overall_scores(sums: Sums) -> dict[str, Floats]:
+    """The scores in `OVERALL`, each (R,).
 
     Scores undefined for lack of samples count as 0, as in `compute_metrics`; balanced accuracy is
     the mean recall of the classes that occur, as in scikit-learn.
     """
-    num_classes = len(label_names)
-    cells = sums[:, : num_classes**2].reshape(-1, num_classes, num_classes)  # (R, true, predicted)
-    totals = cells.sum(axis=(1, 2))  # (R,)
-    hits = np.diagonal(cells, axis1=1, axis2=2)  # (R, C)
-    support, chosen = cells.sum(axis=2), cells.sum(axis=1)  # (R, C)
-    per_class = {
-        "precision": _ratio(hits, chosen),
-        "recall": _ratio(hits, support),
-        "f1": _ratio(2 * hits, support + chosen),
-    }
+    hits, support, chosen = sums.hits, sums.support, sums.chosen  # (R, C)
+    totals = support.sum(axis=1)  # (R,)
+    per_class = {name: class_score(name, hits, support, chosen) for name in OF_A_CLASS}
     scores: dict[str, Floats] = {"accuracy": hits.sum(axis=1) / totals}
     scores["balanced_accuracy"] = per_class["recall"].sum(axis=1) / (support > 0).sum(axis=1)
     shares = support / totals[:, None]
@@ -113,13 +149,28 @@ def scores_of_sums(sums: Floats, label_names: Sequence[str]) -> dict[str, Floats
         scores[f"macro_{name}"] = values.mean(axis=1)
         scores[f"weighted_{name}"] = (values * shares).sum(axis=1)
     scores["mcc"] = _matthews(hits.sum(axis=1), totals, support, chosen)
-    loss, brier, *gaps = sums[:, num_classes**2 :].T
+    loss, brier, *gaps = sums.numbers.T
     scores["loss"], scores["brier"] = loss / totals, brier / totals
     scores["ece"] = np.abs(gaps).sum(axis=0) / totals
-    ordered = {name: scores[name] for name in OVERALL}
-    for name, values in per_class.items():
-        ordered |= {f"{name}/{label}": values[:, i] for i, label in enumerate(label_names)}
-    return ordered
+    return {name: scores[name] for name in OVERALL}
+
+
+def class_score(name: str, hits: Floats, support: Floats, chosen: Floats) -> Floats:
+    """`name` is one of `OF_A_CLASS`; of counts of any shape, 0 if undefined for lack of samples."""
+    if name == "precision":
+        return _ratio(hits, chosen)
+    if name == "recall":
+        return _ratio(hits, support)
+    return _ratio(2 * hits, support + chosen)
+
+
+def scores_of_sums(sums: Sums, label_names: Sequence[str]) -> dict[str, Floats]:
+    """The scores, each (R,): those in `OVERALL`, then those in `OF_A_CLASS` of each class."""
+    scores = overall_scores(sums)
+    for name in OF_A_CLASS:
+        values = class_score(name, sums.hits, sums.support, sums.chosen)
+        scores |= {f"{name}/{label}": values[:, i] for i, label in enumerate(label_names)}
+    return scores
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

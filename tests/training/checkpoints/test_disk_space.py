@@ -130,7 +130,9 @@ def test_small_writes_on_a_full_disk(small_disk: Callable[[str], Path]) -> None:
     audit.write(1, ["first"])
     write_status(disk / "status.json", {"state": "running", "reason": ""})
     filler = fill(disk)
-    with pytest.raises(UserError, match=r"could not be written.*No space left.*Free some space"):
+    with pytest.raises(
+        UserError, match=r"not be written.*No space left on device.*Free some space"
+    ):
         measure_often(tracker)
     with pytest.raises(UserError, match=r"the audit .* cannot be written \(No space left"):
         write_often(audit)

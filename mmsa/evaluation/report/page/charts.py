@@ -13,6 +13,7 @@ from mmsa.evaluation.scores.metrics import Predictions, probabilities
 # Distinguishable with colour blindness (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
 _POINTS = 200  # per curve; more would not be visible
+_NAME_UP_TO = 24  # characters of a class name beside a bar
 _SIZE = (4.4, 3.6)  # inches
 
 
@@ -36,23 +37,42 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
+def curve_classes(predictions: Predictions) -> list[int]:
+    """The classes with a curve: those that occur, or as many of them as there are colours.
+
+    Then they are those with the most samples. There is no curve if all samples are of one class.
+    """
+    support = np.bincount(predictions.labels, minlength=len(predictions.label_names))
+    order = np.argsort(-support, kind="stable")[: len(COLOURS)]
+    return sorted(c for c in order.tolist() if 0 < support[c] < len(predictions.labels))
+
+
+def curve_note(predictions: Predictions) -> str:
+    """Which classes have no curve, as a sentence; empty if all that occur have one."""
+    num_found = len(np.unique(predictions.labels))
+    if num_found <= len(COLOURS):
+        return ""
+    return (
+        f"Curves are those of the {len(COLOURS)} classes with the most samples, of {num_found:,} "
+        "that occur; metrics.json has the areas of all."
+    )
+
+
 def curves(predictions: Predictions, kind: str) -> str:
-    """One-vs-rest curves of every class that occurs; `kind` is "roc" or "pr"."""
+    """One-vs-rest curves of the classes in `curve_classes`; `kind` is "roc" or "pr"."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     probs = probabilities(predictions.logits)
 
     def draw(axes: Any) -> None:
-        for c, name in enumerate(predictions.label_names):
-            truth = predictions.labels == c
-            if not truth.any() or truth.all():
-                continue
+        for place, c in enumerate(curve_classes(predictions)):
+            name, truth = predictions.label_names[c], predictions.labels == c
             if kind == "roc":
                 across, up, _ = roc_curve(truth, probs[:, c])
             else:
                 up, across, _ = precision_recall_curve(truth, probs[:, c])
             kept = np.unique(np.linspace(0, len(across) - 1, _POINTS).round().astype(int))
-            line = {"color": COLOURS[c % len(COLOURS)], "label": _plain(name)}
+            line = {"color": COLOURS[place], "label": _plain(name)}
             axes.plot(across[kept], up[kept], linewidth=1.6, **line)
         if kind == "roc":
             axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
@@ -110,6 +130,24 @@ def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
     return _svg(draw, (max(4.4, 1.3 * len(label_names)), 3.6))
 
 
+def f1_of_classes(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
+    """F1 of each class with its interval, a line for each class."""
+
+    def draw(axes: Any) -> None:
+        found = [scores[f"f1/{label}"] for label in label_names]
+        values = np.array([one["value"] for one in found])
+        low = np.array([one.get("low", one["value"]) for one in found])
+        high = np.array([one.get("high", one["value"]) for one in found])
+        down = np.arange(len(label_names))
+        errors = np.maximum([values - low, high - values], 0)
+        axes.barh(down, values, 0.7, color=COLOURS[2])
+        axes.errorbar(values, down, xerr=errors, fmt="none", ecolor="#333333", elinewidth=1)
+        axes.set_yticks(down, [_plain(_shortened(name)) for name in label_names])
+        axes.set(xlim=(0, 1.02), ylim=(len(label_names) - 0.4, -0.6), xlabel="F1")
+
+    return _svg(draw, (_SIZE[0], 0.6 + 0.19 * len(label_names)))
+
+
 def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Title -> chart of the run's `metrics.jsonl`; empty if there is nothing to show."""
     scored = ("accuracy", "macro_f1", "weighted_f1")
@@ -159,6 +197,10 @@ def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Any, Any]:
         return [], []
     kept = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
     return np.asarray(steps)[kept], np.asarray(values)[kept]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_UP_TO else f"{name[: _NAME_UP_TO - 1]}…"
 
 
 def _plain(name: str) -> str:

@@ -18,6 +18,7 @@ from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
 
 MAX_ERRORS = 240
 MAX_UNCERTAIN = 60
+MAX_BARS = 10  # classes with a probability on a card; of more, the most likely ones
 _SIDE_PX = 160
 _QUALITY = 70
 
@@ -29,7 +30,7 @@ def choose_samples(predictions: Predictions, temperature: float = 1.0) -> list[t
     first, so that rare confusions are shown as well as frequent ones. Uncertain samples, right or
     wrong, are those whose two most likely classes are closest.
     """
-    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    probs = probabilities(predictions.logits, temperature)
     confidence = probs.max(axis=1)
     predicted = predictions.predicted
     wrong = np.flatnonzero(predicted != predictions.labels)
@@ -59,7 +60,7 @@ def cards(
 ) -> list[dict[str, Any]]:
     """The data of each sample shown; `private` leaves out text and image."""
     names, predicted = predictions.label_names, predictions.predicted
-    probs = probabilities(np.asarray(predictions.logits, dtype=np.float64) / temperature)
+    probs = probabilities(predictions.logits, temperature)
     shown = []
     for row, kind in choose_samples(predictions, temperature):
         sample = facts[row]
@@ -68,10 +69,16 @@ def cards(
             "key": sample.key,
             "true": names[predictions.labels[row]],
             "predicted": names[predicted[row]],
-            "probabilities": [float(f"{value:.4f}") for value in rounded(probs[row].tolist())],
             "text_label": sample.text_label,
             "image_label": sample.image_label,
         }
+        classes = np.arange(len(names))
+        if len(names) > MAX_BARS:
+            classes = np.argsort(-probs[row], kind="stable")[:MAX_BARS]
+            card["classes"] = classes.tolist()
+        card["probabilities"] = [
+            float(f"{value:.4f}") for value in rounded(probs[row, classes].tolist())
+        ]
         if not private:
             card |= {"text": sample.text, "picture": thumbnail(reader.read(*sample.place).image)}
         shown.append(card)

@@ -7,13 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, answers
 from mmsa.evaluation.report.page import charts
+from mmsa.evaluation.scores.confusions import (
+    RATES_UP_TO,
+    SHOWN,
+    classes_with_most_errors,
+    most_confused,
+    shown_matrix,
+)
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
 from mmsa.foundation.parsing import parse_json
 
 PAGE_NAME = "report.html"
+PAIRS_OF_PAGE = 30
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
 
 
@@ -41,8 +51,9 @@ def render(
     )
     environment.filters["interval"] = with_interval
     environment.filters["title_of"] = title_of
-    matrix = findings["confusion_matrix"]
     names = predictions.label_names
+    shown = shown_matrix(findings["confusion_matrix"], names)
+    few = len(names) <= RATES_UP_TO
     text = environment.get_template(_TEMPLATE.name).render(
         title=title,
         findings=findings,
@@ -50,9 +61,15 @@ def render(
         names=names,
         score_titles=SCORE_TITLES,
         matrix=[
-            [(count, count / sum(row) if sum(row) else None) for count in row] for row in matrix
+            [(count, count / sum(row) if sum(row) else None) for count in row]
+            for row in shown.counts.tolist()
         ],
-        per_class=charts.per_class(findings["scores"], names),
+        matrix_names=shown.names,
+        matrix_note=shown.note,
+        few=few,
+        pairs=[] if few else most_confused(findings["confusion_matrix"], names, PAIRS_OF_PAGE),
+        per_class=_per_class(findings, names),
+        curve_note=charts.curve_note(predictions),
         roc=charts.curves(predictions, "roc"),
         pr=charts.curves(predictions, "pr"),
         reliability=charts.reliability(findings["calibration"]),
@@ -69,6 +86,15 @@ def render(
         ),
     )
     return text.encode("utf-8")
+
+
+def _per_class(findings: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Bars of all three scores of few classes; of many, F1 of those with the most errors."""
+    if len(names) <= RATES_UP_TO:
+        return charts.per_class(findings["scores"], names)
+    matrix = np.asarray(findings["confusion_matrix"], dtype=np.int64)
+    chosen = [names[c] for c in classes_with_most_errors(matrix, SHOWN)]
+    return charts.f1_of_classes(findings["scores"], chosen)
 
 
 def read_training(home: Path) -> list[dict[str, Any]]:
