@@ -163,6 +163,16 @@ def test_missing_slurm_is_reported(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", [["--config"], []])
+def test_a_configuration_as_train_py_takes_it(
+    option: list[str], settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = settings[0] if option else f"--config={settings[0]}"
+    words = ["train", "--dry-run", "--", *option, file, *settings[1:]]
+    assert launch_main(["submit", *words]) == 0
+    assert f"set -- --config {tmp_path}/run/slurm/train.yaml\n" in capsys.readouterr().out
+
+
 def test_a_dry_run_without_a_controller(
     settings: list[str],
     tmp_path: Path,
