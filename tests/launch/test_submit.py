@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import need
 from packed import packed_set
 
 from launch.__main__ import main as launch_main
@@ -173,15 +171,14 @@ def test_a_configuration_as_train_py_takes_it(
     assert f"set -- --config {tmp_path}/run/slurm/train.yaml\n" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("slurm")
 def test_a_dry_run_without_a_controller(
     settings: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = f"{os.environ['PATH']}:/usr/bin"
-    need("slurm", shutil.which("sinfo", path=path) is not None)
-    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/bin")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no-slurm.conf"))
     record_job(tmp_path / "run" / "slurm", "17", kind="train", log="")
     assert launch_main(["submit", "train", "--dry-run", "--", *settings]) == 0
