@@ -179,16 +179,18 @@ def test_a_dry_run_without_a_controller(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/bin")
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no-slurm.conf"))
+    conf = tmp_path / "slurm.conf"  # of a controller that does not run
+    conf.write_text("ClusterName=x\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=9\n")
+    monkeypatch.setenv("SLURM_CONF", str(conf))
     record_job(tmp_path / "run" / "slurm", "17", kind="train", log="")
     assert launch_main(["submit", "train", "--dry-run", "--", *settings]) == 0
     said = capsys.readouterr().out
-    assert "the partition was not checked: SLURM's `sinfo` failed: sinfo: " in said
+    assert "the partition was not checked: SLURM's `sinfo` failed: slurm_load_part" in said
     assert (
         f"whether {tmp_path}/run has a job in the queue was not checked: SLURM's `squeue`" in said
     )
     assert "nothing was submitted (--dry-run)" in said
-    assert "error: SLURM's `sinfo` failed: sinfo:" in refused(capsys, "train", "--", *settings)
+    assert "error: SLURM's `sinfo` failed: slurm_load" in refused(capsys, "train", "--", *settings)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(
