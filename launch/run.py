@@ -86,7 +86,8 @@ def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) 
     ]
     run_dir = Path(str(config.run.dir))
     if checks.check_ranks(config):
-        print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
+        named = shlex.quote(str(run_dir))
+        print(f"{run_dir} is finished; evaluate it with: python evaluate.py {named}")
         return 0
     options = ["--config", file] if file else []
     passed = [*options, *overrides, *shape, *imports]
