@@ -257,11 +257,13 @@ def load_model(export: Export) -> SentimentModel:
 
 def load_tokenizer_of(export: Export) -> TextTokenizer | None:
     """The tokenizer of an export; None for a model that reads no text."""
-    if export.preprocessing.max_tokens is None:
+    read = export.preprocessing
+    if read.max_tokens is None:
         return None
     from mmsa.data.text import load_tokenizer
 
-    return load_tokenizer(str(export.directory / TOKENIZER_NAME), export.preprocessing.max_tokens)
+    path = str(export.directory / TOKENIZER_NAME)
+    return load_tokenizer(path, read.max_tokens, read.truncation_side)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

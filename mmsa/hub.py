@@ -38,6 +38,8 @@ def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT
         raise UserError(f"{name} is not a directory; give one that exists, or a Hugging Face name")
     try:
         return load(name, trust_remote_code=False, local_files_only=True)
+    except ImportError as error:
+        raise UserError(_unloadable(name, error)) from None
     except (OSError, ValueError):
         _probe_hub(name, parts)
     return _load(load, name, local_files_only=False)
@@ -51,12 +53,16 @@ def _looks_like_path(name: str) -> bool:
 def _load(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> Loaded:
     try:
         return load(name, trust_remote_code=False, local_files_only=local_files_only)
-    except (OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name} cannot be loaded: {reason} Expected the files that `save_pretrained` writes "
-            "(config.json, model.safetensors, the tokenizer's), without code of its own"
-        ) from None
+    except (OSError, ValueError, ImportError) as error:  # ImportError: timm, natten
+        raise UserError(_unloadable(name, error)) from None
+
+
+def _unloadable(name: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"{name} cannot be loaded: {reason} Expected the files that `save_pretrained` writes "
+        "(config.json, model.safetensors, the tokenizer's), without code of its own"
+    )
 
 
 def _probe_hub(name: str, parts: Sequence[str]) -> None:

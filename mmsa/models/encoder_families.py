@@ -28,6 +28,7 @@ from mmsa.models.encoders import (
     TEXT_SECTION,
     Encoder,
     ImageEncoder,
+    leave_out_unused,
     trained_parts,
 )
 from mmsa.models.recompute import recompute_in_backward
@@ -86,6 +87,7 @@ class EncoderFamily:
     section: ClassVar[str]
     Settings: ClassVar[type[EncoderSettings] | None] = EncoderSettings
     finds_unused: ClassVar[bool] = True  # whether to look for parameters that no feature uses
+    is_foreign: ClassVar[bool] = True  # whether `encoder_probes` must try what it builds
 
     def names(self) -> Sequence[str]:
         """The names that can be used, for messages; empty where they cannot be listed."""
@@ -283,13 +285,3 @@ def family_class(modality: Modality, name: str) -> type[Any] | None:
     """The family with the longest prefix of `name`; None where there is none."""
     prefixes = [prefix for prefix in ENCODERS[modality] if name.startswith(prefix)]
     return ENCODERS[modality][max(prefixes, key=len)] if prefixes else None
-
-
-def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
-    """Stop training what the features of `inputs` do not depend on."""
-    if is_blank():
-        return
-    training = encoder.training
-    encoder.eval()  # no dropout, which would draw from the generator that seeds weights
-    encoder.leave_out_unused(encoder(*inputs))
-    encoder.train(training)

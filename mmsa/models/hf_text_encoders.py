@@ -16,10 +16,9 @@ from mmsa.models.encoder_families import (
     EncoderSettings,
     Network,
     TextFamily,
-    leave_out_unused,
     register_encoder,
 )
-from mmsa.models.encoders import TEXT_SECTION
+from mmsa.models.encoders import TEXT_SECTION, leave_out_unused
 from mmsa.models.hf_config import hf_config_from_dict, hf_config_to_dict
 from mmsa.models.recompute import recompute_in_backward
 from mmsa.models.text_encoders import TextEncoder
@@ -110,9 +109,9 @@ def _fresh(architecture: Any) -> nn.Module:
 
     try:
         model = AutoModel.from_config(architecture)
-    except (ValueError, AssertionError) as error:
+    except Exception as error:  # each class raises its own types
         raise UserError(
-            f"{TEXT_SECTION}.config: no encoder can be built from it: {error}"
+            f"{TEXT_SECTION}.config: no encoder can be built from it: {str(error).strip()}"
         ) from None
     return _encoder_part(model)
 

@@ -20,6 +20,7 @@ from mmsa.export import (
     load_tokenizer_of,
     read_export,
 )
+from mmsa.models.encoder_probes import probe_encoders
 from mmsa.models.fusion import fusion_class
 from mmsa.models.model import SentimentModel, build_model
 from mmsa.models.weights import is_export
@@ -52,7 +53,8 @@ def build_or_load(
         torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
         vocab_size = None if tokenizer is None else tokenizer.vocab_size
         model = build_model(config.model, num_classes, vocab_size=vocab_size)
-    return ModelParts(model, tokenizer, _preprocessing(config, model, manifest))
+        probe_encoders(model, config.model, config.data.max_tokens)
+    return ModelParts(model, tokenizer, _preprocessing(config, model, tokenizer, manifest))
 
 
 def tokenizer_name(encoder: TextEncoderConfig) -> str:
@@ -76,7 +78,9 @@ def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
     return load_tokenizer(name, max_tokens)
 
 
-def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) -> Preprocessing:
+def _preprocessing(
+    config: Config, model: SentimentModel, tokenizer: TextTokenizer | None, manifest: Manifest
+) -> Preprocessing:
     text_encoder, image_encoder = model.text_encoder, model.image_encoder
     max_tokens = None
     if text_encoder is not None:
@@ -97,6 +101,13 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
             packed_px,
             image.resize_px,
         )
+    if image is not None and image.squeezes and config.data.image_view == "crop":
+        logger.warning(
+            "the image processor of %s squeezes the whole image to a square, and "
+            "data.image_view=crop shows the encoder its centre; data.image_view=whole does what "
+            "its processor does",
+            config.model.image_encoder.name,
+        )
     return Preprocessing(
         image=image,
         image_view=config.data.image_view,
@@ -105,4 +116,5 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
         packed_normalize=tuple(manifest.source.get("facts", {}).get("normalize", ())),
         packed_quality=int(manifest.packing["image_quality"]),
         max_tokens=max_tokens,
+        truncation_side="right" if tokenizer is None else tokenizer.truncation_side,
     )

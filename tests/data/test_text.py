@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -86,6 +88,62 @@ def test_saving_and_loading_gives_equal_ids(tmp_path: Path) -> None:
     # The limit of one use does not travel with the files.
     longer, _ = load_tokenizer(str(tmp_path), 30)(["the " * 20])
     assert longer.shape == (1, 22)
+
+
+def test_a_text_is_cut_on_the_side_that_the_tokenizer_says(tmp_path: Path) -> None:
+    words().save(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "truncation_side": "left"}), encoding="utf-8")
+    text = "the cat sat on the mat the end"
+    left, right = load_tokenizer(str(tmp_path), 5), load_tokenizer(str(tmp_path), 5, "right")
+    assert (left.truncation_side, right.truncation_side) == ("left", "right")
+    whole = load_tokenizer(str(tmp_path), 30)([text])[0][0].tolist()
+    assert left([text])[0].tolist() == [[CLS, *whole[-4:-1], SEP]]
+    assert right([text])[0].tolist() == [[CLS, *whole[1:4], SEP]]  # as an export of before
+
+
+def test_an_export_keeps_the_side_of_its_tokenizer(tmp_path: Path) -> None:
+    words().save(tmp_path / "own")
+    config = tmp_path / "own" / "tokenizer_config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "truncation_side": "left"}), encoding="utf-8")
+    load_tokenizer(str(tmp_path / "own"), 5).save(tmp_path / "export")
+    assert load_tokenizer(str(tmp_path / "export"), 5).truncation_side == "left"
+
+
+def test_loading_compares_and_leaves_the_files_as_they_are(tmp_path: Path) -> None:
+    made = words().hugging_face
+    made.backend_tokenizer.enable_truncation(7, stride=1)
+    made.backend_tokenizer.enable_padding(length=9, pad_token="[PAD]")
+    made.save_pretrained(str(tmp_path / "own"))
+    load_tokenizer(str(tmp_path / "own"), 5).save(tmp_path / "again")
+    before, after = (tmp_path / name / "tokenizer.json" for name in ("own", "again"))
+    assert after.read_bytes() == before.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words_of_error"),
+    [
+        (lambda ids: ids[:-1], r"of a short test text it makes \d+ ids .* differ from id \d+ on"),
+        (lambda ids: [*ids[:2], 0, *ids[3:]], "differ from id 2 on"),
+        (lambda ids: 1 / 0, "does not take a text .ZeroDivisionError"),
+    ],
+)
+def test_a_tokenizer_with_a_trick_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, words_of_error: str
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    words().save(tmp_path)
+    plain = PreTrainedTokenizerFast.__call__
+
+    def tricky(self: Any, *arguments: Any, **options: Any) -> Any:
+        return {"input_ids": change(plain(self, *arguments, **options)["input_ids"])}
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", tricky)
+    with pytest.raises(UserError, match=f"the tokenizer of {tmp_path}.*{words_of_error}"):
+        load_tokenizer(str(tmp_path), 12)
 
 
 def test_a_tokenizer_travels_by_pickle() -> None:

@@ -155,6 +155,7 @@ def test_a_hugging_face_directory_is_pretrained_weights(tmp_path: Path) -> None:
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         interpolation="bicubic",
+        squeezes=True,
     )
     # Weights made without a pooler do not get a random one.
     assert not [name for name, _ in image.named_parameters() if "pooler" in name]

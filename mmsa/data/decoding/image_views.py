@@ -87,7 +87,7 @@ def evaluation_view(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     settings = _image_settings(preprocessing)
     height, width = image.shape[1:]
     if preprocessing.image_view == "whole":
-        return _resized(image, settings)
+        return _resized(_whole(image, settings), settings)
     side = _crop_side(height, width, settings)
     top, left = (height - side) // 2, (width - side) // 2
     return _resized(image[:, top : top + side, left : left + side], settings)
@@ -117,6 +117,8 @@ def training_view(
         top = int(draws[1] * (height - side + 1))
         left = int(draws[2] * (width - side + 1))
         image = image[:, top : top + side, left : left + side]
+    else:
+        image = _whole(image, settings)
     view = _resized(image, settings)
     return view.flip(-1) if draws[3] < flip_probability else view
 
@@ -124,6 +126,20 @@ def training_view(
 def _image_settings(preprocessing: Preprocessing) -> ImagePreprocessing:
     assert preprocessing.image is not None, "a model without an image encoder decodes no images"
     return preprocessing.image
+
+
+def _whole(image: Tensor, settings: ImagePreprocessing) -> Tensor:
+    """All of an image, or what an encoder's processor leaves of it that squeezes before it crops.
+
+    DeiT squeezes to 256 x 256 px and cuts 224 x 224 px from the centre.
+    """
+    if not settings.squeezes:
+        return image
+    height, width = image.shape[1:]
+    share = min(1.0, settings.image_size_px / settings.resize_px)
+    rows, columns = max(1, round(height * share)), max(1, round(width * share))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[:, top : top + rows, left : left + columns]
 
 
 def _crop_side(height: int, width: int, settings: ImagePreprocessing) -> int:
@@ -140,8 +156,11 @@ def _resized(image: Tensor, settings: ImagePreprocessing) -> Tensor:
     side = settings.image_size_px
     if image.shape[1:] == (side, side):
         return image
+    pixels = image[None].contiguous(memory_format=torch.channels_last)
+    if settings.interpolation == "nearest":
+        return interpolate(pixels, size=(side, side), mode="nearest-exact")[0]
     resized = interpolate(
-        image[None].contiguous(memory_format=torch.channels_last),
+        pixels,
         size=(side, side),
         mode=settings.interpolation,
         antialias=True,
