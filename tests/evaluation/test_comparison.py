@@ -224,6 +224,9 @@ def test_folds_are_pooled_to_the_whole_and_averaged() -> None:
     )
     assert [one["fold"] for one in found["folds"]] == [1, 2, 3]
     assert "d, kfold, 3 folds, test split; samples: 134, 133, 133" in folds_text(found)
+    assert "never predicts" not in folds_text(found)
+    found["pooled"]["confusion_matrix"] = [[3, 0, 0], [1, 0, 0], [0, 0, 2]]
+    assert "\nthe model never predicts neutral on this split: its recall" in folds_text(found)
 
 
 def test_folds_that_do_not_belong_together_are_refused() -> None:
