@@ -47,10 +47,11 @@ def file_content(rows: Iterable[dict[str, Any]], file_format: str) -> bytes:
     """The bytes of the file in one of `FORMATS`; `UserError` if pyarrow is needed but missing."""
     if file_format == "jsonl":
         # Row by row: the rows of 1,000 classes, as Python objects, are ten times as large.
-        content = bytearray()
+        content = io.BytesIO()
         for row in rows:
-            content += json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-        return bytes(content)
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+            content.write(line.encode("utf-8"))
+        return content.getvalue()  # without a copy
     check_format(file_format)
     import pyarrow
     from pyarrow import parquet
