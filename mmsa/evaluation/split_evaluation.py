@@ -235,7 +235,7 @@ class SplitEvaluation:
             predictions,
             findings,
             identity,
-            list(rows_of(predictions, facts, temperature)),
+            rows_of(predictions, facts, temperature),
             file_format=self.options.file_format,
             extra_files=extra_files,
         )
