@@ -72,23 +72,29 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     options = Options.from_arguments(arguments)
     start_clock.mark("export and shards")
 
-    for target in targets:
+    for place, target in enumerate(targets):
         if target.to_evaluate is None:
             runtime.logger.info("%s: using its existing report, %s", target.name, target.report)
             continue
         runtime.logger.info("evaluating %s", target.name)
-        evaluation = SplitEvaluation(target.to_evaluate, command.world, options)  # starts workers
-        start_clock.mark("loader and model")
+        evaluation = SplitEvaluation(target.to_evaluate, command.world, options)
+        start_clock.mark("model")
         accelerator = command.accelerator = make_accelerator(arguments.precision)
         start_clock.mark("process group")
+        # A run that is training may have replaced its export: all ranks agree on one model, and
+        # from here on everything is named after that one.
+        evaluation.begin(accelerator)
+        report = evaluation.target.report_directory()
+        start_clock.mark("loader")
         evaluation.batches = start_clock.first_of(evaluation.batches)
 
         # All ranks predict their share and gather the predictions of all.
         predictions, samples_per_rank = evaluation.predict(accelerator)
         changed = evaluation.predict_changed(accelerator) if arguments.modality_audit else None
         if accelerator.is_main_process:
-            out = target.report if joint else arguments.out or target.report
+            out = report if joint else arguments.out or report
             evaluation.write_report(accelerator, predictions, samples_per_rank, out, changed)
+            targets[place] = target.written_to(out)
 
     if joint and command.world.is_main_process:
         joint_report.write(targets, arguments.metric, folds=arguments.folds, out=arguments.out)

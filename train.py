@@ -1,5 +1,6 @@
 """Fine-tune a text encoder and an image encoder together on packed shards.
 
+    python -m launch run -n 4 launch/runs/full_finetune.yaml data.shards=OUT_DIR run.dir=runs/first
     accelerate launch --config_file accelerate_config.yaml --num_processes 4 train.py \\
         --config launch/runs/full_finetune.yaml data.shards=OUT_DIR run.dir=runs/first
     python train.py --config launch/runs/demo.yaml data.shards=OUT_DIR run.dir=runs/demo
@@ -14,12 +15,14 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from mmsa.process.arguments import training_parser
+from mmsa.process.arguments import take_configuration, training_parser
 from mmsa.process.runtime import logger, prepare_process
+from mmsa.process.stop_request import StopRequest, end_at_once_on_ctrl_c
 
 if (
     __name__ == "__main__"
 ):  # --help and a mistyped option are answered before the slow imports below
+    end_at_once_on_ctrl_c()
     prepare_process()
     training_parser(__doc__).parse_args()
 
@@ -36,8 +39,8 @@ from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.model import per_sample_loss
 from mmsa.process.command import Command, leave, run_command
 from mmsa.process.start_clock import StartClock
-from mmsa.process.stop_request import StopRequest
 from mmsa.training.begin import begin_run
+from mmsa.training.checkpoints.collective_write import wait_for_removals
 from mmsa.training.optim import learning_rate_share, seed_step, set_learning_rates
 from mmsa.training.run import Run
 from mmsa.training.setup import prepare_run, training_checks
@@ -59,12 +62,14 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
     import_extensions(arguments.imports)
     clock.mark("imports")
     # Whatever can be known in advance is checked here, before the first collective.
-    config = load_config(arguments.config, arguments.overrides, checks=training_checks())
-    if not begin_run(command, config):
+    file, overrides = take_configuration(arguments.config, arguments.overrides)
+    config = load_config(file, overrides, checks=training_checks())
+    beginning = begin_run(command, config)
+    if beginning is None:
         return
     clock.mark("settings")
     # Data, tokenizer, model. Loader workers start here, before the device is touched.
-    prepared = prepare_run(config, command.world, clock.mark)
+    prepared = prepare_run(config, command.world, beginning.checkpoint, clock.mark)
     command.accelerator = accelerator = engine.make_accelerator(
         config.train.mixed_precision,
         prepared.data.plan,
@@ -214,6 +219,7 @@ def end(command: Command, run: Run, tracker: Tracker, stop_reasons: list[str]) -
     if run.accelerator.is_main_process:
         outcome = "preempted" if stop_reasons else "done"
         command.write_status(outcome, reason, command.exit_code, **tracker.latest)
+        wait_for_removals()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ..
     from mmsa.data.manifest import load_manifest
     from mmsa.data.reader import SplitReader
     from mmsa.data.stream import Loader
-    from mmsa.export import load_model, load_tokenizer_of, read_export, resolve_export
+    from mmsa.export import load_model, load_tokenizer_of, read_export
+    from mmsa.export_target import resolve_export
 
     export = read_export(resolve_export(target, "best").directory)
     shards = str(export.config.data.shards)

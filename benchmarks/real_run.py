@@ -67,6 +67,7 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
     from mmsa.config import load_config
     from mmsa.engines import engine
     from mmsa.process import runtime
+    from mmsa.training.checkpoints.intact import choose_checkpoint
     from mmsa.training.run import Run
     from mmsa.training.setup import prepare_run, training_checks
 
@@ -74,7 +75,7 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
     world = runtime.world_from_environment()
     run_dir = Path(str(config.run.dir))
     run_dir.mkdir(parents=True, exist_ok=True)
-    prepared = prepare_run(config, world)
+    prepared = prepare_run(config, world, choose_checkpoint(run_dir).checkpoint)
     accelerator = engine.make_accelerator(
         config.train.mixed_precision, prepared.data.plan, clip_norm=config.optim.clip_norm
     )

@@ -4,8 +4,8 @@
 
 Measures `--help` of each command; CPU seconds of all processes of a one-step launch of the demo and
 of its evaluation, with the lines that both log about their start (wall time); a validation by
-parts; the agreement on a stop; a checkpoint compared with a plain write and flush of the same
-bytes (wall time, alternating).
+parts; the agreement on a stop; a checkpoint compared with the same without digests, and with a
+plain write and flush of the same bytes (wall and CPU time, alternating).
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import real_run
-from mmsa.training.checkpoints.collective_write import REMOVAL_THREAD
+from mmsa.foundation.digests import FileDigest, files_below
+from mmsa.training.checkpoints import checkpoint
+from mmsa.training.checkpoints.collective_write import wait_for_removals
 
 COMMANDS = (
     *(["train.py"], ["evaluate.py"], ["-m", "shards"], ["-m", "shards", "pack"]),
@@ -129,17 +131,17 @@ def timed_items(items: Iterator[Any], waits: list[float]) -> Iterator[Any]:
 
 
 def stall(shards: str, rounds: int = 7) -> dict[str, float]:
-    """Milliseconds of a checkpoint and of a plain write and flush of the same bytes, alternating.
+    """Milliseconds of a checkpoint and of a plain write and flush of the same bytes, alternating:
+    wall time, and CPU time of the process with its threads.
 
     Both write new files, what they replace is removed after timing, and memory for them is already
     mapped: a virtual machine may have to get it from its host, which takes seconds.
     """
     import torch
 
-    from mmsa.training.checkpoints.checkpoint import newest_checkpoint
-
     torch.set_num_threads(1)
-    saves, plain = [], []
+    saves, plain, save_cpu, plain_cpu = [], [], [], []
+    bare, bare_cpu = [], []  # a save without digests
     with tempfile.TemporaryDirectory() as folder:
         run_dir, copy = Path(folder) / "run", Path(folder) / "copy"
         settings = real_run.settings_of("large", shards, str(run_dir), "words:30000")
@@ -147,25 +149,49 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
         config, run = real_run.start_run([*settings, "train.keep_checkpoints=1"])
         real_run.one_step(config, run)
         run.save_checkpoint()
-        newest = newest_checkpoint(run_dir)
+        newest = checkpoint.newest_checkpoint(run_dir)
         assert newest is not None
         contents = [path.read_bytes() for path in newest.rglob("*") if path.is_file()]
         num_bytes = sum(map(len, contents))
         for _ in range(rounds):
             run.state.step += 1
-            saves.append(by_clock(run.save_checkpoint, num_bytes))
-            for thread in threading.enumerate():
-                if thread.name == REMOVAL_THREAD:
-                    thread.join()
+            _append(by_clock(run.save_checkpoint, num_bytes), saves, save_cpu)
+            wait_for_removals()
+            run.state.step += 1
+            with without_digests():
+                _append(by_clock(run.save_checkpoint, num_bytes), bare, bare_cpu)
+            wait_for_removals()
+            shutil.rmtree(checkpoint.checkpoint_path(run_dir, run.state.step))
             copy.mkdir()
-            plain.append(by_clock(lambda: write_plainly(copy, contents), num_bytes))
+            _append(by_clock(lambda: write_plainly(copy, contents), num_bytes), plain, plain_cpu)
             shutil.rmtree(copy)
     return {
         "mb": num_bytes / 1e6,
         "save_ms": 1e3 * statistics.median(saves),
         "plain_ms": 1e3 * statistics.median(plain),
+        "bare_ms": 1e3 * statistics.median(bare),
+        "bare_cpu_ms": 1e3 * statistics.median(bare_cpu),
+        "save_cpu_ms": 1e3 * statistics.median(save_cpu),
+        "plain_cpu_ms": 1e3 * statistics.median(plain_cpu),
         "times": statistics.median(s / p for s, p in zip(saves, plain, strict=True)),
     }
+
+
+@contextmanager
+def without_digests() -> Iterator[None]:
+    """Within it checkpoints are written with made-up digests: what computing them costs."""
+    made_up = FileDigest(0, 64 * "0")
+
+    def of(directory: Path, names: Any = None) -> dict[str, FileDigest]:
+        return dict.fromkeys(files_below(directory) if names is None else names, made_up)
+
+    real = checkpoint.seal_export, checkpoint.digests_of, checkpoint.digest_of_file
+    checkpoint.seal_export = checkpoint.digests_of = of
+    checkpoint.digest_of_file = lambda *_: made_up
+    try:
+        yield
+    finally:
+        checkpoint.seal_export, checkpoint.digests_of, checkpoint.digest_of_file = real
 
 
 def write_plainly(folder: Path, contents: list[bytes]) -> None:
@@ -177,12 +203,17 @@ def write_plainly(folder: Path, contents: list[bytes]) -> None:
             os.fsync(stream.fileno())
 
 
-def by_clock(work: Callable[[], object], num_bytes: int) -> float:
-    """Wall seconds of `work`, after allocating and freeing as much memory as it needs."""
+def by_clock(work: Callable[[], object], num_bytes: int) -> tuple[float, float]:
+    """Wall and CPU seconds of `work`, after allocating and freeing as much memory as it needs."""
     bytearray(4 * num_bytes)
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - begin_cpu
+
+
+def _append(seconds: tuple[float, float], wall: list[float], cpu: list[float]) -> None:
+    wall.append(seconds[0])
+    cpu.append(seconds[1])
 
 
 def agreement(steps: int = 2000) -> float:
@@ -231,8 +262,12 @@ def main() -> None:
     rows.append(["agreement on a stop, of one rank", f"{content['agreement_us']:.0f} us"])
     if "stall" in content:
         told = content["stall"]
-        rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms", f"{told['save_ms']:.0f}"])
-        rows.append(["a plain write and flush of it, ms", f"{told['plain_ms']:.0f}"])
+        of_save = f"{told['save_ms']:.0f}; {told['save_cpu_ms']:.0f}"
+        of_plain = f"{told['plain_ms']:.0f}; {told['plain_cpu_ms']:.0f}"
+        rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms, wall; CPU", of_save])
+        rows.append(["a plain write and flush of it, ms, wall; CPU", of_plain])
+        of_bare = f"{told['bare_ms']:.0f}; {told['bare_cpu_ms']:.0f}"
+        rows.append(["the checkpoint without digests, ms, wall; CPU", of_bare])
         rows.append(["a checkpoint relative to it (median of rounds)", f"{told['times']:.2f}"])
     print(real_run.markdown(["", "measured"], rows))
     for name, ended in launched.items():

@@ -1,4 +1,4 @@
-"""Run on a cluster: `python -m launch submit | status | prefetch | folds`.
+"""Start runs here and on a cluster: `python -m launch run | submit | status | prefetch | folds`.
 
 Each command is a module of this package with `add_arguments(parser)`, which also sets `run`: a
 function of the parsed arguments that returns the exit code, or None for 0. Words after `--`, such
@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from launch import folds, job_hooks, prefetch, status, submit
+from launch import folds, job_hooks, prefetch, run, status, submit
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions, take_imports
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
+    "run": (run, "train or evaluate on this machine, with several processes"),
     "submit": (submit, "submit training, evaluation, packing or an array of runs"),
     "status": (status, "show the state of a run"),
     "prefetch": (prefetch, "download weights and tokenizers on the login node"),
@@ -29,7 +30,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m launch",
-        description="Submit runs to SLURM and follow them: docs/slurm.md, docs/evaluation.md",
+        description="Start runs here, or submit them to SLURM, and follow them: docs/slurm.md",
     )
     add_import_option(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -51,8 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--" in words:
         at = words.index("--")
         words, rest = words[:at], words[at + 1 :]
-    arguments = build_parser().parse_args(words)
-    arguments.rest = rest
+    parser = build_parser()
+    arguments, others = parser.parse_known_args(words)
+    if others and not getattr(arguments, "passes_on", False):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments.rest = [*others, *rest]
     try:
         import_extensions([*arguments.imports, *take_imports(rest)[0]])
         code: int | None = arguments.run(arguments)

@@ -1,11 +1,11 @@
-"""Checks of a training run before it is submitted, the same as on the node."""
+"""Checks of a training run before it is submitted or its ranks start, the same as theirs."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import yaml
 
 from launch import job_log, slurm_queue
 from launch.prefetch import missing_for_jobs
@@ -15,18 +15,26 @@ from launch.slurm_partitions import check_fits, read_partitions
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.extensions import as_options, take_imports
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.process.runtime import World
 
 
 def check_slurm(kind: str, site: Site, *, dry_run: bool) -> list[str]:
     """Raise `UserError` if there is no SLURM, or the partition is unknown or too small.
 
-    A dry run works without SLURM: then this returns a note about what was not checked.
+    A dry run works without SLURM, or without its controller: then this returns a note about what
+    was not checked.
     """
     if dry_run and not slurm_queue.available():
         return ["there is no SLURM on this machine: the partition was not checked"]
     slurm_queue.require()
-    check_fits(read_partitions(), site.partition, shape_of(kind, site))
+    try:
+        partitions = read_partitions()
+    except UserError as error:
+        if not dry_run:
+            raise
+        return [f"the partition was not checked: {error}"]
+    check_fits(partitions, site.partition, shape_of(kind, site))
     return []
 
 
@@ -55,6 +63,44 @@ def load_for_shape(file: str, overrides: list[str], site: Site) -> Config:
     return load_config(file, filled)
 
 
+def load_for_ranks(
+    file: str | None, overrides: list[str], *, engine: str | None, processes: int | None
+) -> Config:
+    """Load a configuration for a launch on this machine, with its engine and world size.
+
+    `engine` and `processes` are None where the command leaves them to the configuration: then DDP,
+    with all GPUs or one CPU process. Raises `UserError` for every problem that `train.py` would
+    report, and where command and configuration differ.
+    """
+    from mmsa.config import load_config
+    from mmsa.training.setup import training_checks
+
+    config = load_config(file, overrides, checks=training_checks())
+    if engine not in (None, config.launch.engine) and config.launch.engine != "any":
+        raise UserError(
+            f"launch.engine={config.launch.engine}, but --engine {engine}; leave one of them out"
+        )
+    if processes not in (None, config.launch.world_size) and config.launch.world_size != "any":
+        raise UserError(
+            f"launch.world_size={config.launch.world_size}, but -n {processes}; leave one of them "
+            "out"
+        )
+    if engine is None:
+        engine = "ddp" if config.launch.engine == "any" else config.launch.engine
+    if processes is None:
+        known = config.launch.world_size
+        processes = default_processes() if known == "any" else known
+    shape = [f"launch.engine={engine}", f"launch.world_size={processes}"]
+    return load_config(file, [*overrides, *shape])
+
+
+def default_processes() -> int:
+    """One per GPU of this machine, or one."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 def engine_of(config: Config, site: Site) -> str:
     """The engine of the job: from --engine or the site, else the configuration, else DDP."""
     if site.engine:
@@ -75,17 +121,44 @@ def shape_in_words(site: Site) -> str:
     return f"{nodes} node(s) x {each}"
 
 
-def check_run(config: Config) -> list[str]:
-    """Raise `UserError` if the run cannot start; returns notes for the user.
+def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
+    """Raise `UserError` if a job of the run cannot start; returns notes for the user.
+
+    Checks what `check_start` does, and that the run is not finished and has no queued job. A dry
+    run goes on where SLURM does not say which jobs are queued.
+    """
+    run_dir = Path(str(config.run.dir))
+    unchecked = []
+    try:
+        jobs = _queued_jobs(run_dir)
+    except UserError as error:
+        if not dry_run:
+            raise
+        jobs = {}
+        unchecked = [f"whether {run_dir} has a job in the queue was not checked: {error}"]
+    check_no_job(run_dir, jobs)
+    notes, finished = check_start(config)
+    if finished:
+        raise UserError(
+            f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
+            f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
+        )
+    return [*notes, *unchecked]
+
+
+def check_start(config: Config) -> tuple[list[str], bool]:
+    """Raise `UserError` if the run cannot start; returns notes, and whether it is finished.
 
     Checks the shards, the batch arithmetic for this shape, and that the run directory belongs to
-    this configuration, is not finished and has no queued job.
+    this configuration.
     """
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
     from mmsa.data.reader import SplitReader
     from mmsa.labels import class_map
     from mmsa.training.checkpoints import resume
+    from mmsa.training.checkpoints.intact import choose_checkpoint
+    from mmsa.training.checkpoints.run_config import resumes
 
     shards = str(config.data.shards)
     manifest = load_manifest(shards)
@@ -99,24 +172,31 @@ def check_run(config: Config) -> list[str]:
         drop_last=config.data.drop_last,
     )
     run_dir = Path(str(config.run.dir))
-    check_no_job(run_dir)
-    earlier = resume.earlier_config(run_dir)
-    if earlier is None:
-        resume.check_run_dir(run_dir)
-        return [plan.in_words()]
-    resume.check_same_run(
-        run_dir,
-        earlier,
-        config,
-        precision=_precision(config),
-        shards_digest=manifest.digest,
-    )
-    if resume.is_finished(run_dir):
-        raise UserError(
-            f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
-            f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
-        )
-    return [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
+    choice = choose_checkpoint(run_dir)
+    choice.require()
+    if not resumes(
+        choice, config, precision=lambda: _precision(config), shards_digest=lambda: manifest.digest
+    ):
+        return [plan.in_words()], False
+    notes = [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
+    return notes, resume.is_finished(run_dir)
+
+
+def check_ranks(config: Config) -> bool:
+    """Raise `UserError` if ranks on this machine cannot start; returns whether the run is finished.
+
+    Besides what `check_start` does: that no other launch holds the directory, and that device and
+    engine can run these settings.
+    """
+    from mmsa.engines.engine import check_device
+    from mmsa.training.checkpoints.run_lock import lock_run
+
+    finished = check_start(config)[1]
+    run_dir = Path(str(config.run.dir))
+    if not finished and run_dir.is_dir():
+        lock_run(run_dir).release()
+    check_device(config, _world(config))
+    return finished
 
 
 def note_missing_weights(config: Config, words: list[str], site: Site) -> list[str]:
@@ -136,11 +216,15 @@ def note_missing_weights(config: Config, words: list[str], site: Site) -> list[s
     ]
 
 
-def check_no_job(run_dir: Path) -> None:
-    """Raise `UserError` if a training job of this run directory is queued or running."""
+def _queued_jobs(run_dir: Path) -> dict[str, str]:
+    """Job -> state of the training jobs of this run directory that are queued or running."""
     jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
-    train_jobs = [job for job, facts in jobs.items() if facts["kind"] == "train"]
-    for job, state in slurm_queue.states(train_jobs).items():
+    return slurm_queue.states(job for job, facts in jobs.items() if facts["kind"] == "train")
+
+
+def check_no_job(run_dir: Path, jobs: Mapping[str, str]) -> None:
+    """Raise `UserError` if one of `jobs` (job -> state) is queued or running on this directory."""
+    for job, state in jobs.items():
         raise UserError(
             f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
             f"or cancel it (scancel {job}), or choose another run.dir"
@@ -151,10 +235,21 @@ def _precision(config: Config) -> str:
     """The precision of the launch, by the same rule as on the node."""
     from mmsa.engines.engine import precision_of_launch
 
+    return precision_of_launch(config.train.mixed_precision, _world(config))
+
+
+def _world(config: Config) -> World:
+    """What the launcher will say to the ranks, as the file of `launch.engine` has it."""
+    assert config.launch.world_size != "any"
     file = ROOT / "launch" / "accelerate" / f"{config.launch.engine}.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = parse_yaml(file.read_text(encoding="utf-8"))
+    world = World(launched=True, world_size=config.launch.world_size)
     engine_file = content.get("deepspeed_config", {}).get("deepspeed_config_file")
-    world = World(launched=True, mixed_precision=str(content.get("mixed_precision", "no")))
-    if engine_file:
-        world = World(launched=True, deepspeed=True, deepspeed_file=str(ROOT / engine_file))
-    return precision_of_launch(config.train.mixed_precision, world)
+    if not engine_file:
+        return replace(world, mixed_precision=str(content.get("mixed_precision", "no")))
+    return replace(
+        world,
+        deepspeed=True,
+        deepspeed_file=str(ROOT / engine_file),
+        zero_stage=int(config.launch.engine.removeprefix("zero")),
+    )

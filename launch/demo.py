@@ -8,12 +8,13 @@ of each on the test split, and prints a table that compares both modalities with
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from mmsa.foundation.parsing import parse_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_SAMPLES = 4400  # gives a test split of over 400
@@ -70,7 +71,7 @@ def print_comparison(directory: Path) -> None:
         table.add_column(column, justify="left" if column == "model" else "right")
     for name, fusion in RUNS.items():
         path = directory / fusion / "reports" / "test-best" / "metrics.json"
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = parse_json(path.read_text(encoding="utf-8"))
         table.add_row(
             name,
             f"{metrics['accuracy']:.4f}",

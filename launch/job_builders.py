@@ -6,15 +6,15 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from launch import checks, job_log, slurm_queue
-from launch.script import fill_in
+from launch.dry_run import ConfigFiles, as_shown
+from launch.script import fill_in, log_path, log_pattern
 from launch.site import Site
 from mmsa.errors import UserError
 from mmsa.extensions import as_options, take_imports
-
-ConfigFiles = dict[Path, str]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Job:
     kind: str
     folder: Path
     script: str
-    log: str  # with sbatch's patterns: %j, %A, %a
+    log: str  # a pattern of script.log_pattern
     description: str
     files: ConfigFiles = field(default_factory=dict)
     task_folders: tuple[Path, ...] = ()  # for an array of runs: the folder of each task's run
@@ -46,7 +46,7 @@ def make_job(
     settings: dict[str, str] | None = None,
 ) -> Job:
     """A job from `launch/slurm/KIND.sbatch`, filled in."""
-    log = str(folder / f"{kind}-{'%A_%a' if array else '%j'}.log")
+    log = log_pattern(folder, f"{kind}-{'%A_%a' if array else '%j'}.log")
     options = {"output": log} | ({"array": array} if array else {})
     script = fill_in(kind, site, script_arguments, options=options, settings=settings)
     return Job(kind, folder, script, log, description, files or {})
@@ -61,7 +61,7 @@ def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()
         print(note)
     if dry_run:
         for job in jobs:
-            for path, text in {**job.files, job.path: job.script}.items():
+            for path, text in as_shown({**job.files, job.path: job.script}).items():
                 print(f"\n==> {path}\n{text}", end="")
         print("\nnothing was submitted (--dry-run)")
         return []
@@ -82,14 +82,14 @@ def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()
             slurm_queue.cancel(numbers)  # a whole chain or nothing
             raise UserError(f"{error}. Job {', '.join(numbers)} was cancelled") from None
         numbers.append(number)
-        log = job.log.replace("%j", number).replace("%A", number)
-        job_log.record_job(job.folder, number, kind=job.kind, log=log)
+        log = partial(log_path, job.log, j=number, A=number)
+        job_log.record_job(job.folder, number, kind=job.kind, log=log())
         for task, folder in enumerate(job.task_folders, start=1):
-            task_log = log.replace("%a", str(task))
+            task_log = log(a=str(task))
             job_log.record_job(folder, f"{number}_{task}", kind="train", log=task_log)
         after = f", after job {numbers[-2]}" if dependency else ""
         print(f"submitted job {number}: {job.description}{after}")
-        print(f"  log     {log.replace('%a', 'TASK')}")
+        print(f"  log     {log(a='TASK')}")
     first = jobs[0]
     for folder in [first.folder] if first.kind == "train" else first.task_folders[:1]:
         print(f"  follow  python -m launch status {folder.parent}")
@@ -102,7 +102,7 @@ def submit_train(site: Site, arguments: argparse.Namespace) -> None:
     notes = checks.check_slurm("train", site, dry_run=arguments.dry_run)
     imports, (file, *overrides) = take_imports(arguments.rest)
     config = checks.load_for_shape(file, overrides, site)
-    notes += checks.check_run(config)
+    notes += checks.check_run(config, dry_run=arguments.dry_run)
     notes += checks.note_missing_weights(config, arguments.rest, site)
     run_dir = Path(str(config.run.dir))
     folder = job_log.slurm_dir(run_dir)
@@ -133,7 +133,8 @@ def replace_engine(site: Site, engine: str) -> Site:
 def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
     from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
-    from mmsa.export import read_export, resolve_export
+    from mmsa.export import read_export
+    from mmsa.export_target import read_export_whole
 
     notes = checks.check_slurm("evaluate", site, dry_run=arguments.dry_run)
     options = build_parser().parse_intermixed_args(arguments.rest)
@@ -141,9 +142,10 @@ def submit_evaluate(site: Site, arguments: argparse.Namespace) -> None:
     paths = [path for path in options.targets if not is_report(path)]
     if not paths:
         raise UserError("finished reports need no job; run evaluate.py here")
-    targets = [resolve_export(path, options.checkpoint) for path in paths]
-    for target in targets:
-        read_export(target.directory)
+    targets = [
+        read_export_whole(path, options.checkpoint, lambda found: read_export(found.directory))[0]
+        for path in paths
+    ]
     job = make_job(
         "evaluate",
         site,
@@ -204,7 +206,7 @@ def submit_seeds(site: Site, arguments: argparse.Namespace) -> None:
         base, engine = Path(str(config.run.dir)), config.launch.engine
         run = config.run.model_copy(update={"dir": str(base / name)})
         config = config.model_copy(update={"run": run})
-        notes += checks.check_run(config)
+        notes += checks.check_run(config, dry_run=arguments.dry_run)
         if not files:
             words = [file, *overrides, *as_options(imports)]
             notes += checks.note_missing_weights(config, words, site)
@@ -237,6 +239,12 @@ def _tasks(arguments: argparse.Namespace, rest: Sequence[str]) -> list[tuple[str
             for seed in parse_seeds(arguments.seeds)
         ]
     names = [Path(file).stem for file in arguments.configs]
+    for name in names:
+        if len(name.splitlines()) != 1 or "\0" in name:
+            raise UserError(
+                f"--configs {name!r}: runs are named after their files, and the list of an array "
+                "has one run on a line; rename this file"
+            )
     if len(set(names)) < len(names):
         raise UserError(
             f"--configs {' '.join(arguments.configs)}: runs are named after their files, and two "

@@ -34,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_dir(words: list[str]) -> Path:
     from mmsa.config import load_config
+    from mmsa.process.arguments import take_configuration
 
     parser = argparse.ArgumentParser(prog="train.py")
     parser.add_argument("--config")
     parser.add_argument("overrides", nargs="*")
     add_import_option(parser)
     arguments = parser.parse_args(words)
-    run_dir = load_config(arguments.config, arguments.overrides).run.dir
+    file, overrides = take_configuration(arguments.config, arguments.overrides)
+    run_dir = load_config(file, overrides).run.dir
     if run_dir is None:
         raise UserError("run.dir is missing; add run.dir=runs/first")
     return Path(run_dir)
@@ -59,13 +61,20 @@ def _begin(arguments: argparse.Namespace) -> None:
         job_log.slurm_dir(run_dir),
         job.number,
         kind="train",
-        log=slurm_queue.facts(job.number).get("StdOut", ""),
+        log=_log_of(run_dir, job.number),
         restart=job.restarts,
         nodes=job.nodes,
         checkpoint=job_log.newest_checkpoint_step(run_dir),
+        saved_ns=job_log.last_save_ns(run_dir),
         status=read_status(run_dir / "status.json"),
     )
     print(run_dir)
+
+
+def _log_of(run_dir: Path, job: str) -> str:
+    """Where a job's log is: as submitted, else as SLURM says (by hand, or an array's task)."""
+    submitted = job_log.known_jobs(job_log.slurm_dir(run_dir)).get(job, {})
+    return str(submitted.get("log") or slurm_queue.facts(job).get("StdOut", ""))
 
 
 def _end(arguments: argparse.Namespace) -> int:
@@ -74,13 +83,12 @@ def _end(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir
     job = slurm_queue.ThisJob.from_environment()
     starts = job_log.starts_of(job_log.slurm_dir(run_dir), job.number)
-    checkpoint = job_log.newest_checkpoint_step(run_dir)
     code, message = verdict(
         read_status(run_dir / "status.json"),
         starts[-1]["status"] if starts else {},
         signal_name=arguments.heard,
         restarts=job.restarts,
-        starts_without_checkpoint=sum(start["checkpoint"] >= checkpoint for start in starts),
+        starts_without_checkpoint=job_log.without_checkpoint(starts, run_dir),
         max_restarts=arguments.max_restarts,
         max_retries=arguments.max_retries,
     )

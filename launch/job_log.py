@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mmsa.foundation.parsing import parse_json
+
 Facts = dict[str, Any]
 
 SLURM_DIR_NAME = "slurm"
@@ -43,15 +45,22 @@ def known_jobs(folder: Path) -> dict[str, Facts]:
 def runs_of_array(base: Path) -> list[Path]:
     """The run directories of an array that was submitted for `base`; empty if there is none."""
     try:
-        lines = (slurm_dir(base) / CONFIGURATIONS_NAME).read_text(encoding="utf-8").splitlines()
-    except OSError:
+        text = (slurm_dir(base) / CONFIGURATIONS_NAME).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return []
-    return [Path(line).parent.parent for line in lines]
+    # Not splitlines(), which also cuts at characters that a path may hold.
+    return [Path(line).parent.parent for line in text.split("\n") if line]
 
 
 def starts_of(folder: Path, job: str) -> list[Facts]:
     """The facts recorded at each start of a job, oldest first."""
-    return [facts for facts in _lines(folder) if facts["job"] == job and "restart" in facts]
+    return [
+        facts
+        for facts in _lines(folder)
+        if facts["job"] == job
+        and isinstance(facts.get("checkpoint"), int)
+        and isinstance(facts.get("status"), dict)
+    ]
 
 
 def newest_checkpoint_step(run_dir: Path) -> int:
@@ -62,16 +71,41 @@ def newest_checkpoint_step(run_dir: Path) -> int:
     return int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
 
 
+def last_save_ns(run_dir: Path) -> int:
+    """When the newest complete checkpoint was completed, in ns since 1970 by its file system; or 0.
+
+    Tells a new checkpoint from an old one where its step does not: a run that passes over a damaged
+    checkpoint saves earlier steps than that one again.
+    """
+    from mmsa.export import COMPLETE_NAME, whole_checkpoints
+
+    saved = [path / COMPLETE_NAME for path in whole_checkpoints(run_dir)]
+    return max((path.stat().st_mtime_ns for path in saved), default=0)
+
+
+def without_checkpoint(starts: list[Facts], run_dir: Path) -> int:
+    """How many of a job's starts found the checkpoints that the run has now: starts in a row,
+    including the last, since the last new one."""
+    saved_ns, step = last_save_ns(run_dir), newest_checkpoint_step(run_dir)
+    return sum(
+        start["saved_ns"] >= saved_ns if "saved_ns" in start else start["checkpoint"] >= step
+        for start in starts
+    )
+
+
 def _lines(folder: Path) -> list[Facts]:
     try:
-        lines = (folder / JOBS_NAME).read_text(encoding="utf-8").splitlines()
+        lines = (folder / JOBS_NAME).read_bytes().split(b"\n")
     except OSError:
         return []
     found = []
     for line in lines:
         try:
-            facts = json.loads(line)
-            found += [facts] if "job" in facts else []
-        except (ValueError, TypeError):
+            facts = parse_json(line)
+        except ValueError:
             continue  # truncated on a full disk; the other lines are intact
+        if isinstance(facts, dict) and all(
+            isinstance(facts.get(key), str) for key in ("job", "kind", "log")
+        ):
+            found.append(facts)
     return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.extensions import as_options, take_imports
+from mmsa.hub import NotOnThisMachine
 
 if TYPE_CHECKING:
     from mmsa.config import Config, ImageEncoderConfig, TextEncoderConfig
@@ -26,7 +27,7 @@ Part = tuple[str, str, Callable[[], object]]  # what, its source, how a run gets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="default: all defaults")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument(
         "--cache", metavar="DIR", help="cache directory shared by login and compute nodes"
@@ -45,7 +46,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from launch.site import load_site
     from mmsa.config import load_config
 
-    config = load_config(arguments.config, [*arguments.overrides, *take_imports(arguments.rest)[1]])
+    words = [*arguments.overrides, *take_imports(arguments.rest)[1]]
+    if arguments.config is not None and "=" in arguments.config:
+        arguments.config, words = None, [arguments.config, *words]
+    config = load_config(arguments.config, words)
     cache = arguments.cache or load_site(arguments.site).cache
     # Before the first import of either library, which reads these variables once.
     if cache:
@@ -64,8 +68,10 @@ def _run(arguments: argparse.Namespace) -> None:
         if problem:
             missing.append(f"{name}: {problem}")
     if missing:
+        who = arguments.config or "the model"
         raise UserError(
-            one_or_many(missing, where=f"{arguments.config} needs files that are not in the cache")
+            one_or_many(missing, where=f"{who} needs files that are not in the cache")
+            + ". Repeat this command where there is a network"
         )
     if arguments.cache:
         print(f"to use this cache in jobs, add `cache: {cache}` to launch/site.yaml")
@@ -90,6 +96,8 @@ def missing_for_jobs(config: Config, words: Sequence[str], cache: str | None) ->
 def _missing(fetch: Callable[[], object]) -> str:
     try:
         fetch()
+    except NotOnThisMachine as error:
+        return "; ".join(error.problems)
     except UserError as error:
         return str(error)
     return ""

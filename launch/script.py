@@ -4,6 +4,10 @@
 NAME=${NAME:-...}     in the site block gets its value too
 # ---- setup          is followed by the site's setup lines
 # ---- arguments      is followed by `set -- ...`, the arguments of the script
+
+Every value arrives as it was given, whatever characters it holds. Three rules apply: bash's for
+variables and arguments (`shlex.quote`), sbatch's for #SBATCH lines (`_option`), and sbatch's for
+the names of log files (`log_pattern`). What a rule has no way to write is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from launch.site import ROOT, Site
 from launch.slurm_partitions import Shape
@@ -46,6 +51,7 @@ def fill_in(
     sbatch |= {
         key.replace("_", "-"): "" if value is True else str(value)
         for key, value in site.sbatch.items()
+        if value is not False
     }
     if site.time and any(line.startswith("#SBATCH --signal=") for line in lines):
         sbatch.setdefault("signal", f"B:USR1@{warning_s(site.time)}")
@@ -56,9 +62,29 @@ def fill_in(
     setup = list(site.setup)
     if site.cache and kind not in _ON_ONE_NODE:
         setup += [f"export {name}={shlex.quote(path)}" for name, path in caches(site.cache).items()]
-    lines = _insert_after(lines, _SETUP, setup)
+    # From the end, so that the second marker is not looked for among the site's lines.
     lines = _insert_after(lines, _ARGUMENTS, [f"set -- {shlex.join(arguments)}"])
-    return "\n".join(lines) + "\n"
+    lines = _insert_after(lines, _SETUP, setup)
+    return _checked("\n".join(lines) + "\n", kind)
+
+
+def log_pattern(folder: Path, name: str) -> str:
+    """The value of --output for the log `name` in `folder`; `name` may hold sbatch's %j, %A, %a.
+
+    Raises `UserError` where the folder's name holds a backslash: sbatch then replaces nothing.
+    """
+    if "\\" in str(folder):
+        raise UserError(
+            f"the log of the job would be in {folder}, and SLURM has no way to write a log to a "
+            "path with a backslash; choose a path without one"
+        )
+    return f"{str(folder).replace('%', '%%')}/{name}"
+
+
+def log_path(pattern: str, **symbols: str) -> str:
+    """The path that SLURM makes of a `log_pattern`, as in `log_path(pattern, j="17")`."""
+    known = {"%": "%", **symbols}
+    return re.sub(r"%([%jAa])", lambda found: known.get(found[1], found[0]), pattern)
 
 
 def shape_of(kind: str, site: Site) -> Shape:
@@ -106,9 +132,29 @@ def _with_options(lines: list[str], options: Mapping[str, str]) -> list[str]:
 
 
 def _option(key: str, value: str) -> str:
-    # For sbatch a space or # would end the value; it understands quotes.
-    quoted = f'"{value}"' if re.search(r"[\s#]", value) else value
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+        raise UserError(
+            f"--{key} {value!r}: a line of #SBATCH cannot contain a line break or another control "
+            "character; give a value without it"
+        )
+    # For sbatch a space or # ends a value; inside quotes it knows a backslash and the quote.
+    quoted = value
+    if not re.fullmatch(r"[\w.,:=@%/+*()\[\]-]*", value, re.ASCII):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        quoted = f'"{escaped}"'
     return f"#SBATCH --{key}={quoted}" if value else f"#SBATCH --{key}"
+
+
+def _checked(text: str, kind: str) -> str:
+    """`text`; `UserError` where it holds a character that a script cannot."""
+    found = re.search("[\0\ud800-\udfff]", text)
+    if found:
+        line = text[: found.start()].rpartition("\n")[2] + text[found.start() :].partition("\n")[0]
+        raise UserError(
+            f"the script of the {kind} job would contain {found[0]!r} in {line!r}; a script holds "
+            "text in UTF-8 without NUL: give a value without this character"
+        )
+    return text
 
 
 def _with_variable(line: str, variables: Mapping[str, object]) -> str:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.parsing import parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE_FILE = ROOT / "launch" / "site.yaml"
 
 Engine = Literal["ddp", "zero1", "zero2", "zero3"]
+SbatchKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class Site(BaseModel):
@@ -36,7 +45,7 @@ class Site(BaseModel):
     container: str | None = None
     cache: str | None = None
     setup: tuple[str, ...] = ()
-    sbatch: dict[str, str | int | bool] = {}
+    sbatch: dict[SbatchKey, str | int | bool] = {}
 
     @field_validator("mem", "time", mode="before")
     @classmethod
@@ -54,7 +63,7 @@ def load_site(file: Path | None, **options: Any) -> Site:
     """
     path = file or SITE_FILE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"the site file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -62,14 +71,27 @@ def load_site(file: Path | None, **options: Any) -> Site:
     if not isinstance(content, dict):
         raise UserError(f"the site file {path} must be a mapping; docs/slurm.md lists its keys")
     given = {key: value for key, value in options.items() if value is not None}
-    given["sbatch"] = {**(content.get("sbatch") or {}), **given.get("sbatch", {})}
+    of_site = content.get("sbatch") or {}
+    if isinstance(of_site, dict):
+        given["sbatch"] = {**of_site, **given.get("sbatch", {})}
+    else:
+        given.pop("sbatch", None)  # reported below
     try:
         return Site.model_validate({**content, **given})
     except ValidationError as error:
-        known = ", ".join(Site.model_fields)
         problems = [
-            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-            + (f"; known keys: {known}" if detail["type"] == "extra_forbidden" else "")
-            for detail in error.errors()
+            _as_text(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()
         ]
         raise UserError(one_or_many(problems, where=f"the site file {path}")) from None
+
+
+def _as_text(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    where = ".".join(map(str, location))
+    if location[-1] == "[key]":
+        return (
+            f"{location[0]}: {location[1]!r} is not the name of an option of sbatch; give its long "
+            "name, such as constraint"
+        )
+    if kind == "extra_forbidden":
+        return f"{where}: {message}; known keys: {', '.join(Site.model_fields)}"
+    return f"{where}: {message}"

@@ -13,6 +13,8 @@ from pathlib import Path
 from mmsa.errors import UserError
 
 _TIMEOUT_S = 60
+# Facts of `scontrol show job` that take a line each: their values may contain spaces.
+_WHOLE_LINE = ("Command=", "WorkDir=", "StdErr=", "StdIn=", "StdOut=", "Comment=")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def require() -> None:
         raise UserError(
             "there is no SLURM on this machine (looked for sbatch, squeue, sinfo and scontrol in "
             "PATH). Submit from a login node of the cluster; `module load slurm` may provide the "
-            "commands. Without SLURM, start a run with: accelerate launch --config_file "
-            "accelerate_config.yaml --num_processes N train.py ...; --dry-run shows the script"
+            "commands. Without SLURM, start a run with: python -m launch run -n N CONFIG ...; "
+            "--dry-run shows the script"
         )
 
 
@@ -114,8 +116,14 @@ def facts(job: str) -> dict[str, str]:
     if not available():
         return {}
     try:
-        answer = run_slurm("scontrol", "show", "job", "--oneliner", job)
+        answer = run_slurm("scontrol", "show", "job", job)
     except UserError:
         return {}
-    first = answer.splitlines()[0] if answer.strip() else ""
-    return dict(re.findall(r"(\w+)=(\S*)", first))
+    found: dict[str, str] = {}
+    for line in answer.strip().partition("\n\n")[0].splitlines():  # of an array: its first task
+        if line.strip().startswith(_WHOLE_LINE):
+            key, _, value = line.strip().partition("=")
+            found[key] = value
+        else:
+            found |= dict(re.findall(r"(\w+)=(\S*)", line))
+    return found

@@ -1,26 +1,37 @@
 """`python -m launch status RUN | JOB`: the state of a run, from its files and SLURM's queue.
 
-For an array of runs it prints one line per run. It only reads and never changes a run.
+For several runs (`status runs/*`) and for an array it prints a table. It only reads and never
+changes a run. What it reads may be torn, or written by others: odd facts count as unknown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.status_table import clock, print_table
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json, parse_yaml
 
 _TAIL_BYTES = 65536  # read from the end of metrics.jsonl
+_MEASURES = {  # kind of line in it -> the numbers that are shown
+    "train": ("loss", "samples_per_s"),
+    "validation": ("loss", "accuracy", "macro_f1", "weighted_f1"),
+}
+_KILLED = "; but SLURM has no job for it: it was killed. Submit it again"
 
 Facts = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="RUN|JOB", help="run directory or job number")
+    parser.add_argument(
+        "targets", nargs="+", metavar="RUN|JOB", help="run directories or job numbers"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
 
@@ -28,29 +39,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from launch import job_log
 
-    run_dir = find_run(arguments.target)
-    runs = job_log.runs_of_array(run_dir)
-    if runs:
-        _print_array(runs, as_json=arguments.json)
-        return
-    facts = facts_of(run_dir)
+    if len(arguments.targets) == 1:
+        run_dir = find_run(arguments.targets[0])
+        runs = job_log.runs_of_array(run_dir)
+        if not runs:
+            _print_one(facts_of(run_dir), as_json=arguments.json)
+            return
+        facts, unknown = [facts_of(run) for run in runs], list[str]()
+    else:
+        facts, unknown = _facts_of_all(arguments.targets)
     if arguments.json:
+        print(json.dumps(facts, indent=1))
+        return
+    print_table(facts, _notes(facts), unknown)
+
+
+def _facts_of_all(targets: Sequence[str]) -> tuple[list[Facts], list[str]]:
+    """The facts of all runs of `targets`, and those targets that are not runs.
+
+    A shell's `runs/*` names other files too. Raises `UserError` where there is no run at all.
+    """
+    from launch import job_log
+
+    facts: list[Facts] = []
+    unknown: list[str] = []
+    for target in targets:
+        try:
+            run_dir = find_run(target)
+            runs = job_log.runs_of_array(run_dir) or [run_dir]
+            facts += [facts_of(run) for run in runs]
+        except UserError:
+            unknown.append(target)
+    if not facts:
+        raise UserError(
+            f"none of {', '.join(targets)} is a run; give run directories, or a job's number"
+        )
+    return facts, unknown
+
+
+def _notes(facts: Sequence[Facts]) -> dict[str, str]:
+    """Run -> why it failed, or why it does not go on."""
+    texts = {run["run"]: _state_text(run) for run in facts}
+    return {
+        run["run"]: texts[run["run"]].splitlines()[0]
+        for run in facts
+        if run["state"] == "failed" or texts[run["run"]].endswith(_KILLED)
+    }
+
+
+def _print_one(facts: Facts, *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps(facts, indent=1))
         return
     for name, text in as_text(facts).items():
         print(f"{name:<11} {text}")
-
-
-def _print_array(runs: list[Path], *, as_json: bool) -> None:
-    """One line per run of an array."""
-    facts = [facts_of(run) for run in runs]
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    for run in facts:
-        texts = as_text(run)
-        shown = [texts["state"], f"step {texts.get('step', '0')}", texts.get("validation", "")]
-        print("  ".join([run["run"], *filter(None, shown)]))
 
 
 def find_run(target: str) -> Path:
@@ -62,7 +104,10 @@ def find_run(target: str) -> Path:
         return path
     if not target.replace("_", "").isdecimal():
         raise UserError(f"{target} is neither a directory nor a job number; give one of them")
-    log = Path(slurm_queue.facts(target).get("StdOut", ""))
+    facts = slurm_queue.facts(target)
+    log = Path(facts.get("StdOut", ""))
+    if not log.parent.is_dir():  # SLURM shows a % in a path in another way than it uses it
+        log = Path(facts.get("Command", ""))
     if log.parent.name == job_log.SLURM_DIR_NAME:
         base = log.parent.parent
         if target in job_log.known_jobs(log.parent):
@@ -96,18 +141,21 @@ def facts_of(run_dir: Path) -> Facts:
     job = next(reversed(train_jobs or list(queued) or list(jobs)), None)
     metrics = last_metrics(run_dir / "metrics.jsonl")
     train = metrics.get("train", {})
-    step = max(status.get("step", 0), train.get("step", 0))
+    step = max(_whole(status.get("step")) or 0, train.get("step", 0))
+    num_steps = _whole(status.get("num_steps"))
     return {
         "run": str(run_dir),
-        "state": status.get("state"),
-        "reason": status.get("reason") or None,
+        "state": _text(status.get("state")),
+        "reason": _text(status.get("reason")),
         "step": step,
-        "num_steps": status.get("num_steps"),
+        "num_steps": num_steps,
         "samples_per_s": train.get("samples_per_s"),
         "loss": train.get("loss"),
-        "seconds_left": _seconds_left(run_dir, status, step, train),
+        "seconds_left": None
+        if status.get("state") == "done"
+        else _seconds_left(run_dir, num_steps, step, train.get("samples_per_s")),
         "validation": metrics.get("validation"),
-        "restarts": status.get("restarts"),
+        "restarts": _whole(status.get("restarts")),
         "job": job,
         "queued": queued,
         "job_time_left": slurm_queue.time_left(job) if job in queued else None,
@@ -127,22 +175,39 @@ def last_metrics(file: Path) -> dict[str, Facts]:
     found: dict[str, Facts] = {}
     for line in lines:
         try:
-            content = json.loads(line)
-            found[content["kind"]] = content
-        except (ValueError, KeyError, TypeError):
+            content = parse_json(line)
+        except ValueError:
             continue  # truncated at the start by us, or still being written at the end
+        kind = content.get("kind") if isinstance(content, dict) else None
+        if isinstance(kind, str) and kind in _MEASURES and _whole(content.get("step")) is not None:
+            numbers = {name: content.get(name) for name in _MEASURES[kind]}
+            if all(map(_is_number, numbers.values())):
+                found[kind] = content
     return found
 
 
-def _seconds_left(run_dir: Path, status: Facts, step: int, train: Facts) -> int | None:
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _seconds_left(
+    run_dir: Path, num_steps: int | None, step: int, speed: float | None
+) -> int | None:
     """Estimated at the last speed, without validations and saves."""
     import yaml
 
-    speed, num_steps = train.get("samples_per_s"), status.get("num_steps")
-    if not speed or not num_steps or status.get("state") == "done":
+    if not speed or not num_steps:
         return None
     try:
-        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
         samples = int(config["train"]["global_batch_size"]) * (num_steps - step)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
@@ -168,11 +233,10 @@ def as_text(facts: Mapping[str, Any]) -> dict[str, str]:
         texts["loss"] = f"{facts['loss']:.4f}"
         texts["speed"] = f"{facts['samples_per_s']:.1f} samples/s"
     if facts["seconds_left"] is not None:
-        texts["time left"] = f"{_clock(facts['seconds_left'])} at this speed, without validations"
+        texts["time left"] = f"{clock(facts['seconds_left'])} at this speed, without validations"
     validation = facts["validation"]
     if validation:
-        measures = ("loss", "accuracy", "macro_f1", "weighted_f1")
-        shown = "  ".join(f"{name} {validation[name]:.4f}" for name in measures)
+        shown = "  ".join(f"{name} {validation[name]:.4f}" for name in _MEASURES["validation"])
         texts["validation"] = f"after step {validation['step']}: {shown}"
     if facts["restarts"] is not None:
         texts["restarts"] = str(facts["restarts"])
@@ -196,18 +260,13 @@ def _state_text(facts: Mapping[str, Any]) -> str:
             return "starting: its job is running but has not reported anything yet"
         return "not started" if facts["queued"] else "not started, and no job is queued"
     if state == "running":
-        text += f", last update {_clock(age)} ago"
+        text += f", last update {clock(age)} ago"
         if facts["job"] and not facts["queued"]:
-            text += "; but SLURM has no job for it: it was killed. Submit it again"
+            text += _KILLED
     elif state == "preempted":
         text += "; will resume" if facts["queued"] else "; the same command resumes it"
     return text
 
 
 def _number(job: str) -> tuple[int, ...]:
-    return tuple(map(int, job.split("_")))
-
-
-def _clock(seconds: int) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+    return tuple(int(part) for part in job.split("_") if part.isdecimal())

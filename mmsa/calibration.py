@@ -1,7 +1,8 @@
 """The temperature of an export, `calibration.json`: read, written and applied to logits.
 
 It divides the logits and changes no prediction, only the probabilities (Guo et al., ICML 2017). How
-it is fitted: mmsa/evaluation/scores/calibration.py.
+it is fitted: mmsa/evaluation/scores/calibration.py. The file holds its own digest, so that it
+can be added to an export, replaced or removed by one rename.
 
 Too few samples do not determine a temperature: three that are predicted correctly ask for the
 smallest one, and give every answer the probability 1. `python -m benchmarks.small_samples` draws
@@ -14,14 +15,19 @@ ends at a bound. More samples change little: 0.005 nats of 100.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.parsing import parse_json
 
 CALIBRATION_NAME = "calibration.json"
 FITTED_ON = "val"
+_DIGEST_KEY = "sha256"  # early versions wrote none
 MIN_SAMPLES = 50  # of the validation split
 TEMPERATURES = (0.05, 20.0)  # the range of the search
 _AT_A_BOUND = 1.01  # a search ends a little inside its range
@@ -88,11 +94,34 @@ def described(fitted: Calibration) -> str:
 
 
 def to_json(calibration: Calibration) -> str:
-    """The content of `calibration.json`; `why_none` only where there is no temperature."""
-    content = asdict(calibration)
+    """The content of `calibration.json`: the calibration, and the digest of its values.
+
+    It has `why_none` only where there is no temperature.
+    """
+    values = asdict(calibration)
     if calibration.why_none is None:
-        del content["why_none"]
-    return json.dumps(content, indent=1) + "\n"
+        del values["why_none"]
+    return json.dumps({**values, _DIGEST_KEY: _digest(values)}, indent=1) + "\n"
+
+
+def store_calibration(export: Path, calibration: Calibration) -> None:
+    """Write the calibration of an export directory.
+
+    Raises `UserError` if the directory is gone, which is not made again, or cannot be written.
+    """
+    path = export / CALIBRATION_NAME
+    try:
+        write_file(path, to_json(calibration), make_directory=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"{export} was removed by its run during the evaluation, so the temperature has no "
+            "export to be stored in; repeat the command"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"the temperature cannot be written to {path} ({error.strerror or error}); free some "
+            "space, or evaluate a writable copy of the export"
+        ) from None
 
 
 def read_calibration(export: Path) -> Calibration | None:
@@ -102,7 +131,10 @@ def read_calibration(export: Path) -> Calibration | None:
     """
     path = export / CALIBRATION_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
+        digest = content.pop(_DIGEST_KEY, None)
+        if digest is not None and digest != _digest(content):
+            raise ValueError("its digest is of other values")
         found = Calibration(**content)
         temperature = found.temperature
         known = temperature is not None or isinstance(found.why_none, str)
@@ -112,12 +144,16 @@ def read_calibration(export: Path) -> Calibration | None:
             raise ValueError(f"the number of samples is {found.num_samples!r}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} does not contain a calibration ({error}); fit it again with: "
             "python evaluate.py EXPORT --split val --calibrate"
         ) from None
     return checked(found)
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _is_positive(temperature: object) -> bool:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
+from mmsa.foundation.parsing import parse_yaml
 from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
@@ -73,7 +74,9 @@ class TextEncoderConfig(Section):
     tokenizer: str | None = Field(
         None, description="name or directory; words:N counts N words on the train split"
     )
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["auto", "cls", "mean", "last"] = Field(
+        "auto", description="auto: last if the encoder reads from left to right, else cls"
+    )
     projection: int | None = Field(None, ge=1, description="width of a linear layer after it")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="layers trained under train: last_n")
@@ -245,9 +248,11 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
     try:
-        value = yaml.load(text, Loader=SettingsLoader)
-    except yaml.YAMLError:
-        return f"the value of '{override}' is not valid YAML; quote it"
+        value = parse_yaml(text, SettingsLoader)
+    except yaml.YAMLError as error:
+        shown = override if len(override) <= 200 else f"{override[:200]}..."
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return f"the value of '{shown}' is not valid YAML ({problem}); quote it"
     node = raw
     for part in parts[:-1]:
         child = node.get(part)

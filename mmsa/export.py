@@ -7,19 +7,19 @@
     tokenizer/          Hugging Face tokenizer files, if the model reads text
     calibration.json    the temperature fitted on validation, if there is one
     export.json         format version, step, data set, protocol, code version, needed extensions
+    digests.json        size and SHA-256 of each other file, but for calibration.json, which may be
+                        fitted later and holds its own
 
-Reading it executes nothing: no pickle, no import.
+Each file is compared with its digest when it is read. Reading executes nothing: no pickle, no
+import.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,23 @@ from mmsa.calibration import CALIBRATION_NAME, Calibration, read_calibration, to
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions
-from mmsa.labels import ClassMap, class_map
+from mmsa.foundation.atomic_write import save_tensors
+from mmsa.foundation.code_version import code_version as code_version
+from mmsa.foundation.digests import (
+    DIGESTS_NAME,
+    FileDigest,
+    Listing,
+    UnreadableListing,
+    changed_content,
+    digest_of_file,
+    problems_of,
+    read_listing,
+    require_intact,
+    seal,
+    warn_without_digests,
+)
+from mmsa.foundation.parsing import parse_json
+from mmsa.labels import ClassMap, class_map, label_names_in
 from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
@@ -45,27 +61,16 @@ CHECKPOINT_EXPORT_NAME = "export"  # inside a checkpoint
 STATE_NAME = "state.json"  # of a checkpoint: what the step does not determine
 COMPLETE_NAME = "COMPLETE"  # of a checkpoint: each file with its size, written last
 EXPORT_VERSION = 1
-
-
-@cache
-def code_version() -> str:
-    """The version of this package, for reports and checkpoints.
-
-    In a git checkout also the commit, with `-dirty` where files differ from it.
-    """
-    try:
-        released = version("mmsa")
-    except PackageNotFoundError:
-        released = "unknown (not installed)"
-    checkout = Path(__file__).resolve().parent.parent
-    if not (checkout / ".git").exists():  # else git might find another project's
-        return released
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return released
-    return f"{released} ({done.stdout.strip()})"
+_DESCRIPTION = (
+    CONFIG_NAME,
+    LABELS_NAME,
+    FACTS_NAME,
+    PREPROCESSING_NAME,
+)  # what `read_export` reads
+_COPY_AGAIN = (
+    "Copy it again from where it was written, or use another checkpoint of its run "
+    "(evaluate.py RUN --checkpoint STEP); python -m mmsa verify RUN tells which are intact"
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Export:
     preprocessing: Preprocessing
     facts: dict[str, Any]
     calibration: Calibration | None = None  # None where none was fitted
+    digests: Listing | None = None  # None where it was written before there were any
 
     def class_map(self, dataset_classes: Sequence[str]) -> ClassMap:
         """The model's classes in a data set, by name: a data set may list them in another order.
@@ -95,9 +101,21 @@ class Export:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """The sha256 of the weights file, in hex."""
-        with open(self.directory / WEIGHTS_NAME, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        """The sha256 of the weights file, in hex; reads the file.
+
+        Raises `UserError` where it is not the one that was written.
+        """
+        known = None if self.digests is None else self.digests.get(WEIGHTS_NAME)
+        try:
+            found = digest_of_file(self.directory / WEIGHTS_NAME)
+        except OSError as error:
+            raise UserError(
+                f"the weights {error.filename} cannot be read ({error.strerror}). {_COPY_AGAIN}"
+            ) from None
+        if known is not None and found != known:
+            what = changed_content(WEIGHTS_NAME, known, found)
+            raise UserError(f"the export {self.directory} is damaged: {what}. {_COPY_AGAIN}")
+        return str(found.sha256)
 
 
 def write_export(
@@ -112,22 +130,22 @@ def write_export(
     tokenizer: TextTokenizer | None,
     facts: Mapping[str, Any],
     calibration: Calibration | None = None,
+    sealed: bool = True,
 ) -> None:
     """Write an export of the bare `model` with `weights` into the new `directory`.
 
     `weights` are all tensors of its state dict, whole, in CPU memory: an engine may have
     partitioned the model's own. `statistics` replace the BatchNorm running statistics of the same
-    names (the mean over the ranks); the live model is not touched.
+    names (the mean over the ranks); the live model is not touched. With `sealed` False the caller
+    calls `seal_export`, while the files are flushed, for example.
     """
-    from safetensors.torch import save_file
-
     from mmsa.models.model import extension_modules, self_contained
 
     directory.mkdir(parents=True)
     state = {**weights, **statistics}
-    save_file(
+    save_tensors(
         {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        str(directory / WEIGHTS_NAME),
+        directory / WEIGHTS_NAME,
     )
     described = config.model_copy(update={"model": self_contained(config.model, model)})
     (directory / CONFIG_NAME).write_text(described.to_yaml(), encoding="utf-8")
@@ -138,130 +156,149 @@ def write_export(
     if calibration is not None:
         (directory / CALIBRATION_NAME).write_text(to_json(calibration), encoding="utf-8")
     described_facts = {"format": "mmsa-export", "version": EXPORT_VERSION, **facts}
+    described_facts["digests"] = DIGESTS_NAME  # so that its absence can be noticed
     modules = extension_modules(config.model)
     if modules:
         described_facts["extensions"] = modules
     _write_json(directory / FACTS_NAME, {**described_facts, "code_version": code_version()})
+    if sealed:
+        seal_export(directory)
+
+
+def seal_export(directory: Path) -> dict[str, FileDigest]:
+    """Write `digests.json`, the last file of an export; returns the digests of all its files.
+
+    Reads every file once, from the memory that still holds it if it was just written.
+    """
+    return seal(directory, leave_out=[CALIBRATION_NAME])
 
 
 def read_export(directory: Path) -> Export:
     """Read an export's description of itself.
 
-    Raises `UserError` where `directory` is not an export, or needs modules that are not imported.
+    Raises `UserError` where `directory` is not an export, one of these files is damaged, or it
+    needs modules that are not imported. Warns once where an early version wrote no digests.
     """
     if not (directory / FACTS_NAME).is_file():
         raise UserError(
             f"{directory} is not an export: it has no {FACTS_NAME}. Give a run directory, "
             "RUN/best, or RUN/checkpoints/step-N"
         )
+    listing = require_intact(
+        directory, _DESCRIPTION, what=f"the export {directory}", remedy=_COPY_AGAIN
+    )
     facts = _read_json(directory / FACTS_NAME)
     if facts.get("version") != EXPORT_VERSION:
         raise UserError(
             f"the export {directory} has version {facts.get('version')}; this program reads "
             f"{EXPORT_VERSION}. Use the version of mmsa that wrote it ({facts.get('code_version')})"
         )
+    if listing is None and facts.get("digests"):
+        raise UserError(
+            f"the export {directory} is damaged: {DIGESTS_NAME} is missing. {_COPY_AGAIN}"
+        )
+    if listing is None:
+        warn_without_digests(directory)
     check_extensions(facts, directory)
     return Export(
         directory=directory,
         config=load_config(str(directory / CONFIG_NAME)),
-        label_names=tuple(_read_json(directory / LABELS_NAME)["label_names"]),
+        label_names=label_names_in(_read_json(directory / LABELS_NAME), directory / LABELS_NAME),
         preprocessing=read_preprocessing(directory),
         facts=facts,
         calibration=read_calibration(directory),
+        digests=listing,
     )
 
 
-@dataclass(frozen=True)
-class Target:
-    """The export that a path refers to. `home` is the run or export directory it belongs to."""
-
-    directory: Path
-    home: Path
-    name: str  # best, step-00000120, or "export"
-
-
-def resolve_export(path: Path, checkpoint: str = "best") -> Target:
-    """Find the export that `path` (run, export or checkpoint directory) refers to.
-
-    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` that lists
-    what exists if it is not found.
-    """
-    if (path / FACTS_NAME).is_file():
-        return _target(path)
-    if is_whole(path) and (path / CHECKPOINT_EXPORT_NAME / FACTS_NAME).is_file():
-        return _target(path / CHECKPOINT_EXPORT_NAME)
-    if not (path / CONFIG_NAME).is_file():
-        raise UserError(
-            f"{path} is not a run directory, an export or a complete checkpoint; "
-            "give the run.dir of a training run"
-        )
-    if checkpoint == "best":
-        if (path / "best" / FACTS_NAME).is_file():
-            return Target(path / "best", path, "best")
-        raise UserError(f"{path} has no best export yet: it has not validated yet")
-    whole = whole_checkpoints(path)
-    wanted = whole[:1] if checkpoint == "last" else []
-    if checkpoint.isdecimal():
-        wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
-    if not wanted:
-        steps = ", ".join(str(int(folder.name[5:])) for folder in reversed(whole)) or "none"
-        raise UserError(
-            f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps ({steps})"
-        )
-    return Target(wanted[0] / CHECKPOINT_EXPORT_NAME, path, wanted[0].name)
-
-
-def _target(export: Path) -> Target:
-    """The export at `export` and the run that contains it, whatever path was given."""
-    real = export.resolve()
-    if real.name == CHECKPOINT_EXPORT_NAME and real.parents[1].name == "checkpoints":
-        return Target(export, real.parents[2], real.parent.name)
-    if real.parent.name == "exports" and (real.parents[1] / CONFIG_NAME).is_file():
-        best = (real.parents[1] / "best").resolve() == real
-        return Target(export, real.parents[1], "best" if best else real.name)
-    return Target(export, export, "export")
-
-
 def whole_checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, the newest first."""
-    candidates = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
-    return [path for path in candidates if is_whole(path)]
+    """The whole checkpoints of a run, the newest first. Their content is not read."""
+    return [path for path in checkpoint_directories(run_dir) if is_whole(path)]
+
+
+def checkpoint_directories(run_dir: Path) -> list[Path]:
+    """Every `checkpoints/step-N` of a run, whole or not, the newest first."""
+    found = (run_dir / "checkpoints").glob("step-*")
+    named = (path for path in found if path.name.removeprefix("step-").isdecimal())
+    return sorted(named, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a directory `step-N`."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file listed in the checkpoint's `COMPLETE` exists with its size."""
     try:
-        sizes = json.loads((checkpoint / COMPLETE_NAME).read_text())
-        return STATE_NAME in sizes and all(
-            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
-        )
-    except (OSError, ValueError, AttributeError, TypeError):
+        listing = read_listing(checkpoint / COMPLETE_NAME)
+    except (OSError, UnreadableListing):
         return False
+    return STATE_NAME in listing and not problems_of(checkpoint, listing, content=False)
 
 
-def load_model(export: Export) -> SentimentModel:
+def load_model(export: Export, *, check: bool = True) -> SentimentModel:
     """The model of an export on the CPU, in eval mode; every tensor must fit by name and shape.
 
-    Raises `UserError` where the weights are damaged or of another architecture.
+    Raises `UserError` where the weights are damaged or of another architecture. `check` False skips
+    the comparison of the digest, where the caller has just made it.
     """
-    from mmsa.models.model import build_model
-    from mmsa.models.weights import load_strictly, read_state
+    if check and export.digests is not None:
+        _ = export.weights_sha256  # compared with what was written
+    return load_weights(untrained_model(export), export)
 
-    model = build_model(
+
+def untrained_model(export: Export) -> SentimentModel:
+    """A model of the architecture of an export, without its weights; reads no file."""
+    from mmsa.models.model import build_model
+
+    return build_model(
         export.config.model, len(export.label_names), preprocessing=export.preprocessing.image
     )
+
+
+def load_weights(model: SentimentModel, export: Export) -> SentimentModel:
+    """`model` with the weights of an export, which are not compared with their digest."""
+    from mmsa.models.weights import load_strictly, read_state
+
+    _check_inputs(export, model)
     path = export.directory / WEIGHTS_NAME
     load_strictly(model, read_state(path), where=str(path))
     return model.eval()
 
 
+def _check_inputs(export: Export, model: SentimentModel) -> None:
+    """Raise `UserError` where `preprocessing.json` prepares other inputs than the model reads."""
+    for name, encoder, prepared in (
+        ("texts", model.text_encoder, export.preprocessing.max_tokens),
+        ("images", model.image_encoder, export.preprocessing.image),
+    ):
+        if (encoder is None) != (prepared is None):
+            raise UserError(
+                f"the model of {export.directory} reads {'no ' if encoder is None else ''}{name}, "
+                f"and its {PREPROCESSING_NAME} has {'no ' if prepared is None else ''}settings "
+                "for them; copy the export again"
+            )
+
+
 def load_tokenizer_of(export: Export) -> TextTokenizer | None:
-    """The tokenizer of an export; None for a model that reads no text."""
-    if export.preprocessing.max_tokens is None:
+    """The tokenizer of an export; None for a model that reads no text. `UserError` if damaged."""
+    read = export.preprocessing
+    if read.max_tokens is None:
         return None
     from mmsa.data.text import load_tokenizer
 
-    return load_tokenizer(str(export.directory / TOKENIZER_NAME), export.preprocessing.max_tokens)
+    directory = export.directory / TOKENIZER_NAME
+    if export.digests is not None:
+        what = f"the export {export.directory}"
+        require_intact(export.directory, [f"{TOKENIZER_NAME}/"], what=what, remedy=_COPY_AGAIN)
+    try:
+        return load_tokenizer(str(directory), read.max_tokens, read.truncation_side)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make the libraries raise whatever they meet
+        said = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise UserError(f"{directory} cannot be read ({said}); copy the export again") from None
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -270,7 +307,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the export again") from None
     if not isinstance(content, dict):

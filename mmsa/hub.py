@@ -21,6 +21,18 @@ TEXT_PARTS = ("AutoModel", "AutoTokenizer")
 IMAGE_PARTS = ("AutoModel", "AutoImageProcessor")
 
 
+class NotOnThisMachine(UserError):
+    """Files that must be fetched where there is a network.
+
+    `problems` says of each what is missing and where it was looked for; the message also says how
+    to fetch it.
+    """
+
+    def __init__(self, *problems: str, message: str = "") -> None:
+        super().__init__(message or "; ".join(problems))
+        self.problems = list(problems)
+
+
 def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT_PARTS) -> Loaded:
     """Call `load(name, trust_remote_code=False, local_files_only=...)`, a `from_pretrained`.
 
@@ -38,6 +50,8 @@ def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT
         raise UserError(f"{name} is not a directory; give one that exists, or a Hugging Face name")
     try:
         return load(name, trust_remote_code=False, local_files_only=True)
+    except ImportError as error:
+        raise UserError(_unloadable(name, error)) from None
     except (OSError, ValueError):
         _probe_hub(name, parts)
     return _load(load, name, local_files_only=False)
@@ -51,12 +65,16 @@ def _looks_like_path(name: str) -> bool:
 def _load(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> Loaded:
     try:
         return load(name, trust_remote_code=False, local_files_only=local_files_only)
-    except (OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name} cannot be loaded: {reason} Expected the files that `save_pretrained` writes "
-            "(config.json, model.safetensors, the tokenizer's), without code of its own"
-        ) from None
+    except (OSError, ValueError, ImportError) as error:  # ImportError: timm, natten
+        raise UserError(_unloadable(name, error)) from None
+
+
+def _unloadable(name: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"{name} cannot be loaded: {reason} Expected the files that `save_pretrained` writes "
+        "(config.json, model.safetensors, the tokenizer's), without code of its own"
+    )
 
 
 def _probe_hub(name: str, parts: Sequence[str]) -> None:
@@ -72,11 +90,14 @@ def _probe_hub(name: str, parts: Sequence[str]) -> None:
             "spelling, or give a directory"
         ) from None
     except Exception as error:  # depends on the http library of this version
-        raise UserError(
+        problem = (
             f"'{name}' is not on this machine (looked in {constants.HF_HUB_CACHE}) and "
-            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}). Fetch it where "
-            f"there is a network, with the same cache, by {_fetching(name, parts)} - or give "
-            "a directory, or weights: none"
+            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+        )
+        raise NotOnThisMachine(
+            problem,
+            message=f"{problem}. Fetch it where there is a network, with the same cache, by "
+            f"{_fetching(name, parts)} - or give a directory, or weights: none",
         ) from None
 
 
@@ -119,8 +140,12 @@ def _probe_url(url: str, path: Path) -> None:
             return
     except OSError as error:  # URLError and time-outs are both
         reason = getattr(error, "reason", error)
-        raise UserError(
+        problem = (
             f"the pretrained weights {path.name} are not on this machine (looked for {path}) and "
-            f"cannot be fetched ({reason}). Fetch {url} where there is a network and put it there "
-            "(TORCH_HOME moves that folder), or use weights: none or a PATH"
+            f"{url} cannot be reached ({reason})"
+        )
+        raise NotOnThisMachine(
+            problem,
+            message=f"{problem}. Fetch it where there is a network and put it there (TORCH_HOME "
+            "moves that folder), or use weights: none or a PATH",
         ) from None

@@ -8,6 +8,7 @@ the logits of a three-class model and of the rows of its report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mmsa.errors import UserError
 
@@ -70,3 +71,22 @@ def class_map(dataset_classes: Sequence[str], wanted: Wanted) -> ClassMap:
             f"data.classes leaves {len(names)} class ({', '.join(names)}); at least 2 are needed"
         )
     return ClassMap(names, members)
+
+
+def label_names_in(content: Mapping[str, object], path: Path) -> tuple[str, ...]:
+    """The class names in the `content` of an export's `labels.json` at `path`.
+
+    Raises `UserError` unless they are two or more, each once.
+    """
+    names = content.get("label_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise UserError(
+            f'{path} has no list of class names, {{"label_names": ["negative", ...]}}; '
+            "copy the export again"
+        )
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} lists the classes {', '.join(names) or 'none'}; expected two or more, each "
+            "once. Copy the export again"
+        )
+    return tuple(names)

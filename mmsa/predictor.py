@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,17 @@ from PIL import Image
 from mmsa.calibration import temperature_of
 from mmsa.data.decoding import image_views
 from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
+from mmsa.data.decoding.posted_images import image_file
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
-from mmsa.export import Export, load_model, load_tokenizer_of, read_export, resolve_export
+from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export_target import read_export_whole
 
-# A file's path, its bytes, or a decoded image.
-ImageInput = str | os.PathLike[str] | bytes | Image.Image
+# A file's path, its bytes, or an image that Pillow has opened or made.
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
+
+# One text or one image where a list of them is expected.
+_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 
 
 @dataclass(frozen=True)
@@ -47,23 +51,27 @@ class Predictor:
     @torch.inference_mode()
     def predict(
         self,
-        texts: Sequence[str] | None = None,
-        images: Sequence[ImageInput] | None = None,
+        texts: Iterable[str] | None = None,
+        images: Iterable[ImageInput] | None = None,
         *,
         batch_size: int = 64,
         calibrated: bool = True,
     ) -> Result:
         """Labels and probabilities of `texts` with `images`, N of each.
 
+        Both may be any iterable with an order: a list, an array, a column of a data frame, a
+        generator. An input that the model does not read may be left out: `images` for a text-only
+        model.
+
         Probabilities use the export's temperature, if it has one, unless `calibrated` is False.
         Labels do not depend on it.
 
-        An input that the model does not read may be left out: `images` for a text-only model.
-
         Raw input goes through the packing's own functions (short side, JPEG quality), so that the
-        model sees what it saw in evaluation. Raises `UserError` naming the row of an empty text
-        or an image that does not open.
+        model sees what it saw in evaluation, and refuses what packing rejects: raises `UserError`
+        naming the row of a text that is empty or too long and of an image that does not open. Also
+        for a `batch_size` below 1, and for logits that are not finite, as evaluation does.
         """
+        _check_batch_size(batch_size)
         texts, images = self._both(texts, images)
         rows = [
             self._logits(
@@ -72,6 +80,7 @@ class Predictor:
             for start in range(0, len(texts), batch_size)
         ]
         logits = np.concatenate(rows) if rows else np.empty((0, len(self.label_names)), np.float32)
+        self._refuse_nonfinite(logits)
         calibration = self.export.calibration if calibrated else None
         temperature = temperature_of(calibration)
         probs = probabilities(logits.astype(np.float64) / temperature)
@@ -82,23 +91,23 @@ class Predictor:
         )
 
     def _both(
-        self, texts: Sequence[str] | None, images: Sequence[ImageInput] | None
+        self, texts: Iterable[str] | None, images: Iterable[ImageInput] | None
     ) -> tuple[Sequence[str], Sequence[ImageInput]]:
-        """Both lists at equal length; `UserError` where one is missing or not a list."""
+        """Both as lists of equal length; `UserError` where one is missing or not a list."""
         reads_text = self._tokenizer is not None
         reads_images = self.export.preprocessing.image is not None
-        for name, given, needed in (
-            ("texts", texts, reads_text),
-            ("images", images, reads_images),
-        ):
-            if needed and (given is None or isinstance(given, str | bytes)):
-                raise UserError(f"give {name} as a list, one for each row; found {given!r:.40}")
-        count = len(texts if reads_text else images)  # type: ignore[arg-type]
-        texts = [""] * count if texts is None else texts
-        images = [b""] * count if images is None else images
-        if len(texts) != len(images):
-            raise UserError(f"{len(texts)} texts came with {len(images)} images; give one each")
-        return texts, images
+        given_texts = _listed("texts", texts, needed=reads_text)
+        given_images = _listed("images", images, needed=reads_images)
+        count = len(given_texts if reads_text else given_images)
+        if texts is None:
+            given_texts = [""] * count
+        if images is None:
+            given_images = [b""] * count
+        if len(given_texts) != len(given_images):
+            raise UserError(
+                f"{len(given_texts)} texts came with {len(given_images)} images; give one each"
+            )
+        return given_texts, given_images
 
     def _logits(
         self, texts: Sequence[str], images: Sequence[ImageInput], first_row: int
@@ -120,7 +129,7 @@ class Predictor:
 
     def _text(self, text: str, row: int) -> str:
         if not isinstance(text, str):
-            raise UserError(f"text {row} is not a string: {text!r:.40}")
+            raise UserError(f"text {row} is not a string: {_shown(text)}")
         try:
             return text_as_packed(text, self.export.preprocessing.packed_normalize)
         except BadText as error:
@@ -130,29 +139,82 @@ class Predictor:
         preprocessing = self.export.preprocessing
         try:
             packed, _, _ = image_as_packed(
-                _bytes_of(image),
+                _content(image),
                 mode=preprocessing.packed_mode,
                 short_side_px=preprocessing.packed_short_side_px,
                 quality=preprocessing.packed_quality,
             )
-        except (BadImage, OSError) as error:
+        except BadImage as error:
             raise UserError(f"image {row}: {error}") from None
         return image_views.evaluation_view(image_views.decode(packed), preprocessing)
+
+    def _refuse_nonfinite(self, logits: NDArray[np.float32]) -> None:
+        broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if len(broken):
+            raise UserError(
+                f"the model in {self.export.directory} gives logits that are not finite for "
+                f"{len(broken)} of {len(logits)} rows, the first is row {broken[0]}. It has "
+                "diverged or its weights are damaged: use the export of an earlier checkpoint"
+            )
 
 
 def load_predictor(export: str | os.PathLike[str], *, device: str | None = None) -> Predictor:
     """Open the export at a path (a run directory means its best); see `mmsa.load`."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(read_export(resolve_export(Path(export)).directory), torch.device(chosen))
+    if not isinstance(export, str | os.PathLike):
+        raise UserError(f"give the path of an export or a run; found {_shown(export)}")
+    chosen = _device(device)
+    # All files of one export, even if its run replaces `best` in the meantime.
+    _, predictor = read_export_whole(
+        Path(export), "best", lambda found: Predictor(read_export(found.directory), chosen)
+    )
+    return predictor
 
 
-def _bytes_of(image: Any) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if not isinstance(image, Image.Image | str | os.PathLike):
-        raise BadImage(f"expected a path, bytes or an image, found {image!r:.40}")
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f"the device {name!r} cannot be used ({said:.120}); use cpu, cuda or cuda:N"
+        ) from None
+    return device
+
+
+def _check_batch_size(batch_size: object) -> None:
+    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:  # type: ignore[operator]
+        raise UserError(f"batch_size is {_shown(batch_size)}; it must be an integer of at least 1")
+
+
+def _listed(name: str, given: Any, *, needed: bool) -> list[Any]:
+    """`given` as a list; empty for None, unless it is `needed`."""
+    if given is None and not needed:
+        return []
+    expected = f"give {name} as a list, one for each row; found {_shown(given)}"
+    # Neither a mapping nor a set has rows in an order.
+    if given is None or isinstance(given, (*_SINGLE, Mapping, Set)):
+        raise UserError(expected)
+    try:
+        return list(given)
+    except TypeError:
+        raise UserError(expected) from None
+
+
+def _content(image: Any) -> bytes | Image.Image:
+    """What packing takes of an image. Raises `BadImage` where it is none or cannot be read."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
     if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")  # lossless: packing encodes once, not twice
-        return buffer.getvalue()
-    return Path(image).read_bytes()
+        return image
+    if isinstance(image, str | os.PathLike):
+        return image_file(image)
+    raise BadImage(f"expected a path, bytes or a Pillow image, found {_shown(image)}")
+
+
+def _shown(value: object) -> str:
+    """A value in a message: the start of how Python writes it, on one line."""
+    return " ".join(repr(value)[:60].split())[:40]

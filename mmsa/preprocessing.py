@@ -23,13 +23,25 @@ class _Strict(BaseModel):
 
 
 class ImagePreprocessing(_Strict):
-    """How an image becomes an encoder's input; `mean` and `std` are of values in 0..1, RGB."""
+    """How an image becomes an encoder's input; `mean` and `std` are of values in 0..1, RGB.
+
+    A key that is not in the file of an older export has its default, and a default is not written:
+    older versions read the files of all encoders that need nothing new.
+    """
 
     image_size_px: int = Field(224, ge=1, description="side of the square input")
     resize_px: int = Field(256, ge=1, description="short side before the centre crop")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    channels: Literal["RGB", "BGR"] = Field(
+        "RGB", exclude_if=lambda order: order == "RGB", description="order at the encoder's input"
+    )
+    squeezes: bool = Field(
+        False,
+        exclude_if=lambda squeezes: not squeezes,
+        description="its own processor squeezes images to a square of `resize_px`, then crops",
+    )
 
     def at_size(self, image_size_px: int | None) -> ImagePreprocessing:
         """The same for another input side; the short side before the crop is scaled with it."""
@@ -53,6 +65,9 @@ class Preprocessing(_Strict):
     packed_normalize: tuple[str, ...] = Field((), description="done to the shards' texts")
     packed_quality: int = Field(90, ge=1, le=100, description="JPEG quality in the shards")
     max_tokens: int | None = Field(None, ge=1, description="longer texts are cut; null: no text")
+    truncation_side: Literal["right", "left"] = Field(
+        "right", exclude_if=lambda side: side == "right", description="where longer texts are cut"
+    )
 
     def to_json(self) -> str:
         """The content of `preprocessing.json`: one key per line, ends with a line end."""
@@ -64,9 +79,10 @@ def read_preprocessing(export: Path) -> Preprocessing:
     path = export / PREPROCESSING_NAME
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); an export (RUN/best) contains this file"
+            f"{path} cannot be read ({said}); an export (RUN/best) contains this file"
         ) from None
     try:
         return Preprocessing.model_validate_json(text)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions
 from shards import protocols_cli
@@ -39,7 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
-    verify.add_argument("--deep", action="store_true", help="also decode every image")
+    images = verify.add_mutually_exclusive_group()
+    images.add_argument(
+        "--no-decode", action="store_true", help="check digests only, without decoding the images"
+    )
+    # It once turned decoding on, which is the default now.
+    images.add_argument("--deep", action="store_true", help=argparse.SUPPRESS)
     verify.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
@@ -89,6 +95,16 @@ def _add_index(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--dataset", metavar="NAME", help="name of the data set (default: that of DIR)"
     )
+    index.add_argument(
+        "--max-characters",
+        type=int,
+        default=MAX_CHARACTERS,
+        metavar="N",
+        help="refuse texts with more characters (default: %(default)s)",
+    )
+    index.add_argument(
+        "--no-decode", action="store_true", help="do not check that every image decodes"
+    )
     index.add_argument("--overwrite", action="store_true", help="replace existing index files")
     index.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     index.add_argument("--quiet", action="store_true", help="no progress bar and no table")
@@ -112,7 +128,7 @@ def _add_synthetic(synthetic: argparse.ArgumentParser) -> None:
 def _run_verify(args: argparse.Namespace) -> int:
     from shards.verify import verify
 
-    report = verify(args.out, deep=args.deep, workers=args.workers, quiet=args.quiet)
+    report = verify(args.out, decode=not args.no_decode, workers=args.workers, quiet=args.quiet)
     for fault in report.faults:
         print(f"fault: {fault}")
     if report.faults:

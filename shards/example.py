@@ -6,13 +6,15 @@ source -> Example -> EncodedSample (its image in packed form) -> PackedSample (p
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmsa.foundation.regular_file import NotRegular, open_regular
 
 if TYPE_CHECKING:  # imports Pillow, which --help must not
     from mmsa.data.decoding.posted_images import BadImage
@@ -45,6 +47,7 @@ class Reason(StrEnum):
     TEXT_ENCODING = "text is not GB18030"
     OTHER_ENCODING = "text is not in the stated encoding"
     EMPTY_TEXT = "empty text"
+    LARGE_TEXT = "text too long"
     NO_IMAGE = "missing image"
     UNREADABLE_IMAGE = "unreadable image"
     EMPTY_IMAGE = "empty image file"
@@ -155,16 +158,28 @@ def image_reason(error: BadImage) -> Reason:
     }.get(error.kind, Reason.UNREADABLE_IMAGE)
 
 
-def read_file(path: Path, *, missing: Reason, unreadable: Reason) -> bytes:
-    """The bytes of a regular file. Raises `Reject` with one of the two reasons otherwise.
+def read_file(
+    path: Path,
+    *,
+    missing: Reason,
+    unreadable: Reason,
+    most_bytes: int | None = None,
+    too_large: Reason | None = None,
+) -> bytes:
+    """The bytes of a regular file. Raises `Reject` with one of the reasons otherwise.
 
-    Anything but a regular file counts as unreadable: opening a named pipe would block forever.
+    Anything but a regular file counts as unreadable: opening a named pipe would block forever. A
+    file of more than `most_bytes` is not read; its reason is then `too_large`.
     """
     shown = f"{path.parent.name}/{path.name}"
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise Reject(unreadable, f"{shown} is no regular file")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if most_bytes is not None and too_large is not None and size > most_bytes:
+                raise Reject(too_large, f"{shown} holds {size:,} bytes")
+            return file.read()
+    except NotRegular as error:
+        raise Reject(unreadable, f"{shown}: {error.strerror}") from None
     except FileNotFoundError:
         raise Reject(missing, f"{shown} does not exist") from None
     except OSError as error:

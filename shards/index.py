@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.data.manifest import (
     INDEX_DTYPE,
     MANIFEST_NAME,
@@ -72,6 +73,8 @@ def index(
     for (split, tar), one in zip(tars, found, strict=True):
         shards[split].append(_write_index(tar, one, classes))
     total = sum(len(one.keys) for one in found)
+    usual = settings.max_characters == MAX_CHARACTERS
+    facts = {} if usual else {"facts": {"max_characters": settings.max_characters}}
     return write_manifest(
         directory,
         Manifest(
@@ -84,7 +87,7 @@ def index(
                 settings={"splits": dict(settings.splits)},
                 hash=protocol_hash(split_of),
             ),
-            source={"name": "index", "read": total, "kept": total, "dropped": {}},
+            source={"name": "index", "read": total, "kept": total, "dropped": {}, **facts},
             packing={
                 "image_mode": "original",
                 "image_short_side_px": None,

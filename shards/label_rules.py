@@ -42,6 +42,12 @@ def rule_name(rule: str, *, annotators: int) -> str:
     return name if annotators == 1 else f"majority-{name}"
 
 
+def shown_rule(name: str) -> str:
+    """A manifest's rule by the name that `--labels` has for it: `fused`, `majority-fused`, ..."""
+    head, dash, rule = name.rpartition("-")
+    return f"{head}{dash}{'fused' if rule == FUSION_RULE else rule}"
+
+
 def fuse(text_label: str, image_label: str) -> str | None:
     """The label of a pair by the fusion rule of Xu and Mao (CIKM 2017); None drops the pair.
 

@@ -6,9 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from mmsa.data.decoding.limits import MAX_CHARACTERS, MAX_PIXELS
 from mmsa.extensions import add_import_option
-
-MAX_PIXELS = 64_000_000  # as in mmsa.data.decoding.posted_images, which takes time to import
 
 # The options that go to the source, and their value where the user gave none.
 _SOURCE_OPTIONS = {
@@ -20,6 +19,8 @@ _SOURCE_OPTIONS = {
     "id_column": None,
     "classes": None,
     "encoding": None,
+    "dataset": None,
+    "max_characters": MAX_CHARACTERS,
 }
 
 
@@ -82,7 +83,18 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
         "--classes", type=_names, metavar="NAMES", help="class names in order, separated by commas"
     )
     reading.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="name of your data set, which begins its keys (default: that of the table or folder)",
+    )
+    reading.add_argument(
         "--encoding", metavar="NAME", help="encoding of the texts (default: the source's own)"
+    )
+    reading.add_argument(
+        "--max-characters",
+        type=int,
+        metavar="N",
+        help=f"reject texts with more characters (default: {MAX_CHARACTERS})",
     )
     reading.set_defaults(**_SOURCE_OPTIONS)
     reading.add_argument(
@@ -213,7 +225,9 @@ def _report(
         return
     if isinstance(manifest, Manifest):
         print_summary(manifest)
-        print(f"packed into {path}; any dropped samples are listed in {path}/rejected.jsonl")
+        dropped = manifest.source.get("dropped")
+        listed = f"; dropped samples are listed in {path}/rejected.jsonl" if dropped else ""
+        print(f"packed into {path}{listed}")
         print(next_steps(path))
     else:
         print(f"wrote {path}")

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmsa.data.decoding.limits import MAX_CHARACTERS, MOST_PIXELS_IN_SHARDS
 from mmsa.data.members import Fields, field_text, object_in, sample_of, tar_members
 from mmsa.errors import UserError
+from mmsa.foundation.regular_file import open_regular
 from shards.splits.by_hash import SPLITS
 
 _DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
@@ -23,13 +25,18 @@ _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Settings of `index`. `labels` are names as in `Fields`; `splits` are (name, pattern)."""
+    """Settings of `index`. `labels` are names as in `Fields`; `splits` are (name, pattern).
+
+    With `decode` each image is decoded, as training will do it.
+    """
 
     fields: Fields
     labels: tuple[str, ...]
     classes: tuple[str, ...] | None
     splits: tuple[tuple[str, str], ...] = _DEFAULT_SPLITS
     dataset: str | None = None
+    decode: bool = True
+    max_characters: int = MAX_CHARACTERS
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> IndexSettings:
@@ -47,12 +54,16 @@ class IndexSettings:
                     "train=shard-00*.tar"
                 )
             splits.append((name, pattern))
+        if options.max_characters < 1:
+            raise UserError(f"--max-characters {options.max_characters} must be at least 1")
         return cls(
             Fields(names(options.image_field), names(options.text_field)),
             names(options.label_field),
             None if options.classes is None else names(options.classes),
             tuple(splits) or _DEFAULT_SPLITS,
             options.dataset,
+            not options.no_decode,
+            options.max_characters,
         )
 
 
@@ -82,7 +93,7 @@ def scan_tar(task: ScanTask) -> TarContents:
     keys: list[str] = []
     labels: list[str] = []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             for start, stop in _extents(path):
                 file.seek(start)
@@ -130,6 +141,13 @@ def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
         raise ValueError(f"{error}. Fields are named with --image-field and --text-field") from None
     if not image.startswith(_IMAGE_STARTS):
         raise ValueError(f"the image of '{key}' is not a JPEG, PNG, GIF, WebP or BMP")
+    if settings.decode:
+        _decode(key, image)
+    if len(text) > settings.max_characters:
+        raise ValueError(
+            f"the text of '{key}' has {len(text):,} characters; --max-characters is "
+            f"{settings.max_characters:,}"
+        )
     by_field = {name.rpartition("/")[2].partition(".")[2].lower(): data for name, data in members}
     label = _label(by_field, settings.labels)
     if label is None:
@@ -143,6 +161,15 @@ def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
             raise ValueError(f"'{key}' has the class '{label}'; expected {', '.join(classes)}")
         label = classes[int(label)]
     return key, text, label
+
+
+def _decode(key: str, image: bytes) -> None:
+    from mmsa.data.decoding.posted_images import BadImage, decode_image  # take time to import
+
+    try:
+        decode_image(image, max_pixels=MOST_PIXELS_IN_SHARDS)
+    except BadImage as error:
+        raise ValueError(f"the image of '{key}' does not decode ({error})") from None
 
 
 def _label(by_field: Mapping[str, bytes], names: tuple[str, ...]) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mmsa.data.decoding.limits import MOST_PIXELS_IN_SHARDS
 from mmsa.data.manifest import (
     MANIFEST_NAME,
     IndexArray,
@@ -29,6 +30,7 @@ from mmsa.data.manifest import (
 )
 from mmsa.data.members import Fields, object_in, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.regular_file import read_regular
 from mmsa.process.progress import Progress
 from shards.packing.assemble import REJECTED_NAME
 from shards.packing.worker_pool import WorkerPool, default_workers
@@ -52,7 +54,8 @@ class _Task:
     shard: ShardInfo
     classes: tuple[str, ...]
     packing: dict[str, Any]
-    deep: bool
+    decode: bool
+    max_characters: int
 
 
 @dataclass
@@ -64,8 +67,10 @@ class _Checked:
     groups: list[int] = field(default_factory=list)
 
 
-def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bool) -> VerifyReport:
-    """Check the packed set in `directory`; with `deep` every image is decoded too.
+def verify(
+    directory: Path, *, decode: bool = True, workers: int | None = None, quiet: bool
+) -> VerifyReport:
+    """Check the packed set in `directory`; with `decode` every image is decoded too.
 
     Raises `UserError` where there is no manifest at all; everything else is a fault.
     """
@@ -77,7 +82,14 @@ def verify(directory: Path, *, deep: bool, workers: int | None = None, quiet: bo
         return VerifyReport([str(error)], 0, 0)
     faults = list(_manifest_faults(directory, manifest))
     tasks = [
-        _Task(str(directory), shard, manifest.classes, manifest.packing, deep)
+        _Task(
+            str(directory),
+            shard,
+            manifest.classes,
+            manifest.packing,
+            decode,
+            manifest.max_characters,
+        )
         for split in manifest.splits.values()
         for shard in split.shards
     ]
@@ -102,17 +114,14 @@ def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     # The digest does not cover the layout of the file; its bytes must be those that are written.
     if path.read_bytes() != manifest_text(manifest).encode("utf-8"):
         yield f"{path.name} has the right content, but not the bytes that packing wrote"
-    listed = set()
+    listed: set[str] = set()
     for name, split in manifest.splits.items():
         counts: Counter[str] = Counter()
         for shard in split.shards:
             counts.update(shard.classes)
             if sum(shard.classes.values()) != shard.num_samples:
                 yield f"{path.name}: the classes of {shard.tar} do not sum to its samples"
-            for file in (shard.tar, shard.index):
-                if file in listed:
-                    yield f"{path.name} names {file} twice"
-                listed.add(file)
+            listed |= {shard.tar, shard.index}
         if sum(shard.num_samples for shard in split.shards) != split.num_samples:
             yield f"{path.name}: the shards of {name} do not sum to its {split.num_samples} samples"
         if counts != Counter(split.classes):
@@ -123,7 +132,7 @@ def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     expected = manifest.source.get("rejected_sha256")
     if expected is not None:
         try:
-            found = hashlib.sha256((directory / REJECTED_NAME).read_bytes()).hexdigest()
+            found = hashlib.sha256(read_regular(directory / REJECTED_NAME)).hexdigest()
         except OSError as error:
             yield f"{REJECTED_NAME} cannot be read ({error.strerror})"
         else:
@@ -161,7 +170,7 @@ def _check_shard(task: _Task) -> _Checked:
     result = _Checked()
     tar = task.shard.tar
     try:
-        content = (Path(task.directory) / tar).read_bytes()
+        content = read_regular(Path(task.directory) / tar)
     except OSError as error:
         result.faults.append(f"{tar} cannot be read ({error.strerror})")
         return result
@@ -187,9 +196,13 @@ def _sample_faults(
     tar, end = task.shard.tar, 0
     others = "fields" in task.packing  # a tar packed by others may have gaps: folders, extras
     labels = [int(record["label"]) for record in records]
+    yield from _behind_the_end(tar, len(content), records)
     for number, record in enumerate(records):
         start, stop = int(record["offset"]), int(record["offset"]) + int(record["length"])
-        if start < end or (start > end and not others) or stop > len(content):
+        if stop > len(content):
+            end = len(content)
+            continue
+        if start < end or (start > end and not others):
             yield f"{tar}: the index puts sample {number} at bytes {start} to {stop}, after {end}"
             continue
         end = stop
@@ -211,6 +224,17 @@ def _sample_faults(
         yield f"{tar}: the classes in its index are {dict(counts)}, unlike in the manifest"
 
 
+def _behind_the_end(tar: str, tar_bytes: int, records: IndexArray) -> Iterator[str]:
+    """One sentence on all samples that a tar of `tar_bytes` is too short for."""
+    stops = [int(record["offset"]) + int(record["length"]) for record in records]
+    behind = [number for number, stop in enumerate(stops) if stop > tar_bytes]
+    if behind:
+        yield (
+            f"{tar} ends at byte {tar_bytes}, before {len(behind)} of its {len(records)} samples: "
+            f"the first is sample {behind[0]}, at byte {int(records[behind[0]]['offset'])}"
+        )
+
+
 def _one_sample(
     task: _Task, number: int, piece: bytes, record: np.void, result: _Checked
 ) -> Iterator[str]:
@@ -230,7 +254,9 @@ def _one_sample(
         for name, value in expected.items():
             if meta.get(name) != value:
                 yield f"{where}: its json says {name} {meta.get(name)!r}, the index {value!r}"
-    if task.deep:
+    if len(text) > task.max_characters:
+        yield f"{where} has {len(text):,} characters; at most {task.max_characters:,} are read"
+    if task.decode:
         yield from _image_faults(where, image, meta, task.packing)
 
 
@@ -240,7 +266,7 @@ def _image_faults(
     from mmsa.data.decoding.posted_images import BadImage, decode_image
 
     try:
-        pixels, header = decode_image(image)
+        pixels, header = decode_image(image, max_pixels=MOST_PIXELS_IN_SHARDS)
     except BadImage as error:
         yield f"{where}: its image does not decode ({error})"
         return

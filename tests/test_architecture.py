@@ -24,6 +24,7 @@ LAYERS = (
     ("mmsa.data",),
     ("mmsa.models",),
     ("mmsa.engines", "mmsa.export"),
+    ("mmsa.export_target",),
     ("mmsa.evaluation.scores",),
     ("mmsa.evaluation.inputs",),
     ("mmsa.evaluation.floors", "mmsa.evaluation.modality_audit"),
@@ -32,7 +33,8 @@ LAYERS = (
     ("mmsa.evaluation.compare", "mmsa"),
     ("mmsa.training.checkpoints",),
     ("mmsa.training",),
-    ("train", "evaluate"),
+    ("mmsa.verify",),
+    ("train", "evaluate", "mmsa.__main__"),
     ("shards.example",),
     ("shards.duplicates", "shards.label_rules"),
     ("shards.splits",),
@@ -52,6 +54,7 @@ LAYERS = (
 SHARDS_MAY_IMPORT = {
     "mmsa.extensions",
     "mmsa.foundation.atomic_write",
+    "mmsa.data.decoding.limits",
     "mmsa.data.decoding.packed_form",
     "mmsa.data.decoding.posted_images",
     "mmsa.data.manifest",
@@ -59,9 +62,12 @@ SHARDS_MAY_IMPORT = {
     "mmsa.data.reader",
     "mmsa.errors",
     "mmsa.foundation.file_lock",
+    "mmsa.foundation.parsing",
+    "mmsa.foundation.regular_file",
     "mmsa.labels",
     "mmsa.process.progress",
     "mmsa.foundation.registry",
+    "mmsa.foundation.settings_yaml",
 }
 
 _LAYER_OF_ROOM = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

@@ -153,7 +153,9 @@ def test_an_unknown_key_names_the_nearest(override: str, hint: str) -> None:
         ("epochs=5", "is not an override"),
         ("train.epochs", "is not an override"),
         ("train..epochs=5", "is not an override"),
-        ("train.epochs={", "is not valid YAML; quote it"),
+        ("train.epochs={", "is not valid YAML (expected the node content, but found"),
+        ("model.fusion.x=" + "[" * 1200, "is nested more than 100 levels deep); quote it"),
+        ("train.epochs=!!int x", "is not valid YAML (a value cannot be converted: invalid literal"),
         ("data.classes={a: [b], a: [c]}", "is not valid YAML"),
     ],
 )
@@ -229,6 +231,18 @@ def test_the_real_checks_bear_anything(tmp_path: Path) -> None:
         ("? [a, b]\n: 1\n", "is not valid YAML"),
         ("run: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
         ("- a\n- b\n", "must contain sections"),
+        ("model: " + "[" * 1200, "is not valid YAML: it is nested more than 100 levels deep"),
+        ("model: " + "{a: " * 120 + "}" * 120, "is nested more than 100 levels deep"),
+        ("model: &m {fusion: *m}\n", "is nested more than 100 levels deep"),
+        ("a: &a [1]\nb: &b [" + "*a," * 400 + "]\nc: [" + "*b," * 400 + "]\n", "100000 values"),
+        (
+            "run: {seed: !!float x}\n",
+            "is not valid YAML: a value cannot be converted: could not convert string to float",
+        ),
+        (
+            "run: {seed: " + "9" * 5000 + "}\n",
+            "is not valid YAML: a value cannot be converted: Exceeds the limit",
+        ),
         ("only a word\n", "must contain sections"),
     ],
 )

@@ -6,15 +6,25 @@ say() { echo "[$(date +'%F %T')] $*"; }
 # ---- The shape of the job, from SLURM
 PROCESSES_PER_NODE=${SLURM_GPUS_ON_NODE:-$CPU_PROCESSES}
 export ENGINE WORLD_SIZE=$((SLURM_JOB_NUM_NODES * PROCESSES_PER_NODE))
-cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE} # of one task: the launcher of a node
-export SRUN_CPUS_PER_TASK=$cpus                  # srun does not inherit it from sbatch
-OMP_NUM_THREADS=$((cpus / PROCESSES_PER_NODE))
-export OMP_NUM_THREADS=$((OMP_NUM_THREADS > 0 ? OMP_NUM_THREADS : 1))
+# What the site block has set stays; the job scripts forget what the submitting shell had set.
+cpus=${SRUN_CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}} # of a node's launcher
+export SRUN_CPUS_PER_TASK=$cpus # srun does not inherit it from sbatch
+threads=$((cpus / PROCESSES_PER_NODE))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 # Makes the launchers forward SIGUSR1; by default it would kill them and leave their ranks behind.
 # Two names, for older and newer versions of torch.
-export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
-export PET_SIGNALS_TO_HANDLE=$TORCHELASTIC_SIGNALS_TO_HANDLE
+signals=${TORCHELASTIC_SIGNALS_TO_HANDLE:-${PET_SIGNALS_TO_HANDLE:-}}
+signals=${signals:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2}
+case ,$signals, in
+    *,SIGUSR1,*) ;;
+    *)
+        say "TORCHELASTIC_SIGNALS_TO_HANDLE=$signals is without SIGUSR1, by which a job is told to" \
+            "save: added"
+        signals=$signals,SIGUSR1
+        ;;
+esac
+export TORCHELASTIC_SIGNALS_TO_HANDLE=$signals PET_SIGNALS_TO_HANDLE=$signals
 # Seconds that a launcher gives its ranks to save (default 30); large models need more.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
 

@@ -12,7 +12,6 @@ the samples.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from mmsa.data.plan import BatchPlan, Order
 from mmsa.data.reader import SplitReader
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.foundation.hashed_random import KeyArray
+from mmsa.foundation.parsing import parse_json
 from mmsa.labels import class_map
 
 _SHOWN = 20  # problems printed
@@ -199,7 +199,7 @@ def _steps(run_dir: Path, parts: list[Part], findings: Findings) -> Iterator[tup
 def _steps_done(run_dir: Path) -> int | None:
     """The number of steps of a finished run; None for any other."""
     try:
-        status = json.loads((run_dir / "status.json").read_text())
+        status = parse_json((run_dir / "status.json").read_text())
         return int(status["step"]) if status["state"] == "done" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

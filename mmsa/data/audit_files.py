@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 
 AUDIT_NAME = "audit"
 _FILE_NAME = re.compile(r"from-(\d{8,})-rank-(\d{5,})-of-(\d{5,})\.jsonl$")
@@ -130,7 +131,7 @@ def read_part(path: Path) -> Iterator[tuple[int, list[str]]]:
             try:
                 if step is None:
                     raise ValueError("it does not begin as a line of an audit")
-                yield step, [str(key) for key in json.loads(line)["keys"]]
+                yield step, [str(key) for key in parse_json(line)["keys"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"line {number} of {path} is damaged ({error}): the audit proves nothing. "

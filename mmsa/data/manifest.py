@@ -20,7 +20,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
+from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.regular_file import read_regular
+from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mmsa-shards"
@@ -124,6 +128,13 @@ class Manifest(_Strict):
         """Whether `key.json` holds the annotators' shares of each class as `soft_label`."""
         return self.label_rule.rpartition("-")[2] == "soft"
 
+    @property
+    def max_characters(self) -> int:
+        """The most characters that a text may have: the usual limit, or that of its packing."""
+        facts = self.source.get("facts")
+        limit = facts.get("max_characters") if isinstance(facts, dict) else None
+        return limit if isinstance(limit, int) else MAX_CHARACTERS
+
     def split(self, name: str) -> SplitInfo:
         """The split `name`; raises `UserError` if the data set does not have it."""
         if name not in self.splits:
@@ -176,10 +187,11 @@ def _uncollected() -> Iterator[None]:
 
 def _load(path: Path) -> Manifest:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
+        hint = "" if path.parent.is_dir() else where_it_was_looked_for(path.parent)
         raise UserError(
-            f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}. "
+            f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}{hint}. "
             "Make one with: python -m shards pack SOURCE RAW OUT"
         ) from None
     except (OSError, ValueError) as error:
@@ -206,7 +218,29 @@ def _load(path: Path) -> Manifest:
             f"{path} was changed after packing: its digest is {found_digest[:12]}, "
             f"it says {manifest.digest[:12]}. Restore it or pack the data again"
         )
+    _refuse_repetition(path, manifest)
     return manifest
+
+
+def _refuse_repetition(path: Path, manifest: Manifest) -> None:
+    """Raise `UserError` where a file is listed twice, or two tars of samples are the same bytes.
+
+    Training would see those samples twice in an epoch, or be validated on them.
+    """
+    place_of: dict[str, str] = {}
+    for split, info in manifest.splits.items():
+        for shard in info.shards:
+            place = f"{shard.tar} in {split}"
+            names = [shard.tar, shard.index]
+            if shard.num_samples:  # tars without samples are alike
+                names.append(shard.tar_sha256)
+            for name in names:
+                first = place_of.setdefault(name, place)
+                if first is not place:
+                    raise UserError(
+                        f"{path} lists the same samples twice: as {first} and as {place}. Each "
+                        "sample must be in one split, once; pack or index the data again"
+                    )
 
 
 def key_hash(key: str) -> int:
@@ -242,8 +276,7 @@ def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArra
         )
 
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_regular(path)
     except OSError as error:
         raise damage(f"cannot be read ({error.strerror or error})") from None
     if hashlib.sha256(content).hexdigest() != shard.index_sha256:

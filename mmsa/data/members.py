@@ -5,13 +5,14 @@ The reader, verification and the indexing of tars packed by other programs all p
 
 from __future__ import annotations
 
-import json
 import struct
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeVar
+
+from mmsa.foundation.parsing import parse_json
 
 Content = bytes | memoryview
 C = TypeVar("C", bytes, memoryview)  # the type of a piece of a tar and of its members
@@ -90,7 +91,7 @@ def object_in(content: bytes) -> dict[str, Any]:
 
     Raises `ValueError` if it is not JSON.
     """
-    found = json.loads(content) if content else {}
+    found = parse_json(content) if content else {}
     return found if isinstance(found, dict) else {}
 
 

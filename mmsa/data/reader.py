@@ -100,6 +100,7 @@ class SplitReader:
         self._fields = Fields.of(manifest.packing)
         self._packed_here = "fields" not in manifest.packing
         self._classes = manifest.classes
+        self._max_characters = manifest.max_characters
         self._label_marks = [
             f'"label":{dumps(name, ensure_ascii=False)}'.encode() for name in manifest.classes
         ]
@@ -148,6 +149,15 @@ class SplitReader:
         if beyond.any() or (records["length"] > info.tar_bytes - offsets).any():
             raise ShardDamage(
                 f"the index {info.index} points past the end of {info.tar}. Pack the data again",
+                shard=info.tar,
+            )
+        longest = int(records["text_length"].max()) if len(records) else 0
+        if longest > self._max_characters:
+            place = int(records["text_length"].argmax())
+            raise ShardDamage(
+                f"{info.tar} has a text of {longest:,} characters (sample {place}); at most "
+                f"{self._max_characters:,} are read. Pack or index the data again without it, or "
+                f"with --max-characters {longest}",
                 shard=info.tar,
             )
         kept = records
@@ -229,7 +239,9 @@ class SplitReader:
         record_position(tar)
         if opened is None:
             try:
-                descriptor = os.open(self.directory / tar, os.O_RDONLY | os.O_CLOEXEC)
+                # A named pipe would be waited for without O_NONBLOCK; reading it fails below.
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+                descriptor = os.open(self.directory / tar, flags)
             except OSError as error:
                 raise ShardDamage(
                     f"the shard {self.directory / tar} cannot be opened ({error.strerror}). "

@@ -7,7 +7,6 @@ exists.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from mmsa.config import Config
 from mmsa.data.plan import BatchPlan
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.runtime import World
 
 # What the run's configuration decides; an engine file may say "auto", the same, or nothing.
@@ -135,7 +135,7 @@ def _read(world: World) -> dict[str, Any]:
     if file is None:
         return {"zero_optimization": {"stage": world.zero_stage}}
     try:
-        settings = json.loads(Path(file).read_text(encoding="utf-8"))
+        settings = parse_json(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"the engine file {file} cannot be read ({error.strerror}). A relative "

@@ -15,6 +15,9 @@ def single_process_reason(world: World, num_gpus: int) -> str:
         return ""
     if world.forced_cpu and not world.launched:
         return "--cpu (or use_cpu: true) makes Accelerate start one, whatever --num_processes says"
+    if world.unheeded_processes != 1:
+        asked = world.unheeded_processes or "several"
+        return f"`accelerate launch` was to start {asked} (without --config_file it does not)"
     if world.slurm_tasks > 1:
         return f"SLURM started {world.slurm_tasks} tasks (SLURM_NTASKS)"
     if world.stray_world_size > 1:
@@ -34,7 +37,8 @@ def warn_if_single_process(world: World) -> None:
     lines = (
         f"ONE PROCESS TRAINS ALONE, although {reason}.",
         "Any further copy of this command would train separately on the same data.",
-        "Launch with: accelerate launch --config_file accelerate_config.yaml --num_processes N ...",
+        "Launch with: python -m launch run -n N CONFIG ...",
+        "or with: accelerate launch --config_file accelerate_config.yaml --num_processes N ...",
         "or confirm that you mean one process: launch.world_size=1",
     )
     for line in ("=" * 88, *lines, "=" * 88):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.inputs.eval_target import EvalTarget, open_target
+from mmsa.evaluation.inputs.eval_target import EvalTarget, Request, data_suffix, open_target
 from mmsa.evaluation.report.files import read_metrics
 from mmsa.evaluation.report.read_report import is_report, report_matches
 
@@ -22,6 +22,11 @@ class RequestedTarget:
     identity: Mapping[str, Any]
     to_evaluate: EvalTarget | None  # None: the report already exists and is reused
     parent: Path  # the directory that contains the run, the export or the report
+    data_suffix: str  # of the report's directory; empty on the data that the model was trained on
+
+    def written_to(self, report: Path) -> RequestedTarget:
+        """This target, its report now being in the directory `report`."""
+        return replace(self, report=report, identity=read_metrics(report)["identity"])
 
 
 def requested_targets(
@@ -30,9 +35,12 @@ def requested_targets(
     precision: str,
     device_type: str,
     reuse_reports: bool,
-    **open_options: Any,
+    checkpoint: str,
+    shards: str | None,
+    split: str,
+    batch_size: int | None,
 ) -> list[RequestedTarget]:
-    """Find every target; `open_options` are passed to `open_target`.
+    """Find every target; the last four arguments are those of `Request`.
 
     A path may be a report itself. With `reuse_reports`, a run whose report was made from the same
     weights, data, settings and code is not evaluated again: the test split is opened no more often
@@ -42,14 +50,18 @@ def requested_targets(
     for name, path in zip(short_names(paths), paths, strict=True):
         if is_report(path):
             identity = read_metrics(path)["identity"]
-            targets.append(RequestedTarget(name, path, identity, None, path.parent))
+            suffix = data_suffix(str(identity.get("dataset")), str(identity.get("shards_digest")))
+            suffix = suffix if path.resolve().name.endswith(suffix) else ""
+            targets.append(RequestedTarget(name, path, identity, None, path.parent, suffix))
             continue
-        target = open_target(path, **open_options)
+        target = open_target(Request(path, checkpoint, shards, split, batch_size))
         identity = target.identity(precision=precision, device_type=device_type)
         report = target.report_directory()
         reused = reuse_reports and report_matches(report, identity)
         parent = target.source.home.parent
-        targets.append(RequestedTarget(name, report, identity, None if reused else target, parent))
+        to_evaluate = None if reused else target
+        suffix = target.data_suffix
+        targets.append(RequestedTarget(name, report, identity, to_evaluate, parent, suffix))
     return targets
 
 

@@ -19,8 +19,8 @@ from mmsa.calibration import (
     FITTED_ON,
     Calibration,
     described,
+    store_calibration,
     temperature_of,
-    to_json,
 )
 from mmsa.data.batch_requests import EvaluationRequests
 from mmsa.data.loading.workers import start_forkserver
@@ -29,13 +29,14 @@ from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
 from mmsa.errors import UserError
 from mmsa.evaluation.arguments import Options
-from mmsa.evaluation.floors.fitting import Floors, fit_floors, read_texts
+from mmsa.evaluation.floors.fitting import Floors, floors_of
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.inputs.eval_target import EvalTarget, samples_hash
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, groups_of, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
 from mmsa.evaluation.modality_audit.audit import AUDIT_NAME, audit, audit_text
 from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader
+from mmsa.evaluation.one_model import agree_on_model, main_rank_does, open_model
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.report import files
 from mmsa.evaluation.report.findings import compute_findings
@@ -46,42 +47,57 @@ from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
-from mmsa.export import load_model, load_tokenizer_of
-from mmsa.models.model import SentimentModel
 from mmsa.process import runtime
 
 
 class SplitEvaluation:
-    """The evaluation of one target on this rank.
+    """The evaluation of one target on this rank: create it, `begin`, `predict`, `write_report`.
 
-    Create it before the device is touched, because loader workers start here. The main rank records
-    the opening of the test split here, before the first sample is read.
+    Create it before the device is touched, because the process that forks loader workers starts
+    here.
     """
 
     def __init__(self, target: EvalTarget, world: runtime.World, options: Options) -> None:
-        self.target, self.options, self._world = target, options, world
+        self.options, self._world = options, world
         self.started, self._begin = datetime.now(UTC), time.perf_counter()
         self.openings = 0
-        if world.is_main_process:  # before the loader starts, which reads ahead
-            self.openings = ledger.record_opening(
-                target.source.home,
-                split=target.split,
-                weights_sha256=target.export.weights_sha256,
-                shards_digest=target.manifest.digest,
-            )
         # Sums depend on the number of threads: fixed, so that results do not depend on the launch.
         torch.set_num_threads(target.export.config.eval.cpu_threads)
-        if self._num_workers:
+        if self._workers_of(target):
             start_forkserver()
-        self._tokenizer = load_tokenizer_of(target.export)
-        self._model: SentimentModel = load_model(target.export)
-        self._requests, self.batches = self._loader(target.reader)
+        self._opened = open_model(target)
 
     @property
-    def _num_workers(self) -> int:
-        if self.options.num_workers is not None:
-            return self.options.num_workers
-        return self.target.export.config.data.num_workers
+    def target(self) -> EvalTarget:
+        """What is evaluated; after `begin` the same on all ranks."""
+        return self._opened.target
+
+    def begin(self, accelerator: Accelerator) -> None:
+        """Agree on the model, record the opening of the test split, start to read; collective.
+
+        Raises `AgreedError` if the ranks cannot load the same model, or if the opening cannot be
+        recorded: then no sample has been read.
+        """
+        found = self.target
+        self._opened = agree_on_model(self._opened, accelerator)
+        step = self.target.export.facts.get("step")
+        if step != found.export.facts.get("step"):
+            runtime.logger.info("the run has a newer export by now, that of step %s", step)
+        self.openings = main_rank_does(accelerator, self._record_opening)
+        self._requests, self.batches = self._loader(self.target.reader)
+
+    def _record_opening(self) -> int:
+        return ledger.record_opening(
+            self.target.source.home,
+            split=self.target.split,
+            weights_sha256=self.target.export.weights_sha256,
+            shards_digest=self.target.manifest.digest,
+        )
+
+    def _workers_of(self, target: EvalTarget) -> int:
+        """Loader processes of each rank."""
+        asked = self.options.num_workers
+        return target.export.config.data.num_workers if asked is None else asked
 
     def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
         world, config = self._world, self.target.export.config
@@ -89,8 +105,8 @@ class SplitEvaluation:
         loader = Loader(
             requests,
             self.target.export.preprocessing,
-            self._tokenizer,
-            self._num_workers,
+            self._opened.tokenizer,
+            self._workers_of(self.target),
             pin_memory=torch.cuda.is_available(),
             timeout_s=config.data.timeout_s,
         )
@@ -110,7 +126,7 @@ class SplitEvaluation:
         if reader is not None:
             requests, batches = self._loader(reader)
         return predict_split(
-            self._model.to(accelerator.device),
+            self._opened.model.to(accelerator.device),
             batches,
             len(requests),
             accelerator=accelerator,
@@ -150,23 +166,16 @@ class SplitEvaluation:
         fitted = fit(
             predictions, split=self.target.split, shards_digest=self.target.manifest.digest
         )
-        content = to_json(fitted).encode("utf-8")
-        files.write_files(self.target.source.directory, {CALIBRATION_NAME: content})
+        store_calibration(self.target.source.directory, fitted)
         print(f"{described(fitted)}, stored in {self.target.source.directory / CALIBRATION_NAME}")
         return fitted
 
     def floors(self, facts: list[SampleFacts], predictions: Predictions) -> Floors | None:
-        """Majority class and TF-IDF on the same split; None if they cannot be fitted (printed)."""
-        target = self.target
-        if not self.options.floors or target.split == "train":
+        """Majority class and TF-IDF on these samples; None if they cannot be fitted (printed)."""
+        if not self.options.floors or self.target.split == "train":
             return None
-        classes = target.export.class_map(target.manifest.classes)
         try:
-            train, val = (
-                read_texts(SplitReader(target.shards, target.manifest, name, classes))
-                for name in ("train", "val")
-            )
-            return fit_floors(train, val, facts, predictions)
+            return floors_of(self.target, facts, predictions)
         except UserError as error:
             print(f"no floors: {error}")
             return None
@@ -233,7 +242,9 @@ class SplitEvaluation:
         self._write_run_facts(out, accelerator, samples_per_rank)
         home = self.target.source.home
         if self.target.split == ledger.TEST_SPLIT:
-            print(f"the test split has been opened {self.openings} time(s) by {home}")
+            others = ledger.read_ledger(home).num_openings - self.openings
+            of_others = f", and {others} time(s) that of other data" if others > 0 else ""
+            print(f"the test split has been opened {self.openings} time(s) by {home}{of_others}")
         print(f"report in {out}")
         return dict(rounded({**findings, "identity": identity}))
 
@@ -247,6 +258,7 @@ class SplitEvaluation:
         audited: dict[str, Any] | None,
     ) -> bytes:
         private, home = self.options.private, self.target.source.home
+        of_data = f" of {self.target.manifest.dataset}" if self.target.on_other_data else ""
         reader = self.target.reader
         return render(
             predictions,
@@ -256,7 +268,7 @@ class SplitEvaluation:
             training=read_training(home),
             audit=audited,
             openings=self.openings,
-            title=f"{self.target.name}: {self.target.split} split",
+            title=f"{self.target.name}: {self.target.split} split{of_data}",
             private=private,
         )
 

@@ -10,9 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,6 +39,33 @@ def flush_tree(directory: Path) -> None:
         flush(Path(folder))
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write contiguous CPU tensors as safetensors, readable as any new file is here.
+
+    The library writes through a private temporary file, which leaves mode 0600 whatever the umask:
+    colleagues could not read the weights. Not flushed. Raises `OSError`, `RuntimeError` or
+    `SafetensorError`.
+    """
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), str(path))
+    os.chmod(path, _mode_of_new_files(path.parent))
+
+
+def _mode_of_new_files(directory: Path) -> int:
+    # Asked of the file system: the umask of a process cannot be read without changing it, and a
+    # directory may have access rules of its own.
+    probe = directory / f".mode.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
+        try:
+            return stat.S_IMODE(os.fstat(descriptor).st_mode)
+        finally:
+            os.close(descriptor)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def rename_directory(written: Path, final: Path) -> None:
     """Rename a directory whose files are flushed to `final`, which must not exist, and flush that.
 
@@ -43,15 +75,23 @@ def rename_directory(written: Path, final: Path) -> None:
     flush(final.parent)
 
 
-def write_files(directory: Path, files: Mapping[str, bytes], *, durable: bool = True) -> None:
+def write_files(
+    directory: Path,
+    files: Mapping[str, bytes],
+    *,
+    durable: bool = True,
+    make_directory: bool = True,
+) -> None:
     """Write all `files` (name -> content) into `directory`, or none of them.
 
     Renamed in their order once every one is written; `durable` flushes each before that, so that a
-    power failure leaves no file under its name with half its content. Raises `OSError`.
+    power failure leaves no file under its name with half its content. Without `make_directory`, a
+    `directory` that is missing or is removed meanwhile is a `FileNotFoundError`. Raises `OSError`.
     """
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if make_directory:
+            directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             with open(temporary[name], "wb") as stream:
                 stream.write(content)
@@ -66,10 +106,13 @@ def write_files(directory: Path, files: Mapping[str, bytes], *, durable: bool = 
                 path.unlink()
 
 
-def write_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+def write_file(
+    path: Path, content: bytes | str, *, durable: bool = True, make_directory: bool = True
+) -> None:
     """Write one file, as `write_files` does; text as UTF-8. Raises `OSError`."""
     encoded = content.encode("utf-8") if isinstance(content, str) else content
-    write_files(path.parent, {path.name: encoded}, durable=durable)
+    files = {path.name: encoded}
+    write_files(path.parent, files, durable=durable, make_directory=make_directory)
 
 
 def write_status(path: Path, content: Any) -> None:

@@ -11,12 +11,14 @@ import os
 import time
 from pathlib import Path
 
-_NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
+# EBADF: NFS locks only what is open for writing, and a directory never is.
+_NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _RETRY_S = 0.1
 
 
 class FileLock:
-    """An exclusive lock on one file, which is created and stays. A context manager."""
+    """An exclusive lock on one file, which is created and stays, or on a directory that exists. A
+    context manager."""
 
     def __init__(self, path: Path, *, wait_s: float = 0.0) -> None:
         """Take the lock, waiting up to `wait_s` seconds for another holder.
@@ -26,7 +28,8 @@ class FileLock:
         """
         self.path = path
         self.supported = True
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        kind = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        self._file = os.open(path, kind | os.O_CLOEXEC, 0o666)
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -56,6 +59,34 @@ class FileLock:
             self._file = -1
 
     def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory and on a file in it. A context manager.
+
+    Nobody can remove a directory's own lock without the directory; the file says who holds it, and
+    locks on file systems that do not lock directories (NFS).
+    """
+
+    def __init__(self, directory: Path, name: str, *, wait_s: float = 0.0) -> None:
+        """Take both locks of `directory`, which exists. Raises as `FileLock` does."""
+        self.of_directory = FileLock(directory, wait_s=wait_s)
+        try:
+            self.of_file = FileLock(directory / name, wait_s=wait_s)
+        except OSError:
+            self.of_directory.release()
+            raise
+
+    def release(self) -> None:
+        """Give both up."""
+        self.of_file.release()
+        self.of_directory.release()
+
+    def __enter__(self) -> DirectoryLock:
         return self
 
     def __exit__(self, *_: object) -> None:

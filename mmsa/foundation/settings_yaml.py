@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_yaml
+from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
@@ -43,11 +45,13 @@ for _yaml in (SettingsLoader, SettingsDumper):
 
 
 def read_yaml(file: str) -> dict[str, Any]:
+    """The content of a configuration file; `UserError` where it cannot be read."""
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=SettingsLoader)
+        content = parse_yaml(Path(file).read_text(encoding="utf-8"), SettingsLoader)
     except OSError as error:
+        hint = where_it_was_looked_for(file) if isinstance(error, FileNotFoundError) else ""
         raise UserError(
-            f"the configuration {file} cannot be read ({error.strerror}); "
+            f"the configuration {file} cannot be read ({error.strerror}){hint}; "
             "complete ones are in launch/runs/"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -57,6 +61,19 @@ def read_yaml(file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"the configuration {file} must contain sections (run:, data:, ...)")
     return content
+
+
+def in_words(value: Any) -> str:
+    """A setting's value on one line, as one would write it in a configuration."""
+    text = yaml.dump(
+        value,
+        Dumper=SettingsDumper,
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=True,
+        width=10**9,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def flat_keys(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

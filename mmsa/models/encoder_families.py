@@ -22,11 +22,13 @@ from torch import nn
 from mmsa.config import ImageEncoderConfig, TextEncoderConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import PartSettings, Registry, settings_problems
+from mmsa.models.blank import is_blank
 from mmsa.models.encoders import (
     IMAGE_SECTION,
     TEXT_SECTION,
     Encoder,
     ImageEncoder,
+    leave_out_unused,
     trained_parts,
 )
 from mmsa.models.recompute import recompute_in_backward
@@ -85,6 +87,7 @@ class EncoderFamily:
     section: ClassVar[str]
     Settings: ClassVar[type[EncoderSettings] | None] = EncoderSettings
     finds_unused: ClassVar[bool] = True  # whether to look for parameters that no feature uses
+    is_foreign: ClassVar[bool] = True  # whether `encoder_probes` must try what it builds
 
     def names(self) -> Sequence[str]:
         """The names that can be used, for messages; empty where they cannot be listed."""
@@ -203,6 +206,8 @@ class TextFamily(EncoderFamily):
         encoder.architecture = settings.model_dump(mode="json")
         encoder.check_vocabulary(vocab_size)
         self._load(encoder, config, "text_encoder")
+        if config.pooling == "auto" and not is_blank():
+            encoder.look_at_order()
         self._choose_trained(encoder, config, network)
         tokens = torch.zeros(1, 4, dtype=torch.long)
         self._finish(encoder, config, network, tokens, torch.ones_like(tokens))
@@ -280,11 +285,3 @@ def family_class(modality: Modality, name: str) -> type[Any] | None:
     """The family with the longest prefix of `name`; None where there is none."""
     prefixes = [prefix for prefix in ENCODERS[modality] if name.startswith(prefix)]
     return ENCODERS[modality][max(prefixes, key=len)] if prefixes else None
-
-
-def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
-    """Stop training what the features of `inputs` do not depend on."""
-    training = encoder.training
-    encoder.eval()  # no dropout, which would draw from the generator that seeds weights
-    encoder.leave_out_unused(encoder(*inputs))
-    encoder.train(training)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsa.errors import UserError
+from mmsa.models.blank import is_blank
 from mmsa.models.weights import State, export_state, load_strictly
 from mmsa.preprocessing import ImagePreprocessing
 
@@ -21,6 +22,7 @@ Trained = Literal["full", "last_n", "frozen"]
 
 TEXT_SECTION = "model.text_encoder"
 IMAGE_SECTION = "model.image_encoder"
+FRESH = "fresh (seeded)"  # the `source` of weights that were not loaded
 
 
 class Encoder(nn.Module):
@@ -37,7 +39,7 @@ class Encoder(nn.Module):
         self.body = body
         self.projection = nn.Linear(body_width, projection) if projection else None
         self.width = projection or body_width
-        self.source = "fresh (seeded)"
+        self.source = FRESH
         self.architecture: dict[str, Any] | None = None
         self.unused: tuple[str, ...] = ()
         self._trained: list[nn.Module] = [body]
@@ -114,6 +116,26 @@ class Encoder(nn.Module):
         return " (projection fresh)"
 
 
+def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
+    """Stop training what the features of `inputs` do not depend on.
+
+    Raises `UserError` where the body does not take them or gives no gradients.
+    """
+    if is_blank():
+        return
+    training = encoder.training
+    encoder.eval()  # no dropout, which would draw from the generator that seeds weights
+    try:
+        encoder.leave_out_unused(encoder(*inputs))
+    except Exception as error:  # the code of a body may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"the encoder {type(encoder.body).__name__} cannot be used: one small input ends in "
+            f"{reason:.160}. Use another encoder"
+        ) from None
+    encoder.train(training)
+
+
 class ImageEncoder(Encoder):
     """Images to features, with the encoder's own input size and normalisation (`preprocessing`)."""
 
@@ -139,12 +161,13 @@ class ImageEncoder(Encoder):
         lay_out(body, self.memory_format)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel.
+        """uint8 RGB (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel, in its order.
 
         In the body's memory format, whatever that of the images: sums depend on it.
         """
         images = images.contiguous(memory_format=self.memory_format)
-        return (images.float() - self.mean) / self.std
+        normalised = (images.float() - self.mean) / self.std
+        return normalised.flip(1) if self.preprocessing.channels == "BGR" else normalised
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> features (B, D)."""

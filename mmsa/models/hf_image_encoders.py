@@ -17,6 +17,7 @@ from mmsa.hub import IMAGE_PARTS, from_hub
 from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, register_encoder
 from mmsa.models.encoders import IMAGE_SECTION, ImageEncoder
 from mmsa.models.hf_config import HF_PREFIX, hf_config_from_dict, hf_config_to_dict
+from mmsa.models.hf_image_processors import read_processor
 from mmsa.models.weights import (
     export_encoder_config,
     export_preprocessing,
@@ -24,27 +25,37 @@ from mmsa.models.weights import (
 )
 from mmsa.preprocessing import ImagePreprocessing
 
-_PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
-
 
 class HfImageBody(nn.Module):
     """A Hugging Face vision model that returns one row per image, (B, D).
 
-    Its pooled output where it has one, else the mean over its patches or positions.
+    Its pooled output where it has one, else the mean over its patches or positions. A masked
+    autoencoder (ViT-MAE) sees all patches, in their order: in eval mode too it would mask three
+    quarters of them at random.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self._masks = hasattr(getattr(model, "config", None), "mask_ratio")
+        if self._masks:
+            model.config.mask_ratio = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) -> (B, D)."""
-        output = self.model(pixel_values=images)
+        options = {"noise": self._order(images)} if self._masks else {}
+        output = self.model(pixel_values=images, **options)
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None:
             return pooled.flatten(1)  # convolutional models pool to (B, D, 1, 1)
         hidden = output.last_hidden_state  # (B, T, D) or (B, D, height, width)
         return hidden.mean(dim=1) if hidden.dim() == 3 else hidden.mean(dim=(2, 3))
+
+    def _order(self, images: Tensor) -> Tensor:
+        """What a masked autoencoder sorts its patches by: their place, (B, patches)."""
+        num_patches = (images.shape[-1] // self.model.config.patch_size) ** 2
+        places = torch.arange(num_patches, dtype=torch.float32, device=images.device)
+        return places.expand(images.shape[0], num_patches)
 
 
 @register_encoder("image", HF_PREFIX)
@@ -89,7 +100,7 @@ def _model(
                 f"{IMAGE_SECTION}.config is for {IMAGE_SECTION}.weights: none or an export; "
                 "pretrained weights bring their own. Take one of the two out"
             )
-        return _pretrained(name), preprocessing or _processor(name), f"pretrained from {name}"
+        return _pretrained(name), preprocessing or read_processor(name), f"pretrained from {name}"
     if config.weights == "none":
         return *_fresh(config, preprocessing, config.config), "fresh (seeded)"
     path = Path(config.weights).expanduser()
@@ -98,7 +109,11 @@ def _model(
         return *_fresh(config, preprocessing or export_preprocessing(path), sizes), None
     if (path / "config.json").is_file():
         place = str(path)
-        return _pretrained(place), preprocessing or _processor(place), f"pretrained from {place}"
+        return (
+            _pretrained(place),
+            preprocessing or read_processor(place),
+            f"pretrained from {place}",
+        )
     raise UserError(
         f"{IMAGE_SECTION}.weights={config.weights}: found neither an export (model.safetensors, "
         "as in RUN/best) nor a Hugging Face directory (config.json); give one, or pretrained, or "
@@ -116,7 +131,7 @@ def _fresh(
     if sizes is None:
         name = config.name.removeprefix(HF_PREFIX)
         architecture = from_hub(AutoConfig.from_pretrained, name, IMAGE_PARTS)
-        brought = preprocessing or _processor(name)
+        brought = preprocessing or read_processor(name)
     else:
         architecture = hf_config_from_dict(sizes, section=IMAGE_SECTION)
         brought = preprocessing or ImagePreprocessing()
@@ -124,9 +139,9 @@ def _fresh(
         architecture.image_size = config.image_size_px
     try:
         return _image_part(AutoModel.from_config(architecture)), brought
-    except (ValueError, AssertionError) as error:
+    except Exception as error:  # each class raises its own types
         raise UserError(
-            f"{IMAGE_SECTION}.config: no encoder can be built from it: {error}"
+            f"{IMAGE_SECTION}.config: no encoder can be built from it: {str(error).strip()}"
         ) from None
 
 
@@ -157,30 +172,6 @@ def _image_part(model: Any) -> Any:
     return getattr(model, "vision_model", model).float()
 
 
-def _processor(name: str) -> ImagePreprocessing:
-    """The numbers of the image processor that belongs to `name`."""
-    from transformers import AutoImageProcessor
-
-    values = from_hub(AutoImageProcessor.from_pretrained, name, IMAGE_PARTS).to_dict()
-    size = _side(values.get("size")) or 224
-    crop = (_side(values.get("crop_size")) if values.get("do_center_crop") else None) or size
-    normalised = values.get("do_normalize", True)
-    return ImagePreprocessing(
-        image_size_px=crop,
-        resize_px=max(size, crop),
-        mean=tuple(values["image_mean"]) if normalised else (0.0, 0.0, 0.0),
-        std=tuple(values["image_std"]) if normalised else (1.0, 1.0, 1.0),
-        interpolation="bicubic" if values.get("resample") == _PIL_BICUBIC else "bilinear",
-    )
-
-
-def _side(size: Any) -> int | None:
-    """The side in pixels, from any of the forms in which processors write a size."""
-    if isinstance(size, dict):
-        size = size.get("shortest_edge") or size.get("height")
-    return int(size) if size else None
-
-
 def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     """The stages or layers from the input on, and the norms and poolers after them."""
     layers: nn.ModuleList | None = None
@@ -202,7 +193,7 @@ def _body_width(body: HfImageBody, image_size_px: int, name: str) -> int:
     try:
         with torch.no_grad():
             return body(torch.zeros(1, 3, image_size_px, image_size_px)).shape[1]
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # the model's code may raise anything
         raise UserError(
             f"{name} does not take images of {image_size_px} px: {error}; set "
             f"{IMAGE_SECTION}.image_size_px: null for its own size"

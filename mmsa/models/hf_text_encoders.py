@@ -11,17 +11,18 @@ from torch import nn
 from mmsa.config import TextEncoderConfig
 from mmsa.errors import UserError
 from mmsa.hub import from_hub
+from mmsa.models.blank import is_blank
 from mmsa.models.encoder_families import (
     EncoderSettings,
     Network,
     TextFamily,
-    leave_out_unused,
     register_encoder,
 )
-from mmsa.models.encoders import TEXT_SECTION
+from mmsa.models.encoders import TEXT_SECTION, leave_out_unused
 from mmsa.models.hf_config import hf_config_from_dict, hf_config_to_dict
 from mmsa.models.recompute import recompute_in_backward
 from mmsa.models.text_encoders import TextEncoder
+from mmsa.models.text_pooling import token_width
 from mmsa.models.weights import export_encoder_config, is_export
 
 
@@ -38,7 +39,7 @@ class HuggingFaceTexts(TextFamily):
             body,
             pooling=config.pooling,
             projection=config.projection,
-            width=sizes.hidden_size,
+            width=token_width(body, sizes.vocab_size, section=TEXT_SECTION),
             vocab_size=sizes.vocab_size,
         )
         # Always with the number of ids: else a tokenizer would set it when this is built again.
@@ -50,7 +51,9 @@ class HuggingFaceTexts(TextFamily):
             encoder.source = source
         layers, above = _layers(body)
         self._choose_trained(encoder, config, Network(body, encoder.width, layers, above))
-        encoder.look_at_masks()
+        if not is_blank():  # probes of what the encoder computes belong here
+            encoder.look_at_order()
+            encoder.look_at_masks()
         tokens = torch.zeros(1, 4, dtype=torch.long)
         leave_out_unused(encoder, tokens, torch.ones_like(tokens))
         if config.gradient_checkpointing:
@@ -106,9 +109,9 @@ def _fresh(architecture: Any) -> nn.Module:
 
     try:
         model = AutoModel.from_config(architecture)
-    except (ValueError, AssertionError) as error:
+    except Exception as error:  # each class raises its own types
         raise UserError(
-            f"{TEXT_SECTION}.config: no encoder can be built from it: {error}"
+            f"{TEXT_SECTION}.config: no encoder can be built from it: {str(error).strip()}"
         ) from None
     return _encoder_part(model)
 
@@ -134,16 +137,22 @@ def _pretrained(name: str) -> nn.Module:
 
 
 def _encoder_part(model: Any) -> nn.Module:
-    """The part that reads text, in float32, without decoder and pooler (which gets no gradient)."""
+    """The part that reads text, in float32, without decoder and pooler (which gets no gradient).
+
+    It keeps no keys and values for texts to come: a generating model would at each forward.
+    """
+    model_type = model.config.model_type
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
-    if not hasattr(model.config, "hidden_size") or not hasattr(model.config, "vocab_size"):
+    sizes: Any = getattr(model, "config", None)  # an encoder of FSMT has none
+    if not hasattr(sizes, "hidden_size") or not hasattr(sizes, "vocab_size"):
         raise UserError(
-            f"{TEXT_SECTION}: a model of type '{model.config.model_type}' is not a text encoder; "
+            f"{TEXT_SECTION}: a model of type '{model_type}' is not a text encoder; "
             "use one such as bert-base-uncased"
         )
+    model.config.use_cache = False
     return model.float()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmsa.config import LossConfig, ModelConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
+from mmsa.hub import NotOnThisMachine
 from mmsa.models.build_encoders import (
     build_image_encoder,
     build_text_encoder,
@@ -22,6 +23,7 @@ from mmsa.models.build_encoders import (
 from mmsa.models.encoders import ImageEncoder
 from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_problems
 from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
+from mmsa.models.missing_weights import missing_weights
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
 
@@ -84,16 +86,23 @@ def build_model(
     head_class = fusion_class(config.fusion.name)
     text_encoder = image_encoder = None
     problems: list[str] = []  # of both encoders: checkpoints are often missing together
+    missing: list[str] = []
     try:
         if head_class.uses_text:
             text_encoder = build_text_encoder(config.text_encoder, vocab_size)
+    except NotOnThisMachine as error:
+        missing += error.problems
     except UserError as error:
         problems.append(str(error))
     try:
         if head_class.uses_image:
             image_encoder = build_image_encoder(config.image_encoder, preprocessing)
+    except NotOnThisMachine as error:
+        missing += error.problems
     except UserError as error:
         problems.append(str(error))
+    if missing:
+        raise missing_weights(config, missing + problems, extension_modules(config))
     if problems:
         raise UserError(one_or_many(problems, where="the model cannot be built"))
     fusion = build_fusion(
@@ -114,7 +123,8 @@ def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
     text, image = config.text_encoder, config.image_encoder
     if model.text_encoder is not None:
         sizes = model.text_encoder.architecture
-        text = text.model_copy(update={"weights": "none", "config": sizes})
+        pooling = model.text_encoder.pooling  # what `auto` became
+        text = text.model_copy(update={"weights": "none", "config": sizes, "pooling": pooling})
     if model.image_encoder is not None:
         sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})

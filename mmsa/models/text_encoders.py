@@ -15,28 +15,35 @@ from torch import Tensor, nn
 from mmsa.errors import UserError
 from mmsa.models.encoders import TEXT_SECTION, Encoder
 from mmsa.models.packed_texts import PackedTexts, pack_texts
+from mmsa.models.text_pooling import Pooling, pooled, reads_left_to_right
 
 
 class TextEncoder(Encoder):
     """Tokens to features.
 
-    In addition to the attributes of `Encoder`: `vocab_size` (token ids are below it) and
-    `max_positions` (the longest text in tokens, None where there is no limit).
+    In addition to the attributes of `Encoder`: `vocab_size` (token ids are below it),
+    `max_positions` (the longest text in tokens, None where there is no limit), `pooling`, and
+    `causal` (the body reads from left to right).
     """
 
     def __init__(
         self,
         body: nn.Module,
         *,
-        pooling: Literal["cls", "mean"],
+        pooling: Literal["auto"] | Pooling,
         projection: int | None,
         width: int,
         vocab_size: int,
     ) -> None:
         """`body(input_ids=, attention_mask=)` returns one row per token (B, T, `width`), alone or
-        as the first of several outputs."""
+        as the first of several outputs.
+
+        `pooling="auto"` waits for `look_at_order`, which needs the body's weights.
+        """
         super().__init__(body, width, projection)
-        self.pooling = pooling
+        self.pooling: Pooling = "cls" if pooling == "auto" else pooling
+        self._pooling_is_open = pooling == "auto"
+        self.causal = False  # until `look_at_order` has looked
         self.vocab_size = vocab_size
         self.max_positions = _max_positions(body)
         self._first_position = _first_position(body)
@@ -51,12 +58,24 @@ class TextEncoder(Encoder):
                 f"the tokenizer that belongs to it ({TEXT_SECTION}.tokenizer: null)"
             )
 
+    def look_at_order(self) -> None:
+        """Find out whether the body reads from left to right; the body needs its weights by now.
+
+        Where the pooling is `auto`, it becomes the token that knows the whole text: the last one in
+        an encoder that reads from left to right (GPT-2, Qwen3, Llama), whose first token has seen
+        no other. Other encoders keep the first token.
+        """
+        self.causal = reads_left_to_right(self.body, self.vocab_size)
+        if self._pooling_is_open and self.causal:
+            self.pooling = "last"
+        self._pooling_is_open = False
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D)."""
         with self._body_gradient():
             hidden = self._hidden(input_ids, attention_mask)  # (B, T, D)
-            pooled = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, attention_mask)
-        return self._project(pooled)
+            features = pooled(hidden, attention_mask, self.pooling)
+        return self._project(features)
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # One call of the body whatever the lengths: under ZeRO-3 each call is a collective.
@@ -94,9 +113,12 @@ class TextEncoder(Encoder):
         result of a mask over tokens, and texts packed into one row.
 
         Not all do: DeBERTa makes its own mask, and attention by plain products adds masks. Layers
-        with a local window (ModernBERT) would lose it under a mask over pairs.
+        with a local window (ModernBERT) would lose it under a mask over pairs, and causal ones
+        their order.
         """
         config: Any = self.body.config
+        if self.causal:
+            return
         if getattr(config, "local_attention", None) or getattr(config, "sliding_window", None):
             return
         training = self.training
@@ -108,20 +130,25 @@ class TextEncoder(Encoder):
         others = [token for token in range(min(self.vocab_size, 8)) if token != pad]
         input_ids = torch.full_like(mask, pad)
         input_ids[mask > 0] = torch.tensor(list(islice(cycle(others), int(mask.sum()))))
-        expected = self.body(input_ids=input_ids, attention_mask=mask)[0]
         packed = self._packed(input_ids, mask)
 
         def agrees(hidden: Callable[[], Tensor]) -> bool:
             try:
+                expected = self.body(input_ids=input_ids, attention_mask=mask)[0]
                 return torch.allclose(hidden()[mask > 0], expected[mask > 0], atol=1e-5)
-            except (ValueError, RuntimeError, IndexError, TypeError):
-                return False  # only speed depends on it: the mask over tokens always works
+            except Exception:  # the body's code may raise anything (FlauBERT asserts)
+                return False  # only speed depends on it: the mask over tokens is what bodies take
 
         self._takes_pairs = agrees(
             lambda: self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
         )
         self._takes_packs = packed is not None and agrees(lambda: self._of_packed(packed))
         self.train(training)
+
+    def take_masks_like(self, other: TextEncoder) -> None:
+        """Accept the masks that `other`, of the same architecture, was found to accept."""
+        self.causal = other.causal
+        self._takes_pairs, self._takes_packs = other._takes_pairs, other._takes_packs
 
 
 def _rows(output: Any) -> Tensor:
@@ -134,15 +161,6 @@ def pair_mask(attention_mask: Tensor) -> Tensor:
     """Mask (B, T) -> which tokens each token attends to, (B, 1, T, T) bool: those of text."""
     num_tokens = attention_mask.shape[1]
     return attention_mask[:, None, None, :].bool().expand(-1, 1, num_tokens, num_tokens)
-
-
-def masked_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean of `hidden` (B, T, D) over the tokens whose mask (B, T) is 1: (B, D), float32.
-
-    A row without any token is zeros. Summed in float32, because long sums in bfloat16 lose digits.
-    """
-    mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
-    return (hidden.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def _position_embeddings(body: nn.Module) -> nn.Embedding | None:
@@ -159,5 +177,15 @@ def _first_position(body: nn.Module) -> int:
 
 
 def _max_positions(body: nn.Module) -> int | None:
+    """The longest text that the table of positions holds, or that the configuration states.
+
+    Relative positions (DeBERTa-v3) have no table, and no limit where a number is stated.
+    """
     table = _position_embeddings(body)
-    return None if table is None else table.num_embeddings - _first_position(body)
+    if table is not None:
+        return table.num_embeddings - _first_position(body)
+    config = getattr(body, "config", None)
+    if getattr(config, "relative_attention", False):
+        return None
+    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)

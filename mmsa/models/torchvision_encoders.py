@@ -22,6 +22,7 @@ class TorchvisionFamily(ImageFamily):
 
     Settings: ClassVar[type[EncoderSettings] | None] = None  # the sizes are in the name
     finds_unused = False  # all parameters are used
+    is_foreign = False
     classifier: ClassVar[tuple[str, ...]]  # how the classifier's tensors begin in a state dict
 
     def take_apart(self, body: Any) -> tuple[Sequence[Any], Sequence[nn.Module]]:

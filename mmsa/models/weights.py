@@ -11,9 +11,13 @@ import yaml
 from torch import Tensor, nn
 
 from mmsa.errors import UserError
-from mmsa.preprocessing import ImagePreprocessing, read_preprocessing
+from mmsa.foundation.digests import DIGESTS_NAME, require_intact, warn_without_digests
+from mmsa.foundation.parsing import parse_yaml
+from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
 EXPORT_WEIGHTS = "model.safetensors"
+_EXPORT_CONFIG = "config.yaml"
+_COPY_AGAIN = "Copy it again from where it was written, or give another one"
 
 State = Mapping[str, Tensor]
 
@@ -23,11 +27,38 @@ def is_export(path: Path) -> bool:
     return (path / EXPORT_WEIGHTS).is_file() and not (path / "config.json").is_file()
 
 
+def require_intact_export(path: Path, *names: str) -> None:
+    """Raise `UserError` where files of the export `path` are not as they were written.
+
+    A name ending in a slash is a folder. Warns where an early version wrote no digests.
+    """
+    listing = require_intact(
+        path,
+        names,
+        what=f"the export {path}",
+        remedy=_COPY_AGAIN,
+    )
+    if listing is not None:
+        return
+    if _promises_digests(path):
+        raise UserError(f"the export {path} is damaged: {DIGESTS_NAME} is missing. {_COPY_AGAIN}")
+    warn_without_digests(path)
+
+
+def _promises_digests(path: Path) -> bool:
+    """Whether `export.json` speaks of digests; those of early versions do not."""
+    try:
+        return f'"{DIGESTS_NAME}"' in (path / "export.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
 def export_state(path: Path, part: str) -> State:
     """The tensors of `part` ("text_encoder", "image_encoder") in the export `path`, without prefix.
 
-    Raises `UserError` where the file cannot be read or has no such part.
+    Raises `UserError` where the file is damaged, cannot be read or has no such part.
     """
+    require_intact_export(path, EXPORT_WEIGHTS)
     state = read_state(path / EXPORT_WEIGHTS)
     prefix = part + "."
     own = {
@@ -43,16 +74,24 @@ def export_state(path: Path, part: str) -> State:
 
 
 def export_encoder_config(path: Path, part: str) -> dict[str, Any] | None:
-    """The architecture of `part` in the export's `config.yaml`; None if it has none."""
+    """The architecture of `part` in the export's `config.yaml`; None if it has none.
+
+    Raises `UserError` where that file is damaged.
+    """
+    require_intact_export(path, _EXPORT_CONFIG)
     try:
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content = parse_yaml((path / _EXPORT_CONFIG).read_text(encoding="utf-8"))
         return content["model"][part]["config"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
 
 
 def export_preprocessing(path: Path) -> ImagePreprocessing:
-    """The image preprocessing of the export `path`; `UserError` if its model reads no images."""
+    """The image preprocessing of the export `path`.
+
+    Raises `UserError` if its file is damaged or its model reads no images.
+    """
+    require_intact_export(path, PREPROCESSING_NAME)
     image = read_preprocessing(path).image
     if image is None:
         raise UserError(f"the export {path} reads no images; give the export of a run that does")
@@ -88,8 +127,13 @@ def read_state(path: Path) -> State:
     return state
 
 
-def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
-    """Copy `state` into `module`; `UserError` unless names and shapes agree completely."""
+def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool = False) -> None:
+    """Copy `state` into `module`; `UserError` unless names, shapes and kinds agree completely.
+
+    Floating-point numbers of one size are taken for those of another. Integers (a quantized
+    checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the
+    tensors of `state` themselves become those of `module`, which then shares their memory.
+    """
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -98,10 +142,21 @@ def load_strictly(module: nn.Module, state: State, *, where: str) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} holds {_kind(state[name])}, the model's are {_kind(own[name])}"
+        for name in own
+        if name in state and _kind(state[name]) != _kind(own[name])
+    ]
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
             f"{where} do not fit the encoder of this configuration: "
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floating-point numbers" if tensor.is_floating_point() else "integers"

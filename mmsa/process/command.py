@@ -29,6 +29,8 @@ from mmsa.errors import (
     UserError,
 )
 from mmsa.foundation import atomic_write
+from mmsa.foundation.held_folder import HeldFolder
+from mmsa.foundation.open_files import require_open_files, too_many_open
 from mmsa.process.collective_errors import first_line, lost_contact
 from mmsa.process.runtime import World, world_from_environment
 from mmsa.process.status import read_status
@@ -56,6 +58,7 @@ class Command:
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
     _stop_request: StopRequest | None = None
+    _folder: HeldFolder | None = None  # of the status file
     _started: float = field(default_factory=time.time)
     _reached: int = 0  # the step that the previous launch reached
 
@@ -65,6 +68,7 @@ class Command:
         earlier, reached = before.get("restarts"), before.get("step")
         self._reached = reached if isinstance(reached, int) else 0
         self.status_file = status_file
+        self._folder = HeldFolder(status_file.parent)
         self.facts |= {
             "restarts": 0 if not resumes else 1 + (earlier if isinstance(earlier, int) else 0),
             "host": socket.gethostname(),
@@ -115,7 +119,7 @@ class Command:
         Host and process are those of the main rank, even where another rank writes. A failure keeps
         what this launch reported while it ran, such as its last validation.
         """
-        if self.status_file is None:
+        if self.status_file is None or self._is_folder_gone():
             return
         content = {"state": state, "reason": reason, "step": self.step, "exit_code": exit_code}
         before = read_status(self.status_file)
@@ -133,7 +137,7 @@ class Command:
         """
         prefix = "" if self.world.is_main_process else f"[rank {self.world.rank}] "
         print(f"{prefix}{shown}", file=sys.stderr, flush=True)
-        if self.status_file is None:
+        if self.status_file is None or self._is_folder_gone():
             return
         with (
             suppress(OSError),
@@ -152,10 +156,23 @@ class Command:
             if not self._peer_failed():
                 self.write_status("failed", message, code, **where)
 
-    def give_up(self, message: str) -> None:
-        """End this process at once, from any thread, because the main thread is stuck."""
-        self.write_failure(UserError(message), message, f"error: {message}", 1)
-        os._exit(1)
+    def give_up(self, message: str, exit_code: int) -> None:
+        """End this process at once, from any thread, without waiting for the main thread.
+
+        With `EXIT_INTERRUPTED` every rank does so, and the main rank alone says why.
+        """
+        interrupted = exit_code == EXIT_INTERRUPTED
+        try:
+            if not interrupted or self.world.is_main_process or not self.main_rank_reported():
+                shown = message if interrupted else f"error: {message}"
+                self.write_failure(UserError(message), message, shown, exit_code)
+        finally:  # whatever the main thread was writing at the same time
+            os._exit(exit_code)
+
+    def _is_folder_gone(self) -> bool:
+        """Whether the run directory was taken away since this launch began: nothing must be written
+        under its name, where another run may be by now."""
+        return self._folder is not None and self._folder.was_taken_away()
 
     def _peer_failed(self) -> bool:
         """Whether another rank of this launch has written a failure to `status.json`."""
@@ -208,6 +225,7 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
     alike = False
     try:
         try:
+            require_open_files()
             body(command)
         finally:
             if command._stop_request is not None:
@@ -222,14 +240,16 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
     except StoppedInStartUp as error:
         return _stopped_in_start_up(command, str(error))
     except KeyboardInterrupt as error:
+        if not command.world.is_main_process:
+            return EXIT_INTERRUPTED  # Ctrl-C reaches every rank; the main rank says so
         failure = error
         code, message = EXIT_INTERRUPTED, "interrupted"
         shown, alike = message, True
     except Exception as error:
         failure = error
-        code = 1
+        code = EXIT_USER_ERROR if (limit := too_many_open(error)) else 1
         several, rank = command.world.world_size > 1, command.world.rank
-        lost = lost_contact(error, rank) if several else None
+        lost = limit or (lost_contact(error, rank) if several else None)
         message = lost or f"{type(error).__name__}: {error}"
         shown = f"error: {lost}\n({first_line(error)})" if lost else traceback.format_exc()
     if not (alike and not command.world.is_main_process and command.main_rank_reported()):

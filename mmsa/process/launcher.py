@@ -12,6 +12,7 @@ from pathlib import Path
 _PROGRAMS = {"accelerate", "accelerate-launch", "torchrun", "deepspeed"}
 _MODULES = ("accelerate.commands.", "torch.distributed.run", "deepspeed.launcher.")
 _PATHS = ("accelerate/commands/", "torch/distributed/run.py", "deepspeed/launcher/")
+LAUNCHER_VARIABLE = "MMSA_LAUNCHER_PID"  # set by `python -m launch run` for its ranks
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -39,13 +40,33 @@ def end_with_launcher() -> bool:
     whether it was set; Linux only.
     """
     parent = os.getppid()
-    if sys.platform != "linux" or not is_launcher(_command_line(parent)):
+    launched = os.environ.get(LAUNCHER_VARIABLE) == str(parent)
+    if sys.platform != "linux" or not (launched or is_launcher(_command_line(parent))):
         return False
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
         return False
     if os.getppid() != parent:  # it ended in between: the kernel sends nothing
         os.kill(os.getpid(), signal.SIGTERM)
     return True
+
+
+def requested_processes(command_line: list[str]) -> int | None:
+    """`--num_processes` of a launcher's command line; None if it does not say it."""
+    if not is_launcher(command_line):
+        return None
+    for word, following in zip(command_line, [*command_line[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option.replace("-", "_") == "__num_processes":
+            number = value if equals else following
+            return int(number) if number.isdecimal() else None
+        if word.endswith(".py") and not any(part in word for part in _PATHS):
+            return None  # what follows is for the script
+    return None
+
+
+def parent_command_line() -> list[str]:
+    """The command line of the process that started this one; empty if it cannot be read."""
+    return _command_line(os.getppid())
 
 
 def _command_line(pid: int) -> list[str]:

@@ -6,7 +6,6 @@ in memory.py, SLURM's in launch/.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.process.launcher import end_with_launcher
+from mmsa.foundation.open_files import allow_open_files
+from mmsa.foundation.parsing import parse_json
+from mmsa.process.launcher import (
+    end_with_launcher,
+    parent_command_line,
+    requested_processes,
+)
 
 logger = logging.getLogger("mmsa")
 
@@ -39,6 +44,8 @@ class World:
     fsdp: bool = False
     slurm_tasks: int = 1
     stray_world_size: int = 1  # WORLD_SIZE where no RANK is set: a world that nobody joined
+    # What `accelerate launch` was to start where it started this process alone; 0: more than one.
+    unheeded_processes: int = 1
     launcher_grace_s: float | None = None  # between its SIGTERM and SIGKILL; None: no launcher
 
     @property
@@ -74,8 +81,21 @@ def world_from_environment() -> World:
         fsdp=_flag("ACCELERATE_USE_FSDP"),
         slurm_tasks=(_number("SLURM_NTASKS") or 1) if "SLURM_PROCID" in os.environ else 1,
         stray_world_size=1 if launched else announced,
+        unheeded_processes=1 if launched else _unheeded_processes(),
         launcher_grace_s=_launcher_grace_s() if launched else None,
     )
+
+
+def _unheeded_processes() -> int:
+    """What `accelerate launch` was told to start, for a process that it started without ranks.
+
+    Then it sets a precision, and an address to meet at only for several processes. The number is in
+    its command line, unless a configuration file of Accelerate says it.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "MASTER_ADDR" not in os.environ:
+        return 1
+    number = requested_processes(parent_command_line())
+    return 0 if number is None else number
 
 
 def _launcher_grace_s() -> float:
@@ -101,7 +121,7 @@ def _zero_stage(file: str) -> int:
     if file == "none":
         return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2
     try:
-        return int(json.loads(Path(file).read_text())["zero_optimization"]["stage"])
+        return int(parse_json(Path(file).read_text())["zero_optimization"]["stage"])
     except (OSError, ValueError, KeyError, TypeError):
         return -1  # `check_launch` says what is wrong with it
 
@@ -122,6 +142,7 @@ def prepare_deepspeed(*, on_cpu: bool) -> None:
 def prepare_process() -> None:
     """Settings that must be made before libraries start threads; may be called again."""
     end_with_launcher()
+    allow_open_files()
     # Loader workers are forked while tokenizers may have threads, which do not survive a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait steal each other's cores on a busy machine: ten times slower

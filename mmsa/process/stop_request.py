@@ -8,6 +8,8 @@ collective whose peer is dead. Therefore a separate thread reads the signal numb
 descriptor of the `signal` module and watches the clock: if a request has arrived and the main
 thread reaches no further step, the rank ends without saving. The SIGTERM that a launcher sends to
 the surviving ranks when one has died is never taken for a preemption.
+
+That thread also answers a signal at once, in words, and ends this process at a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from mmsa.errors import EXIT_INTERRUPTED
 
 logger = logging.getLogger("mmsa")
 
@@ -29,17 +33,34 @@ MAX_TIME = "run.max_time"
 _MAY_BE_IGNORED = ("SIGINT", "SIGHUP")  # by nohup, and in a shell's background
 _UNMEASURED_SAVE_S = 30.0  # taken for the first save of a run, at most a tenth of `max_time_s`
 _SAVE_MARGIN = 1.5  # a save may take this much longer than the one before
+# A launcher and the terminal may deliver one Ctrl-C twice; a person who repeats it takes longer.
+SECOND_CTRL_C_AFTER_S = 1.0
 
 
 class StoppedInStartUp(KeyboardInterrupt):
     """A stop signal before the first step: nothing to save. The argument is its name."""
 
 
+def end_at_once_on_ctrl_c() -> None:
+    """Until a `StopRequest` listens, have Ctrl-C end this process with one line and exit code 130.
+
+    Otherwise it would end in a traceback, on every rank, of whatever was being imported.
+    """
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, b"interrupted before the run began; nothing was changed\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
+
+
 class StopRequest:
     """The reasons to stop that this rank has received.
 
     A context manager: inside it the signals are handled, afterwards they are as before.
-    `give_up(message)` is called on a separate thread and must end the process.
+    `give_up(message, exit_code)` is called on a separate thread and must end the process.
     """
 
     def __init__(
@@ -50,7 +71,7 @@ class StopRequest:
         timeout_s: float,
         world_size: int,
         age_s: float,
-        give_up: Callable[[str], None],
+        give_up: Callable[[str, int], None],
         grace_s: float | None = None,
     ) -> None:
         """`age_s`: for how long this launch has been running, of its `max_time_s`. `grace_s`: for
@@ -59,12 +80,14 @@ class StopRequest:
         self._grace_s = grace_s
         self._heard: set[str] = set()
         self._heard_at = 0.0
+        self._first_ctrl_c_at: float | None = None
         self._timeout_s = timeout_s
         self._max_time_s = max_time_s
         self._give_up = give_up
         self._alone = world_size == 1
         self._in_loop = False
         self._paused = False
+        self._ending = False
         self._last_step_end = time.monotonic()
         self._started = self._last_step_end - age_s
         self._longest_s = 0.0
@@ -113,7 +136,7 @@ class StopRequest:
 
     def ignore_from_now_on(self) -> None:
         """The command is ending: further signals change nothing."""
-        self._in_loop = self._paused = True
+        self._in_loop = self._paused = self._ending = True
 
     def heard(self) -> list[str]:
         """The reasons to stop so far. Called at each step's end, which proves the peers alive."""
@@ -158,18 +181,43 @@ class StopRequest:
                 if not numbers:
                     os.close(self._read_end)
                     return
-                names = {signal.Signals(number).name for number in numbers} & set(self.reasons)
-                if names and not self._heard:
-                    self._heard_at = time.monotonic()
-                self._heard |= names
+                self._hear({signal.Signals(number).name for number in numbers} & set(self.reasons))
             elif self._patience_s() == 0.0:
                 who = " and ".join(sorted(self._heard))
                 self._give_up(
                     f"received {who}, but the other ranks have not answered for "
                     f"{self._timeout_s:g} s (run.stop_timeout_s): one of them, or its machine, is "
-                    "gone. Nothing was saved; the same command resumes from the last checkpoint"
+                    "gone. Nothing was saved; the same command resumes from the last checkpoint",
+                    1,
                 )
                 return
+
+    def _hear(self, names: set[str]) -> None:
+        """Note signals that have arrived, answer the first, and end at a second Ctrl-C."""
+        if self._ending or not names:
+            return
+        now = time.monotonic()
+        first = not self._heard
+        if first:
+            self._heard_at = now
+        self._heard |= names
+        if first and self._in_loop:
+            logger.info("%s: %s", " and ".join(sorted(names)), self._answer(names))
+        if "SIGINT" not in names:
+            return
+        if self._first_ctrl_c_at is None:
+            self._first_ctrl_c_at = now
+        elif now - self._first_ctrl_c_at >= SECOND_CTRL_C_AFTER_S:
+            self._give_up(
+                "ended by a second Ctrl-C without saving; the same command resumes from the last "
+                "checkpoint",
+                EXIT_INTERRUPTED,
+            )
+
+    def _answer(self, names: set[str]) -> str:
+        under_way = "this validation or save" if self._paused else "this step"
+        again = " (Ctrl-C again ends at once, without saving)" if "SIGINT" in names else ""
+        return f"stopping after {under_way}, then saving{again}"
 
     def _patience_s(self) -> float | None:
         """Seconds until this rank ends by itself; None while it has no reason to."""

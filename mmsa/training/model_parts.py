@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mmsa.config import Config, TextEncoderConfig
+from mmsa.config import Config, ModelConfig, TextEncoderConfig
 from mmsa.data.manifest import Manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
@@ -20,9 +20,12 @@ from mmsa.export import (
     load_tokenizer_of,
     read_export,
 )
+from mmsa.hub import NotOnThisMachine
+from mmsa.models.encoder_probes import probe_encoders
 from mmsa.models.fusion import fusion_class
-from mmsa.models.model import SentimentModel, build_model
-from mmsa.models.weights import is_export
+from mmsa.models.missing_weights import missing_weights
+from mmsa.models.model import SentimentModel, build_model, extension_modules
+from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.training.prepared_run import ModelParts
 
@@ -38,21 +41,55 @@ def build_or_load(
     manifest: Manifest,
     num_classes: int,
 ) -> ModelParts:
-    """Model, tokenizer and preprocessing: those of the checkpoint, or new ones."""
+    """Model, tokenizer and preprocessing: those of the intact checkpoint, or new ones."""
     if checkpoint is not None:
         export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
-        model, tokenizer = load_model(export), load_tokenizer_of(export)
+        model, tokenizer = load_model(export, check=False), load_tokenizer_of(export)
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"
     else:
+        config = config.model_copy(update={"model": with_real_directories(config.model)})
         tokenizer = None
         if fusion_class(config.model.fusion.name).uses_text:
-            tokenizer = _tokenizer(config, train)
+            try:
+                tokenizer = _tokenizer(config, train)
+            except NotOnThisMachine as error:
+                raise _all_missing(config, num_classes, error) from None
         torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
         vocab_size = None if tokenizer is None else tokenizer.vocab_size
         model = build_model(config.model, num_classes, vocab_size=vocab_size)
-    return ModelParts(model, tokenizer, _preprocessing(config, model, manifest))
+        probe_encoders(model, config.model, config.data.max_tokens)
+    return ModelParts(model, tokenizer, _preprocessing(config, model, tokenizer, manifest))
+
+
+def _all_missing(
+    config: Config, num_classes: int, of_tokenizer: NotOnThisMachine
+) -> NotOnThisMachine:
+    """What the encoders lack too, so that one command fetches everything."""
+    problems = of_tokenizer.problems
+    try:
+        build_model(config.model, num_classes)
+    except NotOnThisMachine as error:
+        problems = [*problems, *error.problems]
+    except UserError:
+        pass  # without the tokenizer's size; reported once the tokenizer is there
+    return missing_weights(config.model, problems, extension_modules(config.model))
+
+
+def with_real_directories(model: ModelConfig) -> ModelConfig:
+    """`model` with each export that gives `weights` by its own directory.
+
+    `RUN/best` of a run that is training is a link that moves: architecture, tokenizer and weights
+    are read one after the other, and must be of one export.
+    """
+    changed = {}
+    for name in ("text_encoder", "image_encoder"):
+        encoder = getattr(model, name)
+        path = Path(encoder.weights).expanduser()
+        if encoder.weights not in ("none", "pretrained") and is_export(path):
+            changed[name] = encoder.model_copy(update={"weights": str(path.resolve())})
+    return model.model_copy(update=changed)
 
 
 def tokenizer_name(encoder: TextEncoderConfig) -> str:
@@ -60,7 +97,10 @@ def tokenizer_name(encoder: TextEncoderConfig) -> str:
     if encoder.tokenizer is None and encoder.weights not in ("none", "pretrained"):
         # The token ids that these weights were trained with, whatever the shards hold.
         weights = Path(encoder.weights).expanduser()
-        return str(weights / TOKENIZER_NAME if is_export(weights) else weights)
+        if not is_export(weights):
+            return str(weights)
+        require_intact_export(weights, f"{TOKENIZER_NAME}/")
+        return str(weights / TOKENIZER_NAME)
     return encoder.tokenizer or encoder.name
 
 
@@ -76,7 +116,9 @@ def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:
     return load_tokenizer(name, max_tokens)
 
 
-def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) -> Preprocessing:
+def _preprocessing(
+    config: Config, model: SentimentModel, tokenizer: TextTokenizer | None, manifest: Manifest
+) -> Preprocessing:
     text_encoder, image_encoder = model.text_encoder, model.image_encoder
     max_tokens = None
     if text_encoder is not None:
@@ -97,6 +139,13 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
             packed_px,
             image.resize_px,
         )
+    if image is not None and image.squeezes and config.data.image_view == "crop":
+        logger.warning(
+            "the image processor of %s squeezes the whole image to a square, and "
+            "data.image_view=crop shows the encoder its centre; data.image_view=whole does what "
+            "its processor does",
+            config.model.image_encoder.name,
+        )
     return Preprocessing(
         image=image,
         image_view=config.data.image_view,
@@ -105,4 +154,5 @@ def _preprocessing(config: Config, model: SentimentModel, manifest: Manifest) ->
         packed_normalize=tuple(manifest.source.get("facts", {}).get("normalize", ())),
         packed_quality=int(manifest.packing["image_quality"]),
         max_tokens=max_tokens,
+        truncation_side="right" if tokenizer is None else tokenizer.truncation_side,
     )

@@ -97,7 +97,7 @@ class StepProfile:
         """Write the table as far as it is known."""
         content = self.measured()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             (self._folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n")
             (self._folder / TABLE_NAME).write_text("\n".join(in_rows(content)) + "\n")
         except OSError as error:
@@ -167,7 +167,7 @@ class StepProfile:
             "share_alone": round(waited / steps / traced_ms, 4),
         }
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             self._profiler.export_chrome_trace(str(self._folder / TRACE_NAME))
         except (OSError, RuntimeError) as error:
             logger.warning("the trace cannot be written to %s: %s", self._folder, error)

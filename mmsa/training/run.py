@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,7 +30,9 @@ from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
-from mmsa.training.checkpoints.resume import config_sha256, save_config
+from mmsa.training.checkpoints.disk_space import not_written
+from mmsa.training.checkpoints.resume import config_sha256
+from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
@@ -63,6 +66,8 @@ class Run:
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
+        self._check_agreement()
+        self._check_same_weights()
         self._wrap()
         self.audit: AuditWriter | None = None
         if self.config.run.audit:
@@ -77,10 +82,36 @@ class Run:
             weights = balanced_weights(self.data.class_counts)
             self.class_weights = weights.to(accelerator.device)
         self.validated: Predictions | None = None  # by the last validation
+        self._run_config = ""  # the content of config.yaml, on the main rank
         if accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
             best_export.settle_best(self.run_dir, self.state.best_step, self._best_steps())
-            save_config(self.run_dir, self.config)
+            self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
+
+    def _check_agreement(self) -> None:
+        """Raise on every rank where ranks found different intact files; a collective."""
+        own = [self.state.step, self.state.best_step or 0]
+        mine = torch.tensor([own], device=self.accelerator.device)
+        found = {tuple(steps) for steps in self.accelerator.gather(mine).tolist()}  # (ranks, 2)
+        if len(found) > 1:
+            words = "; ".join(f"step {step}, best export {best}" for step, best in sorted(found))
+            raise AgreedError(
+                f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
+                ". Its file system shows them different files; check it, then repeat the command"
+            )
+
+    def _check_same_weights(self) -> None:
+        """Raise on every rank where `weights=RUN/best` was another export on each; a collective."""
+        encoders = (self.bare_model.text_encoder, self.bare_model.image_encoder)
+        own = tuple("" if encoder is None else encoder.source for encoder in encoders)
+        found = sorted(set(gather_object([own])))
+        if len(found) > 1:
+            words = "; ".join(" and ".join(filter(None, sources)) for sources in found)
+            raise AgreedError(
+                f"the ranks read different weights: {words}. The run that they are of is still "
+                "training and has moved its best export; repeat the command, or copy the export "
+                "and give that as weights"
+            )
 
     def _wrap(self) -> None:
         adapt_to_launch(
@@ -176,10 +207,8 @@ class Run:
         try:
             together(self.accelerator, write)
         except WriteError as error:
-            raise AgreedError(
-                f"the export of step {self.state.step} could not be written: {error}. "
-                f"Free some space in {self.run_dir} and repeat the command"
-            ) from None
+            what = f"the export of step {self.state.step}"
+            raise AgreedError(not_written(what, self.run_dir, error)) from None
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
@@ -205,6 +234,7 @@ class Run:
                 "config_sha256": config_sha256(self.config),
                 "code_version": code_version(),
             },
+            run_config=self._run_config,
         )
         if self.accelerator.is_main_process:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
@@ -212,8 +242,8 @@ class Run:
 
     def _best_steps(self) -> set[int]:
         """The best steps that this run or one of its checkpoints refers to."""
-        states = map(checkpoints.read_state, whole_checkpoints(self.run_dir))
-        steps = {self.state.best_step, *(state["best_step"] for state in states)}
+        known = map(checkpoints.best_step_of, whole_checkpoints(self.run_dir))
+        steps = {self.state.best_step, *known}
         return {step for step in steps if step is not None}
 
     def _calibration(self) -> Calibration:
@@ -249,6 +279,7 @@ class Run:
                 "mixed_precision": engine.precision(self.accelerator),
             },
             calibration=calibration,
+            sealed=False,  # by those who flush it
         )
 
 

@@ -28,6 +28,7 @@ from mmsa.process.runtime import World
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.best_export import export_path
 from mmsa.training.checkpoints.disk_space import DiskNeed, check_room, disk_need
+from mmsa.training.checkpoints.intact import damage_of_export
 from mmsa.training.model_for_engine import check_taken_by_engine
 from mmsa.training.model_parts import build_or_load
 from mmsa.training.prepared_run import (
@@ -37,6 +38,7 @@ from mmsa.training.prepared_run import (
     RunLoaders,
     TrainingState,
 )
+from mmsa.training.read_back import check_read_back
 from mmsa.training.trackers import tracker_problems
 
 logger = logging.getLogger("mmsa")
@@ -63,13 +65,17 @@ def _required_problems(raw: dict[str, Any]) -> list[str]:
 
 
 def prepare_run(
-    config: Config, world: World, mark: Callable[[str], None] = lambda part: None
+    config: Config,
+    world: World,
+    checkpoint: Path | None,
+    mark: Callable[[str], None] = lambda part: None,
 ) -> PreparedRun:
     """Check data and batch arithmetic, build or load the model, start the loaders.
 
+    `checkpoint` is the intact one that the run resumes from, None for a new run.
     No collective and no device: every rank raises the same `UserError`. The one exception is a tar
     whose size is not the packed one, which one rank of each machine finds. `mark` is called with
-    the name of each finished part: data, model, loader.
+    the name of each finished part: data, model, read back, loader.
     """
     run_dir = Path(str(config.run.dir))
     if config.data.num_workers:
@@ -93,11 +99,13 @@ def prepare_run(
         num_validation_samples=len(validation),
     )
     mark("data")
-    checkpoint = checkpoints.newest_checkpoint(run_dir)
     state = TrainingState() if checkpoint is None else _state_of(checkpoint, run_dir)
     parts = build_or_load(config, checkpoint, train, manifest, len(classes.names))
     check_taken_by_engine(parts.model, world)
     mark("model")
+    if checkpoint is None:  # a checkpoint's export has just been read
+        check_read_back(config, parts, len(classes.names))
+        mark("read back")
     num_steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps is not None:
         num_steps = min(num_steps, config.train.max_steps)
@@ -165,10 +173,15 @@ def _state_of(checkpoint: Path, run_dir: Path) -> TrainingState:
     saved = checkpoints.read_state(checkpoint)
     state = TrainingState(**{name: saved[name] for name in vars(TrainingState())})
     best = state.best_step
-    if best is not None and not export_path(run_dir, best).is_dir():
-        logger.warning(
-            "%s is missing: the next validation counts as the best", export_path(run_dir, best)
-        )
+    if best is None:
+        return state
+    export = export_path(run_dir, best)
+    what = "is missing"
+    if export.is_dir():
+        problems = damage_of_export(export)
+        what = f"is damaged ({'; '.join(problems)})" if problems else ""
+    if what:
+        logger.warning("%s %s: the next validation counts as the best", export, what)
         state.best_value = state.best_step = None
     return state
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from mmsa.config import Config, RunConfig
 from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.registry import Registry, nearest, section_of
 from mmsa.foundation.settings_yaml import flat_keys
 
@@ -173,7 +174,7 @@ def _problems(name: str) -> list[str]:
 def known_id(run_dir: Path, service: str) -> str | None:
     """The identifier that an earlier launch of this run had at `service`; None for the first."""
     try:
-        found = json.loads((run_dir / IDS_NAME).read_text(encoding="utf-8")).get(service)
+        found = parse_json((run_dir / IDS_NAME).read_text(encoding="utf-8")).get(service)
     except (OSError, ValueError, AttributeError):
         return None
     return str(found) if found else None
@@ -185,7 +186,8 @@ def note_id(run_dir: Path, service: str, identifier: str) -> None:
         return
     path = run_dir / IDS_NAME
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
+        ids = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         ids = {}
+    ids = ids if isinstance(ids, dict) else {}
     write_file(path, json.dumps({**ids, service: identifier}, indent=1) + "\n", durable=False)

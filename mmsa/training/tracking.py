@@ -20,6 +20,9 @@ from tqdm import tqdm
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.held_folder import HeldFolder
+from mmsa.foundation.parsing import parse_json
+from mmsa.training.checkpoints.disk_space import not_written, taken_away
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 
 logger = logging.getLogger("mmsa")
@@ -53,6 +56,7 @@ class Tracker:
             return
         config = config or Config()
         self._file = run_dir / METRICS_NAME
+        self._folder = HeldFolder(run_dir)
         with self._writing():
             cut_back(self._file, start_step)
             run = TrackedRun(run_dir, start_step, config)
@@ -173,13 +177,13 @@ class Tracker:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        if self._folder.was_taken_away():
+            raise UserError(taken_away(self._folder.path))
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"the measures of the run cannot be written to {self._file.parent} "
-                f"({error.strerror or error}). Make room and repeat the command"
-            ) from None
+            what = f"a line of {METRICS_NAME} or a tracker's file"
+            raise UserError(not_written(what, self._folder.path, error)) from None
 
 
 def _started(name: str, run: TrackedRun) -> RunTracker:
@@ -204,15 +208,28 @@ def cut_back(file: Path, step: int) -> None:
     """Remove the lines of `metrics.jsonl` that are past `step`, and a torn last line."""
     if not file.exists():
         return
-    kept = []
+    kept, odd = [], 0
     # Lines are ASCII; what a crash left after them need not be.
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            continue  # cut off by a kill: its step is past the last whole checkpoint
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        found = step_of(line)
+        if found is None:
+            # Cut off by a kill, its step is past the last whole checkpoint; or written by others.
+            odd += bool(line.strip())
+        elif found <= step:
+            kept.append(line)
+    if odd > 1:  # a kill cuts off one
+        logger.warning("removed %d lines of %s that are not measures of a step", odd, file)
     write_file(file, "".join(line + "\n" for line in kept), durable=False)
+
+
+def step_of(line: str | bytes) -> int | None:
+    """The step of a line of `metrics.jsonl`; None where it is not one."""
+    try:
+        content = parse_json(line)
+    except ValueError:
+        return None
+    step = content.get("step") if isinstance(content, dict) else None
+    return step if isinstance(step, int) else None
 
 
 def few(keys: Sequence[str]) -> str:

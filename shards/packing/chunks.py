@@ -25,6 +25,7 @@ from typing import Any
 
 from mmsa.data.decoding.packed_form import BadImage, PackedImage, pack_image
 from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.parsing import parse_json
 from shards.duplicates.images import image_hash
 from shards.example import (
     EncodedSample,
@@ -160,7 +161,7 @@ def read_chunk(directory: Path, number: int, expected: str | None) -> Chunk | No
     """
     path = chunk_path(directory, number)
     try:
-        facts = json.loads(path.with_suffix(".json").read_bytes())
+        facts = parse_json(path.with_suffix(".json").read_bytes())
         if expected is not None and facts["fingerprint"] != expected:
             return None
         with path.open("rb") as file:

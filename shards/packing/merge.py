@@ -10,7 +10,6 @@ packing without parts.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.progress import Progress
 from shards.packing.assemble import SourceFacts, assemble
 from shards.packing.chunks import Chunk, chunk_path, read_chunk
@@ -186,7 +186,7 @@ def _part_directories(out: Path) -> list[Path]:
 def _read_part(directory: Path) -> _Part:
     path = directory / _PART_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         version = content.get("version") if isinstance(content, dict) else None
         if isinstance(version, int) and version != _PART_VERSION:
             raise UserError(

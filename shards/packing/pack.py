@@ -92,7 +92,10 @@ def pack(
     }
     if workers is None:
         workers = max(1, min(default_workers(), data.total // _SAMPLES_PER_WORKER))
-    with workdir(target, encoding, resume=resume) as work, WorkerPool(workers) as pool:
+    fields = source.Settings.model_fields
+    defaults = {name: field.get_default() for name, field in fields.items()}
+    work_in = workdir(target, encoding, resume=resume, defaults=defaults)
+    with work_in as work, WorkerPool(workers) as pool:
         chunks, total_chunks = _encode_all(
             data, work / "chunks", settings, encoding, part, pool, quiet=quiet
         )

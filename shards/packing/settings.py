@@ -7,12 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mmsa.data.decoding.limits import LARGEST_MAX_PIXELS, MAX_PIXELS
 from mmsa.errors import UserError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Ki": 2**10}
-# mmsa.data.decoding.posted_images.LARGEST_MAX_PIXELS, without importing what it imports
-_LARGEST_MAX_PIXELS = 178_956_970
 _UNITS |= {"Mi": 2**20, "Gi": 2**30}
 
 
@@ -47,7 +46,7 @@ class ImageForm:
     mode: Literal["short_side", "original", "square"] = "short_side"
     side_px: int | None = 256
     quality: int = 90
-    max_pixels: int = 64_000_000
+    max_pixels: int = MAX_PIXELS
 
     def problems(self) -> list[str]:
         """What is wrong with it; empty where nothing is."""
@@ -56,8 +55,8 @@ class ImageForm:
             found.append(f"--image-short-side {self.side_px} must be at least 16 pixels")
         if not 1 <= self.quality <= 95:
             found.append(f"--image-quality {self.quality} must be from 1 to 95")
-        if not 1 <= self.max_pixels <= _LARGEST_MAX_PIXELS:
-            found.append(f"--max-pixels {self.max_pixels} must be from 1 to {_LARGEST_MAX_PIXELS}")
+        if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
+            found.append(f"--max-pixels {self.max_pixels} must be from 1 to {LARGEST_MAX_PIXELS}")
         return found
 
     def facts(self) -> dict[str, Any]:

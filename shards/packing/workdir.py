@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.file_lock import DirectoryLock
+from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.settings_yaml import flat_keys, in_words
 
 _SETTINGS_NAME = "settings.json"
 _FORMAT = 2  # of the working directory; another version cannot be resumed
@@ -35,13 +37,19 @@ def workdir_path(out: Path) -> Path:
 
 
 @contextmanager
-def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
+def workdir(
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+    defaults: Mapping[str, Any] | None = None,
+) -> Iterator[Path]:
     """The working directory for `out`, locked. It stays where the block is interrupted.
 
     With `resume` an existing one of the same `settings` is used; without, it must not exist. It is
     removed after success, and a new one also after a `UserError` other than `ResumableError`.
     Raises `UserError` where another process holds it, where it cannot be made, and where its
-    settings differ.
+    settings differ; `defaults` are the values of options that were not given, for that message.
     """
     path = workdir_path(out)
     existed = path.is_dir()
@@ -53,14 +61,14 @@ def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator
     try:
         for name in ("chunks", "done", "out"):
             (path / name).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / "lock")
+        lock = DirectoryLock(path, "lock")
     except BlockingIOError:
         raise UserError(f"another process is packing into {out} (it holds {path}/lock)") from None
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     with lock:
         try:
-            _check_settings(path / _SETTINGS_NAME, settings, out)
+            _check_settings(path / _SETTINGS_NAME, settings, out, defaults or {})
             yield path
         except UserError as error:
             if not existed and not isinstance(error, ResumableError):
@@ -74,16 +82,40 @@ def workdir(out: Path, settings: Mapping[str, Any], *, resume: bool) -> Iterator
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _check_settings(path: Path, settings: Mapping[str, Any], out: Path) -> None:
+def _changes(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    """Each setting that differs, as `labels: fused -> agree`."""
+    before, after = ({**defaults, **_by_option(settings)} for settings in (found, wanted))
+    return [
+        f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by the names that the command line has for them."""
+    flat = flat_keys(settings)
+    return {name.removeprefix("options."): value for name, value in flat.items()}
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    return in_words(settings[name]) if name in settings else "not given"
+
+
+def _check_settings(
+    path: Path, settings: Mapping[str, Any], out: Path, defaults: Mapping[str, Any]
+) -> None:
     text = json.dumps({"format": _FORMAT, **settings}, sort_keys=True, indent=1) + "\n"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         path.write_text(text, encoding="utf-8")
         return
     except ValueError:
         found = None
-    wanted = json.loads(text)
+    wanted = parse_json(text)
     if found == wanted:
         return
     anew = f"remove {path.parent} to start again"
@@ -94,6 +126,5 @@ def _check_settings(path: Path, settings: Mapping[str, Any], out: Path) -> None:
             f"the interrupted packing of {out} was started by another version of mmsa and cannot "
             f"be resumed; {anew}"
         )
-    names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-    changes = "; ".join(f"{n} was {found.get(n)!r}, is {wanted.get(n)!r}" for n in names)
+    changes = "; ".join(_changes(found, wanted, defaults))
     raise UserError(f"cannot resume packing {out}: {changes}. Use the earlier settings, or {anew}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmsa.data.manifest import ShardInfo, SplitInfo
 from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.progress import Progress
 from shards.example import EncodedSample
 from shards.packing.settings import ShardSize
@@ -95,7 +96,7 @@ def make_shard(task: ShardTask) -> ShardInfo:
 
 def _finished(record: Path, directory: Path, fingerprint: str) -> ShardInfo | None:
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = parse_json(record.read_text(encoding="utf-8"))
         if content["fingerprint"] != fingerprint:
             return None
         shard = ShardInfo.model_validate(content["shard"])

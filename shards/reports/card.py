@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from mmsa.data.manifest import Manifest
+from shards.label_rules import shown_rule
+from shards.reports.markdown import code, plain, table
 
 CARD_NAME = "README.md"
 
@@ -58,7 +60,7 @@ def card_text(manifest: Manifest) -> str:
     )
     parts = [
         f"---\n{_front_matter(manifest, title)}---\n",
-        f"# {title}\n",
+        f"# {plain(title)}\n",
         "Texts with pictures, each pair in one class of sentiment, as WebDataset tar shards.\n",
         "## Splits\n",
         _splits(manifest),
@@ -114,7 +116,7 @@ def _splits(manifest: Manifest) -> str:
         + [split.num_samples, len(split.shards)]
         for name, split in manifest.splits.items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _protocol(manifest: Manifest) -> str:
@@ -124,8 +126,8 @@ def _protocol(manifest: Manifest) -> str:
         for name, v in protocol.settings.items()
     )
     return (
-        f"Protocol `{protocol.name}`, version {protocol.version}"
-        f"{f' ({settings})' if settings else ''}, hash\n"
+        f"Protocol {code(protocol.name)}, version {protocol.version}"
+        f"{f' ({plain(settings)})' if settings else ''}, hash\n"
         f"`{protocol.hash}`. Sets with the same hash hold the same samples in the same splits.\n"
     )
 
@@ -134,8 +136,9 @@ def _source(manifest: Manifest) -> str:
     source = manifest.source
     rows = [["read", source.get("read", "")], ["kept", source.get("kept", "")]]
     rows += [[f"dropped: {reason}", n] for reason, n in source.get("dropped", {}).items()]
-    return _table(["", "samples"], rows) + (
-        f"\nLabel rule: `{manifest.label_rule}`. What was dropped is listed in `rejected.jsonl`.\n"
+    return table(["", "samples"], rows) + (
+        f"\nLabel rule: {code(shown_rule(manifest.label_rule))}. What was dropped is listed in "
+        "`rejected.jsonl`.\n"
     )
 
 
@@ -147,14 +150,9 @@ def _samples(manifest: Manifest) -> str:
         size = f"squares of {side} pixels"
     fields = packing.get("fields", {"image": ["jpg"], "text": ["txt"], "label": "json:label"})
     return (
-        f"Members of a sample: the picture (`{', '.join(fields['image'])}`; {size}), the text\n"
-        f"(`{', '.join(fields['text'])}`, UTF-8), and the class by name (`{fields['label']}`).\n"
+        f"Members of a sample: the picture ({code(', '.join(fields['image']))}; {size}), the text\n"
+        f"({code(', '.join(fields['text']))}, UTF-8), and the class by name "
+        f"({code(fields['label'])}).\n"
         f"`manifest.json` names every shard with its sha256; its own digest is\n"
         f"`{manifest.digest}`.\n"
     )
-
-
-def _table(header: list[Any], rows: list[list[Any]]) -> str:
-    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in [header, *rows]]
-    cells.insert(1, ["---"] * len(header))
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

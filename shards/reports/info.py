@@ -16,7 +16,7 @@ from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
 from mmsa.labels import class_map
-from shards.reports.summary import print_distributions, print_summary
+from shards.reports.summary import print_distributions, print_summary, training_command
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 _BINS = 20
@@ -43,6 +43,8 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
             ) from None
         if not as_json:
             print(f"wrote {html}")
+    if not as_json:
+        print(f"next: {training_command(directory)}")
 
 
 def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from shards.label_rules import shown_rule
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em;
        color: #222; }
@@ -35,7 +37,8 @@ def page(facts: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{title}</h1>",
         f"<p>Protocol <b>{escape(str(protocol['name']))}</b> version {protocol['version']}, hash "
-        f"<code>{escape(protocol['hash'])}</code>; labels {escape(str(facts['label_rule']))}; "
+        f"<code>{escape(protocol['hash'])}</code>; "
+        f"labels {escape(shown_rule(str(facts['label_rule'])))}; "
         f"digest <code>{escape(facts['digest'])}</code></p>",
         "<h2>Splits</h2>",
         _table(["split", *classes, "all", "shards", "MB"], splits),

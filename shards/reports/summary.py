@@ -10,22 +10,29 @@ from typing import Any
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from mmsa.data.manifest import Manifest
+from shards.label_rules import shown_rule
 
 
 def print_summary(manifest: Manifest, *, console: Console | None = None) -> None:
-    """Print read, kept and dropped by reason, then samples per split and class, to stdout."""
+    """Print read, kept and dropped by reason, then samples per split and class, to stdout.
+
+    Warnings and the facts that identify the set follow; the manifest has the settings and the
+    versions of libraries.
+    """
     console = console or Console(highlight=False)
-    console.print(Group(_counts(manifest), _splits(manifest)))
+    # Text, here and below: in a str, rich would take the brackets of a name for markup.
+    title = Text(f"samples of {manifest.dataset}", no_wrap=True, overflow="ignore")
+    console.print(Group(title, _counts(manifest), _splits(manifest)))
     protocol = manifest.protocol
     groups = manifest.source.get("groups", {})
     lines = [
         *(f"warning: {warning}" for warning in groups.get("warnings", [])),
         *_duplicates(groups.get("duplicates")),
-        f"labels    {manifest.label_rule}",
+        f"labels    {shown_rule(manifest.label_rule)}",
         f"protocol  {protocol.name}, {_as_text(protocol.settings)}, hash {protocol.hash[:12]}",
-        f"packing   {_as_text(manifest.packing)}",
         f"digest    {manifest.digest[:12]}",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
@@ -48,9 +55,13 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
 def next_steps(directory: Path) -> str:
     """The next commands: `info`, then training."""
     quoted = shlex.quote(str(directory))
+    return f"next: python -m shards info {quoted}\nthen: {training_command(directory)}"
+
+
+def training_command(directory: Path) -> str:
+    """The command that trains on the packed set in `directory`."""
     return (
-        f"next: python -m shards info {quoted}\n"
-        "then: accelerate launch --config_file accelerate_config.yaml --num_processes N train.py "
+        "accelerate launch --config_file accelerate_config.yaml --num_processes N train.py "
         f"--config launch/runs/full_finetune.yaml {shlex.quote(f'data.shards={directory}')} "
         "run.dir=runs/first"
     )
@@ -98,13 +109,13 @@ def _value(value: Any) -> str:
 
 def _counts(manifest: Manifest) -> Table:
     source = manifest.source
-    table = Table(title=f"samples of {manifest.dataset}", box=box.SIMPLE, title_justify="left")
+    table = Table(box=box.SIMPLE)
     table.add_column("")
     table.add_column("samples", justify="right")
     table.add_row("read", f"{source.get('read', 0):,}")
     table.add_row("kept", f"{source.get('kept', 0):,}")
     for reason, number in source.get("dropped", {}).items():
-        table.add_row(f"dropped: {reason}", f"{number:,}")
+        table.add_row(Text(f"dropped: {reason}"), f"{number:,}")
     return table
 
 
@@ -112,12 +123,12 @@ def _splits(manifest: Manifest) -> Table:
     table = Table(box=box.SIMPLE)
     table.add_column("split")
     for name in (*manifest.classes, "all", "shards", "MB"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for name, split in manifest.splits.items():
         megabytes = sum(shard.tar_bytes for shard in split.shards) / 1e6
         row = [split.classes.get(label, 0) for label in manifest.classes]
         row += [split.num_samples, len(split.shards)]
-        table.add_row(name, *(f"{number:,}" for number in row), f"{megabytes:.1f}")
+        table.add_row(Text(name), *(f"{number:,}" for number in row), f"{megabytes:.1f}")
     totals = [
         sum(split.classes.get(label, 0) for split in manifest.splits.values())
         for label in manifest.classes

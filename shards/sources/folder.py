@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsa.errors import UserError
-from shards.example import Example, RawData, Reason, Reject, Rejected, key_part, read_file
+from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
-from shards.sources.settings import ClassesSettings, clean_text
+from shards.sources.dataset_name import name_from
+from shards.sources.settings import ClassesSettings, clean_text, text_file
 from shards.sources.source import Source, register_source
 
 NAME = "folder"
@@ -54,11 +55,12 @@ class Folder(Source):
                 f"{raw}/CLASS/NAME.txt"
             )
         classes = settings.classes or tuple(found)
+        dataset = settings.dataset or name_from(raw.resolve().name, source=NAME)
         return RawData(
             total=len(files),
-            items=_items(files, classes, settings),
+            items=_items(files, dataset, classes, settings),
             classes=classes,
-            dataset=NAME,
+            dataset=dataset,
             label_rule=GIVEN,
             facts=lambda: {"other_files": others},
         )
@@ -99,17 +101,21 @@ def _first_time(folder: Path, walked: set[str]) -> bool:
 
 
 def _items(
-    files: dict[str, _Files], classes: tuple[str, ...], settings: ClassesSettings
+    files: dict[str, _Files], dataset: str, classes: tuple[str, ...], settings: ClassesSettings
 ) -> Iterator[Example | Rejected]:
     for source_id, entry in files.items():
         try:
-            yield _example(source_id, entry, classes, settings)
+            yield _example(source_id, entry, dataset, classes, settings)
         except Reject as reject:
             yield Rejected(source_id, reject.reason, reject.detail)
 
 
 def _example(
-    source_id: str, entry: _Files, classes: tuple[str, ...], settings: ClassesSettings
+    source_id: str,
+    entry: _Files,
+    dataset: str,
+    classes: tuple[str, ...],
+    settings: ClassesSettings,
 ) -> Example:
     label, slash, _ = source_id.partition("/")
     if not slash:
@@ -125,9 +131,9 @@ def _example(
         if len(paths) > 1:
             raise Reject(Reason.NAME_REPEATED, f"{len(paths)} {kind}: {_names(paths)}")
     return Example(
-        key=f"{NAME}-{key_part(source_id)}",
+        key=f"{dataset}-{key_part(source_id)}",
         source_id=source_id,
-        dataset=NAME,
+        dataset=dataset,
         text=_read_text(entry.texts[0], settings),
         image_path=entry.images[0],
         label=label,
@@ -140,7 +146,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def _read_text(path: Path, settings: ClassesSettings) -> str:
-    content = read_file(path, missing=Reason.NO_TEXT, unreadable=Reason.UNREADABLE_TEXT)
+    content = text_file(path, settings)
     encoding = settings.encoding or "utf-8-sig"
     try:
         text = content.decode(encoding)

@@ -25,10 +25,11 @@ from pathlib import Path
 from pydantic import field_validator
 
 from mmsa.errors import UserError
+from mmsa.foundation.regular_file import read_regular
 from mmsa.labels import LABEL_NAMES
-from shards.example import Example, RawData, Reason, Reject, Rejected, read_file
+from shards.example import Example, RawData, Reason, Reject, Rejected
 from shards.label_rules import Vote, decide, rule_name
-from shards.sources.settings import LabelRuleSettings, clean_text
+from shards.sources.settings import LabelRuleSettings, clean_text, text_file
 from shards.sources.source import Source, register_source
 
 LABEL_FILE = "labelResultAll.txt"
@@ -127,7 +128,7 @@ def _label_lines(layout: Layout, raw: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of each label line; blank lines and the header are skipped."""
     path = raw / LABEL_FILE
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         what = f"{path} cannot be read ({error.strerror})"
         raise UserError(_layout_message(layout, raw, what)) from None
@@ -252,7 +253,7 @@ class _Reader:
         )
 
     def _read_text(self, path: Path) -> str:
-        content = read_file(path, missing=Reason.NO_TEXT, unreadable=Reason.UNREADABLE_TEXT)
+        content = text_file(path, self._settings)
         if not content.isascii():
             self._counts["beyond_ascii"] += 1
             self._counts["also_utf8"] += _is_utf8(content)
@@ -263,7 +264,9 @@ class _Reader:
             own = self._settings.encoding is None
             reason = Reason.TEXT_ENCODING if own else Reason.OTHER_ENCODING
             raise Reject(reason, f"data/{path.name}: {error.reason}") from None
-        detail = f"data/{path.name} holds {len(content)} bytes, blanks at most"
+        detail = f"data/{path.name} holds {len(content)} bytes"
+        if not text.strip():
+            detail += ", blanks at most"
         return clean_text(text, self._settings, detail=detail)
 
 

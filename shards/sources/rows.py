@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LARGEST_FIELD = 1_000_000  # characters; a longer field has an unclosed quote
@@ -163,7 +163,7 @@ def _jsonl(path: Path, encoding: str) -> Table:
         with path.open("rb") as file:
             for number, line in _lines(path, file, encoding):
                 try:
-                    cells = json.loads(line)
+                    cells = parse_json(line)
                 except (ValueError, RecursionError):
                     yield Row(number, problem="no JSON")
                     continue

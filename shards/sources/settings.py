@@ -7,15 +7,20 @@ share; a source's own `Settings` derives from one of them.
 from __future__ import annotations
 
 import codecs
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from shards.example import Reason, Reject
+from mmsa.data.decoding.limits import MAX_CHARACTERS
+from shards.example import Reason, Reject, read_file
 from shards.label_rules import RULES
+from shards.sources.dataset_name import problem_of
+
+_MOST_BYTES_OF_CHARACTER = 8  # in any encoding, UTF-7 too
 
 
 class SourceSettings(BaseModel):
-    """Base of a source's settings. `normalize` is for `clean_text`, which every text goes through.
+    """Base of a source's settings: both are for `clean_text`, which every text goes through.
 
     Validators' messages follow "--option value" in one sentence.
     """
@@ -23,6 +28,14 @@ class SourceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     normalize: tuple[str, ...] = ()
+    max_characters: int = MAX_CHARACTERS
+
+    @field_validator("max_characters")
+    @classmethod
+    def _at_least_one(cls, number: int) -> int:
+        if number < 1:
+            raise ValueError("must be at least 1")
+        return number
 
     @field_validator("normalize")
     @classmethod
@@ -62,9 +75,21 @@ class LabelRuleSettings(EncodingSettings):
 
 
 class ClassesSettings(EncodingSettings):
-    """Of sources that take their classes from the data, or in this order where they are given."""
+    """Of sources that take their classes from the data, or in this order where they are given.
+
+    `dataset` names the set; None takes the name of the file or folder.
+    """
 
     classes: tuple[str, ...] | None = None
+    dataset: str | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _usable_name(cls, name: str | None) -> str | None:
+        problem = None if name is None else problem_of(name)
+        if problem is not None:
+            raise ValueError(problem)
+        return name
 
     @field_validator("classes")
     @classmethod
@@ -77,13 +102,29 @@ class ClassesSettings(EncodingSettings):
 
 
 def clean_text(text: str, settings: SourceSettings, *, detail: str) -> str:
-    """The packed form of a text; raises `Reject` with `detail` where nothing is left of it."""
+    """The packed form of a text. Raises `Reject` where it cannot be used; `detail` says where it
+    was found, and is all that is said of an empty one."""
     from mmsa.data.decoding.packed_form import BadText, text_as_packed
 
     try:
-        return text_as_packed(text, settings.normalize)
-    except BadText:
+        return text_as_packed(text, settings.normalize, max_characters=settings.max_characters)
+    except BadText as error:
+        reasons = {"too long": Reason.LARGE_TEXT, "undecoded": Reason.OTHER_ENCODING}
+        if error.kind in reasons:
+            raise Reject(reasons[error.kind], f"{detail}: {error}") from None
         raise Reject(Reason.EMPTY_TEXT, detail) from None
+
+
+def text_file(path: Path, settings: SourceSettings) -> bytes:
+    """The bytes of a text file. Raises `Reject` where there is none, where it cannot be read, and
+    unread where it cannot have as few characters as `settings` allow."""
+    return read_file(
+        path,
+        missing=Reason.NO_TEXT,
+        unreadable=Reason.UNREADABLE_TEXT,
+        most_bytes=_MOST_BYTES_OF_CHARACTER * settings.max_characters,
+        too_large=Reason.LARGE_TEXT,
+    )
 
 
 def _is_text_encoding(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
+from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.errors import UserError, one_or_many
 from shards.example import RawData
 from shards.sources.settings import SourceSettings
@@ -41,7 +42,10 @@ class Source:
         settings = self._settings(options or {})
         data = self.read(raw, settings)
         own = data.facts
-        return replace(data, facts=lambda: {"normalize": list(settings.normalize), **own()})
+        known: dict[str, Any] = {"normalize": list(settings.normalize)}
+        if settings.max_characters != MAX_CHARACTERS:
+            known["max_characters"] = settings.max_characters
+        return replace(data, facts=lambda: {**known, **own()})
 
     def _settings(self, options: Mapping[str, Any]) -> SourceSettings:
         try:

@@ -16,6 +16,7 @@ from mmsa.errors import UserError
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.columns import Repetitions, find_column
+from shards.sources.dataset_name import name_from
 from shards.sources.rows import Row, Table, cell_text, open_table, undecoded
 from shards.sources.settings import ClassesSettings, clean_text
 from shards.sources.source import Source, register_source
@@ -72,12 +73,13 @@ class TableSource(Source):
                     labels[label.strip()] += 1
         classes = _classes(raw, columns, labels, settings)
         counts: Counter[str] = Counter()
-        items = _items(raw, table, columns, repetitions, classes, settings)
+        dataset = settings.dataset or name_from(raw.stem, source=NAME)
+        items = _items(raw, dataset, table, columns, repetitions, classes, settings)
         return RawData(
             total=total,
             items=_counted(items, counts),
             classes=classes,
-            dataset=NAME,
+            dataset=dataset,
             label_rule=GIVEN,
             # Many of them mean that a TSV was written with quotes, which it does not have.
             facts=lambda: {"texts_in_quotes": counts["quoted"]},
@@ -139,6 +141,7 @@ def _id(row: Row, position: int, columns: _Columns) -> str:
 
 def _items(
     raw: Path,
+    dataset: str,
     table: Table,
     columns: _Columns,
     repetitions: Repetitions,
@@ -154,13 +157,14 @@ def _items(
             if not source_id or undecoded(source_id):
                 raise Reject(Reason.BAD_ID, f"row {row.number}: {shown!r}")
             repetitions.check(source_id, row.number)
-            yield _example(raw, row, source_id, columns, classes, settings)
+            yield _example(raw, dataset, row, source_id, columns, classes, settings)
         except Reject as reject:
             yield Rejected(shown, reject.reason, reject.detail)
 
 
 def _example(
     raw: Path,
+    dataset: str,
     row: Row,
     source_id: str,
     columns: _Columns,
@@ -179,9 +183,9 @@ def _example(
     if not image.strip():
         raise Reject(Reason.NO_IMAGE, f"row {row.number} names no picture")
     return Example(
-        key=f"{NAME}-{key_part(source_id)}",
+        key=f"{dataset}-{key_part(source_id)}",
         source_id=source_id,
-        dataset=NAME,
+        dataset=dataset,
         text=clean_text(text, settings, detail=f"row {row.number}"),
         image_path=raw.parent / image.strip(),
         label=label,

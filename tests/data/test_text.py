@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
 from mmsa.errors import UserError
@@ -86,6 +90,62 @@ def test_saving_and_loading_gives_equal_ids(tmp_path: Path) -> None:
     assert longer.shape == (1, 22)
 
 
+def test_a_text_is_cut_on_the_side_that_the_tokenizer_says(tmp_path: Path) -> None:
+    words().save(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "truncation_side": "left"}), encoding="utf-8")
+    text = "the cat sat on the mat the end"
+    left, right = load_tokenizer(str(tmp_path), 5), load_tokenizer(str(tmp_path), 5, "right")
+    assert (left.truncation_side, right.truncation_side) == ("left", "right")
+    whole = load_tokenizer(str(tmp_path), 30)([text])[0][0].tolist()
+    assert left([text])[0].tolist() == [[CLS, *whole[-4:-1], SEP]]
+    assert right([text])[0].tolist() == [[CLS, *whole[1:4], SEP]]  # as an export of before
+
+
+def test_an_export_keeps_the_side_of_its_tokenizer(tmp_path: Path) -> None:
+    words().save(tmp_path / "own")
+    config = tmp_path / "own" / "tokenizer_config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "truncation_side": "left"}), encoding="utf-8")
+    load_tokenizer(str(tmp_path / "own"), 5).save(tmp_path / "export")
+    assert load_tokenizer(str(tmp_path / "export"), 5).truncation_side == "left"
+
+
+def test_loading_compares_and_leaves_the_files_as_they_are(tmp_path: Path) -> None:
+    made = words().hugging_face
+    made.backend_tokenizer.enable_truncation(7, stride=1)
+    made.backend_tokenizer.enable_padding(length=9, pad_token="[PAD]")
+    made.save_pretrained(str(tmp_path / "own"))
+    load_tokenizer(str(tmp_path / "own"), 5).save(tmp_path / "again")
+    before, after = (tmp_path / name / "tokenizer.json" for name in ("own", "again"))
+    assert after.read_bytes() == before.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words_of_error"),
+    [
+        (lambda ids: ids[:-1], r"of a short test text it makes \d+ ids .* differ from id \d+ on"),
+        (lambda ids: [*ids[:2], 0, *ids[3:]], "differ from id 2 on"),
+        (lambda ids: 1 / 0, "does not take a text .ZeroDivisionError"),
+    ],
+)
+def test_a_tokenizer_with_a_trick_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, words_of_error: str
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    words().save(tmp_path)
+    plain = PreTrainedTokenizerFast.__call__
+
+    def tricky(self: Any, *arguments: Any, **options: Any) -> Any:
+        return {"input_ids": change(plain(self, *arguments, **options)["input_ids"])}
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", tricky)
+    with pytest.raises(UserError, match=f"the tokenizer of {tmp_path}.*{words_of_error}"):
+        load_tokenizer(str(tmp_path), 12)
+
+
 def test_a_tokenizer_travels_by_pickle() -> None:
     tokenizer = words(max_tokens=4)
     twin = pickle.loads(pickle.dumps(tokenizer))
@@ -97,13 +157,38 @@ def test_no_texts_make_a_tokenizer_of_unknown_words() -> None:
     assert ids.tolist() == [[CLS, UNK, UNK, SEP]]
 
 
-def test_a_tokenizer_without_padding_is_refused() -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
+def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """One token per byte and no special token around a text, as GPT-2 has it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: number for number, token in enumerate([*alphabet, *special.values()])}
+    backend = Tokenizer(models.BPE(ids, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
-    with pytest.raises(UserError, match="has no padding token"):
-        TextTokenizer(bare, 8)
+
+def test_without_a_padding_token_the_end_token_pads_under_the_mask(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer(byte_tokenizer(eos_token="<end>"), 8)
+    end = tokenizer.hugging_face.eos_token_id
+    ids, mask = tokenizer(["ab", "abcd", ""])
+    assert ids[0].tolist() == [*ids[1, :2].tolist(), end, end]
+    # Nothing at all would be nothing to attend to: one end token, which is no padding.
+    assert ids[2].tolist() == [end] * 4
+    assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert [one.tolist() for one in tokenizer([""])] == [[[end]], [[1]]]
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(str(tmp_path), 8)(["ab", "abcd", ""])[0].tolist() == ids.tolist()
+
+
+def test_a_padding_token_pads_beside_an_end_token() -> None:
+    tokenizer = TextTokenizer(byte_tokenizer(eos_token="<end>", pad_token="<pad>"), 8)
+    pad, end = tokenizer.hugging_face.pad_token_id, tokenizer.hugging_face.eos_token_id
+    ids, mask = tokenizer(["ab", ""])
+    assert (ids[1].tolist(), mask[1].tolist()) == ([end, pad], [1, 0])
+
+
+def test_a_tokenizer_with_neither_padding_nor_end_is_refused() -> None:
+    with pytest.raises(UserError, match="has neither a padding token nor an end token; set one"):
+        TextTokenizer(byte_tokenizer(), 8)
 
 
 def test_a_place_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

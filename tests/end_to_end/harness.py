@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 180
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 DEFAULT_LAUNCH = "accelerate_config.yaml"
+LAUNCH_RUN = [sys.executable, "-m", "launch", "run", "-n", "2"]
 
 # The smallest model that still has every part: BERT, BatchNorm, dropout, both encoders.
 TINY = [
@@ -55,6 +56,15 @@ def launched(
 ) -> subprocess.CompletedProcess[str]:
     """Run a script under `accelerate launch` with one of the project's own configuration files."""
     process = start_launch(script, *arguments, processes=processes, config=config, **environment)
+    return _ended(process)
+
+
+def run_by_launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m launch run -n 2`, until it has ended."""
+    return _ended(_start([*LAUNCH_RUN, *arguments]))
+
+
+def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     try:
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -79,8 +89,12 @@ def start_launch(
     **environment: str,
 ) -> subprocess.Popen[str]:
     """Like `launched`, without waiting for the end. The launcher leads its own process group."""
+    return _start([*launch_command(processes, config), script, *arguments], **environment)
+
+
+def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*launch_command(processes, config), script, *arguments],
+        command,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
         stdout=subprocess.PIPE,

@@ -40,6 +40,11 @@ def refused(capsys: Capture, command: Callable[[list[str]], int], *arguments: st
         ("launch.engine=zero2", "this launch is one process without a launcher"),
         ("train.mixed_precision=fp16", "fp16 needs a GPU"),
         ("data.max_tokens=65", "reads 64 tokens at most"),
+        (
+            "model.text_encoder.pooling=cls && model.text_encoder.config={model_type: gpt2, "
+            "n_embd: 8, n_layer: 1, n_head: 2}",
+            "gives two different texts the same features",
+        ),
         ("data.classes=[good, bad]", "the class 'good', which the shards do not have"),
         ("model.loss=binary_cross_entropy", "there are 3"),
         ("model.text_encoder.tokenizer=words:many", "expected words:N"),

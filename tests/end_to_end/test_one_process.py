@@ -42,10 +42,11 @@ def test_a_run_leaves_what_it_promises(finished: Path, shards: Path) -> None:
     assert (finished / "best").is_symlink()
     assert not (finished / "best").readlink().is_absolute()
     assert sorted(p.name for p in (finished / "best").iterdir()) == [
-        *["calibration.json", "config.yaml", "export.json", "labels.json"],
+        *["calibration.json", "config.yaml", "digests.json", "export.json", "labels.json"],
         *["model.safetensors", "preprocessing.json", "tokenizer"],
     ]
     assert list((finished / "tensorboard").iterdir())
+    assert list(finished.rglob("*.tmp")) == []
     log = (finished / "log.txt").read_text()
     assert "engine single, world_size 1, backend none" in log
     assert "global batch 16 = micro-batch 4 x accumulation 4 x world 1" in log

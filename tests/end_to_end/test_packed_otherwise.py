@@ -64,7 +64,7 @@ def test_soft_labels_are_targets_of_training(raw: Path, tmp_path: Path) -> None:
             line = list(VOTES)[int(key.removeprefix("mvsa-multiple-")) % 3]
             assert ids[tuple(np.round(target.astype(float), 6))] == line
     settings = [*TINY, f"data.shards={shards}", f"run.dir={tmp_path}", "train.max_steps=2"]
-    run = prepare_run(load_config(None, settings), world_from_environment())
+    run = prepare_run(load_config(None, settings), world_from_environment(), None)
     assert next(run.loaders.train)["targets"].shape == (4, 3)
     assert next(run.loaders.validation)["targets"] is None
     assert train_main(settings) == 0

@@ -14,6 +14,7 @@ from full_disk import fill
 from harness import TIMEOUT_S, TINY, end_group, start_launch, status, wait_for
 
 from mmsa.export import is_whole
+from mmsa.training.checkpoints.intact import damage_of
 from train import main as train_main
 
 # Dropout, augmentation and BatchNorm in training mode, as by default.
@@ -35,6 +36,8 @@ def test_saving_at_every_step_changes_no_bit(
         else:
             train(tmp_path / name, engine, world_size, *settings)
         written.append(tmp_path / name / "checkpoints" / "step-00000005")
+        assert damage_of(written[-1]) == []  # each rank's digests are of the files that are there
+        assert list((tmp_path / name).rglob("*.tmp")) == []  # though old checkpoints were removed
     names = sorted(str(path.relative_to(written[0])) for path in written[0].rglob("*.safetensors"))
     assert names == [
         *["export/model.safetensors", "optimizer.safetensors"],

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import TINY, end_group, launched, metric_lines, start_launch, status, wait_for
+from harness import (
+    TINY,
+    end_group,
+    launched,
+    metric_lines,
+    run_by_launch,
+    start_launch,
+    status,
+    wait_for,
+)
 from safetensors.torch import load_file
 
 from train import main as train_main
@@ -92,7 +101,7 @@ def test_metrics_have_the_same_bytes_from_one_and_two_processes(
     one, two = tmp_path / "one", tmp_path / "two"
     arguments = [str(trained), "--split", "test", "--modality-audit"]
     assert evaluate_main([*arguments, "--out", str(one)]) == 0
-    ended = launched("evaluate.py", *arguments, "--out", str(two))
+    ended = run_by_launch("evaluate.py", *arguments, "--out", str(two))
     assert ended.returncode == 0, ended.stderr
     assert "weighted avg" in ended.stdout
     facts = json.loads((two / "evaluation_run.json").read_text())
@@ -148,8 +157,11 @@ def test_a_damaged_shard_ends_every_process_with_its_name(shards: Path, tmp_path
     content[len(content) // 3] ^= 1
     victim.write_bytes(content)
     settings = [*TINY, *TWO, f"data.shards={copy}", f"run.dir={run_dir}", "train.epochs=2"]
-    ended = launched("train.py", *settings)
-    assert ended.returncode == 1
+    ended = run_by_launch(*settings)
+    assert ended.returncode == 2
+    assert ended.stderr.count("train-00000.tar is damaged") == 1
+    assert "Traceback" not in ended.stderr
+    assert "ChildFailedError" in (run_dir / "launch.log").read_text()
     told = status(run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 2)
     assert "train-00000.tar is damaged at sample" in told["reason"]

@@ -95,6 +95,8 @@ def test_what_launchers_say_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (World(), 4, "4 GPUs are visible"),
         (World(forced_cpu=True), 0, "--cpu (or use_cpu: true) makes Accelerate start one"),
         (World(slurm_tasks=2), 0, "SLURM started 2 tasks"),
+        (World(unheeded_processes=2), 0, "`accelerate launch` was to start 2 ("),
+        (World(unheeded_processes=0), 0, "`accelerate launch` was to start several ("),
         (World(stray_world_size=8), 0, "WORLD_SIZE=8 is set, but no RANK"),
         (DDP, 4, ""),
     ],

@@ -7,7 +7,7 @@ import re
 import signal
 from pathlib import Path
 
-from harness import status
+from harness import LAUNCH_RUN, status
 from launches import Launch, checkpoint_steps, launcher
 
 SETTINGS = ["train.epochs=90", "train.checkpoint_every_steps=2", "train.validate_every_steps=900"]
@@ -15,10 +15,14 @@ SETTINGS = ["train.epochs=90", "train.checkpoint_every_steps=2", "train.validate
 
 def test_a_rank_that_dies_ends_the_others_with_its_reason(shards: Path, tmp_path: Path) -> None:
     """The launcher's SIGTERM to the survivors is not a preemption."""
-    launch = Launch(tmp_path / "run", *SETTINGS, f"data.shards={shards}", by=launcher())
+    launch = Launch(tmp_path / "run", *SETTINGS, f"data.shards={shards}", by=LAUNCH_RUN)
     launch.wait_until(lambda: bool(checkpoint_steps(launch.run_dir)))
     launch.ranks()[1].kill()
     assert launch.wait() == 1
+    last = launch.output().splitlines()[-1]
+    assert last.startswith("error: rank 1 was killed by SIGKILL, often because memory ran out")
+    assert last.endswith(f"What the launcher said: {launch.run_dir / 'launch.log'}")
+    assert "Traceback" not in launch.output()
     told = status(launch.run_dir)
     assert (told["state"], told["exit_code"]) == ("failed", 1)
     assert told["reason"].startswith("lost contact with another rank: it died")

@@ -23,6 +23,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import load_tokenizer
 from mmsa.errors import AgreedError
+from mmsa.export import seal_export
 from mmsa.labels import class_map
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.optim import build_optimizer
@@ -61,6 +62,7 @@ def poisoned(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     weights = load_file(export / "model.safetensors")
     weights[EMBEDDING][token, 0] = float("inf")
     save_file(weights, export / "model.safetensors")
+    seal_export(export)
     return export, token, keys.pop()
 
 

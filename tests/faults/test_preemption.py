@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import metric_lines, status
+from harness import LAUNCH_RUN, metric_lines, status
 from launches import Launch, assert_preempted, checkpoint_steps, launcher
 from safetensors.torch import load_file
 
@@ -47,6 +47,8 @@ STOPS: list[tuple[str, Callable[[Launch], None], tuple[str, ...]]] = [
     ("SIGUSR1 to the launcher", lambda x: to_launcher(x, signal.SIGUSR1), ("SIGTERM",)),
 ]
 
+ENDS_WITH_75 = ("SIGUSR2 to one rank", "Ctrl-C")  # under `python -m launch run`
+
 
 def metrics(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     lines = metric_lines(run_dir, kind)
@@ -58,11 +60,16 @@ def test_stopped_in_every_way_and_never(shards: Path, tmp_path: Path) -> None:
     run_dir, settings = tmp_path / "stopped", [*SETTINGS, f"data.shards={shards}"]
     at = 0
     for name, stop, reasons in STOPS:
-        launch = Launch(run_dir, *settings, by=launcher())
+        by = LAUNCH_RUN if name in ENDS_WITH_75 else launcher()
+        launch = Launch(run_dir, *settings, by=by)
         launch.wait_for_steps()
         stop(launch)
-        assert launch.wait() != 0, name
+        code = launch.wait()
+        assert code == 75 if name in ENDS_WITH_75 else code != 0, (name, code)
+        assert "Traceback" not in launch.output() or name not in ENDS_WITH_75
         step = assert_preempted(launch, *reasons)
+        if name == "Ctrl-C":  # answered at once, by one rank
+            assert launch.output().count("SIGINT: stopping after this") == 1
         assert step >= at + 3, name
         if at:
             assert f"resumed from {run_dir}/checkpoints/step-{at:08d} at step {at}" in (

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import need
 from packed import packed_set
 
 from launch.__main__ import main as launch_main
+from launch.job_log import record_job
 from launch.script import SCRIPTS, fill_in, warning_s
 from launch.site import ROOT, Site, load_site
 from mmsa.config import load_config
@@ -153,10 +157,31 @@ def test_missing_slurm_is_reported(
 ) -> None:
     said = refused(capsys, "train", "--", *settings)
     assert NO_SLURM in said
-    assert "accelerate launch" in said
+    assert "python -m launch run -n N CONFIG" in said
     for words in (["seeds", "--seeds", "0-1"], ["pack"], ["evaluate"]):
         assert NO_SLURM in refused(capsys, *words, "--", *settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_without_a_controller(
+    settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = f"{os.environ['PATH']}:/usr/bin"
+    need("slurm", shutil.which("sinfo", path=path) is not None)
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no-slurm.conf"))
+    record_job(tmp_path / "run" / "slurm", "17", kind="train", log="")
+    assert launch_main(["submit", "train", "--dry-run", "--", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "the partition was not checked: SLURM's `sinfo` failed: sinfo: " in said
+    assert (
+        f"whether {tmp_path}/run has a job in the queue was not checked: SLURM's `squeue`" in said
+    )
+    assert "nothing was submitted (--dry-run)" in said
+    assert "error: SLURM's `sinfo` failed: sinfo:" in refused(capsys, "train", "--", *settings)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(
@@ -222,7 +247,29 @@ def test_configurations_are_an_array_of_runs(
     listed = [f"{base}/{name}/slurm/train.yaml" for name in ("demo", "notebook")]
     assert f"==> {base}/slurm/configurations.txt\n" + "\n".join(listed) + "\n" in said
     assert "#SBATCH --array=1-2%1\n" in said
-    assert f"dir: {base}/notebook\n" in said
+    # The first configuration as a whole, of the other one what differs.
+    assert said.count("max_tokens:") == 1
+    pieces = dict(piece.split("\n", maxsplit=1) for piece in said.split("\n==> ")[1:])
+    differing = pieces[listed[1]].splitlines()
+    assert differing[:2] == [f"(as {listed[0]}, but for)", f"run.dir: {base}/notebook"]
+    assert any(line.startswith("model.text_encoder.name: ") for line in differing)
+
+
+def test_five_seeds_differ_in_seed_and_directory(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch_main(["submit", "seeds", "--dry-run", "--seeds", "0-4", "--", *settings]) == 0
+    said = capsys.readouterr().out
+    base = tmp_path / "run"
+    pieces = dict(piece.split("\n", maxsplit=1) for piece in said.split("\n==> ")[1:])
+    first = f"{base}/seed-0/slurm/train.yaml"
+    assert yaml.safe_load(pieces[first])["run"]["dir"] == f"{base}/seed-0"
+    for seed in range(1, 5):
+        assert pieces[f"{base}/seed-{seed}/slurm/train.yaml"].splitlines() == [
+            f"(as {first}, but for)",
+            f"run.dir: {base}/seed-{seed}",
+            f"run.seed: {seed}",
+        ]
 
 
 def test_from_another_directory(

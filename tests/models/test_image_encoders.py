@@ -39,6 +39,14 @@ def test_normalisation_by_hand() -> None:
     assert "mean" not in encoder.state_dict()
 
 
+def test_blue_comes_first_where_the_encoder_wants_it() -> None:
+    encoder = _image()
+    picture = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    rgb = encoder.normalise(picture)
+    encoder.preprocessing = encoder.preprocessing.model_copy(update={"channels": "BGR"})
+    assert encoder.normalise(picture).flatten().tolist() == rgb.flatten().tolist()[::-1]
+
+
 def test_normalisation_keeps_channels_last_and_float32_under_autocast() -> None:
     encoder = _image(config={**IMAGE_SIZES, "hidden_sizes": [8, 8, 8, 8]})
     pictures = _pictures(2, 32).to(memory_format=torch.channels_last)

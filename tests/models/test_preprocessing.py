@@ -40,6 +40,22 @@ def test_the_file_reads_back_what_was_written(tmp_path: Path) -> None:
     }
 
 
+def test_what_a_newer_version_added_is_written_where_it_is_needed(tmp_path: Path) -> None:
+    image = ImagePreprocessing(channels="BGR", squeezes=True, interpolation="nearest")
+    new = Preprocessing(image=image, max_tokens=32, truncation_side="left")
+    (tmp_path / "preprocessing.json").write_text(new.to_json(), encoding="utf-8")
+    assert read_preprocessing(tmp_path) == new
+    content = json.loads(new.to_json())
+    assert (content["truncation_side"], content["image"]["channels"]) == ("left", "BGR")
+    # An export of before means what it meant.
+    old = '{"image": {"image_size_px": 32, "resize_px": 36}, "max_tokens": 32}'
+    (tmp_path / "preprocessing.json").write_text(old, encoding="utf-8")
+    read = read_preprocessing(tmp_path)
+    assert read.truncation_side == "right"
+    assert read.image == ImagePreprocessing(image_size_px=32, resize_px=36)
+    assert (read.image.channels, read.image.squeezes) == ("RGB", False)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

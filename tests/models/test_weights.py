@@ -155,6 +155,7 @@ def test_a_hugging_face_directory_is_pretrained_weights(tmp_path: Path) -> None:
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         interpolation="bicubic",
+        squeezes=True,
     )
     # Weights made without a pooler do not get a random one.
     assert not [name for name, _ in image.named_parameters() if "pooler" in name]
@@ -271,8 +272,12 @@ def test_weights_that_cannot_be_fetched_are_all_named(tmp_path: Path) -> None:
     assert f"'no-such-owner/no-such-text-model' is not on this machine (looked in {tmp_path})" in (
         message
     )
-    assert "AutoTokenizer.from_pretrained('no-such-owner/no-such-text-model')" in message
-    assert "AutoImageProcessor.from_pretrained('no-such-owner/no-such-image-model')" in message
+    assert message.count("prefetch") == 1
+    assert (
+        "python -m launch prefetch model.text_encoder.name=no-such-owner/no-such-text-model "
+        "model.image_encoder.name=hf:no-such-owner/no-such-image-model "
+        "model.fusion.name=concat - or"
+    ) in message
 
 
 def test_a_missing_checkpoint_of_torchvision_is_named(

@@ -26,12 +26,12 @@ def test_classes_are_folders(tmp_path: Path) -> None:
     pair(tmp_path, "sad/b")
     pair(tmp_path, "happy/deep/er/a", suffix=".PNG", text=b"\xef\xbb\xbfcaf\xc3\xa9\r\n")
     pair(tmp_path, "happy/x.y z")
-    examples, rejected = read("folder", tmp_path)
+    examples, rejected = read("folder", tmp_path, dataset="moods")
     assert rejected == []
     assert [(e.key, e.source_id, e.text, e.label) for e in examples] == [
-        ("folder-happy_deep_er_a-a23cbd4d58d5", "happy/deep/er/a", "caf\u00e9", "happy"),
-        ("folder-happy_x_y_z-d06fa1186d4a", "happy/x.y z", "a text", "happy"),
-        ("folder-sad_b-b532e16bcb70", "sad/b", "a text", "sad"),
+        ("moods-happy_deep_er_a-a23cbd4d58d5", "happy/deep/er/a", "caf\u00e9", "happy"),
+        ("moods-happy_x_y_z-d06fa1186d4a", "happy/x.y z", "a text", "happy"),
+        ("moods-sad_b-b532e16bcb70", "sad/b", "a text", "sad"),
     ]
     assert examples[0].image_path == tmp_path / "happy" / "deep" / "er" / "a.PNG"
     assert opened("folder", tmp_path).classes == ("happy", "sad")
@@ -105,3 +105,30 @@ def test_names_that_are_no_unicode_are_packed_or_listed(tmp_path: Path) -> None:
     assert main(arguments) == 0
     assert load_manifest(out).source["kept"] == 2
     assert [item["source_id"] for item in rejected_lines(out)] == ["a/\\xffbad"]
+
+
+def test_a_text_over_the_limit_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that is too large to be read at all; and the limit may be set."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in "abcd":
+        pair(raw, f"glad/{name}")
+    pair(raw, "sad/over", text=b"x" * 65_537)
+    pair(raw, "sad/at", text=b"x" * 65_536)
+    pair(raw, "sad/huge")
+    os.truncate(raw / "sad" / "huge.txt", 100_000_000)
+    arguments = ["pack", "folder", str(raw), str(out), "--ratios", "1:0:0", "--quiet"]
+    assert main([*arguments, "--max-characters", "0"]) == 2
+    assert "--max-characters 0 must be at least 1" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert load_manifest(out).source["dropped"] == {"text too long": 2}
+    assert "max_characters" not in load_manifest(out).source["facts"]
+    details = {item["source_id"]: item["detail"] for item in rejected_lines(out)}
+    assert "text of 65,537 characters is over the limit of 65,536" in details["sad/over"]
+    assert details["sad/huge"] == "sad/huge.txt holds 100,000,000 bytes"
+    assert main([*arguments, "--max-characters", "70000", "--overwrite"]) == 0
+    manifest = load_manifest(out)
+    assert manifest.source["dropped"] == {"text too long": 1}
+    assert manifest.max_characters == manifest.source["facts"]["max_characters"] == 70_000
+    assert main(["verify", str(out), "--quiet"]) == 0

@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import simplejpeg
+import torch
 import webdataset as wds
 from PIL import Image
 from raw import jpeg
@@ -101,6 +104,13 @@ def test_pictures_of_other_types_and_numbered_classes(tmp_path: Path) -> None:
         ({"json": '{"caption": "a"}'}, "no class (json:mood); name it with --label-field"),
         ({"json": "{"}, "sample 2 does not fit"),
         ({"jpeg": b"hello"}, "is not a JPEG, PNG, GIF, WebP or BMP"),
+        ({"jpeg": jpeg(1)[:-100]}, "the image of 'part/0022' does not decode (truncated image)"),
+        ({"jpeg": jpeg(1)[:9]}, "the image of 'part/0022' does not decode"),
+        ({"json": "[" * 9999}, "nested more than 100 levels deep"),
+        (
+            {"json": json.dumps({"caption": "x" * 65_537, "mood": "sad"})},
+            "the text of 'part/0022' has 65,537 characters; --max-characters is 65,536",
+        ),
         ({"__key__": "part/0000"}, "its key 'part/0000' is also in"),
     ],
 )
@@ -135,6 +145,40 @@ def test_tars_that_cannot_be_used(tars: Path, capsys: pytest.CaptureFixture[str]
     assert run(tars / "absent") == 2
 
 
+def test_limits_may_be_set(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    caption = json.dumps({"caption": "x" * 65_537, "mood": "sad"})
+    write_tar(tars / "train-b.tar", [foreign(20, json=caption), foreign(21, jpeg=jpeg(1)[:-100])])
+    assert run(tars, *FIELDS, "--max-characters", "0") == 2
+    assert "--max-characters 0 must be at least 1" in capsys.readouterr().err
+    assert run(tars, *FIELDS, "--max-characters", "65537", "--no-decode") == 0
+    manifest = load_manifest(tars)
+    assert manifest.source["facts"] == {"max_characters": 65_537}
+    assert main(["verify", str(tars), "--quiet", "--no-decode"]) == 0
+    assert main(["verify", str(tars), "--quiet"]) == 1
+    assert "part/0021: its image does not decode (truncated image)" in capsys.readouterr().out
+
+
+def test_a_named_pipe_is_not_waited_for(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tars / "train-pipe.tar")
+    assert run(tars, *FIELDS) == 2
+    error = capsys.readouterr().err
+    assert "train-pipe.tar cannot be read (it is a named pipe, expected a file)" in error
+
+
+def test_what_is_indexed_is_what_training_decodes(tmp_path: Path) -> None:
+    """A JPEG with stray bytes between its segments: the fast decoder calls it damaged."""
+    stray = jpeg(1).replace(b"\xff\xda", b"\0\0\xff\xda", 1)
+    with pytest.raises(ValueError):
+        simplejpeg.decode_jpeg(stray)
+    sample = {"__key__": "k", "cls": "glad", "jpg": stray, "txt": "a"}
+    write_tar(tmp_path / "train.tar", [sample])
+    assert run(tmp_path) == 0
+    manifest = load_manifest(tmp_path)
+    reader = SplitReader(tmp_path, manifest, "train", class_map(["glad", "sad"], None))
+    shown = image_views.decode(reader.read(0, 0).image)
+    assert torch.equal(shown, image_views.decode(jpeg(1)))
+
+
 def test_members_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [
         {"__key__": f"k{n}", "Photo.JPG": jpeg(n), "meta.json": json.dumps({"said": f"a {n}"})}
@@ -165,7 +209,7 @@ def test_the_table_of_info_is_whole_in_80_columns(
     small_packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["info", str(small_packed)]) == 0
-    table = capsys.readouterr().out.partition("several splits\n")[2]
+    table = capsys.readouterr().out.partition("several splits\n")[2].partition("next: ")[0]
     assert "100 %   mean" in table
     assert "…" not in table
     assert max(map(len, table.splitlines())) <= 80

@@ -11,7 +11,7 @@ import pytest
 
 from mmsa.labels import LABEL_NAMES
 from shards.example import Reason, Reject
-from shards.label_rules import decide, fuse, majority, rule_name, soft_shares
+from shards.label_rules import RULES, decide, fuse, majority, rule_name, shown_rule, soft_shares
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not here")
@@ -134,6 +134,10 @@ def test_soft_keeps_the_samples_and_labels_of_fused() -> None:
 def test_names_in_the_manifest() -> None:
     assert [rule_name(rule, annotators=1) for rule in ("fused", "agree")] == ["fusion", "agree"]
     assert rule_name("fused", annotators=3) == "majority-fusion"
+    # People see one name for it, that of --labels.
+    assert [shown_rule(rule_name(rule, annotators=1)) for rule in RULES] == list(RULES)
+    assert shown_rule("majority-fusion") == "majority-fused"
+    assert shown_rule("given") == "given"
     assert rule_name("soft", annotators=3) == "majority-soft"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from raw import digests, raw_tree
 
+from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from shards.__main__ import main
 from shards.packing.pack import pack
@@ -50,6 +51,14 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert head.strip() in packed
     assert "text length" in tail
     assert "protocol  random, seed 0, ratios 8:1:1, hash " in shown
+    assert shown.splitlines()[-1].startswith("next: accelerate launch ")
+    # The settings and the versions of libraries are in the manifest, and take 280 characters.
+    assert load_manifest(out).packing["simplejpeg"]
+    for printed in (packed, shown):
+        assert "simplejpeg" not in printed
+        commands = ("next: ", "then: ", "packed into ")
+        lines = [line for line in printed.splitlines() if not line.startswith(commands)]
+        assert max(map(len, lines)) <= 120
 
 
 def test_errors_are_one_message_and_code_2(tmp_path: Path) -> None:
@@ -130,7 +139,9 @@ def test_a_killed_packing_is_gone_on_with(
     assert main(arguments) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--image-quality", "80"]) == 2
-    assert "image_quality was 90, is 80" in capsys.readouterr().err
+    assert f"{tmp_path}/out: image_quality: 90 -> 80. Use the" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "--labels", "agree"]) == 2
+    assert f"{tmp_path}/out: labels: fused -> agree. Use the" in capsys.readouterr().err
     assert done
     assert main([*arguments, "--resume"]) == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
@@ -145,8 +156,12 @@ def test_two_packings_do_not_share_a_place(tmp_path: Path) -> None:
         pass
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(UserError, match="another process is packing"):
-            pack("mvsa-single", raw, tmp_path / "out", PackSettings(), resume=True, quiet=True)
+        for _ in range(2):
+            with pytest.raises(UserError, match="another process is packing"):
+                pack("mvsa-single", raw, tmp_path / "out", PackSettings(), resume=True, quiet=True)
+            (tmp_path / ".out.packing" / "lock").unlink(
+                missing_ok=True
+            )  # which lets nobody in either
     finally:
         os.kill(process.pid, signal.SIGCONT)
         process.communicate(timeout=60)

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw import jpeg
 from reading import opened, read
 
+from mmsa.data.manifest import load_manifest
+from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
+from mmsa.labels import class_map
+from shards.__main__ import main
+from shards.sources.dataset_name import name_from, problem_of
 
 ROWS: list[dict[str, Any]] = [
     {"text": 'he said "yes, no"', "image": "pictures/1.jpg", "label": "happy"},
@@ -219,3 +226,56 @@ def test_a_parquet_file_whose_column_name_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"image", b"im\xffge"))
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         opened("table", path)
+
+
+def test_the_data_set_has_the_name_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the manifest, the keys, the samples' JSON, the card and on the screen; or a given name."""
+    table = write(tmp_path, "csv", ROWS * 3).rename(tmp_path / "my tweets.2024.csv")
+    for options, name in (([], "my_tweets_2024"), (["--dataset", "moods"], "moods")):
+        out = tmp_path / name
+        assert main(["pack", "table", str(table), str(out), "--ratios", "1:0:0", *options]) == 0
+        assert f"samples of {name}\n" in capsys.readouterr().out
+        manifest = load_manifest(out)
+        assert manifest.dataset == name
+        reader = SplitReader(out, manifest, "train", class_map(manifest.classes, None))
+        samples = [reader.read(0, row) for row in range(len(reader))]
+        assert {sample.key for sample in samples} == {f"{name}-{row}" for row in range(1, 10)}
+        assert {sample.meta["dataset"] for sample in samples} == {name}
+        assert f"\n# {name}\n" in (out / "README.md").read_text()
+    for wrong in ("my tweets", "a.b", "a/b", "", "-a", "x" * 31, "mvsa-single"):
+        out = tmp_path / "wrong"
+        assert main(["pack", "table", str(table), str(out), f"--dataset={wrong}"]) == 2
+        assert f"--dataset {wrong} " in capsys.readouterr().err
+        assert not out.exists()
+    arguments = ["pack", "mvsa-single", str(tmp_path), str(tmp_path / "wrong"), "--dataset", "a"]
+    assert main(arguments) == 2
+    assert "--dataset does not apply to the source mvsa-single" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("table.csv", "table"),
+        ("a-b_c.csv", "a-b_c"),
+        ("--.csv", "table"),
+        ("x.tar.csv", "x_tar"),
+        ("\u63a8\u6587.csv", "table-1998b4ab"),
+        ("\u63a8\u6587 2.csv", "2-2f9dc246"),
+        ("synthetic.csv", "table-synthetic"),
+        ("mvsa-single.csv", "table-mvsa-single"),
+    ],
+)
+def test_names_of_files_as_names_of_sets(file: str, name: str) -> None:
+    assert name_from(Path(file).stem, source="table") == name
+
+
+@settings(max_examples=200, deadline=None)
+@given(names=st.lists(st.text(st.characters(exclude_characters="/\0"), min_size=1), max_size=9))
+def test_every_name_is_usable(names: list[str]) -> None:
+    for stem in names:
+        name = name_from(stem, source="folder")
+        assert problem_of(name) is None
+        longest = f"{name}-{'x' * 64}.json"
+        assert len(longest.encode()) <= 100  # what a ustar header has room for

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -10,8 +11,13 @@ import pytest
 from raw import jpeg, raw_tree
 
 from mmsa.data.manifest import load_manifest, write_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.errors import ShardDamage, UserError
+from mmsa.labels import class_map
 from shards.__main__ import main
 from shards.packing.tars import PackedSample, write_shard
+
+SIZE = {"width": 40, "height": 32}  # of `jpeg(1)`
 
 
 def faults(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
@@ -80,6 +86,81 @@ def test_missing_cut_and_foreign_files(packed: Path, capsys: pytest.CaptureFixtu
     assert main(["verify", str(packed)]) == 2  # nothing to verify against
 
 
+def test_what_a_cut_leaves_out_is_said_once(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = packed / "train-00000.tar"
+    whole = tar.read_bytes()
+    for kept, behind, first in ((0, 6, 0), (len(whole) // 2, 2, 4), (1, 6, 0)):
+        tar.write_bytes(whole[:kept])
+        found = [line for line in faults(packed, capsys) if "train-00000.tar" in line]
+        assert len(found) == 3  # its size, its digest, its samples
+        words = f"ends at byte {kept}, before {behind} of its 6 samples: the first is sample"
+        assert f"{words} {first}" in found[2]
+
+
+@pytest.mark.parametrize("name", ["train-00000.tar", "train-00000.idx", "manifest.json"])
+def test_a_named_pipe_is_not_waited_for(
+    packed: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    manifest = load_manifest(packed)
+    (packed / name).unlink()
+    os.mkfifo(packed / name)
+    if name == "manifest.json":
+        with pytest.raises(UserError, match="a named pipe"):
+            load_manifest(packed)
+        return
+    assert f"{name} cannot be read (it is a named pipe" in "\n".join(faults(packed, capsys))
+    reader = SplitReader(packed, manifest, "train", class_map(manifest.classes, None))
+    with pytest.raises(ShardDamage, match="cannot be read"):  # and so does training
+        reader.read(0, 0)
+
+
+def test_samples_that_are_listed_twice_are_met_by_every_reader(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = load_manifest(packed)
+    train, val = manifest.splits["train"], manifest.splits["val"]
+    other = train.shards[1]
+    for name in (other.tar, other.index):
+        shutil.copy(packed / name, packed / f"val-9{name}")
+    renamed = other.model_copy(update={"tar": f"val-9{other.tar}", "index": f"val-9{other.index}"})
+    for splits, words in (
+        ({"val": train}, "as train-00000.tar in train and as train-00000.tar in val"),
+        (
+            {"train": train.model_copy(update={"shards": (*train.shards, train.shards[0])})},
+            "as train-00000.tar in train and as train-00000.tar in train",
+        ),
+        (
+            {"val": val.model_copy(update={"shards": (renamed,)})},
+            "as train-00001.tar in train and as val-9train-00001.tar in val",
+        ),
+    ):
+        write_manifest(
+            packed, manifest.model_copy(update={"splits": {**manifest.splits, **splits}})
+        )
+        with pytest.raises(UserError, match="lists the same samples twice") as caught:
+            load_manifest(packed)
+        assert words in str(caught.value)
+        assert words in faults(packed, capsys)[0]
+
+
+def test_a_text_over_the_limit(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resealed(packed, [PackedSample("a", "neutral", 1, "x" * 65_537, jpeg(1), SIZE)])
+    manifest = load_manifest(packed)
+    found = "\n".join(faults(packed, capsys))
+    assert "val-00000.tar: a has 65,537 characters; at most 65,536 are read" in found
+    reader = SplitReader(packed, manifest, "val", class_map(manifest.classes, None))
+    with pytest.raises(ShardDamage, match="a text of 65,537 characters .sample 0."):
+        reader.records(0)
+    source = {**manifest.source, "facts": {"max_characters": 70_000}}
+    write_manifest(packed, manifest.model_copy(update={"source": source}))
+    assert "characters" not in "\n".join(faults(packed, capsys))
+    allowing = load_manifest(packed)
+    reader = SplitReader(packed, allowing, "val", class_map(allowing.classes, None))
+    assert len(reader.read(0, 0).text) == 65_537
+
+
 def resealed(out: Path, samples: list[PackedSample]) -> None:
     """Replace the val split by `samples`, every digest agreeing: only the content is wrong."""
     manifest = load_manifest(out)
@@ -96,20 +177,21 @@ def resealed(out: Path, samples: list[PackedSample]) -> None:
 
 def test_a_key_in_two_splits(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = json.loads(_first_json(packed / "train-00000.tar"))["key"]
-    resealed(packed, [PackedSample(seen, "neutral", 1, "text", jpeg(1), {})])
+    resealed(packed, [PackedSample(seen, "neutral", 1, "text", jpeg(1), SIZE)])
     found = "\n".join(faults(packed, capsys))
     assert f"the key {seen} is in train-00000.tar and in val-00000.tar" in found
     assert "do not give the hash of protocol random" in found
 
 
 def test_a_picture_that_does_not_decode(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = PackedSample("a", "neutral", 1, "text", jpeg(1), {"width": 40, "height": 32})
-    cut = PackedSample("b", "neutral", 2, "text", jpeg(1)[:-100], {"width": 40, "height": 32})
+    good = PackedSample("a", "neutral", 1, "text", jpeg(1), SIZE)
+    cut = PackedSample("b", "neutral", 2, "text", jpeg(1)[:-100], SIZE)
     other = PackedSample("c", "neutral", 3, "text", jpeg(1), {"width": 41, "height": 32})
     resealed(packed, [good, cut, other])
-    shallow = faults(packed, capsys)
+    shallow = faults(packed, capsys, "--no-decode")
     assert not any("its image" in line for line in shallow)
-    deep = "\n".join(faults(packed, capsys, "--deep"))
+    assert faults(packed, capsys) == faults(packed, capsys, "--deep")  # the older name
+    deep = "\n".join(faults(packed, capsys))
     assert "val-00000.tar: b: its image does not decode (truncated image)" in deep
     assert "val-00000.tar: c: its image is a JPEG of 40x32, its json says 41x32" in deep
 
@@ -123,7 +205,7 @@ def test_a_group_in_two_splits_of_clean(tmp_path: Path, capsys: pytest.CaptureFi
     assert manifest.protocol.name == "clean"
     assert faults(out, capsys) == []
     facts = json.loads(_first_json(out / manifest.splits["train"].shards[0].tar))
-    twin = PackedSample("x", "neutral", int(facts["group"], 16), "text", jpeg(1), {})
+    twin = PackedSample("x", "neutral", int(facts["group"], 16), "text", jpeg(1), SIZE)
     resealed(out, [twin])
     sealed = load_manifest(out)
     digest = _hash_with(out)

@@ -45,7 +45,7 @@ def test_packed_by_an_array(cluster: Cluster, raw: Path, packed: Path, tmp_path:
 def test_seeds_by_an_array(
     cluster: Cluster, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = tmp_path / "runs"
+    base = tmp_path / "ru n's %j $HOME"  # a name that bash and sbatch must take as it is
     config = write_config(
         tmp_path / "run.yaml", f"data.shards={packed}", f"run.dir={base}", "train.max_steps=2"
     )
@@ -69,14 +69,15 @@ def test_seeds_by_an_array(
         said = capsys.readouterr().out
         assert "state       done\nstep        2 of 2\n" in said
         assert f"log         {base}/slurm/seeds-{array}_{task}.log" in said
-        log = Path(said.split()[-1]).read_text()
+        log = Path(said.partition("\nlog         ")[2].strip()).read_text()
         assert "launch: engine zero2, world_size 2, backend gloo" in log
         assert "1 thread(s) each" in log
     # All of the array at a glance, and one of its tasks by the job's number.
     assert launch_main(["status", str(base)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[:3] for line in lines] == [
-        [f"{base}/seed-{seed}", "done", "step 2 of 2"] for seed in (7, 3)
+    assert lines[0] == f"in {base}:"
+    assert [line.split()[:3] for line in lines[3:]] == [
+        [f"seed-{seed}", "done", "2/2"] for seed in (7, 3)
     ]
     assert launch_main(["status", f"{array}_2"]) == 0
     assert f"run         {base}/seed-3\n" in capsys.readouterr().out

@@ -44,6 +44,7 @@ def save(
     model: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     write_export: Callable[..., None] = write_weights,
+    run_config: str = "run: {}\n",
 ) -> Path:
     fresh_model, fresh_optimizer = trained()
     model = model or fresh_model
@@ -55,6 +56,7 @@ def save(
         optimizer=optimizer or fresh_optimizer,
         write_export=write_export,
         state={"step": step, "best_value": 0.5, "world_size": 1, "best_step": 1},
+        run_config=run_config,
     )
 
 

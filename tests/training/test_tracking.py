@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,22 @@ def test_each_measure_is_a_line(tmp_path: Path) -> None:
     }
     assert validation == {"kind": "validation", "step": 1, "epoch": 0.3333, **VALIDATION}
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["[1]", "7", '"step"', "{}", '{"step": "2"}', '{"step": null}', "[" * 100_000, "{"],
+)
+def test_odd_lines_are_removed_and_counted(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mmsa"), "propagate", True)
+    file = tmp_path / METRICS_NAME
+    good = '{"kind": "train", "step": 1, "odd": "\u2028"}\n'
+    file.write_text(f"{odd}\n{good}{odd}\n")
+    cut_back(file, 1)
+    assert file.read_text() == good
+    assert f"removed 2 lines of {file} that are not measures of a step" in caplog.text
 
 
 def test_a_step_left_out_is_a_line_and_goes_with_the_resume(tmp_path: Path) -> None:

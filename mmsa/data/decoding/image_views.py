@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mmsa.data.decoding.pixels import upright
+from mmsa.data.decoding.limits import MOST_PIXELS_IN_SHARDS
+from mmsa.data.decoding.pixels import Pixels, upright
 from mmsa.data.decoding.posted_images import Content, decode_image
 from mmsa.foundation.hashed_random import stream_key, uniforms
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
@@ -23,7 +24,6 @@ from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 _JPEG_START = b"\xff\xd8\xff"
 # Markers: Exif or XMP; Adobe's; fill bytes; start of scan.
 _APP1, _APP14, _FILL, _SOS = 0xE1, 0xEE, 0xFF, 0xDA
-_MOST_PIXELS = 1 << 26  # 8192 x 8192; a damaged header may demand 12 GiB
 
 
 def decode(content: Content) -> Tensor:
@@ -32,18 +32,26 @@ def decode(content: Content) -> Tensor:
     Packed images are plain JPEGs and take a fast path. Tars packed by other programs may hold any
     type, an orientation or CMYK; these are decoded like raw images in packing.
     """
-    if _is_plain_jpeg(content):
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(content)
-            if height * width > _MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, more than {_MOST_PIXELS}")
-            rows = simplejpeg.decode_jpeg(content, colorspace="RGB")  # (H, W, 3)
-        except ValueError as error:
-            raise ValueError(str(error).splitlines()[0]) from None
-        return torch.from_numpy(rows).permute(2, 0, 1)
-    pixels, header = decode_image(content)
-    rows = upright(pixels, header.orientation)
-    return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
+    rows = _plain_jpeg(content)
+    if rows is None:
+        pixels, header = decode_image(content, max_pixels=MOST_PIXELS_IN_SHARDS)
+        rows = upright(pixels, header.orientation).copy()  # Pillow's memory is read-only
+    return torch.from_numpy(rows).permute(2, 0, 1)
+
+
+def _plain_jpeg(content: Content) -> Pixels | None:
+    """The pixels (H, W, 3) of a plain JPEG without a fault; None for all else, which packing's
+    decoder then judges: it takes some JPEGs that this one calls damaged, and they are in shards."""
+    if not _is_plain_jpeg(content):
+        return None
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        if height * width > MOST_PIXELS_IN_SHARDS:
+            return None
+        rows: Pixels = simplejpeg.decode_jpeg(content, colorspace="RGB")
+    except ValueError:
+        return None
+    return rows
 
 
 def empty_batch(num_images: int, preprocessing: Preprocessing) -> Tensor:
@@ -87,7 +95,7 @@ def evaluation_view(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     settings = _image_settings(preprocessing)
     height, width = image.shape[1:]
     if preprocessing.image_view == "whole":
-        return _resized(image, settings)
+        return _resized(_whole(image, settings), settings)
     side = _crop_side(height, width, settings)
     top, left = (height - side) // 2, (width - side) // 2
     return _resized(image[:, top : top + side, left : left + side], settings)
@@ -117,6 +125,8 @@ def training_view(
         top = int(draws[1] * (height - side + 1))
         left = int(draws[2] * (width - side + 1))
         image = image[:, top : top + side, left : left + side]
+    else:
+        image = _whole(image, settings)
     view = _resized(image, settings)
     return view.flip(-1) if draws[3] < flip_probability else view
 
@@ -124,6 +134,20 @@ def training_view(
 def _image_settings(preprocessing: Preprocessing) -> ImagePreprocessing:
     assert preprocessing.image is not None, "a model without an image encoder decodes no images"
     return preprocessing.image
+
+
+def _whole(image: Tensor, settings: ImagePreprocessing) -> Tensor:
+    """All of an image, or what an encoder's processor leaves of it that squeezes before it crops.
+
+    DeiT squeezes to 256 x 256 px and cuts 224 x 224 px from the centre.
+    """
+    if not settings.squeezes:
+        return image
+    height, width = image.shape[1:]
+    share = min(1.0, settings.image_size_px / settings.resize_px)
+    rows, columns = max(1, round(height * share)), max(1, round(width * share))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[:, top : top + rows, left : left + columns]
 
 
 def _crop_side(height: int, width: int, settings: ImagePreprocessing) -> int:
@@ -140,8 +164,11 @@ def _resized(image: Tensor, settings: ImagePreprocessing) -> Tensor:
     side = settings.image_size_px
     if image.shape[1:] == (side, side):
         return image
+    pixels = image[None].contiguous(memory_format=torch.channels_last)
+    if settings.interpolation == "nearest":
+        return interpolate(pixels, size=(side, side), mode="nearest-exact")[0]
     resized = interpolate(
-        image[None].contiguous(memory_format=torch.channels_last),
+        pixels,
         size=(side, side),
         mode=settings.interpolation,
         antialias=True,

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import simplejpeg
 
+from mmsa.data.decoding.limits import LARGEST_MAX_PIXELS, MAX_CHARACTERS, MAX_PIXELS
 from mmsa.data.decoding.pixels import Pixels, centre_square, resized, upright
 from mmsa.data.decoding.posted_images import (
-    LARGEST_MAX_PIXELS,
-    MAX_PIXELS,
     BadImage,
     decode_image,
+    decode_opened,
+    file_of,
 )
 from mmsa.errors import UserError
 
@@ -39,16 +40,44 @@ _MENTION = re.compile(r"(?<![\w@])@\w+")
 
 
 class BadText(ValueError):
-    """A text that cannot be used; the message is the reason."""
+    """A text that cannot be used; the message is the reason.
+
+    `kind` is one of "empty", "undecoded", "too long".
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[BadText], tuple[str, str]]:
+        return BadText, (str(self), self.kind)  # packing's workers pickle it
 
 
-def text_as_packed(text: str, normalize: Sequence[str] = ()) -> str:
-    """`text` without leading and trailing whitespace. Raises `BadText` if nothing is left.
+def text_as_packed(
+    text: str, normalize: Sequence[str] = (), *, max_characters: int = MAX_CHARACTERS
+) -> str:
+    """`text` without leading and trailing whitespace.
+
+    Raises `BadText` if nothing is left, if it has more than `max_characters`, and for half a
+    surrogate pair, which is what is left of bytes that were not in their encoding.
 
     `normalize` selects more: "urls" replaces each URL by `http`, "mentions" each mention by
     `@user`, "whitespace" each run of whitespace by one blank. Their order does not matter.
     """
-    assert set(normalize) <= set(NORMALIZATIONS), normalize
+    unknown = sorted(set(normalize) - set(NORMALIZATIONS))
+    if unknown:  # in the files of an export, perhaps of a later version
+        raise UserError(
+            f"there is no normalization '{unknown[0]}' of texts; known: {', '.join(NORMALIZATIONS)}"
+        )
+    # First: the patterns below take their time on a text of 100 MB.
+    if len(text) > max_characters:
+        raise BadText(
+            f"text of {len(text):,} characters is over the limit of {max_characters:,}", "too long"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadText(f"half a surrogate pair at character {error.start}", "undecoded") from None
     if "urls" in normalize:
         text = _URL.sub("http", text)
     if "mentions" in normalize:
@@ -57,7 +86,7 @@ def text_as_packed(text: str, normalize: Sequence[str] = ()) -> str:
         text = " ".join(text.split())
     stripped = text.strip()
     if not stripped:
-        raise BadText("empty text")
+        raise BadText("empty text", "empty")
     return stripped
 
 
@@ -84,7 +113,7 @@ class PackedImage:
 
 
 def image_as_packed(
-    content: bytes,
+    content: bytes | Image,
     *,
     short_side_px: int | None,
     quality: int,
@@ -99,7 +128,7 @@ def image_as_packed(
 
 
 def pack_image(
-    content: bytes,
+    content: bytes | Image,
     *,
     short_side_px: int | None,
     quality: int,
@@ -107,6 +136,10 @@ def pack_image(
     max_pixels: int = MAX_PIXELS,
 ) -> PackedImage:
     """Convert an image to packed form: an upright baseline RGB JPEG without metadata.
+
+    `content` is a file's bytes, or an image that Pillow has opened or made. One that Pillow has not
+    decoded yet gives the same result as its file. One that it has is taken at its full size: a JPEG
+    of four times the short side and more then differs from its file in the last digits.
 
     `mode` "short_side" reduces the image to a short side of `short_side_px` pixels; smaller images
     keep their size. "square" cuts out the largest centred square and resizes it, up or down, to
@@ -120,10 +153,15 @@ def pack_image(
     the shards depend on the input alone.
     """
     _check(short_side_px, quality, mode, max_pixels)
-    pixels, header = decode_image(content, max_pixels=max_pixels, short_side_px=short_side_px)
-    if mode == "original" and header.plain:
+    file = content if isinstance(content, bytes) else file_of(content)
+    if file is None:
+        assert not isinstance(content, bytes)
+        pixels, header = decode_opened(content, max_pixels=max_pixels)
+    else:
+        pixels, header = decode_image(file, max_pixels=max_pixels, short_side_px=short_side_px)
+    if mode == "original" and header.plain and file is not None:
         height, width = pixels.shape[:2]
-        return PackedImage(content, width, height, header.format, True, pixels)
+        return PackedImage(file, width, height, header.format, True, pixels)
     if mode == "square":
         assert short_side_px is not None
         pixels = resized(centre_square(pixels), short_side_px, short_side_px)

@@ -1,4 +1,5 @@
-"""Bytes of any image that people post -> its pixels and what its header says.
+"""Any image that people post -> its pixels and what its header says: a file, its bytes, or an image
+that Pillow has opened.
 
 The content decides the type, not the file name: JPEG, PNG, GIF and WebP (first frame of an
 animation) and BMP, in all their modes. Transparent parts become white, 16 bits become 8, CMYK and
@@ -9,23 +10,21 @@ profiles are ignored.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
+from mmsa.data.decoding.limits import MAX_PIXELS
 from mmsa.data.decoding.pixels import Pixels
+from mmsa.foundation.regular_file import NotRegular, read_regular
 
 # Other formats are refused: for EPS, Pillow would run an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
-
-# In pixels. Decoding and encoding this many takes about 0.4 GB of memory. Posted images have at
-# most 16 million (X reduces to 4096 x 4096), a phone's camera makes 12 to 50 million.
-MAX_PIXELS = 64_000_000
-# On opening, Pillow refuses more than twice its own limit, whatever is allowed here.
-LARGEST_MAX_PIXELS = 2 * 89_478_485
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 to 8, as in pixels.upright
 _TRUNCATED = ("truncated", "premature", "unexpected end", "not enough image data")
@@ -36,7 +35,7 @@ Content = bytes | memoryview
 class BadImage(ValueError):
     """Bytes that are not an image, or an image that cannot be used; the message is the reason.
 
-    `kind` is one of "empty", "truncated", "too large", "unreadable".
+    `kind` is one of "empty", "truncated", "too large", "unreadable", "missing".
     """
 
     def __init__(self, message: str, kind: str = "unreadable") -> None:
@@ -103,6 +102,81 @@ def decode_image(
         # also SyntaxError, struct.error, IndexError, KeyError and more.
         raise _bad(error) from None
     return pixels, header
+
+
+def image_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file, whatever they are. Raises `BadImage` where it cannot be read."""
+    shown = ascii(os.fspath(path))
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        raise BadImage(f"the file {shown} does not exist", "missing") from None
+    except NotRegular as error:
+        raise BadImage(f"{shown} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        said = error.strerror or type(error).__name__
+        raise BadImage(f"the file {shown} cannot be read ({said})") from None
+    except ValueError:  # a NUL or half a surrogate pair
+        raise BadImage(f"{shown} is not a file name", "missing") from None
+
+
+def file_of(image: Image.Image) -> bytes | None:
+    """The bytes that Pillow opened as `image`, if it has not decoded them yet; else None.
+
+    Until then nobody can have changed the pixels, so the image is what its file holds. Its own
+    position in the file is kept, for a later decode.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return None
+    file: Any = image.fp
+    # MPO is a JPEG with more pictures behind the first, which Pillow opens under another name.
+    if file is None or image.format not in (*FORMATS, "MPO"):
+        return None
+    try:
+        if image.tell() != 0:  # another frame of an animation than the first
+            return None
+        position = file.tell()
+        try:
+            file.seek(0)
+            content: bytes = file.read()
+        finally:
+            file.seek(position)
+    except Exception:  # a closed file, or one that cannot seek: decoding it will say so
+        return None
+    return content
+
+
+def decode_opened(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, Header]:
+    """As `decode_image`, for an image that Pillow has opened or made; it is not changed.
+
+    Raises `BadImage` for one without pixels, with more than `max_pixels`, of a mode that has no
+    way to RGB, and where decoding its file fails.
+    """
+    if 0 in image.size:
+        raise BadImage(f"picture of {image.width}x{image.height} has no pixels", "empty")
+    header = Header(
+        format=str(image.format),
+        mode=image.mode,
+        width=image.width,
+        height=image.height,
+        orientation=_orientation(image),
+    )
+    _refuse_large(header, max_pixels)
+    if image.mode == "F":
+        raise BadImage("its mode F has no fixed range of values; convert it to RGB first")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image.load()
+            # A copy: some conversions of Pillow share memory with the user's image.
+            return np.array(_on_white(image)), header
+    except MemoryError:
+        raise
+    except Exception as error:
+        bad = _bad(error)
+        if bad.kind == "truncated":
+            raise bad from None
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadImage(f"an image of mode {image.mode} that cannot be converted ({said})") from None
 
 
 def _refuse_large(header: Header, max_pixels: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from mmsa.config import Config
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
-from mmsa.export import Export, Target, code_version, read_export, resolve_export
+from mmsa.export import Export, code_version, read_export
+from mmsa.export_target import Target, read_export_whole
 
 # Settings that do not distinguish configurations: locations, speed and the seed.
 _IGNORED_SETTINGS: dict[str, set[str]] = {
@@ -24,9 +26,25 @@ _IGNORED_SETTINGS: dict[str, set[str]] = {
 
 
 @dataclass(frozen=True)
+class Request:
+    """A target as the command line names it: where to look for an export again.
+
+    `checkpoint` chooses inside a run. `shards` None means the shards the model was trained on,
+    `batch_size` None the export's setting.
+    """
+
+    path: Path
+    checkpoint: str
+    shards: str | None
+    split: str
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
 class EvalTarget:
     """An export and the split it is evaluated on."""
 
+    request: Request
     source: Target  # where the export was found
     export: Export
     shards: str
@@ -45,9 +63,31 @@ class EvalTarget:
         directory = self.source.home.name or str(self.source.home)
         return directory if checkpoint in ("best", "export") else f"{directory}/{checkpoint}"
 
+    @property
+    def on_other_data(self) -> bool:
+        """Whether these are not the shards that the model was trained on.
+
+        An export of an early version does not say; then they are if --shards names none.
+        """
+        trained = self.export.facts.get("shards_digest")
+        if trained is None:
+            return self.request.shards is not None
+        return bool(trained != self.manifest.digest)
+
+    @property
+    def data_suffix(self) -> str:
+        """Of the names of its reports; empty on the shards that the model was trained on.
+
+        So a report on other data never replaces that on the run's own split.
+        """
+        if not self.on_other_data:
+            return ""
+        return data_suffix(self.manifest.dataset, self.manifest.digest)
+
     def report_directory(self) -> Path:
         """Where its report goes unless --out is given."""
-        return self.source.home / "reports" / f"{self.split}-{self.source.name}"
+        name = f"{self.split}-{self.source.name}{self.data_suffix}"
+        return self.source.home / "reports" / name
 
     def identity(self, *, precision: str, device_type: str) -> dict[str, Any]:
         """Identifies data, weights, settings and code; independent of world size, host and time."""
@@ -71,17 +111,24 @@ class EvalTarget:
         }
 
 
-def open_target(
-    path: Path, *, checkpoint: str, shards: str | None, split: str, batch_size: int | None
-) -> EvalTarget:
-    """Find the export of `path` and open the split.
+def open_target(request: Request) -> EvalTarget:
+    """Find the export of `request` and open the split.
 
-    `shards` None means the shards the model was trained on, `batch_size` None the export's setting.
     Raises `UserError` if the export or the split is missing or the split is empty.
     """
-    source = resolve_export(path, checkpoint)
-    export = read_export(source.directory)
-    shards = shards or str(export.config.data.shards)
+
+    def read(source: Target) -> Export:
+        export = read_export(source.directory)
+        assert export.weights_sha256  # of the same directory as the rest, and kept
+        return export
+
+    source, export = read_export_whole(request.path, request.checkpoint, read)
+    return open_split(request, source, export)
+
+
+def open_split(request: Request, source: Target, export: Export) -> EvalTarget:
+    """The target of `request` where its export is known; raises as `open_target` does."""
+    shards, split = request.shards or str(export.config.data.shards), request.split
     manifest = load_manifest(shards)
     if split not in manifest.splits:  # names the shards: with --folds, several are opened
         known = ", ".join(manifest.splits)
@@ -90,9 +137,24 @@ def open_target(
     if not len(reader):
         raise UserError(f"the split '{split}' of {shards} has no samples to evaluate")
     reader.shards.check_tars(reader.directory)
-    return EvalTarget(
-        source, export, shards, manifest, reader, batch_size or export.config.eval.batch_size
-    )
+    batch_size = request.batch_size or export.config.eval.batch_size
+    return EvalTarget(request, source, export, shards, manifest, reader, batch_size)
+
+
+def with_export(target: EvalTarget, source: Target, export: Export) -> EvalTarget:
+    """`target` with what `export` says, which was found at `source`.
+
+    The split is opened again only if it is another export than before.
+    """
+    if export.weights_sha256 == target.export.weights_sha256:
+        return replace(target, source=source, export=export)
+    return open_split(target.request, source, export)
+
+
+def data_suffix(dataset: str, digest: str) -> str:
+    """`-NAME-DIGEST` of a packed data set for the names of directories; plain characters alone."""
+    plain = re.sub(r"[^A-Za-z0-9_.+]+", "-", dataset)[:40].strip("-.") or "data"
+    return f"-{plain}-{digest[:8]}"
 
 
 def configuration_hash(config: Config) -> str:

@@ -20,6 +20,7 @@ from mmsa.evaluation.report.summary import summary_text
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
 from mmsa.foundation import atomic_write
+from mmsa.foundation.parsing import parse_json
 
 REPORT_NAME = "report.txt"
 METRICS_NAME = "metrics.json"
@@ -85,7 +86,7 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     """The contents of a report's `metrics.json`; `UserError` if it is not of this version."""
     path = directory / METRICS_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if not {"scores", "identity"} <= content.keys():
             raise ValueError("it has no scores; an earlier version wrote it")
     except (OSError, ValueError, AttributeError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.scores.metrics import Predictions, probabilities, rounded
+from mmsa.foundation.parsing import parse_json
 
 JSONL_NAME = "predictions.jsonl"
 PARQUET_NAME = "predictions.parquet"
@@ -85,7 +86,7 @@ def read_predictions(
         raise UserError(f"{report} has neither {JSONL_NAME} nor {PARQUET_NAME}; evaluate again")
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         else:
             check_format("parquet")
             from pyarrow import parquet

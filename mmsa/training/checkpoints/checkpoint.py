@@ -5,13 +5,14 @@
         optimizer.safetensors    the optimizer's state by parameter names
         statistics-00000.safetensors   each rank's own BatchNorm running statistics
         state.json               the step, what does not follow from it, and what must match
-        COMPLETE                 each file with its size; written last
+        run.yaml                 the run's config.yaml
+        COMPLETE                 each file with its size and digest; written last
 
 A checkpoint is written to `.step-N.tmp`, every file is flushed to disk, and the directory is
-renamed once all ranks report success. The disk is kept busy: weights are flushed while the
-optimizer state is gathered and written, and a thread removes the old checkpoint. Saving changes
-nothing in the live model. Reading one executes nothing: there is no pickle in it. See
-docs/checkpoints.md.
+renamed once all ranks report success. Disk and cores are kept busy: weights are flushed and hashed
+while the optimizer state is gathered and written, that is hashed while it is flushed, and a thread
+removes the old checkpoint. Saving changes nothing in the live model. Reading one executes nothing:
+there is no pickle in it. See docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmsa.engines.zero_partitions import gather_weights
@@ -38,9 +41,20 @@ from mmsa.export import (
     COMPLETE_NAME,
     STATE_NAME,
     WEIGHTS_NAME,
+    checkpoint_directories,
+    seal_export,
+    step_of,
     whole_checkpoints,
 )
-from mmsa.foundation.atomic_write import flush, flush_tree, rename_directory, write_status
+from mmsa.foundation.atomic_write import (
+    flush,
+    flush_tree,
+    rename_directory,
+    save_tensors,
+    write_status,
+)
+from mmsa.foundation.digests import FileDigest, digest_of_file, digests_of, files_below, to_json
+from mmsa.foundation.parsing import parse_json
 from mmsa.models.batchnorm import running_statistics
 from mmsa.training.checkpoints.collective_write import (
     WriteError,
@@ -48,13 +62,20 @@ from mmsa.training.checkpoints.collective_write import (
     remove_leftovers,
     together,
 )
+from mmsa.training.checkpoints.disk_space import not_written
+from mmsa.training.checkpoints.intact import (
+    CHECKPOINT_FORMAT,
+    COPY_NAME,
+    OPTIMIZER_NAME,
+    read_state,
+    read_state_content,
+    statistics_name,
+)
 from mmsa.training.checkpoints.optimizer_state import gather_optimizer_state, load_optimizer_state
 
 logger = logging.getLogger("mmsa")
 
-OPTIMIZER_NAME = "optimizer.safetensors"
 LAST_SAVE_NAME = "last_save.json"
-CHECKPOINT_FORMAT = {"format": "mmsa-checkpoint", "version": 1}
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
@@ -70,11 +91,14 @@ def save_checkpoint(
     optimizer: Any,
     write_export: Callable[[Path, Mapping[str, Tensor]], None],
     state: Mapping[str, Any],
+    run_config: str,
 ) -> Path:
     """Write the checkpoint of `step`; all ranks call it together. Returns its directory.
 
-    `model` is the bare model; `write_export(directory, weights)` is called on the main rank. Raises
-    `UserError` on every rank if any rank failed to write; earlier checkpoints stay.
+    `model` is the bare model; `write_export(directory, weights)` is called on the main rank, and
+    leaves sealing the export to this function. `run_config` is the content of the run's
+    `config.yaml` (main rank). Raises `UserError` on every rank if any rank failed to write; earlier
+    checkpoints stay.
     """
     started = time.perf_counter()
     final = checkpoint_path(run_dir, step)
@@ -83,21 +107,19 @@ def save_checkpoint(
     content = {**CHECKPOINT_FORMAT, **state, "loss_scale": _loss_scale(accelerator)}
     try:
         together(accelerator, (lambda: _start_directory(temporary)) if on_main else None)
-        with ThreadPoolExecutor(1) as disk:
+        with ThreadPoolExecutor(2) as threads:
             # One after the other: the main rank never holds weights and optimizer state at once.
-            _save_model(temporary, accelerator, model, optimizer, write_export)
-            flushed = [disk.submit(flush, _weights_file(temporary))] if on_main else []
-            _save_optimizer(temporary, accelerator, model, optimizer, content)
-            together(
-                accelerator, (lambda: _complete(temporary, final, flushed)) if on_main else None
-            )
+            statistics = _save_model(temporary, accelerator, model, optimizer, write_export)
+            background = _Background(threads, temporary) if on_main else None
+            _save_optimizer(temporary, accelerator, model, optimizer, content, run_config)
+            complete = None
+            if background is not None:
+                complete = lambda: _complete(temporary, final, background, statistics)  # noqa: E731
+            together(accelerator, complete)
     except WriteError as error:
         if on_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise AgreedError(
-            f"the checkpoint of step {step} could not be written: {error}. "
-            f"Free some space in {run_dir} and repeat the command"
-        ) from None
+        raise AgreedError(not_written(f"the checkpoint of step {step}", run_dir, error)) from None
     if on_main:
         with suppress(OSError):
             save_s = round(time.perf_counter() - started, 3)
@@ -106,12 +128,20 @@ def save_checkpoint(
 
 
 def _start_directory(temporary: Path) -> None:
+    temporary.parent.mkdir(exist_ok=True)  # and not its parents: the run may have been moved
     remove_leftovers(temporary.parent)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
 
 
-def _weights_file(checkpoint: Path) -> Path:
-    return checkpoint / CHECKPOINT_EXPORT_NAME / WEIGHTS_NAME
+class _Background:
+    """Flushes and hashes the export while the optimizer's state is gathered and written."""
+
+    def __init__(self, threads: ThreadPoolExecutor, checkpoint: Path) -> None:
+        export = checkpoint / CHECKPOINT_EXPORT_NAME
+        self.threads = threads
+        # The system reports an error in writing a file only once, so it must be asked for.
+        self.flushed: Future[None] = threads.submit(flush, export / WEIGHTS_NAME)
+        self.sealed: Future[dict[str, FileDigest]] = threads.submit(seal_export, export)
 
 
 def _save_model(
@@ -120,18 +150,25 @@ def _save_model(
     model: nn.Module,
     optimizer: Any,
     write_export: Callable[[Path, Mapping[str, Tensor]], None],
-) -> None:
+) -> dict[str, FileDigest]:
+    """Write each rank's statistics and the export; returns the digests of the former, as their
+    ranks found them."""
     weights = gather_weights(model, optimizer, accelerator)
+    own_name = statistics_name(accelerator.process_index)
+    digests: list[tuple[str, FileDigest]] = []
 
     def write() -> None:
-        own = {name: buffer.cpu() for name, buffer in running_statistics(model).items()}
-        own_file = temporary / _statistics_name(accelerator.process_index)
-        save_file(own, str(own_file))
-        flush(own_file)
+        own = {
+            name: buffer.cpu().contiguous() for name, buffer in running_statistics(model).items()
+        }
+        save_tensors(own, temporary / own_name)
+        flush(temporary / own_name)
+        digests.append((own_name, digest_of_file(temporary / own_name)))
         if weights is not None:
             write_export(temporary / CHECKPOINT_EXPORT_NAME, weights)
 
     together(accelerator, write)
+    return dict(gather_object(digests))
 
 
 def _save_optimizer(
@@ -140,31 +177,37 @@ def _save_optimizer(
     model: nn.Module,
     optimizer: Any,
     content: Mapping[str, Any],
+    run_config: str,
 ) -> None:
     slots = gather_optimizer_state(model, optimizer, accelerator)
 
     def write() -> None:
         if slots is not None:
-            save_file(slots, str(temporary / OPTIMIZER_NAME))
+            save_tensors(slots, temporary / OPTIMIZER_NAME)
             (temporary / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
+            (temporary / COPY_NAME).write_text(run_config, encoding="utf-8")
 
     together(accelerator, write)
 
 
-def _complete(temporary: Path, final: Path, flushed: list[Future[None]]) -> None:
+def _complete(
+    temporary: Path, final: Path, background: _Background, statistics: Mapping[str, FileDigest]
+) -> None:
     """Flush everything in `temporary`, list it in COMPLETE, and give it its final name.
 
-    `flushed` are the weights; the system reports an error in writing them only once.
+    `statistics` are the digests of files that other ranks wrote.
     """
-    for future in flushed:
-        future.result()
-    paths = sorted(temporary.rglob("*"))
-    sizes = {
-        str(path.relative_to(temporary)): path.stat().st_size for path in paths if path.is_file()
-    }
+    hashed = background.threads.submit(
+        digests_of, temporary, [OPTIMIZER_NAME, STATE_NAME, COPY_NAME]
+    )
+    background.flushed.result()
+    export = background.sealed.result()
     flush_tree(temporary)
+    listing = {f"{CHECKPOINT_EXPORT_NAME}/{name}": digest for name, digest in export.items()}
+    listing |= {**statistics, **hashed.result()}
+    listing |= digests_of(temporary, set(files_below(temporary)) - listing.keys())
     # Last of all files: what it lists is on the disk already.
-    (temporary / COMPLETE_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
+    (temporary / COMPLETE_NAME).write_text(to_json(dict(sorted(listing.items()))), encoding="utf-8")
     flush(temporary / COMPLETE_NAME)
     flush(temporary)
     shutil.rmtree(
@@ -174,22 +217,11 @@ def _complete(temporary: Path, final: Path, flushed: list[Future[None]]) -> None
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest whole checkpoint of a run; None if it has none."""
+    """The newest whole checkpoint of a run, whose content is not read; None if it has none.
+
+    What a run resumes from is chosen by `intact.choose_checkpoint`.
+    """
     return next(iter(whole_checkpoints(run_dir)), None)
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The content of `state.json`; `UserError` where another version of the format is found."""
-    state: dict[str, Any] = json.loads((checkpoint / STATE_NAME).read_text())
-    found = {key: state.get(key) for key in CHECKPOINT_FORMAT}
-    if found != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{checkpoint} has format {found['format']} {found['version']}; this program reads "
-            f"{CHECKPOINT_FORMAT['format']} {CHECKPOINT_FORMAT['version']}. Resume with the "
-            f"version of mmsa that wrote it ({state.get('code_version', 'an early one')}), or "
-            "choose another run.dir"
-        )
-    return state
 
 
 def restore(
@@ -205,7 +237,11 @@ def restore(
     if accelerator.scaler is not None and state["loss_scale"] is not None:
         accelerator.scaler.load_state_dict(state["loss_scale"])
     if state["world_size"] == accelerator.num_processes:
-        values = load_file(str(checkpoint / _statistics_name(accelerator.process_index)))
+        file = checkpoint / statistics_name(accelerator.process_index)
+        try:
+            values = load_file(str(file))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file} cannot be read ({error}); use another checkpoint") from None
         with torch.no_grad():
             for name, buffer in running_statistics(model).items():
                 buffer.copy_(values[name])
@@ -214,20 +250,28 @@ def restore(
 def keep_newest(run_dir: Path, count: int) -> None:
     """Remove all but the newest `count` whole checkpoints, and what a killed save left behind.
 
-    An incomplete one does not count, so it never displaces the one to resume from.
+    An incomplete one does not count, so it never displaces the one to resume from. Newer ones of
+    damaged content have been set aside by then (`intact.Choice.set_aside`).
     """
     folder = run_dir / "checkpoints"
     remove_leftovers(folder)
     kept = whole_checkpoints(run_dir)[:count]
-    for old in folder.glob("step-*"):
-        if len(kept) == count and old.name < kept[-1].name:
+    for old in checkpoint_directories(run_dir):
+        if len(kept) == count and step_of(old) < step_of(kept[-1]):
             remove_by_thread(old)
+
+
+def best_step_of(checkpoint: Path) -> int | None:
+    """The best step that a checkpoint refers to; None if none, or if its state cannot be read."""
+    state = read_state_content(checkpoint)
+    step = None if isinstance(state, str) else state.get("best_step")
+    return step if isinstance(step, int) else None
 
 
 def last_save_s(run_dir: Path) -> float | None:
     """Seconds that the last save of this run took, over all ranks; None if unknown."""
     try:
-        content = json.loads((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
+        content = parse_json((run_dir / "checkpoints" / LAST_SAVE_NAME).read_text())
         return float(content["save_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -236,7 +280,3 @@ def last_save_s(run_dir: Path) -> float | None:
 def _loss_scale(accelerator: Accelerator) -> dict[str, Any] | None:
     """The state of fp16's loss scale; None in another precision."""
     return None if accelerator.scaler is None else dict(accelerator.scaler.state_dict())
-
-
-def _statistics_name(rank: int) -> str:
-    return f"statistics-{rank:05d}.safetensors"

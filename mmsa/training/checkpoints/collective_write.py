@@ -44,6 +44,14 @@ def remove_by_thread(directory: Path) -> None:
     threading.Thread(target=shutil.rmtree, args=(hidden, True), name=REMOVAL_THREAD).start()
 
 
+def wait_for_removals() -> None:
+    """Wait until the threads of `remove_by_thread` are done: a process that leaves by `os._exit`
+    would leave half of a directory."""
+    for thread in threading.enumerate():
+        if thread.name == REMOVAL_THREAD:
+            thread.join()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writes and removals left in a folder of `step-N`; a thread may be removing
     the same ones."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,15 @@ from mmsa.models.batchnorm import running_statistics
 _WEIGHT_BYTES = 4  # float32, whatever the precision of the computation
 _OPTIMIZER_BYTES = 8  # two float32 moments for each trained number
 _HEADER_BYTES = 200  # name, shape and place of a tensor in a file's header
+_ADVICE = {
+    errno.ENOSPC: "Free some space in {}",
+    errno.EDQUOT: "Free some space in {}, or ask for a larger quota,",
+    errno.EACCES: "Give yourself the right to write to {}",
+    errno.EPERM: "Give yourself the right to write to {}",
+    errno.EROFS: "Mount the disk of {} for writing",
+    errno.EMFILE: "Allow more open files (ulimit -n 4096)",
+    errno.ENFILE: "Close other programs, which have too many files open,",
+}
 # Of an export: tokenizer (BERT's is 1 MiB), configuration, labels. Of a checkpoint: its lists.
 _MIB, _GIB = 2**20, 2**30
 _SMALL_FILES_BYTES = 2 * _MIB
@@ -102,5 +113,29 @@ def check_room(need: DiskNeed, run_dir: Path) -> None:
         )
 
 
+def not_written(what: str, run_dir: Path, problem: Exception) -> str:
+    """Why `what` could not be written to the run, and what to do about it, as one message."""
+    if not run_dir.is_dir():
+        return taken_away(run_dir)
+    reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+    number = getattr(problem, "errno", None)
+    if number is None:  # of another library: "... (os error 28)"
+        found = re.search(r"(?:Errno|os error) (\d+)", reason)
+        number = int(found[1]) if found else errno.ENOSPC
+    advice = _ADVICE.get(number, "Check that the disk of {} works")
+    return f"{what} could not be written: {reason}. {advice.format(run_dir)} and repeat the command"
+
+
+def taken_away(run_dir: Path) -> str:
+    """The message where the run directory has gone while its run trained."""
+    return (
+        f"{run_dir} was removed or renamed while its run was training, so the run cannot be "
+        f"continued under that name. Rename it back and repeat the command, which resumes from the "
+        "newest checkpoint, or choose another run.dir"
+    )
+
+
 def _bytes_under(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """Of the directories `step-N`: others, such as damaged ones, are not replaced by new ones."""
+    paths = (path for step in folder.glob("step-*") for path in step.rglob("*"))
+    return sum(path.lstat().st_size for path in paths if path.is_file())

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from mmsa.config import Config, load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
-from mmsa.export import CHECKPOINT_EXPORT_NAME
-from mmsa.foundation.atomic_write import write_file
-from mmsa.foundation.settings_yaml import flat_keys
+from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME
+from mmsa.foundation.settings_yaml import flat_keys, in_words
 from mmsa.process.status import STATUS_NAME, read_status
-from mmsa.training.checkpoints.checkpoint import newest_checkpoint, read_state
+from mmsa.training.checkpoints.intact import COPY_NAME, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
-
-CONFIG_NAME = "config.yaml"
 
 # What a launch that failed early leaves, and what was written to submit it (launch/job_log.py): not
 # a reason to refuse the directory.
 _OF_A_FAILED_START = (
     *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
-    *("trackers.json", "wandb"),
+    *("trackers.json", "wandb", "launch.log"),
 )
 
 # Settings that may differ between the parts of one run: where things are, how they are launched
@@ -55,37 +53,39 @@ _FREE = (
     "model.image_encoder.weights",
 )
 
+# Runs of versions before `auto`, whose default was `cls`; the checkpoint says what the model has.
+_SAME = ["model.text_encoder.pooling", "cls", "auto"]
+
 
 def differences(old: Config, new: Config) -> list[str]:
     """Settings that would turn the resumed run into a different one, as `key: old -> new`."""
     before, after = _comparable(old), _comparable(new)
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _is_free(key)
+        if before.get(key) != after.get(key)
+        and not _is_free(key)
+        and [key, before.get(key), after.get(key)] != _SAME
     ]
 
 
-def earlier_config(run_dir: Path) -> Config | None:
-    """The configuration that an existing run was started with; None if there is none."""
-    path = run_dir / CONFIG_NAME
+def copy_in(checkpoint: Path) -> Config | None:
+    """The run's configuration in a checkpoint; None in one of an early version."""
+    path = checkpoint / COPY_NAME
     return load_config(str(path)) if path.is_file() else None
 
 
-def save_config(run_dir: Path, config: Config) -> None:
-    """Write `config.yaml` of a new run; that of an existing run stays. Main rank."""
-    path = run_dir / CONFIG_NAME
-    if not path.is_file():
-        write_file(path, config.to_yaml())
+def check_run_dir(run_dir: Path, *, may_hold: Collection[str] = ()) -> None:
+    """Raise `UserError` if a new run would be written among foreign files.
 
-
-def check_run_dir(run_dir: Path) -> None:
-    """Raise `UserError` if a new run would be written among foreign files."""
+    `may_hold` are names that are not foreign here.
+    """
     if not run_dir.exists():
         return
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is a file; choose another run.dir")
-    foreign = [path.name for path in run_dir.iterdir() if path.name not in _OF_A_FAILED_START]
+    known = {*_OF_A_FAILED_START, *may_hold}
+    foreign = [path.name for path in run_dir.iterdir() if path.name not in known]
     if foreign:
         raise UserError(
             f"{run_dir} contains files of something else ({', '.join(sorted(foreign)[:3])}, ...); "
@@ -94,19 +94,25 @@ def check_run_dir(run_dir: Path) -> None:
 
 
 def check_same_run(
-    run_dir: Path, earlier: Config, config: Config, *, precision: str, shards_digest: str | None
+    run_dir: Path,
+    earlier: Config | None,
+    config: Config,
+    *,
+    checkpoint: Path | None,
+    precision: str,
+    shards_digest: str | None,
 ) -> None:
     """Raise `UserError` if `config` would continue the run as a different one.
 
-    Compares with the run's configuration and, if it has one, with its newest checkpoint; all
-    differences are in one list. `precision` is what this launch computes in; `shards_digest` is
-    None if the shards cannot be read, which is reported elsewhere. Reads files only: every rank
-    finds the same before the process group exists.
+    Compares with the `checkpoint` that the run resumes from, which is intact; without one, with the
+    run's configuration, `earlier`. All differences are in one list. `precision` is what this launch
+    computes in; `shards_digest` is None if the shards cannot be read, which is reported elsewhere.
+    Reads files only: every rank finds the same before the process group exists.
     """
-    changed = differences(earlier, config)
-    checkpoint = newest_checkpoint(run_dir)
     if checkpoint is not None:
-        changed += _differences_of(checkpoint, config, precision, shards_digest)
+        changed = _differences_of(checkpoint, earlier, config, precision, shards_digest)
+    else:
+        changed = [] if earlier is None else differences(earlier, config)
     if changed:
         listed = "; ".join(dict.fromkeys(changed))
         raise UserError(
@@ -116,16 +122,26 @@ def check_same_run(
 
 
 def _differences_of(
-    checkpoint: Path, config: Config, precision: str, shards_digest: str | None
+    checkpoint: Path,
+    earlier: Config | None,
+    config: Config,
+    precision: str,
+    shards_digest: str | None,
 ) -> list[str]:
     """What differs between the launch and a checkpoint."""
     state = read_state(checkpoint)
     changed = []
     if state["config_sha256"] != config_sha256(config):
-        # The run's configuration was edited, or this version knows more settings. The export's
-        # has the architecture written out, so the model's section is left to the weights.
-        written = load_config(str(checkpoint / CHECKPOINT_EXPORT_NAME / CONFIG_NAME))
-        changed += [line for line in differences(written, config) if not line.startswith("model.")]
+        written = copy_in(checkpoint)
+        if written is not None:
+            changed += differences(written, config)
+        else:
+            # Of an early version. The run's configuration may have been edited, and the export's
+            # has the architecture written out, so the model's section is left to the weights.
+            changed += [] if earlier is None else differences(earlier, config)
+            exported = load_config(str(checkpoint / CHECKPOINT_EXPORT_NAME / CONFIG_NAME))
+            lines = differences(exported, config)
+            changed += [line for line in lines if not line.startswith("model.")]
     if shards_digest is not None and state["shards_digest"] != shards_digest:
         changed.append(
             f"digest of the shards: {state['shards_digest'][:12]} -> {shards_digest[:12]}"
@@ -185,6 +201,15 @@ def is_finished(run_dir: Path) -> bool:
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in _FREE)
+
+
+def _shown(settings: dict[str, Any], key: str) -> str:
+    if key not in settings:
+        return "not set"
+    value = settings[key]
+    if key == "data.classes" and value and not isinstance(value[0], str):
+        value = dict(value)
+    return in_words(value)
 
 
 def _comparable(config: Config) -> dict[str, Any]:

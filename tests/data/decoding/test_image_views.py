@@ -189,6 +189,33 @@ def test_bicubic_and_bilinear_differ() -> None:
     assert not torch.equal(evaluation_view(image, bilinear), evaluation_view(image, bicubic))
 
 
+def test_nearest_takes_pixels_as_they_are() -> None:
+    image = numbered(40, 40)
+    plain = settings(20, 20)
+    assert plain.image is not None
+    nearest = Preprocessing(image=plain.image.model_copy(update={"interpolation": "nearest"}))
+    view = evaluation_view(image, nearest)
+    assert torch.equal(view, image[:, 1::2, 1::2])
+    assert not torch.equal(evaluation_view(image, plain), view)
+
+
+def test_the_whole_view_of_an_encoder_that_squeezes_before_it_crops() -> None:
+    image = numbered(64, 32)
+    whole = settings(24, 32, image_view="whole")
+    assert whole.image is not None
+    squeezed = whole.image.model_copy(update={"squeezes": True})
+    cropped = whole.model_copy(update={"image": squeezed})
+    # 24 of 32: three quarters of both sides, from the centre.
+    expected = evaluation_view(image[:, 8:56, 4:28], whole)
+    assert torch.equal(evaluation_view(image, cropped), expected)
+    assert torch.equal(training(image, cropped, flip_probability=0.0), expected)
+    assert not torch.equal(evaluation_view(image, whole), expected)
+    crop = settings(24, 32)
+    assert crop.image is not None
+    also = Preprocessing(image=crop.image.model_copy(update={"squeezes": True}))
+    assert torch.equal(evaluation_view(image, also), evaluation_view(image, crop))
+
+
 # The training's view.
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from saving import content_of, files_of_at_most, names, raise_os_error, trained, write_weights
 
+from mmsa.export import seal_export
 from mmsa.training.checkpoints.best_export import keep_exports, settle_best, write_best
 from mmsa.training.checkpoints.collective_write import WRITE_ERRORS
 
@@ -33,6 +34,7 @@ def test_best_points_at_the_newest_best(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_can_be_moved(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
     write_best(tmp_path / "a", 4, weights_of(0))
     os.rename(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b" / "best" / "model.safetensors").is_file()
@@ -65,8 +67,10 @@ def test_best_is_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     expected = []
     for seed in (0, 1):
         weights_of(seed)(tmp_path / f"expected-{seed}")
+        seal_export(tmp_path / f"expected-{seed}")
         expected.append(content_of(tmp_path / f"expected-{seed}"))
     run_dir = tmp_path / "run"
+    run_dir.mkdir()
     write_best(run_dir, 4, weights_of(0))
     seen: list[int] = []
 

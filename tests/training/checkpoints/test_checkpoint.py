@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from mmsa.training.checkpoints.checkpoint import (
 # Saving and restoring.
 
 
-def test_a_checkpoint_lists_its_files_with_their_sizes(
+def test_a_checkpoint_lists_its_files_with_their_sizes_and_digests(
     tmp_path: Path, accelerator: Accelerator
 ) -> None:
     path = save(tmp_path, 120, accelerator)
@@ -32,13 +33,18 @@ def test_a_checkpoint_lists_its_files_with_their_sizes(
     files = content_of(path)
     listed = json.loads(files.pop("COMPLETE"))
     assert sorted(files) == [
+        "export/digests.json",
         "export/model.safetensors",
         "export/tokenizer/words.txt",
         "optimizer.safetensors",
+        "run.yaml",
         "state.json",
         "statistics-00000.safetensors",
     ]
-    assert listed == {name: len(content) for name, content in files.items()}
+    assert listed == {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
     assert is_whole(path)
     assert read_state(path) == {
         "format": "mmsa-checkpoint",

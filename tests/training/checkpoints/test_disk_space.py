@@ -54,6 +54,7 @@ def test_the_estimate_holds_for_what_is_written(tmp_path: Path, accelerator: Acc
         model=model,
         optimizer=optimizer,
         write_export=write_weights,
+        run_config="",
         state={},
     )
     written = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -129,7 +130,9 @@ def test_small_writes_on_a_full_disk(small_disk: Callable[[str], Path]) -> None:
     audit.write(1, ["first"])
     write_status(disk / "status.json", {"state": "running", "reason": ""})
     filler = fill(disk)
-    with pytest.raises(UserError, match=r"cannot be written .*No space left on device.*room"):
+    with pytest.raises(
+        UserError, match=r"not be written.*No space left on device.*Free some space"
+    ):
         measure_often(tracker)
     with pytest.raises(UserError, match=r"the audit .* cannot be written \(No space left"):
         write_often(audit)

@@ -15,9 +15,9 @@ from mmsa.training.checkpoints.resume import (
     config_sha256,
     continuation_in_words,
     differences,
-    earlier_config,
     is_finished,
 )
+from mmsa.training.checkpoints.run_config import earlier_config
 
 
 def config(**sections: Any) -> Config:
@@ -46,6 +46,14 @@ def test_these_settings_are_free(changed: dict[str, Any]) -> None:
     assert differences(config(), config(**changed)) == []
 
 
+def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> None:
+    before = config(model={"text_encoder": {"pooling": "cls"}})
+    assert differences(before, config()) == []
+    named = config(model={"text_encoder": {"pooling": "mean"}})
+    changed = ["model.text_encoder.pooling: 'mean' -> 'auto'"]
+    assert differences(named, config()) == changed
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -56,9 +64,9 @@ def test_these_settings_are_free(changed: dict[str, Any]) -> None:
         ({"data": {"bucket_by_length": False}}, "data.bucket_by_length: True -> False"),
         ({"train": {"global_batch_size": 64}}, "train.global_batch_size: 32 -> 64"),
         ({"train": {"epochs": 6}}, "train.epochs: 5 -> 6"),
-        ({"train": {"select_by": "loss"}}, "train.select_by: 'weighted_f1' -> 'loss'"),
+        ({"train": {"select_by": "loss"}}, "train.select_by: weighted_f1 -> loss"),
         ({"optim": {"text_lr": 3e-5}}, "optim.text_lr: 2e-05 -> 3e-05"),
-        ({"model": {"text_encoder": {"name": "x"}}}, "'bert-base-uncased' -> 'x'"),
+        ({"model": {"text_encoder": {"name": "x"}}}, "name: bert-base-uncased -> x"),
         ({"model": {"fusion": {"name": "concat", "hidden": [8]}}}, "None -> [8]"),
         ({"model": {"text_encoder": {"config": {"a": 1}}}}, "model.text_encoder.config.a"),
     ],
@@ -91,30 +99,32 @@ def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
     first, new = config(), config(run={"seed": 1}, optim={"head_lr": 0.5}, data={"num_workers": 7})
     same = {"precision": "no", "shards_digest": "a" * 64}
     with pytest.raises(UserError) as refused:
-        check_same_run(tmp_path, first, new, **same)
+        check_same_run(tmp_path, first, new, checkpoint=None, **same)
     assert "(optim.head_lr: 0.001 -> 0.5; run.seed: 0 -> 1)" in str(refused.value)
     assert "Choose another run.dir, or use the earlier settings" in str(refused.value)
-    check_same_run(tmp_path, first, config(data={"num_workers": 7}), **same)
+    check_same_run(tmp_path, first, config(data={"num_workers": 7}), checkpoint=None, **same)
     # With a checkpoint, also what the configuration does not show.
-    checkpoint_of(tmp_path, first)
-    check_same_run(tmp_path, first, config(data={"num_workers": 7}), **same)
+    saved = {"checkpoint": checkpoint_of(tmp_path, first)}
+    check_same_run(tmp_path, first, config(data={"num_workers": 7}), **saved, **same)
     with pytest.raises(UserError) as refused:
-        check_same_run(tmp_path, first, new, precision="bf16", shards_digest="b" * 64)
+        check_same_run(tmp_path, first, new, precision="bf16", shards_digest="b" * 64, **saved)
     assert (
         "(optim.head_lr: 0.001 -> 0.5; run.seed: 0 -> 1; digest of the shards: aaaaaaaaaaaa -> "
         "bbbbbbbbbbbb; mixed precision of the launch: no -> bf16 (set train.mixed_precision=no))"
     ) in str(refused.value)
-    check_same_run(tmp_path, first, first, precision="no", shards_digest=None)
+    check_same_run(tmp_path, first, first, precision="no", shards_digest=None, **saved)
 
 
 def test_an_edited_configuration_of_the_run_does_not_hide_a_difference(tmp_path: Path) -> None:
-    checkpoint_of(tmp_path, config())
+    same = {"precision": "no", "shards_digest": "a" * 64}
+    same["checkpoint"] = checkpoint_of(tmp_path, config())
     edited = config(run={"seed": 1})
     with pytest.raises(UserError, match=r"\(run.seed: 0 -> 1\)"):
-        check_same_run(tmp_path, edited, edited, precision="no", shards_digest="a" * 64)
+        check_same_run(tmp_path, edited, edited, **same)
+    check_same_run(tmp_path, edited, config(), **same)  # the run is what its checkpoint says
 
 
-def checkpoint_of(run_dir: Path, config: Config) -> None:
+def checkpoint_of(run_dir: Path, config: Config) -> Path:
     """What the newest checkpoint of a run of `config` says of itself."""
     export = run_dir / "checkpoints" / "step-00000003" / "export"
     export.mkdir(parents=True)
@@ -129,6 +139,7 @@ def checkpoint_of(run_dir: Path, config: Config) -> None:
     content = json.dumps(state)
     (export.parent / "state.json").write_text(content)
     (export.parent / "COMPLETE").write_text(json.dumps({"state.json": len(content)}))
+    return export.parent
 
 
 def test_the_hash_is_of_what_makes_a_run_what_it_is() -> None:
@@ -168,7 +179,9 @@ def test_the_earlier_configuration_is_read_back(tmp_path: Path) -> None:
         train={"mixed_precision": "no"},
     )
     (tmp_path / "config.yaml").write_text(first.to_yaml(), encoding="utf-8")
-    earlier = earlier_config(tmp_path)
+    found = earlier_config(tmp_path)
+    assert found is not None
+    earlier = found.required(tmp_path)
     assert earlier == first
     assert differences(earlier, first) == []
 

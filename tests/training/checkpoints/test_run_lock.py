@@ -8,8 +8,11 @@ import json
 import logging
 import os
 import socket
+import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,43 @@ def test_a_second_launch_is_told_who_trains_there(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"process {os.getpid()} on"):
             lock_run(run_dir, wait_s=0)
     lock_run(run_dir, wait_s=0).release()
+
+
+def test_a_removed_lock_file_lets_nobody_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    status = {"state": "running", "host": socket.gethostname(), "pid": holder.pid}
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        status["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        (tmp_path / "status.json").write_text(json.dumps(status))
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(UserError, match=rf"another launch \(process {holder.pid} on "):
+            lock_run(tmp_path, wait_s=0.2)
+        # The same on a file system that does not lock directories.
+        monkeypatch.setattr(fcntl, "flock", locks_no_directory)
+        with pytest.raises(UserError, match=rf"another launch \(process {holder.pid} on "):
+            lock_run(tmp_path, wait_s=0.2)
+    finally:
+        holder.kill()
+        holder.communicate()
+    lock_run(tmp_path, wait_s=0).release()  # its status still says running
+    status |= {"pid": os.getppid(), "started": "2020-01-01T00:00:00+0000"}
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    lock_run(tmp_path, wait_s=0).release()  # another process has its number by now
+
+
+def locks_no_directory(
+    file: int, operation: int, flock: Callable[[int, int], None] = fcntl.flock
+) -> None:
+    """As on NFS."""
+    if stat.S_ISDIR(os.fstat(file).st_mode):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    flock(file, operation)
 
 
 def test_a_launch_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:

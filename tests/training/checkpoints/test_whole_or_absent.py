@@ -158,13 +158,13 @@ def test_an_export_that_cannot_be_written_leaves_what_was(
 
 
 def test_a_disk_that_fills_up_at_any_file(tmp_path: Path, accelerator: Accelerator) -> None:
-    # At each file's last byte: COMPLETE, statistics, weights, state, the optimizer's state; each
+    # At each file's last byte: COMPLETE, statistics, weights, state, digests, the optimizer's; each
     # library reports a failing write in its own way.
     earlier = save(tmp_path, 1, accelerator)
     model, optimizer = trained()
     before = content_of(earlier)
     sizes = sorted({len(content) for content in before.values()})
-    assert len(sizes) == 6
+    assert len(sizes) == 8
     for size in sizes:
         refused = pytest.raises(UserError, match="step 2 could not be written")
         with refused, files_of_at_most(size - 1):

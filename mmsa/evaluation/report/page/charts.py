@@ -150,8 +150,9 @@ def f1_of_classes(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
 
 def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Title -> chart of the run's `metrics.jsonl`; empty if there is nothing to show."""
-    train = [line for line in lines if line.get("kind") == "train"]
-    validation = [line for line in lines if line.get("kind") == "validation"]
+    scored = ("accuracy", "macro_f1", "weighted_f1")
+    train = _measures(lines, "train", ("step", "loss"))
+    validation = _measures(lines, "validation", ("step", "loss", *scored))
     charts = {}
     if train or validation:
 
@@ -167,7 +168,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if validation:
 
         def scores(axes: Any) -> None:
-            for name in ("accuracy", "macro_f1", "weighted_f1"):
+            for name in scored:
                 steps = [line["step"] for line in validation]
                 values = [line[name] for line in validation]
                 axes.plot(steps, values, "o-", markersize=4, label=name.replace("_f1", " F1"))
@@ -176,6 +177,18 @@ def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
         charts["Validation scores"] = _svg(scores)
     return charts
+
+
+def _measures(
+    lines: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """The lines of a kind in which all of `names` are numbers."""
+    return [
+        line
+        for line in lines
+        if line.get("kind") == kind
+        and all(isinstance(line.get(name), int | float) for name in names)
+    ]
 
 
 def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, answers
 from mmsa.evaluation.report.page import charts
+from mmsa.evaluation.report.summary import fitted_on_note
 from mmsa.evaluation.scores.confusions import (
     RATES_UP_TO,
     SHOWN,
@@ -20,6 +21,7 @@ from mmsa.evaluation.scores.confusions import (
 )
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, title_of, with_interval
+from mmsa.foundation.parsing import parse_json
 
 PAGE_NAME = "report.html"
 PAIRS_OF_PAGE = 30
@@ -56,6 +58,7 @@ def render(
     text = environment.get_template(_TEMPLATE.name).render(
         title=title,
         findings=findings,
+        fitted_on=fitted_on_note(findings["floors"]) if findings["floors"] else "",
         identity=rounded(dict(sorted(identity.items()))),
         names=names,
         score_titles=SCORE_TITLES,
@@ -100,12 +103,14 @@ def read_training(home: Path) -> list[dict[str, Any]]:
     """The readable lines of a run's metrics.jsonl; none for an export without a run."""
     lines = []
     try:
-        content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for line in content.splitlines():
+    for line in text.split("\n"):
         try:
-            lines.append(json.loads(line))
+            measures = parse_json(line)
         except ValueError:
             continue  # truncated when the run was killed
+        if isinstance(measures, dict) and isinstance(measures.get("step"), int):
+            lines.append(measures)
     return lines

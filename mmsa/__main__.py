@@ -1,0 +1,40 @@
+"""`python -m mmsa verify RUN|EXPORT|CHECKPOINT`: are the files what was written?
+
+Training and evaluation are `train.py` and `evaluate.py`; packing is `python -m shards`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmsa.errors import EXIT_USER_ERROR, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 after a user error or for damaged files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmsa", description="Commands for what training has written."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    from mmsa import verify
+
+    verify.add_arguments(
+        commands.add_parser(
+            "verify",
+            help="compare files with what was written",
+            description="Compares every file of a run, an export or a checkpoint with the digest "
+            "that was noted when it was written. Exit code 2 if any differs.",
+        )
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

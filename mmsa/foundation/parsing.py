@@ -1,0 +1,87 @@
+"""JSON and YAML that someone else may have written: only their own errors leave these functions.
+
+The parsers themselves raise more for odd input: a `RecursionError` for deep nesting, and PyYAML a
+bare `ValueError` or `TypeError` for a number or a date that it cannot convert. Each of these would
+be a traceback where a caller expects a parse error. `tests/foundation/test_parsing.py` checks that
+no other module calls the parsers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+# Deeper than any file of ours. What is parsed is then walked by functions that call themselves
+# (to write it, to compare it), whose frames take several times as much of the stack.
+MOST_NESTED = 100
+MOST_VALUES = 100_000  # of a YAML text, with all that its aliases repeat
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """The value of a JSON text. Raises `ValueError` (also `json.JSONDecodeError`) otherwise.
+
+    `options` are those of `json.loads`. Values nested more than `MOST_NESTED` deep are refused.
+    """
+    try:
+        value = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    _refuse_deep(value)
+    return value
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """The value of a YAML text, read with the safe `loader`. Raises `yaml.YAMLError` otherwise."""
+    try:
+        value = yaml.load(text, Loader=loader)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError(_TOO_DEEP) from None
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise yaml.YAMLError(f"a value cannot be converted: {error}") from None
+    try:
+        _refuse_deep(value)
+    except ValueError as error:
+        raise yaml.YAMLError(str(error)) from None
+    if _number_of_values(value) > MOST_VALUES:
+        raise yaml.YAMLError(f"it has more than {MOST_VALUES} values")
+    return value
+
+
+def _number_of_values(value: Any) -> int:
+    """How many values a walk through `value` meets: `&name` and `*name` turn a few lines into
+    billions. Counting ends a little above `MOST_VALUES`."""
+    number, layer = 0, [value]
+    while layer and number <= MOST_VALUES:
+        number += len(layer)
+        below: list[Any] = []
+        for one in layer:
+            below += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            if len(below) > MOST_VALUES:
+                break
+        layer = below
+    return number
+
+
+_TOO_DEEP = f"it is nested more than {MOST_NESTED} levels deep"
+
+
+def _refuse_deep(value: Any) -> None:
+    """Raise `ValueError` where lists and dictionaries lie more than `MOST_NESTED` deep.
+
+    Level by level instead of by recursion. YAML's anchors may make a value contain itself; it then
+    never ends and is refused too.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MOST_NESTED):
+        inner: dict[int, Any] = {}  # by identity: YAML may name one list a billion times
+        for one in level:
+            values = one.values() if isinstance(one, dict) else one
+            inner |= {id(part): part for part in values if isinstance(part, dict | list)}
+        if not inner:
+            return
+        level = list(inner.values())
+    raise ValueError(_TOO_DEEP)
