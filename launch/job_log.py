@@ -65,7 +65,7 @@ def starts_of(folder: Path, job: str) -> list[Facts]:
 
 def newest_checkpoint_step(run_dir: Path) -> int:
     """The step of the newest complete checkpoint, or 0."""
-    from mmsa.export import whole_checkpoints
+    from mmsa.checkpoint_folders import whole_checkpoints
 
     checkpoints = whole_checkpoints(run_dir)
     return int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
@@ -77,7 +77,7 @@ def last_save_ns(run_dir: Path) -> int:
     Tells a new checkpoint from an old one where its step does not: a run that passes over a damaged
     checkpoint saves earlier steps than that one again.
     """
-    from mmsa.export import COMPLETE_NAME, whole_checkpoints
+    from mmsa.checkpoint_folders import COMPLETE_NAME, whole_checkpoints
 
     saved = [path / COMPLETE_NAME for path in whole_checkpoints(run_dir)]
     return max((path.stat().st_mtime_ns for path in saved), default=0)

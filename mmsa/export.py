@@ -33,11 +33,8 @@ from mmsa.foundation.digests import (
     DIGESTS_NAME,
     FileDigest,
     Listing,
-    UnreadableListing,
     changed_content,
     digest_of_file,
-    problems_of,
-    read_listing,
     require_intact,
     seal,
     warn_without_digests,
@@ -58,8 +55,6 @@ LABELS_NAME = "labels.json"
 FACTS_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer"
 CHECKPOINT_EXPORT_NAME = "export"  # inside a checkpoint
-STATE_NAME = "state.json"  # of a checkpoint: what the step does not determine
-COMPLETE_NAME = "COMPLETE"  # of a checkpoint: each file with its size, written last
 EXPORT_VERSION = 1
 _DESCRIPTION = (
     CONFIG_NAME,
@@ -209,32 +204,6 @@ def read_export(directory: Path) -> Export:
         calibration=read_calibration(directory),
         digests=listing,
     )
-
-
-def whole_checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, the newest first. Their content is not read."""
-    return [path for path in checkpoint_directories(run_dir) if is_whole(path)]
-
-
-def checkpoint_directories(run_dir: Path) -> list[Path]:
-    """Every `checkpoints/step-N` of a run, whole or not, the newest first."""
-    found = (run_dir / "checkpoints").glob("step-*")
-    named = (path for path in found if path.name.removeprefix("step-").isdecimal())
-    return sorted(named, key=step_of, reverse=True)
-
-
-def step_of(folder: Path) -> int:
-    """The step of a directory `step-N`."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether every file listed in the checkpoint's `COMPLETE` exists with its size."""
-    try:
-        listing = read_listing(checkpoint / COMPLETE_NAME)
-    except (OSError, UnreadableListing):
-        return False
-    return STATE_NAME in listing and not problems_of(checkpoint, listing, content=False)
 
 
 def load_model(export: Export, *, check: bool = True) -> SentimentModel:

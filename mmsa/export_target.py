@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from mmsa.checkpoint_folders import is_whole, whole_checkpoints
 from mmsa.errors import UserError
-from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME, FACTS_NAME, is_whole, whole_checkpoints
+from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME, FACTS_NAME
 from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.process.status import STATUS_NAME, read_status
 

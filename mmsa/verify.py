@@ -12,15 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmsa.checkpoint_folders import COMPLETE_NAME, STATE_NAME, checkpoint_directories
 from mmsa.errors import EXIT_USER_ERROR, UserError
-from mmsa.export import (
-    CHECKPOINT_EXPORT_NAME,
-    COMPLETE_NAME,
-    CONFIG_NAME,
-    FACTS_NAME,
-    STATE_NAME,
-    checkpoint_directories,
-)
+from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME, FACTS_NAME
 from mmsa.foundation.digests import (
     DIGESTS_NAME,
     Advance,

@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("mmsa.errors",),
     ("mmsa.foundation",),
-    ("mmsa.extensions", "mmsa.labels", "mmsa.preprocessing", "mmsa.calibration", "mmsa.hub"),
+    (
+        "mmsa.extensions",
+        "mmsa.labels",
+        "mmsa.preprocessing",
+        "mmsa.calibration",
+        "mmsa.hub",
+        "mmsa.checkpoint_folders",
+    ),
     ("mmsa.config",),
     ("mmsa.process",),
     ("mmsa.data.decoding", "mmsa.data.loading"),

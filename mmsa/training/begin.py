@@ -10,9 +10,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmsa.checkpoint_folders import checkpoint_directories
 from mmsa.config import Config
 from mmsa.engines import engine
-from mmsa.export import checkpoint_directories
 from mmsa.process import runtime
 from mmsa.process.command import Command
 from mmsa.process.status import STATUS_NAME

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mmsa.calibration import FITTED_ON, Calibration, described
+from mmsa.checkpoint_folders import whole_checkpoints
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
 from mmsa.engines.zero_partitions import gather_weights
@@ -24,7 +25,7 @@ from mmsa.errors import AgreedError
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
-from mmsa.export import code_version, whole_checkpoints, write_export
+from mmsa.export import code_version, write_export
 from mmsa.models.batchnorm import averaged_statistics, with_statistics
 from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export

@@ -13,7 +13,7 @@ from engines import train
 from full_disk import fill
 from harness import TIMEOUT_S, TINY, end_group, start_launch, status, wait_for
 
-from mmsa.export import is_whole
+from mmsa.checkpoint_folders import is_whole
 from mmsa.training.checkpoints.intact import damage_of
 from train import main as train_main
 

@@ -16,7 +16,7 @@ import psutil
 from harness import ROOT, TIMEOUT_S, TINY, launch_command, status
 from processes import tree
 
-from mmsa.export import is_whole
+from mmsa.checkpoint_folders import is_whole
 
 ENDS_WITHIN_S = 60.0  # an upper limit; it does not slow a test down
 CONFIG_FILES = {"ddp": "accelerate_config.yaml"} | {

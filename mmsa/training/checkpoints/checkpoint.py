@@ -34,18 +34,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmsa.engines.zero_partitions import gather_weights
-from mmsa.errors import AgreedError, UserError
-from mmsa.export import (
-    CHECKPOINT_EXPORT_NAME,
+from mmsa.checkpoint_folders import (
     COMPLETE_NAME,
     STATE_NAME,
-    WEIGHTS_NAME,
     checkpoint_directories,
-    seal_export,
     step_of,
     whole_checkpoints,
 )
+from mmsa.engines.zero_partitions import gather_weights
+from mmsa.errors import AgreedError, UserError
+from mmsa.export import CHECKPOINT_EXPORT_NAME, WEIGHTS_NAME, seal_export
 from mmsa.foundation.atomic_write import (
     flush,
     flush_tree,

@@ -18,16 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.calibration import read_calibration
+from mmsa.checkpoint_folders import COMPLETE_NAME, STATE_NAME, checkpoint_directories
 from mmsa.errors import UserError
-from mmsa.export import (
-    CHECKPOINT_EXPORT_NAME,
-    COMPLETE_NAME,
-    STATE_NAME,
-    TOKENIZER_NAME,
-    WEIGHTS_NAME,
-    checkpoint_directories,
-    read_export,
-)
+from mmsa.export import CHECKPOINT_EXPORT_NAME, TOKENIZER_NAME, WEIGHTS_NAME, read_export
 from mmsa.foundation.digests import (
     DIGESTS_NAME,
     Advance,

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmsa.checkpoint_folders import whole_checkpoints
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
-from mmsa.export import CONFIG_NAME, whole_checkpoints
+from mmsa.export import CONFIG_NAME
 from mmsa.foundation.atomic_write import flush, write_file
 from mmsa.training.checkpoints.intact import COPY_NAME, Choice
 from mmsa.training.checkpoints.resume import (

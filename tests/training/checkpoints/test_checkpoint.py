@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from saving import content_of, names, save, trained
 from torch import nn
 
+from mmsa.checkpoint_folders import is_whole
 from mmsa.errors import UserError
-from mmsa.export import is_whole
 from mmsa.training.checkpoints.checkpoint import (
     checkpoint_path,
     last_save_s,

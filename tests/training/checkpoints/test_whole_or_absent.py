@@ -12,8 +12,8 @@ import pytest
 from accelerate import Accelerator
 from saving import content_of, files_of_at_most, names, raise_os_error, save, trained
 
+from mmsa.checkpoint_folders import is_whole, whole_checkpoints
 from mmsa.errors import UserError
-from mmsa.export import is_whole, whole_checkpoints
 from mmsa.training.checkpoints.checkpoint import (
     checkpoint_path,
     keep_newest,
