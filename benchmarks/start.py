@@ -4,8 +4,8 @@
 
 Measures `--help` of each command; CPU seconds of all processes of a one-step launch of the demo and
 of its evaluation, with the lines that both log about their start (wall time); a validation by
-parts; the agreement on a stop; a checkpoint compared with a plain write and flush of the same
-bytes (wall time, alternating).
+parts; the agreement on a stop; a checkpoint compared with the same without digests, and with a
+plain write and flush of the same bytes (wall and CPU time, alternating).
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import real_run
-from mmsa.training.checkpoints.collective_write import REMOVAL_THREAD
+from mmsa.foundation.digests import FileDigest, files_below
+from mmsa.training.checkpoints import checkpoint
+from mmsa.training.checkpoints.collective_write import wait_for_removals
 
 COMMANDS = (
     *(["train.py"], ["evaluate.py"], ["-m", "shards"], ["-m", "shards", "pack"]),
@@ -137,10 +139,9 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
     """
     import torch
 
-    from mmsa.training.checkpoints.checkpoint import newest_checkpoint
-
     torch.set_num_threads(1)
     saves, plain, save_cpu, plain_cpu = [], [], [], []
+    bare, bare_cpu = [], []  # a save without digests
     with tempfile.TemporaryDirectory() as folder:
         run_dir, copy = Path(folder) / "run", Path(folder) / "copy"
         settings = real_run.settings_of("large", shards, str(run_dir), "words:30000")
@@ -148,16 +149,19 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
         config, run = real_run.start_run([*settings, "train.keep_checkpoints=1"])
         real_run.one_step(config, run)
         run.save_checkpoint()
-        newest = newest_checkpoint(run_dir)
+        newest = checkpoint.newest_checkpoint(run_dir)
         assert newest is not None
         contents = [path.read_bytes() for path in newest.rglob("*") if path.is_file()]
         num_bytes = sum(map(len, contents))
         for _ in range(rounds):
             run.state.step += 1
             _append(by_clock(run.save_checkpoint, num_bytes), saves, save_cpu)
-            for thread in threading.enumerate():
-                if thread.name == REMOVAL_THREAD:
-                    thread.join()
+            wait_for_removals()
+            run.state.step += 1
+            with without_digests():
+                _append(by_clock(run.save_checkpoint, num_bytes), bare, bare_cpu)
+            wait_for_removals()
+            shutil.rmtree(checkpoint.checkpoint_path(run_dir, run.state.step))
             copy.mkdir()
             _append(by_clock(lambda: write_plainly(copy, contents), num_bytes), plain, plain_cpu)
             shutil.rmtree(copy)
@@ -165,10 +169,29 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
         "mb": num_bytes / 1e6,
         "save_ms": 1e3 * statistics.median(saves),
         "plain_ms": 1e3 * statistics.median(plain),
+        "bare_ms": 1e3 * statistics.median(bare),
+        "bare_cpu_ms": 1e3 * statistics.median(bare_cpu),
         "save_cpu_ms": 1e3 * statistics.median(save_cpu),
         "plain_cpu_ms": 1e3 * statistics.median(plain_cpu),
         "times": statistics.median(s / p for s, p in zip(saves, plain, strict=True)),
     }
+
+
+@contextmanager
+def without_digests() -> Iterator[None]:
+    """Within it checkpoints are written with made-up digests: what computing them costs."""
+    made_up = FileDigest(0, 64 * "0")
+
+    def of(directory: Path, names: Any = None) -> dict[str, FileDigest]:
+        return dict.fromkeys(files_below(directory) if names is None else names, made_up)
+
+    real = checkpoint.seal_export, checkpoint.digests_of, checkpoint.digest_of_file
+    checkpoint.seal_export = checkpoint.digests_of = of
+    checkpoint.digest_of_file = lambda *_: made_up
+    try:
+        yield
+    finally:
+        checkpoint.seal_export, checkpoint.digests_of, checkpoint.digest_of_file = real
 
 
 def write_plainly(folder: Path, contents: list[bytes]) -> None:
@@ -243,6 +266,8 @@ def main() -> None:
         of_plain = f"{told['plain_ms']:.0f}; {told['plain_cpu_ms']:.0f}"
         rows.append([f"a checkpoint of {told['mb']:.0f} MB, ms, wall; CPU", of_save])
         rows.append(["a plain write and flush of it, ms, wall; CPU", of_plain])
+        of_bare = f"{told['bare_ms']:.0f}; {told['bare_cpu_ms']:.0f}"
+        rows.append(["the checkpoint without digests, ms, wall; CPU", of_bare])
         rows.append(["a checkpoint relative to it (median of rounds)", f"{told['times']:.2f}"])
     print(real_run.markdown(["", "measured"], rows))
     for name, ended in launched.items():

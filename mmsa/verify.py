@@ -126,11 +126,7 @@ def is_run(path: Path) -> bool:
 
 def verdicts(parts: list[Part], *, quiet: bool) -> Iterator[tuple[Part, Verdict]]:
     """Read all files of each part; one that a run removes meanwhile is left out."""
-    sizes = [
-        (part.directory / name).stat().st_size
-        for part in parts
-        for name in files_below(part.directory)
-    ]
+    sizes = [_size(part.directory) for part in parts]
     lock, rest = threading.Lock(), 0
     with Progress(total=sum(sizes) // _MIB + 1, what="verified", quiet=quiet, unit="MiB") as shown:
 
@@ -148,6 +144,14 @@ def verdicts(parts: list[Part], *, quiet: bool) -> Iterator[tuple[Part, Verdict]
             )
             if part.directory.exists():
                 yield part, verdict
+
+
+def _size(directory: Path) -> int:
+    """Bytes of its files; 0 for a directory that a live run is removing."""
+    try:
+        return sum((directory / name).stat().st_size for name in files_below(directory))
+    except FileNotFoundError:
+        return 0
 
 
 def _of_checkpoint(directory: Path, advance: Advance) -> Verdict:

@@ -237,9 +237,12 @@ def test_the_real_checks_bear_anything(tmp_path: Path) -> None:
         ("a: &a [1]\nb: &b [" + "*a," * 400 + "]\nc: [" + "*b," * 400 + "]\n", "100000 values"),
         (
             "run: {seed: !!float x}\n",
-            "be converted: could not convert string to float",
+            "is not valid YAML: a value cannot be converted: could not convert string to float",
         ),
-        ("run: {seed: " + "9" * 5000 + "}\n", "a value cannot be converted: Exceeds the limit"),
+        (
+            "run: {seed: " + "9" * 5000 + "}\n",
+            "is not valid YAML: a value cannot be converted: Exceeds the limit",
+        ),
         ("only a word\n", "must contain sections"),
     ],
 )

@@ -146,7 +146,7 @@ def _encoder_part(model: Any) -> nn.Module:
         model = model.get_encoder()
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
-    sizes = getattr(model, "config", None)  # an encoder of FSMT has none
+    sizes: Any = getattr(model, "config", None)  # an encoder of FSMT has none
     if not hasattr(sizes, "hidden_size") or not hasattr(sizes, "vocab_size"):
         raise UserError(
             f"{TEXT_SECTION}: a model of type '{model_type}' is not a text encoder; "

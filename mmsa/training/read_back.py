@@ -75,11 +75,12 @@ def _written_and_read(
     described = config.model_copy(update={"model": self_contained(config.model, parts.model)})
     (folder / CONFIG_NAME).write_text(described.to_yaml(), encoding="utf-8")
     (folder / PREPROCESSING_NAME).write_text(parts.preprocessing.to_json(), encoding="utf-8")
-    tokenizer = None
+    tokenizer, preprocessing = None, read_preprocessing(folder)
     if parts.tokenizer is not None:
+        place, side = str(folder / TOKENIZER_NAME), preprocessing.truncation_side
         parts.tokenizer.save(folder / TOKENIZER_NAME)
-        tokenizer = load_tokenizer(str(folder / TOKENIZER_NAME), config.data.max_tokens)
-    return load_config(str(folder / CONFIG_NAME)), read_preprocessing(folder), tokenizer
+        tokenizer = load_tokenizer(place, config.data.max_tokens, side)
+    return load_config(str(folder / CONFIG_NAME)), preprocessing, tokenizer
 
 
 def _compare_tokenizers(tokenizer: TextTokenizer | None, again: TextTokenizer | None) -> None:

@@ -176,9 +176,11 @@ def _state_of(checkpoint: Path, run_dir: Path) -> TrainingState:
     if best is None:
         return state
     export = export_path(run_dir, best)
-    problems = damage_of_export(export) if export.is_dir() else ["is missing"]
-    if problems:
-        what = f"is damaged ({'; '.join(problems)})" if export.is_dir() else "is missing"
+    what = "is missing"
+    if export.is_dir():
+        problems = damage_of_export(export)
+        what = f"is damaged ({'; '.join(problems)})" if problems else ""
+    if what:
         logger.warning("%s %s: the next validation counts as the best", export, what)
         state.best_value = state.best_step = None
     return state

@@ -62,7 +62,6 @@ def assert_ends_as(run_dir: Path, whole: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("export/model.safetensors", flip_bit),
         ("optimizer.safetensors", flip_bit),
         ("state.json", same_size_garbage),
     ],
@@ -95,7 +94,7 @@ def test_no_intact_checkpoint_is_an_error_that_names_each(
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("found", [None, b"", b"\0" * 4096, b"cut", b"{[ no yaml"])
+@pytest.mark.parametrize("found", [None, b"\0" * 4096, b"cut", b"{[ no yaml"])
 def test_the_configuration_is_restored_from_the_checkpoint(
     whole: Path, run_dir: Path, shards: Path, found: bytes | None
 ) -> None:
@@ -162,9 +161,7 @@ def test_checkpoints_and_exports_of_before_are_used_with_a_warning(
     assert "was written by an early version of mmsa, without digests" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "labels.json", "tokenizer/tokenizer.json", "config.yaml"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer/tokenizer.json", "config.yaml"])
 def test_a_damaged_export_is_refused_by_name(
     run_dir: Path, shards: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -174,7 +171,7 @@ def test_a_damaged_export_is_refused_by_name(
     assert expected in capsys.readouterr().err
     with pytest.raises(UserError, match=expected):
         mmsa.load(run_dir)
-    if name in ("labels.json", "config.yaml"):  # not read, or only where no config is given
+    if name == "config.yaml":  # not read where model.text_encoder.config is given
         return
     settings = [f"data.shards={shards}", f"run.dir={run_dir.with_name('new')}"]
     settings += ["model.text_encoder.tokenizer=null"]

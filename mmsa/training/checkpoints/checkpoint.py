@@ -205,7 +205,7 @@ def _complete(
     flush_tree(temporary)
     listing = {f"{CHECKPOINT_EXPORT_NAME}/{name}": digest for name, digest in export.items()}
     listing |= {**statistics, **hashed.result()}
-    assert sorted(listing) == files_below(temporary)
+    listing |= digests_of(temporary, set(files_below(temporary)) - listing.keys())
     # Last of all files: what it lists is on the disk already.
     (temporary / COMPLETE_NAME).write_text(to_json(dict(sorted(listing.items()))), encoding="utf-8")
     flush(temporary / COMPLETE_NAME)
