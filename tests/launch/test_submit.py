@@ -257,7 +257,7 @@ def test_configurations_are_an_array_of_runs(
     assert f"==> {base}/slurm/configurations.txt\n" + "\n".join(listed) + "\n" in said
     assert "#SBATCH --array=1-2%1\n" in said
     # The first configuration as a whole, of the other one what differs.
-    assert said.count("max_tokens:") == 1
+    assert said.count("keep_checkpoints:") == 1
     pieces = dict(piece.split("\n", maxsplit=1) for piece in said.split("\n==> ")[1:])
     differing = pieces[listed[1]].splitlines()
     assert differing[:2] == [f"(as {listed[0]}, but for)", f"run.dir: {base}/notebook"]
