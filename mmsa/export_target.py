@@ -142,19 +142,17 @@ def read_export_whole(
 
 def read_in_place(source: Target, read: Callable[[Target], T]) -> T:
     """What `read` makes of the export; raises `Replaced` if that was not there all the time."""
-    try:
-        held = HeldDirectory(source.directory)
-    except (FileNotFoundError, NotADirectoryError):
-        raise Replaced from None
-    with held:
+    with HeldDirectory(source.directory) as held:
+        if not held.is_there():
+            raise Replaced
         try:
             result = read(source)
         except Exception:
             # An error of an export that is still there is the export's own.
-            if held.in_place():
+            if held.is_there():
                 raise
             raise Replaced from None
-        if not held.in_place():
+        if not held.is_there():
             raise Replaced
         return result
 

@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, S input side in pixels, D features.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from mmsa.models.build_encoders import families_of
 from mmsa.models.encoders import FRESH, IMAGE_SECTION, TEXT_SECTION, Encoder, ImageEncoder
 from mmsa.models.model import SentimentModel
 from mmsa.models.text_encoders import TextEncoder
+
+logger = logging.getLogger("mmsa")
 
 _SAME = 1e-6  # of the largest feature: below this two rows are rounding apart
 _NUM_TOKENS = 8  # of the two short texts
@@ -52,7 +55,15 @@ def probe_text_encoder(encoder: TextEncoder, name: str, max_tokens: int) -> None
         _check_length(encoder, named, max_tokens)
         ids = _two_texts(encoder, min(_NUM_TOKENS, max_tokens))
         first, again = _twice(lambda rows: encoder(ids[:rows], torch.ones_like(ids[:rows])), named)
+        padded = encoder(*_padded(encoder, ids[:1])) if ids.shape[1] < max_tokens else first[:1]
     _check_repeats(first, again, named)
+    if not _close(first[:1], padded):
+        logger.warning(
+            "%s gives a text other features beside a longer one, because it also reads the padding "
+            "(%s): predictions depend on which texts share a batch",
+            named,
+            type(encoder.body).__name__,
+        )
     if not torch.equal(ids[0], ids[1]) and _same(first[0], first[1]):
         raise UserError(
             f"{named} gives two different texts the same features with {TEXT_SECTION}.pooling="
@@ -138,7 +149,7 @@ def _check_repeats(first: Tensor, again: Tensor, named: str) -> None:
             f"{named} gives features that are not numbers (NaN or infinite); its weights are "
             "damaged: use others"
         )
-    if not torch.allclose(first[:1], again, rtol=1e-4, atol=1e-5 * float(first.abs().max())):
+    if not _close(first[:1], again):
         raise UserError(
             f"{named} gives the same input other features each time, also in eval mode (random "
             "masks, for example), so two evaluations would differ. Use another encoder"
@@ -161,6 +172,14 @@ def _two_texts(encoder: TextEncoder, num_tokens: int) -> Tensor:
     return ids
 
 
+def _padded(encoder: TextEncoder, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids (1, T) with one token of padding behind them, and their mask."""
+    pad = getattr(getattr(encoder.body, "config", None), "pad_token_id", None)
+    ends = torch.full((1, 1), pad if isinstance(pad, int) and pad >= 0 else 0)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros_like(ends)], dim=1)
+    return torch.cat([ids, ends], dim=1), mask
+
+
 def _two_images(side: int) -> Tensor:
     """uint8 (2, 3, S, S): colours that rise across the image, and noise."""
     ramp = torch.linspace(0, 255, side)
@@ -168,6 +187,11 @@ def _two_images(side: int) -> Tensor:
     smooth = torch.cat([rising, 255 - rising[:1]]).to(torch.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side), dtype=np.uint8)
     return torch.stack([smooth, torch.from_numpy(noise)])
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Whether two results for the same input are equal but for rounding."""
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -29,7 +29,7 @@ from mmsa.errors import (
     UserError,
 )
 from mmsa.foundation import atomic_write
-from mmsa.foundation.held_folder import HeldFolder
+from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.foundation.open_files import require_open_files, too_many_open
 from mmsa.process.collective_errors import first_line, lost_contact
 from mmsa.process.runtime import World, world_from_environment
@@ -58,7 +58,7 @@ class Command:
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
     _stop_request: StopRequest | None = None
-    _folder: HeldFolder | None = None  # of the status file
+    _folder: HeldDirectory | None = None  # of the status file
     _started: float = field(default_factory=time.time)
     _reached: int = 0  # the step that the previous launch reached
 
@@ -68,7 +68,7 @@ class Command:
         earlier, reached = before.get("restarts"), before.get("step")
         self._reached = reached if isinstance(reached, int) else 0
         self.status_file = status_file
-        self._folder = HeldFolder(status_file.parent)
+        self._folder = HeldDirectory(status_file.parent)
         self.facts |= {
             "restarts": 0 if not resumes else 1 + (earlier if isinstance(earlier, int) else 0),
             "host": socket.gethostname(),

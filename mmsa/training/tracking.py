@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mmsa.config import Config
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
-from mmsa.foundation.held_folder import HeldFolder
+from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.foundation.parsing import parse_json
 from mmsa.training.checkpoints.disk_space import not_written, taken_away
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
@@ -56,7 +56,7 @@ class Tracker:
             return
         config = config or Config()
         self._file = run_dir / METRICS_NAME
-        self._folder = HeldFolder(run_dir)
+        self._folder = HeldDirectory(run_dir)
         with self._writing():
             cut_back(self._file, start_step)
             run = TrackedRun(run_dir, start_step, config)

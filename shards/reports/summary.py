@@ -61,9 +61,8 @@ def next_steps(directory: Path) -> str:
 def training_command(directory: Path) -> str:
     """The command that trains on the packed set in `directory`."""
     return (
-        "accelerate launch --config_file accelerate_config.yaml --num_processes N train.py "
-        f"--config launch/runs/full_finetune.yaml {shlex.quote(f'data.shards={directory}')} "
-        "run.dir=runs/first"
+        "python -m launch run -n N launch/runs/full_finetune.yaml "
+        f"{shlex.quote(f'data.shards={directory}')} run.dir=runs/first"
     )
 
 

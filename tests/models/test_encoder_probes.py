@@ -291,3 +291,11 @@ def test_both_encoders_are_reported_at_once() -> None:
             parameter.fill_(float("nan"))
     with pytest.raises(UserError, match=r"2 problems\n.*1\. .*16 tokens at most.*\n.*2\. .*NaN"):
         probe_encoders(model, config, 17)
+
+
+@pytest.mark.parametrize(("model_type", "warned"), [("fnet", True), ("bert", False)])
+def test_an_encoder_that_reads_padding_is_named(
+    caplog: pytest.LogCaptureFixture, model_type: str, warned: bool
+) -> None:
+    probe_text_encoder(text(model_type, PLAIN, "mean"), model_type, 16)
+    assert ("it also reads the padding" in caplog.text) is warned

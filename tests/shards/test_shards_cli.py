@@ -51,7 +51,7 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert head.strip() in packed
     assert "text length" in tail
     assert "protocol  random, seed 0, ratios 8:1:1, hash " in shown
-    assert shown.splitlines()[-1].startswith("next: accelerate launch ")
+    assert shown.splitlines()[-1].startswith("next: python -m launch run ")
     # The settings and the versions of libraries are in the manifest, and take 280 characters.
     assert load_manifest(out).packing["simplejpeg"]
     for printed in (packed, shown):
