@@ -68,7 +68,7 @@ def report(num_samples: int, num_classes: int, directory: Path) -> dict[str, flo
         title="made up", private=True,
     )  # fmt: skip
     write_report(
-        directory, predictions, findings, identity, list(rows_of(predictions, facts, 1.5)),
+        directory, predictions, findings, identity, rows_of(predictions, facts, 1.5),
         extra_files={PAGE_NAME: page},
     )  # fmt: skip
     files = {path.name: path.stat().st_size for path in directory.iterdir()}

@@ -141,7 +141,8 @@ def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
     if finished:
         raise UserError(
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
-            f"python -m launch submit evaluate ... -- {run_dir}; or choose another run.dir"
+            f"python -m launch submit evaluate ... -- {shlex.quote(str(run_dir))}; or choose "
+            "another run.dir"
         )
     return [*notes, *unchecked]
 
@@ -226,8 +227,8 @@ def check_no_job(run_dir: Path, jobs: Mapping[str, str]) -> None:
     """Raise `UserError` if one of `jobs` (job -> state) is queued or running on this directory."""
     for job, state in jobs.items():
         raise UserError(
-            f"job {job} of {run_dir} is {state}; wait for it (python -m launch status {run_dir}) "
-            f"or cancel it (scancel {job}), or choose another run.dir"
+            f"job {job} of {run_dir} is {state}; wait for it (python -m launch status "
+            f"{shlex.quote(str(run_dir))}) or cancel it (scancel {job}), or choose another run.dir"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -92,7 +93,7 @@ def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()
         print(f"  log     {log(a='TASK')}")
     first = jobs[0]
     for folder in [first.folder] if first.kind == "train" else first.task_folders[:1]:
-        print(f"  follow  python -m launch status {folder.parent}")
+        print(f"  follow  python -m launch status {shlex.quote(str(folder.parent))}")
     print(f"  follow  squeue --jobs {','.join(numbers)}")
     print(f"  cancel  scancel {' '.join(numbers)}")
     return numbers

@@ -61,7 +61,7 @@ def _begin(arguments: argparse.Namespace) -> None:
         job_log.slurm_dir(run_dir),
         job.number,
         kind="train",
-        log=_log_of(run_dir, job.number),
+        log=_log_of(run_dir, job),
         restart=job.restarts,
         nodes=job.nodes,
         checkpoint=job_log.newest_checkpoint_step(run_dir),
@@ -71,10 +71,11 @@ def _begin(arguments: argparse.Namespace) -> None:
     print(run_dir)
 
 
-def _log_of(run_dir: Path, job: str) -> str:
-    """Where a job's log is: as submitted, else as SLURM says (by hand, or an array's task)."""
-    submitted = job_log.known_jobs(job_log.slurm_dir(run_dir)).get(job, {})
-    return str(submitted.get("log") or slurm_queue.facts(job).get("StdOut", ""))
+def _log_of(run_dir: Path, job: slurm_queue.ThisJob) -> str:
+    """Where a job's log is: as submitted, else as SLURM says, which shows a % in a path wrongly."""
+    jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
+    submitted = jobs.get(job.task) or jobs.get(job.number) or {}
+    return str(submitted.get("log") or slurm_queue.facts(job.number).get("StdOut", ""))
 
 
 def _end(arguments: argparse.Namespace) -> int:

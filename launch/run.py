@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from launch.site import ROOT
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import as_options, import_extensions, take_imports
+from mmsa.process.arguments import take_configuration
 
 if TYPE_CHECKING:
     from launch.ranks import Ended
@@ -67,9 +68,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if words[:1] in (["evaluate.py"], ["evaluate"]):
         return _evaluate(arguments, [*words[1:], *imports])
-    return _train(
-        arguments, words[1:] if words[:1] in (["train.py"], ["train"]) else words, imports
-    )
+    if words[:1] in (["train.py"], ["train"]):  # as after `accelerate launch`
+        words = words[1:]
+    return _train(arguments, words, imports)
 
 
 def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) -> int:
@@ -85,7 +86,8 @@ def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) 
     ]
     run_dir = Path(str(config.run.dir))
     if checks.check_ranks(config):
-        print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
+        named = shlex.quote(str(run_dir))
+        print(f"{run_dir} is finished; evaluate it with: python evaluate.py {named}")
         return 0
     options = ["--config", file] if file else []
     passed = [*options, *overrides, *shape, *imports]
@@ -104,14 +106,13 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
     from launch.checks import default_processes
     from mmsa.evaluation.arguments import build_parser, check_arguments
     from mmsa.evaluation.report.read_report import is_report
-    from mmsa.export import read_export
     from mmsa.export_target import resolve_export
 
     options = build_parser().parse_intermixed_args(words)
     check_arguments(options)
     for path in options.targets:
         if not is_report(path):
-            read_export(resolve_export(path, options.checkpoint).directory)
+            resolve_export(path, options.checkpoint)
     if arguments.engine not in (None, "ddp"):
         raise UserError(
             f"--engine {arguments.engine}: evaluation shares its batches among processes without "
@@ -123,17 +124,16 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _file_and_overrides(config: str | None, words: list[str]) -> tuple[str | None, list[str]]:
-    """The configuration file, which may be left out, and the settings after it."""
-    if config is None and words and "=" not in words[0]:
-        config, words = words[0], words[1:]
-    strange = [word for word in words if "=" not in word or word.startswith("-")]
+    """The configuration file, which may be left out, and the settings around it."""
+    file, overrides = take_configuration(config, words)
+    strange = [word for word in overrides if "=" not in word or word.startswith("-")]
     if strange:
         raise UserError(
-            f"{strange[0]} is not a setting; expected one configuration file and section.key=value "
-            "after it, for example: python -m launch run -n 2 launch/runs/full_finetune.yaml "
-            "data.shards=OUT run.dir=runs/first"
+            f"{strange[0]} is neither a configuration file nor a setting; expected one of the "
+            "first and section.key=value, for example: python -m launch run -n 2 "
+            "launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first"
         )
-    return config, words
+    return file, overrides
 
 
 def _num_processes(number: int | None) -> int | None:

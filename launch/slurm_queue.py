@@ -24,10 +24,13 @@ class ThisJob:
     number: str
     restarts: int
     nodes: str
+    task: str = ""  # of an array: ARRAY_TASK, by which it was submitted
 
     @classmethod
     def from_environment(cls) -> ThisJob:
+        array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
         return cls(
+            task=f"{array}_{task}" if array else "",
             number=os.environ["SLURM_JOB_ID"],
             restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             nodes=os.environ.get("SLURM_JOB_NODELIST", ""),

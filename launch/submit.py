@@ -100,7 +100,9 @@ def _run(arguments: argparse.Namespace) -> None:
     _check_directory()
     if arguments.kind in ("train", "seeds"):
         # As train.py takes it: --config FILE, or FILE alone.
-        arguments.rest = [word for word in arguments.rest if word != "--config"]
+        arguments.rest = [
+            word.removeprefix("--config=") for word in arguments.rest if word != "--config"
+        ]
     words = take_imports(arguments.rest)[1]
     if not words:
         raise UserError(

@@ -230,8 +230,8 @@ def load_weights(model: SentimentModel, export: Export) -> SentimentModel:
     """`model` with the weights of an export, which are not compared with their digest."""
     from mmsa.models.weights import load_strictly, read_state
 
-    path = export.directory / WEIGHTS_NAME
     _check_inputs(export, model)
+    path = export.directory / WEIGHTS_NAME
     load_strictly(model, read_state(path), where=str(path))
     return model.eval()
 
@@ -251,17 +251,23 @@ def _check_inputs(export: Export, model: SentimentModel) -> None:
 
 
 def load_tokenizer_of(export: Export) -> TextTokenizer | None:
-    """The tokenizer of an export; None for a model that reads no text."""
+    """The tokenizer of an export; None for a model that reads no text. `UserError` if damaged."""
     read = export.preprocessing
     if read.max_tokens is None:
         return None
     from mmsa.data.text import load_tokenizer
 
+    directory = export.directory / TOKENIZER_NAME
     if export.digests is not None:
         what = f"the export {export.directory}"
         require_intact(export.directory, [f"{TOKENIZER_NAME}/"], what=what, remedy=_COPY_AGAIN)
-    path = str(export.directory / TOKENIZER_NAME)
-    return load_tokenizer(path, read.max_tokens, read.truncation_side)
+    try:
+        return load_tokenizer(str(directory), read.max_tokens, read.truncation_side)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make the libraries raise whatever they meet
+        said = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise UserError(f"{directory} cannot be read ({said}); copy the export again") from None
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

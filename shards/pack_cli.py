@@ -225,7 +225,9 @@ def _report(
         return
     if isinstance(manifest, Manifest):
         print_summary(manifest)
-        print(f"packed into {path}; any dropped samples are listed in {path}/rejected.jsonl")
+        dropped = manifest.source.get("dropped")
+        listed = f"; dropped samples are listed in {path}/rejected.jsonl" if dropped else ""
+        print(f"packed into {path}{listed}")
         print(next_steps(path))
     else:
         print(f"wrote {path}")

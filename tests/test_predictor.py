@@ -308,6 +308,18 @@ def test_odd_preprocessing(copied: Path) -> None:
             mmsa.load(copied, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer(copied: Path, name: str) -> None:
+    path = copied / "tokenizer" / name
+    whole = path.read_bytes()
+    for content in (b"", b"5", b"[]", b"{", b"\xff", whole[: len(whole) // 2], b'{"version": 5}'):
+        path.write_bytes(content)
+        if name == "tokenizer_config.json" and content == b'{"version": 5}':
+            continue  # all its keys are optional
+        with pytest.raises(UserError, match="tokenizer cannot be|tokenizer of .* padding"):
+            mmsa.load(copied, device="cpu")
+
+
 def test_weights_of_no_use(copied: Path) -> None:
     path = copied / "model.safetensors"
     weights = load_file(path)

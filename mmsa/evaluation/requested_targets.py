@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmsa.evaluation.inputs.eval_target import EvalTarget, Request, open_target
+from mmsa.evaluation.inputs.eval_target import EvalTarget, Request, data_suffix, open_target
 from mmsa.evaluation.report.files import read_metrics
 from mmsa.evaluation.report.read_report import is_report, report_matches
 
@@ -22,6 +22,7 @@ class RequestedTarget:
     identity: Mapping[str, Any]
     to_evaluate: EvalTarget | None  # None: the report already exists and is reused
     parent: Path  # the directory that contains the run, the export or the report
+    data_suffix: str  # of the report's directory; empty on the data that the model was trained on
 
     def written_to(self, report: Path) -> RequestedTarget:
         """This target, its report now being in the directory `report`."""
@@ -49,14 +50,18 @@ def requested_targets(
     for name, path in zip(short_names(paths), paths, strict=True):
         if is_report(path):
             identity = read_metrics(path)["identity"]
-            targets.append(RequestedTarget(name, path, identity, None, path.parent))
+            suffix = data_suffix(str(identity.get("dataset")), str(identity.get("shards_digest")))
+            suffix = suffix if path.resolve().name.endswith(suffix) else ""
+            targets.append(RequestedTarget(name, path, identity, None, path.parent, suffix))
             continue
         target = open_target(Request(path, checkpoint, shards, split, batch_size))
         identity = target.identity(precision=precision, device_type=device_type)
         report = target.report_directory()
         reused = reuse_reports and report_matches(report, identity)
         parent = target.source.home.parent
-        targets.append(RequestedTarget(name, report, identity, None if reused else target, parent))
+        to_evaluate = None if reused else target
+        suffix = target.data_suffix
+        targets.append(RequestedTarget(name, report, identity, to_evaluate, parent, suffix))
     return targets
 
 

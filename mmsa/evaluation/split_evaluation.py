@@ -29,7 +29,7 @@ from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
 from mmsa.errors import UserError
 from mmsa.evaluation.arguments import Options
-from mmsa.evaluation.floors.fitting import Floors, fit_floors, read_texts
+from mmsa.evaluation.floors.fitting import Floors, floors_of
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.inputs.eval_target import EvalTarget, samples_hash
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, groups_of, read_facts
@@ -171,17 +171,11 @@ class SplitEvaluation:
         return fitted
 
     def floors(self, facts: list[SampleFacts], predictions: Predictions) -> Floors | None:
-        """Majority class and TF-IDF on the same split; None if they cannot be fitted (printed)."""
-        target = self.target
-        if not self.options.floors or target.split == "train":
+        """Majority class and TF-IDF on these samples; None if they cannot be fitted (printed)."""
+        if not self.options.floors or self.target.split == "train":
             return None
-        classes = target.export.class_map(target.manifest.classes)
         try:
-            train, val = (
-                read_texts(SplitReader(target.shards, target.manifest, name, classes))
-                for name in ("train", "val")
-            )
-            return fit_floors(train, val, facts, predictions)
+            return floors_of(self.target, facts, predictions)
         except UserError as error:
             print(f"no floors: {error}")
             return None
@@ -241,14 +235,16 @@ class SplitEvaluation:
             predictions,
             findings,
             identity,
-            list(rows_of(predictions, facts, temperature)),
+            rows_of(predictions, facts, temperature),
             file_format=self.options.file_format,
             extra_files=extra_files,
         )
         self._write_run_facts(out, accelerator, samples_per_rank)
         home = self.target.source.home
         if self.target.split == ledger.TEST_SPLIT:
-            print(f"the test split has been opened {self.openings} time(s) by {home}")
+            others = ledger.read_ledger(home).num_openings - self.openings
+            of_others = f", and {others} time(s) that of other data" if others > 0 else ""
+            print(f"the test split has been opened {self.openings} time(s) by {home}{of_others}")
         print(f"report in {out}")
         return dict(rounded({**findings, "identity": identity}))
 
@@ -262,6 +258,7 @@ class SplitEvaluation:
         audited: dict[str, Any] | None,
     ) -> bytes:
         private, home = self.options.private, self.target.source.home
+        of_data = f" of {self.target.manifest.dataset}" if self.target.on_other_data else ""
         reader = self.target.reader
         return render(
             predictions,
@@ -271,7 +268,7 @@ class SplitEvaluation:
             training=read_training(home),
             audit=audited,
             openings=self.openings,
-            title=f"{self.target.name}: {self.target.split} split",
+            title=f"{self.target.name}: {self.target.split} split{of_data}",
             private=private,
         )
 

@@ -6,6 +6,7 @@ collective, and the main rank reports it.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def begin_run(command: Command, config: Config) -> Beginning | None:
     )
     if continues and resume.is_finished(run_dir):
         if command.world.is_main_process:
-            print(f"{run_dir} is finished; evaluate it with: python evaluate.py {run_dir}")
+            named = shlex.quote(str(run_dir))
+            print(f"{run_dir} is finished; evaluate it with: python evaluate.py {named}")
         return None
     if command.world.is_main_process:
         command.resources.enter_context(lock_run(run_dir))  # before anything is written there

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mmsa.config import Config, TextEncoderConfig
+from mmsa.config import Config, ModelConfig, TextEncoderConfig
 from mmsa.data.manifest import Manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer, load_tokenizer, word_tokenizer
@@ -49,6 +49,7 @@ def build_or_load(
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"
     else:
+        config = config.model_copy(update={"model": with_real_directories(config.model)})
         tokenizer = None
         if fusion_class(config.model.fusion.name).uses_text:
             try:
@@ -74,6 +75,21 @@ def _all_missing(
     except UserError:
         pass  # without the tokenizer's size; reported once the tokenizer is there
     return missing_weights(config.model, problems, extension_modules(config.model))
+
+
+def with_real_directories(model: ModelConfig) -> ModelConfig:
+    """`model` with each export that gives `weights` by its own directory.
+
+    `RUN/best` of a run that is training is a link that moves: architecture, tokenizer and weights
+    are read one after the other, and must be of one export.
+    """
+    changed = {}
+    for name in ("text_encoder", "image_encoder"):
+        encoder = getattr(model, name)
+        path = Path(encoder.weights).expanduser()
+        if encoder.weights not in ("none", "pretrained") and is_export(path):
+            changed[name] = encoder.model_copy(update={"weights": str(path.resolve())})
+    return model.model_copy(update=changed)
 
 
 def tokenizer_name(encoder: TextEncoderConfig) -> str:

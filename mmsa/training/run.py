@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,6 +68,7 @@ class Run:
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
         self._check_agreement()
+        self._check_same_weights()
         self._wrap()
         self.audit: AuditWriter | None = None
         if self.config.run.audit:
@@ -97,6 +99,19 @@ class Run:
             raise AgreedError(
                 f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
                 ". Its file system shows them different files; check it, then repeat the command"
+            )
+
+    def _check_same_weights(self) -> None:
+        """Raise on every rank where `weights=RUN/best` was another export on each; a collective."""
+        encoders = (self.bare_model.text_encoder, self.bare_model.image_encoder)
+        own = tuple("" if encoder is None else encoder.source for encoder in encoders)
+        found = sorted(set(gather_object([own])))
+        if len(found) > 1:
+            words = "; ".join(" and ".join(filter(None, sources)) for sources in found)
+            raise AgreedError(
+                f"the ranks read different weights: {words}. The run that they are of is still "
+                "training and has moved its best export; repeat the command, or copy the export "
+                "and give that as weights"
             )
 
     def _wrap(self) -> None:

@@ -73,6 +73,7 @@ class LiveRun:
             optimizer=self._optimizer,
             write_export=self._write,
             state={"step": self.step, "best_step": self.step, "world_size": 1},
+            run_config=self._export.config.to_yaml(),
         )
 
     def _write(self, directory: Path, weights: Mapping[str, Tensor]) -> None:

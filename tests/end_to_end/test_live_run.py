@@ -15,10 +15,12 @@ from live_run import LiveRun, check_report, last_report, step_of
 
 import mmsa
 from evaluate import main as evaluate_main
+from mmsa.config import ModelConfig
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.eval_target import Request, open_target
 from mmsa.evaluation.one_model import open_model
 from mmsa.export_target import Target, read_export_whole, resolve_export
+from mmsa.training.model_parts import with_real_directories
 from train import main as train_main
 
 FEW = settings(
@@ -131,6 +133,15 @@ def test_a_damaged_export_that_stays_is_an_error_at_once(
     assert openings[0] < 10
 
 
+def test_weights_that_begin_a_run_are_of_one_export(live: LiveRun) -> None:
+    best = live.directory / "best"
+    given = ModelConfig.model_validate({"text_encoder": {"weights": str(best)}})
+    fixed = with_real_directories(given)
+    assert Path(fixed.text_encoder.weights) == best.resolve()
+    assert not Path(fixed.text_encoder.weights).is_symlink()
+    assert fixed.image_encoder == given.image_encoder
+
+
 def test_a_copy_without_links_is_evaluated(trained: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(trained, tmp_path / "copy")  # follows links
     assert not (copy / "best").is_symlink()
@@ -143,7 +154,7 @@ def training(live: LiveRun) -> Iterator[LiveRun]:
     ended = threading.Event()
 
     def train() -> None:
-        while not ended.wait(0.3):
+        while not ended.wait(0.5):
             live.advance()
 
     thread = threading.Thread(target=train)

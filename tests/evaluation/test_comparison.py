@@ -15,7 +15,7 @@ from mmsa.evaluation.compare.comparison_text import comparison_text
 from mmsa.evaluation.compare.folds import check_folds, fold_findings, folds_text, pooled
 from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.metrics import Predictions
-from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread
+from mmsa.evaluation.scores.paired_tests import holm, mcnemar, spread, verdict_caution
 
 NAMES = ("negative", "neutral", "positive")
 N = 400
@@ -96,6 +96,37 @@ def test_a_clear_difference_and_one_by_chance() -> None:
     assert "are not distinguishable (weighted F1 " in text
     assert "good is better than bad (weighted F1 +0." in text
     assert "better than bad (log loss -" in comparison_text(by_loss)
+    assert "caution" not in text
+
+
+def small_report(name: str, predicted: list[int], labels: list[int]) -> Report:
+    logits = np.eye(3, dtype=np.float32)[predicted] * 2
+    keys = [f"{i:04d}" for i in range(len(labels))]
+    identity = make_report(name, 0.5).identity
+    predictions = Predictions(keys, np.array(labels), logits, NAMES)
+    return Report(name, Path(name), identity, predictions, np.arange(len(labels), dtype=np.uint64))
+
+
+def test_better_on_8_samples_is_said_with_caution() -> None:
+    """Four answers decide: the bootstrap says p = 0.01, McNemar's exact test 0.125."""
+    labels = [0, 1, 2, 0, 1, 2, 0, 1]
+    good = small_report("good", labels, labels)
+    bad = small_report("bad", [1, 2, 0, 1, *labels[4:]], labels)
+    found = compare([good, bad], "accuracy")
+    pair = found["pairs"][0]
+    assert pair["differences"]["accuracy"]["p_holm"] < 0.05
+    assert pair["mcnemar"]["p"] == 0.125
+    text = comparison_text(found)
+    assert "good is better" not in text
+    assert (
+        "but with caution: 8 independent samples are fewer than 50; only one of the two is right "
+        "on 4 sample(s), fewer than 25; McNemar's exact test does not confirm it (p = 0.1250)"
+    ) in text
+    assert "with caution, see below" in text
+    assert verdict_caution("macro_f1", 400, 25, 0.04) is None
+    assert verdict_caution("loss", 400, 3, 0.9) is None  # not a score of answers
+    assert verdict_caution("loss", 49, 3, 0.9) is not None
+    assert verdict_caution("f1/neutral", 400, 24.5, None) is not None  # several seeds
 
 
 def test_a_model_is_not_distinguishable_from_one_that_says_the_same() -> None:
@@ -193,6 +224,9 @@ def test_folds_are_pooled_to_the_whole_and_averaged() -> None:
     )
     assert [one["fold"] for one in found["folds"]] == [1, 2, 3]
     assert "d, kfold, 3 folds, test split; samples: 134, 133, 133" in folds_text(found)
+    assert "never predicts" not in folds_text(found)
+    found["pooled"]["confusion_matrix"] = [[3, 0, 0], [1, 0, 0], [0, 0, 2]]
+    assert "\nthe model never predicts neutral on this split: its recall" in folds_text(found)
 
 
 def test_folds_that_do_not_belong_together_are_refused() -> None:

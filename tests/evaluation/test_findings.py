@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from packed import open_split, sample, seal, write_split
 
-from mmsa.calibration import Calibration, read_calibration, to_json
+from mmsa.calibration import Calibration, described, read_calibration, temperature_of, to_json
 from mmsa.data.manifest import Manifest, key_hash
 from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, fit_floors
@@ -106,6 +106,50 @@ def test_a_calibration_is_read_back_and_damage_is_reported(tmp_path: Path) -> No
         (tmp_path / "calibration.json").write_text(damaged)
         with pytest.raises(UserError, match="does not contain a calibration .*--calibrate"):
             read_calibration(tmp_path)
+
+
+def alike(num_samples: int, right: bool) -> Predictions:
+    """Samples that are all predicted correctly, or all wrongly, with the same confidence."""
+    labels = np.arange(num_samples) % 3
+    logits = np.eye(3, dtype=np.float32)[labels if right else (labels + 1) % 3]
+    return Predictions([f"{i:04d}" for i in range(num_samples)], labels, logits, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "words"),
+    [
+        (alike(3, right=True), "fitted on 3 validation sample(s), and fewer than 50 do not"),
+        (predictions_of(49), "fitted on 49 validation sample(s), and fewer than 50 do not"),
+        (alike(60, right=True), "of 60 validation samples ended at 0.05"),
+        (alike(60, right=False), "of 60 validation samples ended at "),
+    ],
+)
+def test_no_temperature_of_too_few_samples_or_at_a_bound(
+    predictions: Predictions, words: str, tmp_path: Path
+) -> None:
+    words = words.replace("of 60", "on 60")
+    fitted = fit(predictions, split="val", shards_digest="")
+    assert fitted.temperature is None
+    assert temperature_of(fitted) == 1.0
+    assert fitted.loss_after == fitted.loss_before
+    assert words in described(fitted)
+    (tmp_path / "calibration.json").write_text(to_json(fitted))
+    assert read_calibration(tmp_path) == fitted
+    found = found_of(alike(6, right=True), SeenBefore(None, ""), fitted)
+    assert found["calibration"]["temperature"] is None  # type: ignore[index]
+    assert f"calibration: no temperature: {fitted.why_none}; " in summary_text(found)
+
+
+def test_a_temperature_of_an_earlier_version_is_not_used_if_3_samples_decided(
+    tmp_path: Path,
+) -> None:
+    old = '{"temperature": 0.0500003, "fitted_on": "val", "num_samples": 3, "shards_digest": "", '
+    (tmp_path / "calibration.json").write_text(old + '"loss_before": 0.6, "loss_after": 0.1}')
+    found = read_calibration(tmp_path)
+    assert found is not None
+    assert found.temperature is None
+    assert "3 validation sample(s)" in str(found.why_none)
+    assert fit(predictions_of(50), split="val", shards_digest="").temperature is not None
 
 
 def test_the_reliability_diagram_by_hand() -> None:

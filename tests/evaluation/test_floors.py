@@ -80,6 +80,19 @@ def test_words_that_occur_in_one_text_only_are_ignored() -> None:
     assert (with_rare.predictions.logits == plain.predictions.logits).all()
 
 
+def test_many_classes_have_fewer_features() -> None:
+    """The optimizer's memory is features times classes."""
+    words = " ".join(f"word{i}" for i in range(1500))  # and as many pairs
+    texts = [f"{words} sad", f"{words} happy"] * 2
+    labels = [0, 1, 0, 1]
+    sizes = {}
+    for num_classes in (3, 1000):
+        names = [f"c{c}" for c in range(num_classes)]
+        floor = tfidf_floor(*(texts, labels) * 3, names, c_grid=(1.0,))
+        sizes[num_classes] = floor.num_features
+    assert sizes == {3: 3003, 1000: 2000}
+
+
 def test_the_test_labels_do_not_matter() -> None:
     true, turned = floor_of(TEST), floor_of([2 - label for label in TEST])
     assert turned.c == true.c

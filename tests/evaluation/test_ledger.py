@@ -34,6 +34,18 @@ def test_openings_are_counted_for_all_weights(tmp_path: Path) -> None:
     }
 
 
+def test_openings_are_counted_for_each_packed_data_set(tmp_path: Path) -> None:
+    counts = [
+        record_opening(tmp_path, split="test", weights_sha256="w", shards_digest=digest)
+        for digest in ("d1", "d2", "d1")
+    ]
+    assert counts == [1, 1, 2]
+    assert read_ledger(tmp_path).num_openings == 3
+    with (tmp_path / "test_ledger.jsonl").open("a") as ledger:
+        ledger.write("damaged\n")  # perhaps an opening of either
+    assert [read_ledger(tmp_path).openings_of(digest) for digest in ("d1", "d2")] == [3, 2]
+
+
 def test_other_splits_are_not_recorded(tmp_path: Path) -> None:
     assert opened(tmp_path, split="val") == 0
     assert list(tmp_path.iterdir()) == []

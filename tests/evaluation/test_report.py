@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +23,7 @@ from mmsa.evaluation.report.files import (
 )
 from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.predictions_file import read_predictions, rows_of
+from mmsa.evaluation.report.read_report import read_report
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.score_names import classification_report_text
 
@@ -151,6 +153,21 @@ def test_files_that_are_not_a_report_are_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
     with pytest.raises(UserError, match="an earlier version wrote it"):
         read_metrics(tmp_path)
+
+
+def test_files_of_two_evaluations_are_not_one_report(tmp_path: Path) -> None:
+    written(tmp_path)
+    rows = tmp_path / "predictions.jsonl"
+    own = rows.read_text(encoding="utf-8")
+    assert read_report(tmp_path, "a").predictions.keys == four().keys
+    rows.write_text(own.replace("0.6931472", "0.9"), encoding="utf-8")  # labels as before
+    with pytest.raises(UserError, match="predictions are of different evaluations"):
+        read_report(tmp_path, "a")
+    # Files that are just being replaced are waited for.
+    replaced = threading.Timer(0.3, rows.write_text, [own], {"encoding": "utf-8"})
+    replaced.start()
+    assert read_report(tmp_path, "a").predictions.keys == four().keys
+    replaced.join()
 
 
 def test_run_facts(tmp_path: Path) -> None:

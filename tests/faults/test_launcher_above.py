@@ -16,7 +16,9 @@ from mmsa.process.launcher import is_launcher, requested_processes
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PARENT = """\
-import subprocess, sys, time
+import os, subprocess, sys, time
+if "marked" in sys.argv:
+    os.environ["MMSA_LAUNCHER_PID"] = str(os.getpid())
 subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 time.sleep(600)
 """
@@ -31,13 +33,14 @@ time.sleep(600)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent death signal")
 @pytest.mark.parametrize(
-    ("name", "ends"), [("torchrun", True), ("accelerate", True), ("run", False)]
+    ("name", "ends"), [("torchrun", True), ("accelerate", True), ("run", False), ("marked", True)]
 )
 def test_a_process_ends_with_its_launcher(tmp_path: Path, name: str, ends: bool) -> None:
+    """`python -m launch run` marks itself, however it was started."""
     script = tmp_path / name
     script.write_text(PARENT)
     parent = subprocess.Popen(
-        [sys.executable, str(script), CHILD], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), CHILD, name], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
     pid, was_set = parent.stdout.readline().split()

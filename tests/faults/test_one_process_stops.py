@@ -82,6 +82,22 @@ def test_a_sigterm_to_one_of_several_starting_ranks_is_not_a_preemption(
     assert (status(tmp_path)["state"], status(tmp_path)["exit_code"]) == (state, code)
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", "interrupted\n"), ("1", "")])
+def test_ctrl_c_of_an_evaluation_is_said_by_one_rank(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, said: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)  # of a launched rank; this process continues
+
+    def body(command: Command) -> None:
+        raise KeyboardInterrupt
+
+    assert run_command(body) == 130
+    assert (codes, capsys.readouterr().err) == ([130], said)
+
+
 def test_signals_are_as_before_when_a_run_has_ended(shards: Path, tmp_path: Path) -> None:
     from train import main as train_main
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import need
 from packed import packed_set
 
 from launch.__main__ import main as launch_main
@@ -163,25 +161,36 @@ def test_missing_slurm_is_reported(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", [["--config"], []])
+def test_a_configuration_as_train_py_takes_it(
+    option: list[str], settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = settings[0] if option else f"--config={settings[0]}"
+    words = ["train", "--dry-run", "--", *option, file, *settings[1:]]
+    assert launch_main(["submit", *words]) == 0
+    assert f"set -- --config {tmp_path}/run/slurm/train.yaml\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("slurm")
 def test_a_dry_run_without_a_controller(
     settings: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = f"{os.environ['PATH']}:/usr/bin"
-    need("slurm", shutil.which("sinfo", path=path) is not None)
-    monkeypatch.setenv("PATH", path)
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no-slurm.conf"))
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/bin")
+    conf = tmp_path / "slurm.conf"  # of a controller that does not run
+    conf.write_text("ClusterName=x\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=9\n")
+    monkeypatch.setenv("SLURM_CONF", str(conf))
     record_job(tmp_path / "run" / "slurm", "17", kind="train", log="")
     assert launch_main(["submit", "train", "--dry-run", "--", *settings]) == 0
     said = capsys.readouterr().out
-    assert "the partition was not checked: SLURM's `sinfo` failed: sinfo: " in said
+    assert "the partition was not checked: SLURM's `sinfo` failed: slurm_load_part" in said
     assert (
         f"whether {tmp_path}/run has a job in the queue was not checked: SLURM's `squeue`" in said
     )
     assert "nothing was submitted (--dry-run)" in said
-    assert "error: SLURM's `sinfo` failed: sinfo:" in refused(capsys, "train", "--", *settings)
+    assert "error: SLURM's `sinfo` failed: slurm_load" in refused(capsys, "train", "--", *settings)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(
@@ -248,7 +257,7 @@ def test_configurations_are_an_array_of_runs(
     assert f"==> {base}/slurm/configurations.txt\n" + "\n".join(listed) + "\n" in said
     assert "#SBATCH --array=1-2%1\n" in said
     # The first configuration as a whole, of the other one what differs.
-    assert said.count("max_tokens:") == 1
+    assert said.count("keep_checkpoints:") == 1
     pieces = dict(piece.split("\n", maxsplit=1) for piece in said.split("\n==> ")[1:])
     differing = pieces[listed[1]].splitlines()
     assert differing[:2] == [f"(as {listed[0]}, but for)", f"run.dir: {base}/notebook"]

@@ -254,5 +254,5 @@ def test_the_data_card(small_packed: Path) -> None:
     assert "niu2016mvsa" in body
     assert "CIKM 2017" in body
     # A line right below a table would be a row of it.
-    assert "| dropped: labels conflict | 2 |\n\nLabel rule: `fusion`" in body
+    assert "| dropped: labels conflict | 2 |\n\nLabel rule: `fused`" in body
     assert load_manifest(small_packed).digest in body

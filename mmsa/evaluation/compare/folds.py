@@ -17,6 +17,7 @@ import numpy as np
 from mmsa.errors import UserError
 from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.bootstrap import Bootstrap
+from mmsa.evaluation.scores.confusions import class_cautions
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
 from mmsa.evaluation.scores.paired_tests import spread
 from mmsa.evaluation.scores.score_names import SCORE_TITLES, columns, with_interval
@@ -153,5 +154,6 @@ def folds_text(findings: Mapping[str, Any]) -> str:
         "",
         *columns(rows),
         "The folds' training sets overlap: the interval over folds is too narrow.",
+        *class_cautions(findings["pooled"]["confusion_matrix"], list(findings["label_names"])),
     ]
     return "\n".join(lines) + "\n"

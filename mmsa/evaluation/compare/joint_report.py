@@ -49,6 +49,6 @@ def write(
         content = compare(reports, metric)
         text, name = comparison_text(content), COMPARISON_NAME
     common = os.path.commonpath([target.parent.resolve() for target in targets])
-    directory = out or Path(common) / f"{name}-{split}"
+    directory = out or Path(common) / f"{name}-{split}{targets[0].data_suffix}"
     files.write_files(directory, {f"{name}.txt": text.encode("utf-8"), f"{name}.json": content})
     print(f"\n{text}\n{name} in {directory}")

@@ -16,6 +16,9 @@ from mmsa.evaluation.scores.metrics import Predictions, compute_metrics
 # Inverse strength of the L2 penalty, two values per decade.
 C_GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _MAX_ITERATIONS = 2000
+_FEW_CLASSES = 10  # all features are used
+_COEFFICIENTS = 2_000_000  # features x classes, with more classes
+_LEAST_FEATURES = 1_000
 _LEAST_PROBABILITY = 1e-12  # of a class missing from train, so that logits and loss are finite
 
 
@@ -46,6 +49,9 @@ def tfidf_floor(
     Vocabulary and classifier are fitted on train only; C is the value of `c_grid` with the best
     weighted F1 on val, the smallest of equal ones. Labels are indices into `label_names`.
 
+    With more than 10 classes only the most frequent words and pairs are features (2,000 for 1,000
+    classes): the optimizer keeps 25 numbers per feature and class, which are 0.4 GB then.
+
     Raises `UserError` if train has a single class, or no word that occurs in two texts.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -54,7 +60,12 @@ def tfidf_floor(
 
     if len(set(train_labels)) < 2:
         raise UserError("the train split has a single class; a classifier needs at least two")
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    limit = None
+    if len(label_names) > _FEW_CLASSES:
+        limit = max(_LEAST_FEATURES, _COEFFICIENTS // len(label_names))
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=limit
+    )
     try:
         train_features = vectorizer.fit_transform(train_texts)
     except ValueError as error:
@@ -63,23 +74,24 @@ def tfidf_floor(
             "least one word must occur in two of them"
         ) from None
     val_features = vectorizer.transform(val_texts)
-    models = {}
+    best: Any = None  # one model at a time: each has a number per feature and class
     scores: dict[float, float] = {}
     for c in sorted(c_grid):
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=_MAX_ITERATIONS)
         # The vectors are short: BLAS threads would mostly wait for each other (30 times the CPU
         # time on a busy machine), and their number would change the last digits.
         with threadpool_limits(1, user_api="blas"):
-            models[c] = model.fit(train_features, train_labels)
+            model.fit(train_features, train_labels)
         val_predictions = numbered(
             val_labels, _log_probs(model, val_features, label_names), label_names
         )
         scores[c] = compute_metrics(val_predictions)["weighted"]["f1"]
-    best = max(scores, key=scores.__getitem__)  # ties: the first, which is the smallest C
-    logits = _log_probs(models[best], vectorizer.transform(test_texts), label_names)
+        if best is None or scores[c] > scores[best.C]:  # ties: the smallest C
+            best = model
+    logits = _log_probs(best, vectorizer.transform(test_texts), label_names)
     predictions = numbered(test_labels, logits, label_names)
     return TfidfFloor(
-        predictions, compute_metrics(predictions), best, scores, train_features.shape[1]
+        predictions, compute_metrics(predictions), best.C, scores, train_features.shape[1]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,9 +63,31 @@ class EvalTarget:
         directory = self.source.home.name or str(self.source.home)
         return directory if checkpoint in ("best", "export") else f"{directory}/{checkpoint}"
 
+    @property
+    def on_other_data(self) -> bool:
+        """Whether these are not the shards that the model was trained on.
+
+        An export of an early version does not say; then they are if --shards names none.
+        """
+        trained = self.export.facts.get("shards_digest")
+        if trained is None:
+            return self.request.shards is not None
+        return bool(trained != self.manifest.digest)
+
+    @property
+    def data_suffix(self) -> str:
+        """Of the names of its reports; empty on the shards that the model was trained on.
+
+        So a report on other data never replaces that on the run's own split.
+        """
+        if not self.on_other_data:
+            return ""
+        return data_suffix(self.manifest.dataset, self.manifest.digest)
+
     def report_directory(self) -> Path:
         """Where its report goes unless --out is given."""
-        return self.source.home / "reports" / f"{self.split}-{self.source.name}"
+        name = f"{self.split}-{self.source.name}{self.data_suffix}"
+        return self.source.home / "reports" / name
 
     def identity(self, *, precision: str, device_type: str) -> dict[str, Any]:
         """Identifies data, weights, settings and code; independent of world size, host and time."""
@@ -126,6 +149,12 @@ def with_export(target: EvalTarget, source: Target, export: Export) -> EvalTarge
     if export.weights_sha256 == target.export.weights_sha256:
         return replace(target, source=source, export=export)
     return open_split(target.request, source, export)
+
+
+def data_suffix(dataset: str, digest: str) -> str:
+    """`-NAME-DIGEST` of a packed data set for the names of directories; plain characters alone."""
+    plain = re.sub(r"[^A-Za-z0-9_.+]+", "-", dataset)[:40].strip("-.") or "data"
+    return f"-{plain}-{digest[:8]}"
 
 
 def configuration_hash(config: Config) -> str:

@@ -37,6 +37,11 @@ class Ledger:
         """Includes damaged lines: each was an opening whose details are lost."""
         return len(self.openings) + self.num_damaged
 
+    def openings_of(self, shards_digest: str) -> int:
+        """Openings of the test split of one packed data set; a damaged line may be one of it."""
+        own = [one for one in self.openings if one["shards_digest"] == shards_digest]
+        return len(own) + self.num_damaged
+
 
 def record_opening(
     directory: str | os.PathLike[str],
@@ -46,18 +51,19 @@ def record_opening(
     shards_digest: str,
     when: str | None = None,
 ) -> int:
-    """Record that the test split is opened now; returns the number of openings, this one included.
+    """Record that the test split is opened now; returns how often that of this data was opened.
 
-    Call it on the main rank only, before the first sample is read. All openings recorded in
-    `directory` count, whatever the weights. For another split it records nothing and returns the
-    count so far. `when` is ISO 8601 in UTC, by default the current second. Concurrent openings get
-    different numbers (on a local file system).
+    Call it on the main rank only, before the first sample is read. The count includes this opening
+    and all that are recorded in `directory` for these shards, whatever the weights: the test split
+    of other data is another one. For another split it records nothing and returns the count so far.
+    `when` is ISO 8601 in UTC, by default the current second. Concurrent openings get different
+    numbers (on a local file system).
 
     Raises `UserError` if the line cannot be written, because the opening would go unrecorded. Warns
     about damaged lines, which are kept and counted.
     """
     if split != TEST_SPLIT:
-        return read_ledger(directory).num_openings
+        return read_ledger(directory).openings_of(shards_digest)
     moment = when if when is not None else datetime.now(UTC).isoformat(timespec="seconds")
     if datetime.fromisoformat(moment).utcoffset() != timedelta(0):
         raise ValueError(f"when={moment!r}; expected a UTC time, such as 2024-05-01T12:00:00Z")
@@ -73,8 +79,7 @@ def record_opening(
             "and each opening is recorded there. Make the directory writable or evaluate a "
             "writable copy of it"
         ) from None
-    ledger = _parse(content, path)
-    return ledger.num_openings
+    return _parse(content, path).openings_of(shards_digest)
 
 
 def read_ledger(directory: str | os.PathLike[str]) -> Ledger:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.manifest import IndexArray, Manifest, load_manifest, read_index
+from mmsa.data.manifest import IndexArray, Manifest, read_index
 from mmsa.errors import UserError
+from mmsa.evaluation.inputs.trained_on import trained_manifest
 
 # Evaluated split -> the splits that training and the choice of the best export used.
 _SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
@@ -46,12 +47,12 @@ def seen_before(
         return SeenBefore(None, f"the model was trained on the split '{split}'")
     manifest, directory = evaluated, shards
     if trained_digest is not None and trained_digest != evaluated.digest:
-        trained_manifest = _trained_on(trained_shards, trained_digest)
-        if trained_manifest is None:
+        found = trained_manifest(trained_shards, trained_digest)
+        if found is None:
             return SeenBefore(
                 None, "the model was trained on other shards, which are not at their place any more"
             )
-        manifest, directory = trained_manifest, str(trained_shards)
+        manifest, directory = found, str(trained_shards)
     try:
         records = _records(directory, manifest, earlier_splits)
     except UserError as error:
@@ -64,14 +65,6 @@ def seen_before(
     elif not leaked.any():
         return SeenBefore(None, "the shards were packed without looking for duplicates")
     return SeenBefore(leaked)
-
-
-def _trained_on(shards: str | os.PathLike[str] | None, digest: object) -> Manifest | None:
-    try:
-        manifest = load_manifest(str(shards))
-    except UserError:
-        return None
-    return manifest if manifest.digest == digest else None
 
 
 def _records(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def write_report(
     predictions: Predictions,
     findings: Mapping[str, Any],
     identity: Mapping[str, Any],
-    rows: Sequence[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
     *,
     file_format: str = "jsonl",
     extra_files: Mapping[str, Any] | None = None,

@@ -6,6 +6,7 @@ Pure functions: predictions, facts and settings in, a dictionary out, the same a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mmsa.calibration import Calibration, temperature_of
@@ -110,11 +111,14 @@ def _floors(
         low, high = interval(differences) or (None, None)
         value = scores[name]["value"] - tfidf[name]["value"]
         lead[name] = {"value": value, "low": low, "high": high, "p": two_sided_p(differences)}
-    return {
+    found = {
         "majority": {"scores": majority},
         "tfidf": {"scores": tfidf, "c": floors.c},
         "lead_over_tfidf": lead,
     }
+    if floors.fitted_on is not None:  # on other data than the model was trained on
+        found["fitted_on"] = asdict(floors.fitted_on)
+    return found
 
 
 def _add_caution(

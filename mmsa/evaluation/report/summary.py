@@ -16,6 +16,8 @@ def summary_text(findings: Mapping[str, Any]) -> str:
     blocks += [_leaks(findings["leaks"])]
     if findings["floors"]:
         blocks.append(_lead(findings["floors"]))
+        if note := fitted_on_note(findings["floors"]):
+            blocks[-1].append(f"  {note}")
     blocks += [_calibration(findings), _slices(findings["slices"])]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
 
@@ -63,6 +65,21 @@ def _lead(floors: Mapping[str, Any]) -> list[str]:
     if floors.get("caution"):
         lines.append(f"  take the lead with caution: {floors['caution']}")
     return lines
+
+
+def fitted_on_note(floors: Mapping[str, Any]) -> str:
+    """On which data the floors were fitted, if the evaluated data is not that of training."""
+    fitted = floors.get("fitted_on")
+    if fitted is None:
+        return ""
+    data = f"{fitted['dataset']} ({fitted['shards_digest'][:8]})"
+    if fitted["same_as_model"]:
+        return f"The floors were fitted on the model's own training data, {data}."
+    return (
+        f"The floors were fitted on the train split of {data}, which the model was not trained on: "
+        "its own training data is not at its place any more. The lead compares different training "
+        "data."
+    )
 
 
 def _leaks(leaks: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, answers
 from mmsa.evaluation.report.page import charts
+from mmsa.evaluation.report.summary import fitted_on_note
 from mmsa.evaluation.scores.confusions import (
     RATES_UP_TO,
     SHOWN,
@@ -57,6 +58,7 @@ def render(
     text = environment.get_template(_TEMPLATE.name).render(
         title=title,
         findings=findings,
+        fitted_on=fitted_on_note(findings["floors"]) if findings["floors"] else "",
         identity=rounded(dict(sorted(identity.items()))),
         names=names,
         score_titles=SCORE_TITLES,
@@ -101,10 +103,10 @@ def read_training(home: Path) -> list[dict[str, Any]]:
     """The readable lines of a run's metrics.jsonl; none for an export without a run."""
     lines = []
     try:
-        content = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = (home / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for line in content.split("\n"):
+    for line in text.split("\n"):
         try:
             measures = parse_json(line)
         except ValueError:
