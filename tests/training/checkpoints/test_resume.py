@@ -50,7 +50,7 @@ def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> N
     before = config(model={"text_encoder": {"pooling": "cls"}})
     assert differences(before, config()) == []
     named = config(model={"text_encoder": {"pooling": "mean"}})
-    changed = ["model.text_encoder.pooling: 'mean' -> 'auto'"]
+    changed = ["model.text_encoder.pooling: mean -> auto"]
     assert differences(named, config()) == changed
 
 
@@ -60,14 +60,14 @@ def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> N
         ({"run": {"seed": 1}}, "run.seed: 0 -> 1"),
         ({"data": {"window_shards": 8}}, "data.window_shards: 16 -> 8"),
         ({"data": {"max_tokens": 64}}, "data.max_tokens: 128 -> 64"),
-        ({"data": {"drop_last": False}}, "data.drop_last: True -> False"),
-        ({"data": {"bucket_by_length": False}}, "data.bucket_by_length: True -> False"),
+        ({"data": {"drop_last": False}}, "data.drop_last: true -> false"),
+        ({"data": {"bucket_by_length": False}}, "data.bucket_by_length: true -> false"),
         ({"train": {"global_batch_size": 64}}, "train.global_batch_size: 32 -> 64"),
         ({"train": {"epochs": 6}}, "train.epochs: 5 -> 6"),
         ({"train": {"select_by": "loss"}}, "train.select_by: weighted_f1 -> loss"),
-        ({"optim": {"text_lr": 3e-5}}, "optim.text_lr: 2e-05 -> 3e-05"),
+        ({"optim": {"text_lr": 3e-5}}, "optim.text_lr: 2.0e-05 -> 3.0e-05"),
         ({"model": {"text_encoder": {"name": "x"}}}, "name: bert-base-uncased -> x"),
-        ({"model": {"fusion": {"name": "concat", "hidden": [8]}}}, "None -> [8]"),
+        ({"model": {"fusion": {"name": "concat", "hidden": [8]}}}, "not set -> [8]"),
         ({"model": {"text_encoder": {"config": {"a": 1}}}}, "model.text_encoder.config.a"),
     ],
 )
@@ -92,7 +92,7 @@ def test_another_order_of_classes_makes_another_run() -> None:
         config(data={"classes": ["negative", "positive"]}),
         config(data={"classes": ["positive", "negative"]}),
     )
-    assert found == ["data.classes: ['negative', 'positive'] -> ['positive', 'negative']"]
+    assert found == ["data.classes: [negative, positive] -> [positive, negative]"]
 
 
 def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
