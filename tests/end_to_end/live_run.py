@@ -88,7 +88,7 @@ class LiveRun:
             preprocessing=old.preprocessing,
             tokenizer=self._tokenizer,
             facts={**old.facts, "step": self.step},
-            calibration=replace(old.calibration, temperature=1.0 + self.step)
+            calibration=replace(old.calibration, temperature=1.0 + self.step / 1000)
             if old.calibration
             else None,
         )
@@ -160,7 +160,7 @@ def check_report(report: Path, run_dir: Path) -> int:
     step: int = metrics["identity"]["step"]
     rows = [json.loads(line) for line in (report / "predictions.jsonl").read_text().splitlines()]
     assert {row["logits"][0] for row in rows} == {float(step)}
-    assert metrics["calibration"]["temperature"] == 1.0 + step
+    assert metrics["calibration"]["temperature"] == 1.0 + step / 1000
     weights = metrics["identity"]["weights_sha256"]
     ledger = (run_dir / "test_ledger.jsonl").read_text().splitlines()
     assert json.loads(ledger[-1])["weights_sha256"] == weights
