@@ -43,9 +43,7 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ["all", "6", "4", "10", "20"] in rows
     assert "rejected.jsonl" in packed
     assert f"next: python -m shards info '{out}'\n" in packed
-    assert (
-        f"train.py --config launch/runs/full_finetune.yaml 'data.shards={out}' run.dir=" in packed
-    )
+    assert f"launch run -n N launch/runs/full_finetune.yaml 'data.shards={out}' run.dir=" in packed
     shown = capsys.readouterr().out
     head, _, tail = shown.partition("duplicates ")
     assert head.strip() in packed
