@@ -24,7 +24,8 @@ import mmsa
 from mmsa.config import Config, ModelConfig
 from mmsa.data.text import word_tokenizer
 from mmsa.errors import UserError
-from mmsa.export import write_export
+from mmsa.export import FACTS_NAME, write_export
+from mmsa.foundation.digests import DIGESTS_NAME
 from mmsa.models.model import build_model
 from mmsa.predictor import Predictor
 from mmsa.preprocessing import Preprocessing
@@ -69,7 +70,13 @@ def predictor(export: Path) -> Predictor:
 
 @pytest.fixture
 def copied(export: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(export, tmp_path / "copied"))
+    """A copy to damage, as early versions wrote exports: without digests, which find any change."""
+    copy = Path(shutil.copytree(export, tmp_path / "copied"))
+    (copy / DIGESTS_NAME).unlink()
+    facts = json.loads((copy / FACTS_NAME).read_text())
+    del facts["digests"]
+    (copy / FACTS_NAME).write_text(json.dumps(facts))
+    return copy
 
 
 def probabilities(predictor: Predictor, *images: Any) -> list[list[float]]:

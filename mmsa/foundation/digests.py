@@ -129,9 +129,12 @@ def problems_of(
             return f"{name} was not there when the rest was written"
         return _problem(directory / name, name, known, content, advance)
 
-    with ThreadPoolExecutor(_threads(len(wanted))) as pool:
-        found = zip(wanted, pool.map(problem, wanted), strict=True)
-        return {name: what for name, what in found if what is not None}
+    if not content:  # nothing to wait for
+        found = [problem(name) for name in wanted]
+    else:
+        with ThreadPoolExecutor(_threads(len(wanted))) as pool:
+            found = list(pool.map(problem, wanted))
+    return {name: what for name, what in zip(wanted, found, strict=True) if what is not None}
 
 
 def _problem(
