@@ -65,6 +65,8 @@ def read_yaml(file: str) -> dict[str, Any]:
 
 def in_words(value: Any) -> str:
     """A setting's value on one line, as one would write it in a configuration."""
+    if isinstance(value, float):
+        return repr(value)  # 5e-05, not 5.0e-05
     text = yaml.dump(
         value,
         Dumper=SettingsDumper,
