@@ -128,10 +128,14 @@ def _file_and_overrides(config: str | None, words: list[str]) -> tuple[str | Non
     file, overrides = take_configuration(config, words)
     strange = [word for word in overrides if "=" not in word or word.startswith("-")]
     if strange:
+        strange.sort(
+            key=lambda word: not word.startswith("-")
+        )  # a mistyped option before its value
         raise UserError(
             f"{strange[0]} is neither a configuration file nor a setting; expected one of the "
             "first and section.key=value, for example: python -m launch run -n 2 "
-            "launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first"
+            "launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first; or, to evaluate, "
+            "python -m launch run -n 2 evaluate.py RUN"
         )
     return file, overrides
 
@@ -190,7 +194,7 @@ def conclude(ended: Ended, status: dict[str, Any], log: Path | None) -> int:
     """The exit code of a launch; says on standard error what its ranks have not explained.
 
     `status` is what this launch wrote to `status.json`, empty if nothing; `log` is where the
-    launcher's words are. Without it they are shown where they are needed.
+    launcher's words are. Without it they are shown where they are needed: not after a signal.
     """
     code, explained = _exit_code(ended, status)
     if explained:
@@ -198,7 +202,7 @@ def conclude(ended: Ended, status: dict[str, Any], log: Path | None) -> int:
     words = f"error: {_what_happened(ended, status)}"
     if log is not None:
         words += f". What the launcher said: {log}"
-    elif ended.launcher_said:
+    elif ended.launcher_said and ended.signal_name is None:
         words += f". The launcher said:\n{ended.launcher_said}"
     print(words, file=sys.stderr)
     return code

@@ -134,7 +134,10 @@ def facts_of(run_dir: Path) -> Facts:
     status = read_status(run_dir / "status.json")
     jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
     if not status and not jobs:
-        raise UserError(f"{run_dir} is not a run: it has neither status.json nor a recorded job")
+        raise UserError(
+            f"{run_dir} is not a run: it has neither a status.json that can be read nor a "
+            "recorded job"
+        )
     queued = slurm_queue.states(jobs)
     # The job to follow: a queued training job, rather than an evaluation that waits for it.
     train_jobs = [number for number in queued if jobs[number]["kind"] == "train"]

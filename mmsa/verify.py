@@ -7,12 +7,13 @@ Exit code 0 if all are intact, 2 if any is damaged. Does not import torch.
 from __future__ import annotations
 
 import argparse
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa.checkpoint_folders import COMPLETE_NAME, STATE_NAME, checkpoint_directories
+from mmsa.checkpoint_folders import COMPLETE_NAME, STATE_NAME, checkpoint_directories, step_of
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME, FACTS_NAME
 from mmsa.foundation.digests import (
@@ -22,7 +23,9 @@ from mmsa.foundation.digests import (
     read_listing,
 )
 from mmsa.process.progress import Progress
+from mmsa.process.status import STATUS_NAME
 from mmsa.training.checkpoints.intact import damage_of, damage_of_export, has_digests
+from mmsa.training.checkpoints.resume import is_finished
 from mmsa.training.checkpoints.run_config import config_problem
 
 _MIB = 2**20
@@ -77,10 +80,23 @@ def run(arguments: argparse.Namespace) -> int:
     if damaged:
         advice = "copy it again from where it was written, or use another one"
         if of_a_run:
-            newest = resumable[0] if resumable else "nothing: no checkpoint is intact"
-            advice = f"the run would resume from {newest}"
+            advice = _advice(path, resumable)
         print(f"{damaged} damaged; {advice}")
     return EXIT_USER_ERROR if damaged else 0
+
+
+def _advice(run_dir: Path, resumable: list[str]) -> str:
+    """What still works in a run with damage; `resumable` are its intact checkpoints."""
+    if not resumable:
+        return "no checkpoint is intact: copy the run again from where it was written"
+    if not is_finished(run_dir):
+        return f"the run would resume from {resumable[0]}"
+    step = step_of(Path(resumable[0]))
+    named = shlex.quote(str(run_dir))
+    return (
+        f"the run is done; evaluate an intact checkpoint with: python evaluate.py {named} "
+        f"--checkpoint {step}"
+    )
 
 
 def parts_of(path: Path) -> list[Part]:
@@ -93,6 +109,8 @@ def parts_of(path: Path) -> list[Part]:
     if (path / COMPLETE_NAME).exists() or (path / STATE_NAME).exists():
         return [Part(str(path), path, is_checkpoint=True)]
     if not is_run(path):
+        if (path / STATUS_NAME).is_file():  # a start that failed
+            return []
         raise UserError(
             f"{path} is not a run directory, an export or a checkpoint; give the run.dir of a "
             "training run, RUN/best, or RUN/checkpoints/step-N"

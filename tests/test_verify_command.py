@@ -57,6 +57,16 @@ def test_damage_is_named_and_has_its_exit_code(run_dir: Path, capsys: Captured) 
     assert config.split(None, 1)[0] == "config.yaml"
     assert summary == "3 damaged; the run would resume from checkpoints/step-00000002"
     assert main(["verify", str(run_dir / "best")]) == 2
+    capsys.readouterr()
+    (run_dir / "status.json").write_text('{"state": "done"}')  # it does not resume any more
+    assert main(["verify", str(run_dir)]) == 2
+    assert capsys.readouterr().out.endswith(f"python evaluate.py {run_dir} --checkpoint 2\n")
+
+
+def test_a_start_that_failed_has_nothing_to_verify(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "status.json").write_text('{"state": "failed"}')
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "has no export and no checkpoint yet" in capsys.readouterr().out
 
 
 def test_what_is_none_of_these(tmp_path: Path, capsys: Captured) -> None:

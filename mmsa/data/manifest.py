@@ -188,8 +188,8 @@ def _uncollected() -> Iterator[None]:
 def _load(path: Path) -> Manifest:
     try:
         content = parse_json(read_regular(path).decode("utf-8"))
-    except FileNotFoundError:
-        hint = "" if path.parent.is_dir() else where_it_was_looked_for(path.parent)
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "" if path.parent.exists() else where_it_was_looked_for(path.parent)
         raise UserError(
             f"{path.parent} is not a shards directory: it has no {MANIFEST_NAME}{hint}. "
             "Make one with: python -m shards pack SOURCE RAW OUT"

@@ -43,7 +43,7 @@ from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.page.gallery import cards
 from mmsa.evaluation.report.page.render import PAGE_NAME, read_training, render
 from mmsa.evaluation.report.predictions_file import rows_of
-from mmsa.evaluation.report.summary import summary_text
+from mmsa.evaluation.report.summary import chosen_here_text, summary_text
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
@@ -216,10 +216,7 @@ class SplitEvaluation:
         )
         print(summary_text(findings))
         if self.target.split == FITTED_ON:
-            print(
-                "note: the best export, its temperature and the C of TF-IDF were chosen on this "
-                "split, so scores on it are optimistically biased\n"
-            )
+            print(chosen_here_text(findings))
         identity = self.identity(accelerator, predictions)
         extra_files: dict[str, Any] = {}
         if changed is not None:

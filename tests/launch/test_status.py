@@ -104,4 +104,6 @@ def test_odd_content_is_unknown_and_no_traceback(
 
 def test_the_root_is_not_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch_main(["status", str(ROOT)]) == 2
-    assert "is not a run: it has neither status.json nor a recorded job" in capsys.readouterr().err
+    assert (
+        "is not a run: it has neither a status.json that can be read nor" in capsys.readouterr().err
+    )

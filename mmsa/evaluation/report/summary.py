@@ -116,3 +116,17 @@ def _slices(slices: Mapping[str, Any]) -> list[str]:
         scores = [with_interval(findings["scores"][score]) for score in ("accuracy", "macro_f1")]
         rows.append([name, f"{findings['num_samples']:,}", *scores])
     return columns(rows)
+
+
+def chosen_here_text(findings: Mapping[str, Any]) -> str:
+    """That the scores of the validation split flatter what was chosen on it."""
+    chosen = ["the best export"]
+    if (findings.get("calibration") or {}).get("temperature") is not None:
+        chosen.append("its temperature")
+    if findings.get("floors"):
+        chosen.append("the C of TF-IDF")
+    listed = " and ".join([", ".join(chosen[:-1]), chosen[-1]] if chosen[1:] else chosen)
+    were = "were" if chosen[1:] else "was"
+    return (
+        f"note: {listed} {were} chosen on this split, so scores on it are optimistically biased\n"
+    )
