@@ -34,6 +34,6 @@ def name_from(stem: str, *, source: str) -> str:
         cleaned = f"{source}-{cleaned}".rstrip("-")
     lost = any(letter.isalnum() and not letter.isascii() for letter in stem)
     if lost or len(cleaned) > _LONGEST:
-        digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:_HASH]
+        digest = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
         cleaned = f"{cleaned[: _LONGEST - _HASH - 1].rstrip('_-')}-{digest}"
     return cleaned

@@ -65,7 +65,7 @@ def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> N
         ({"train": {"global_batch_size": 64}}, "train.global_batch_size: 32 -> 64"),
         ({"train": {"epochs": 6}}, "train.epochs: 5 -> 6"),
         ({"train": {"select_by": "loss"}}, "train.select_by: weighted_f1 -> loss"),
-        ({"optim": {"text_lr": 3e-5}}, "optim.text_lr: 2.0e-05 -> 3.0e-05"),
+        ({"optim": {"text_lr": 3e-5}}, "optim.text_lr: 2e-05 -> 3e-05"),
         ({"model": {"text_encoder": {"name": "x"}}}, "name: bert-base-uncased -> x"),
         ({"model": {"fusion": {"name": "concat", "hidden": [8]}}}, "not set -> [8]"),
         ({"model": {"text_encoder": {"config": {"a": 1}}}}, "model.text_encoder.config.a"),
