@@ -42,7 +42,8 @@ def refused(capsys: Capture, command: Callable[[list[str]], int], *arguments: st
         ("data.max_tokens=65", "reads 64 tokens at most"),
         (
             "model.text_encoder.pooling=cls && model.text_encoder.config={model_type: gpt2, "
-            "n_embd: 8, n_layer: 1, n_head: 2}",
+            "n_embd: 8, n_layer: 1, n_head: 2, bos_token_id: 0, "
+            "eos_token_id: 0}",
             "gives two different texts the same features",
         ),
         ("data.classes=[good, bad]", "the class 'good', which the shards do not have"),
