@@ -65,10 +65,9 @@ def starts_of(folder: Path, job: str) -> list[Facts]:
 
 def newest_checkpoint_step(run_dir: Path) -> int:
     """The step of the newest complete checkpoint, or 0."""
-    from mmsa.checkpoint_folders import whole_checkpoints
+    from mmsa.checkpoint_folders import step_of, whole_checkpoints
 
-    checkpoints = whole_checkpoints(run_dir)
-    return int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
+    return max(map(step_of, whole_checkpoints(run_dir)), default=0)
 
 
 def last_save_ns(run_dir: Path) -> int:

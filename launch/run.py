@@ -76,6 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) -> int:
     from launch import checks
     from mmsa.process.status import STATUS_NAME, read_status
+    from mmsa.training.checkpoints.resume import finished_in_words
 
     file, overrides = _file_and_overrides(arguments.config, words)
     processes = _num_processes(arguments.num_processes)
@@ -86,8 +87,7 @@ def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) 
     ]
     run_dir = Path(str(config.run.dir))
     if checks.check_ranks(config):
-        named = shlex.quote(str(run_dir))
-        print(f"{run_dir} is finished; evaluate it with: python evaluate.py {named}")
+        print(finished_in_words(run_dir))
         return 0
     options = ["--config", file] if file else []
     passed = [*options, *overrides, *shape, *imports]
@@ -128,9 +128,8 @@ def _file_and_overrides(config: str | None, words: list[str]) -> tuple[str | Non
     file, overrides = take_configuration(config, words)
     strange = [word for word in overrides if "=" not in word or word.startswith("-")]
     if strange:
-        strange.sort(
-            key=lambda word: not word.startswith("-")
-        )  # a mistyped option before its value
+        # A mistyped option before its value.
+        strange.sort(key=lambda word: not word.startswith("-"))
         raise UserError(
             f"{strange[0]} is neither a configuration file nor a setting; expected one of the "
             "first and section.key=value, for example: python -m launch run -n 2 "

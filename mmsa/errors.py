@@ -48,3 +48,10 @@ def one_or_many(problems: list[str], *, where: str) -> str:
     lines = [f"{where}: {len(problems)} problems"]
     lines += [f"  {number}. {problem}" for number, problem in enumerate(problems, start=1)]
     return "\n".join(lines)
+
+
+def first_line(error: BaseException, *, with_type: bool = False) -> str:
+    """What another library's `error` says, on one line of at most 160 characters."""
+    said, kind = str(error).strip(), type(error).__name__
+    line = said.splitlines()[0] if said else ""
+    return (f"{kind}: {line}" if with_type else line or kind)[:160]

@@ -37,7 +37,6 @@ from mmsa.foundation.digests import (
     digest_of_file,
     require_intact,
     seal,
-    warn_without_digests,
 )
 from mmsa.foundation.parsing import parse_json
 from mmsa.labels import ClassMap, class_map, label_names_in
@@ -56,12 +55,7 @@ FACTS_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer"
 CHECKPOINT_EXPORT_NAME = "export"  # inside a checkpoint
 EXPORT_VERSION = 1
-_DESCRIPTION = (
-    CONFIG_NAME,
-    LABELS_NAME,
-    FACTS_NAME,
-    PREPROCESSING_NAME,
-)  # what `read_export` reads
+_DESCRIPTION = (CONFIG_NAME, LABELS_NAME, FACTS_NAME, PREPROCESSING_NAME)  # read by `read_export`
 _COPY_AGAIN = (
     "Copy it again from where it was written, or use another checkpoint of its run "
     "(evaluate.py RUN --checkpoint STEP); python -m mmsa verify RUN tells which are intact"
@@ -134,7 +128,7 @@ def write_export(
     names (the mean over the ranks); the live model is not touched. With `sealed` False the caller
     calls `seal_export`, while the files are flushed, for example.
     """
-    from mmsa.models.model import extension_modules, self_contained
+    from mmsa.models.model import extension_modules
 
     directory.mkdir(parents=True)
     state = {**weights, **statistics}
@@ -142,12 +136,8 @@ def write_export(
         {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
         directory / WEIGHTS_NAME,
     )
-    described = config.model_copy(update={"model": self_contained(config.model, model)})
-    (directory / CONFIG_NAME).write_text(described.to_yaml(), encoding="utf-8")
+    write_architecture(directory, model, config, preprocessing, tokenizer)
     _write_json(directory / LABELS_NAME, {"label_names": list(label_names)})
-    (directory / PREPROCESSING_NAME).write_text(preprocessing.to_json(), encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save(directory / TOKENIZER_NAME)
     if calibration is not None:
         (directory / CALIBRATION_NAME).write_text(to_json(calibration), encoding="utf-8")
     described_facts = {"format": "mmsa-export", "version": EXPORT_VERSION, **facts}
@@ -158,6 +148,23 @@ def write_export(
     _write_json(directory / FACTS_NAME, {**described_facts, "code_version": code_version()})
     if sealed:
         seal_export(directory)
+
+
+def write_architecture(
+    directory: Path,
+    model: SentimentModel,
+    config: Config,
+    preprocessing: Preprocessing,
+    tokenizer: TextTokenizer | None,
+) -> None:
+    """Write what builds `model` without its weights, and prepares its inputs, into `directory`."""
+    from mmsa.models.model import self_contained
+
+    described = config.model_copy(update={"model": self_contained(config.model, model)})
+    (directory / CONFIG_NAME).write_text(described.to_yaml(), encoding="utf-8")
+    (directory / PREPROCESSING_NAME).write_text(preprocessing.to_json(), encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(directory / TOKENIZER_NAME)
 
 
 def seal_export(directory: Path) -> dict[str, FileDigest]:
@@ -179,21 +186,13 @@ def read_export(directory: Path) -> Export:
             f"{directory} is not an export: it has no {FACTS_NAME}. Give a run directory, "
             "RUN/best, or RUN/checkpoints/step-N"
         )
-    listing = require_intact(
-        directory, _DESCRIPTION, what=f"the export {directory}", remedy=_COPY_AGAIN
-    )
+    listing = require_intact(directory, _DESCRIPTION, remedy=_COPY_AGAIN)
     facts = _read_json(directory / FACTS_NAME)
     if facts.get("version") != EXPORT_VERSION:
         raise UserError(
             f"the export {directory} has version {facts.get('version')}; this program reads "
             f"{EXPORT_VERSION}. Use the version of mmsa that wrote it ({facts.get('code_version')})"
         )
-    if listing is None and facts.get("digests"):
-        raise UserError(
-            f"the export {directory} is damaged: {DIGESTS_NAME} is missing. {_COPY_AGAIN}"
-        )
-    if listing is None:
-        warn_without_digests(directory)
     check_extensions(facts, directory)
     return Export(
         directory=directory,
@@ -259,8 +258,7 @@ def load_tokenizer_of(export: Export) -> TextTokenizer | None:
 
     directory = export.directory / TOKENIZER_NAME
     if export.digests is not None:
-        what = f"the export {export.directory}"
-        require_intact(export.directory, [f"{TOKENIZER_NAME}/"], what=what, remedy=_COPY_AGAIN)
+        require_intact(export.directory, [f"{TOKENIZER_NAME}/"], remedy=_COPY_AGAIN)
     try:
         return load_tokenizer(str(directory), read.max_tokens, read.truncation_side)
     except (UserError, MemoryError):

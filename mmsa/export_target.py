@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mmsa.checkpoint_folders import is_whole, whole_checkpoints
+from mmsa.checkpoint_folders import is_whole, step_of, whole_checkpoints
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME, FACTS_NAME
 from mmsa.foundation.held_directory import HeldDirectory
@@ -62,9 +62,9 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
     whole = whole_checkpoints(path)
     wanted = whole[:1] if checkpoint == "last" else []
     if checkpoint.isdecimal():
-        wanted = [folder for folder in whole if int(folder.name[5:]) == int(checkpoint)]
+        wanted = [folder for folder in whole if step_of(folder) == int(checkpoint)]
     if not wanted:
-        steps = ", ".join(str(int(folder.name[5:])) for folder in reversed(whole)) or "none"
+        steps = ", ".join(str(step_of(folder)) for folder in reversed(whole)) or "none"
         raise UserError(
             (None if whole else _why_no_model(path))
             or f"{path} has no checkpoint '{checkpoint}'; use best, last or one of its steps "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsa.errors import UserError
+from mmsa.errors import UserError, first_line
 
 PROBE_TIMEOUT_S = 5.0
 Loaded = TypeVar("Loaded")
@@ -70,10 +70,9 @@ def _load(load: Callable[..., Loaded], name: str, *, local_files_only: bool) -> 
 
 
 def _unloadable(name: str, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"{name} cannot be loaded: {reason} Expected the files that `save_pretrained` writes "
-        "(config.json, model.safetensors, the tokenizer's), without code of its own"
+        f"{name} cannot be loaded: {first_line(error)} Expected the files that `save_pretrained` "
+        "writes (config.json, model.safetensors, the tokenizer's), without code of its own"
     )
 
 

@@ -72,7 +72,7 @@ class RawSample(NamedTuple):
         """
         try:
             return object_in(self.json)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ShardDamage(
                 f"the json of {self.key} in {self.shard} cannot be read ({error}). "
                 "Pack the data again",

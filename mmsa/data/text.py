@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsa.errors import UserError
+from mmsa.errors import UserError, first_line
 from mmsa.hub import from_hub
 
 TruncationSide = Literal["right", "left"]
@@ -130,9 +130,9 @@ def _own_ids(tokenizer: TextTokenizer, text: str, name: str) -> list[int]:
         own = hugging_face(text, truncation=True, max_length=tokenizer.max_tokens)
         return [int(number) for number in own["input_ids"]]
     except Exception as error:  # a tokenizer's code may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"the tokenizer of {name} does not take a text ({reason:.160}); choose another"
+            f"the tokenizer of {name} does not take a text ({first_line(error, with_type=True)}); "
+            "choose another"
         ) from None
     finally:
         # The call sets both in the backend, which is saved with an export.

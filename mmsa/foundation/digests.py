@@ -104,7 +104,7 @@ def read_listing(file: Path) -> dict[str, FileDigest]:
         return {name: _file_digest(name, value) for name, value in content.items()}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UnreadableListing(f"{file.name} cannot be read ({error})") from None
 
 
@@ -163,24 +163,37 @@ def changed_content(name: str, known: FileDigest, found: FileDigest) -> str:
 
 
 def require_intact(
-    directory: Path, names: Iterable[str] | None, *, what: str, remedy: str
+    export: Path, names: Iterable[str] | None, *, remedy: str
 ) -> dict[str, FileDigest] | None:
-    """Check files of a directory with a `digests.json`; returns its list, None if it has none.
+    """Check files of an export; returns its list, None where an early version wrote none.
 
     A name ending in a slash means all files of that folder, except hidden ones. Raises `UserError`
-    that calls the directory `what`, names each damaged file, and ends with `remedy`.
+    that names each damaged file, also for a list that is missing although `export.json` speaks of
+    it, and ends with `remedy`. Warns, once for each export, that files cannot be checked.
     """
     try:
-        listing = read_listing(directory / DIGESTS_NAME)
+        listing = read_listing(export / DIGESTS_NAME)
     except FileNotFoundError:
-        return None
+        if not _promises_digests(export):
+            warn_without_digests(export)
+            return None
+        problems = [f"{DIGESTS_NAME} is missing"]
     except UnreadableListing as error:
-        raise UserError(f"{what} is damaged: {error}. {remedy}") from None
-    wanted = None if names is None else spelt_out(directory, listing, names)
-    problems = problems_of(directory, listing, wanted)
-    if problems:
-        raise UserError(f"{what} is damaged: {'; '.join(problems.values())}. {remedy}")
-    return listing
+        problems = [str(error)]
+    else:
+        wanted = None if names is None else spelt_out(export, listing, names)
+        problems = list(problems_of(export, listing, wanted).values())
+        if not problems:
+            return listing
+    raise UserError(f"the export {export} is damaged: {'; '.join(problems)}. {remedy}")
+
+
+def _promises_digests(export: Path) -> bool:
+    """Whether `export.json` speaks of digests; those of early versions do not."""
+    try:
+        return f'"{DIGESTS_NAME}"' in (export / "export.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 @cache

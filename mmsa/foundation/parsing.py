@@ -28,7 +28,7 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         value = json.loads(text, **options)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    _refuse_deep(value)
+    _refuse(value)
     return value
 
 
@@ -43,45 +43,32 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise yaml.YAMLError(f"a value cannot be converted: {error}") from None
     try:
-        _refuse_deep(value)
+        _refuse(value, most_values=MOST_VALUES)
     except ValueError as error:
         raise yaml.YAMLError(str(error)) from None
-    if _number_of_values(value) > MOST_VALUES:
-        raise yaml.YAMLError(f"it has more than {MOST_VALUES} values")
     return value
-
-
-def _number_of_values(value: Any) -> int:
-    """How many values a walk through `value` meets: `&name` and `*name` turn a few lines into
-    billions. Counting ends a little above `MOST_VALUES`."""
-    number, layer = 0, [value]
-    while layer and number <= MOST_VALUES:
-        number += len(layer)
-        below: list[Any] = []
-        for one in layer:
-            below += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-            if len(below) > MOST_VALUES:
-                break
-        layer = below
-    return number
 
 
 _TOO_DEEP = f"it is nested more than {MOST_NESTED} levels deep"
 
 
-def _refuse_deep(value: Any) -> None:
-    """Raise `ValueError` where lists and dictionaries lie more than `MOST_NESTED` deep.
+def _refuse(value: Any, *, most_values: int | None = None) -> None:
+    """Raise `ValueError` where lists and dictionaries lie more than `MOST_NESTED` deep, or have
+    more than `most_values` values.
 
-    Level by level instead of by recursion. YAML's anchors may make a value contain itself; it then
-    never ends and is refused too.
+    Level by level instead of by recursion. YAML's `&name` and `*name` turn a few lines into
+    billions of values, or into one that contains itself and never ends: both are refused.
     """
-    level = [value] if isinstance(value, dict | list) else []
+    number, level = 1, [value] if isinstance(value, dict | list) else []
     for _ in range(MOST_NESTED):
-        inner: dict[int, Any] = {}  # by identity: YAML may name one list a billion times
+        inner: list[Any] = []
         for one in level:
             values = one.values() if isinstance(one, dict) else one
-            inner |= {id(part): part for part in values if isinstance(part, dict | list)}
+            number += len(one)
+            if most_values is not None and number > most_values:
+                raise ValueError(f"it has more than {most_values} values")
+            inner += [part for part in values if isinstance(part, dict | list)]
         if not inner:
             return
-        level = list(inner.values())
+        level = inner
     raise ValueError(_TOO_DEEP)

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from mmsa.config import ModelConfig
-from mmsa.errors import UserError, one_or_many
+from mmsa.errors import UserError, first_line, one_or_many
 from mmsa.models.build_encoders import families_of
 from mmsa.models.encoders import FRESH, IMAGE_SECTION, TEXT_SECTION, Encoder, ImageEncoder
+from mmsa.models.eval_mode import eval_mode
 from mmsa.models.model import SentimentModel
 from mmsa.models.text_encoders import TextEncoder
+from mmsa.models.text_pooling import padding_id
 
 logger = logging.getLogger("mmsa")
 
@@ -117,7 +119,7 @@ def _failure(encoder: TextEncoder, num_tokens: int) -> str | None:
     try:
         encoder(ids, torch.ones_like(ids))
     except Exception as error:  # the code of the encoder may raise anything
-        return _reason(error)
+        return first_line(error, with_type=True)
     return None
 
 
@@ -133,7 +135,8 @@ def _twice(forward: Callable[[int], Tensor], named: str) -> tuple[Tensor, Tensor
         again = forward(1)
     except Exception as error:  # the code of the encoder may raise anything
         raise UserError(
-            f"{named} does not take its input: {_reason(error)}. Use another encoder"
+            f"{named} does not take its input: {first_line(error, with_type=True)}. Use another "
+            "encoder"
         ) from None
     if first.dim() != 2 or len(first) != 2:
         raise UserError(
@@ -161,8 +164,7 @@ def _two_texts(encoder: TextEncoder, num_tokens: int) -> Tensor:
 
     Without the padding's id, from which some encoders count positions.
     """
-    config = getattr(encoder.body, "config", None)
-    pad = getattr(config, "pad_token_id", None)
+    pad = padding_id(encoder.body)
     spread = np.linspace(0, encoder.vocab_size - 1, min(encoder.vocab_size, 2 * num_tokens + 1))
     choice = [int(token) for token in spread if int(token) != pad] or [0]
     ids = torch.tensor(
@@ -174,8 +176,7 @@ def _two_texts(encoder: TextEncoder, num_tokens: int) -> Tensor:
 
 def _padded(encoder: TextEncoder, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Token ids (1, T) with one token of padding behind them, and their mask."""
-    pad = getattr(getattr(encoder.body, "config", None), "pad_token_id", None)
-    ends = torch.full((1, 1), pad if isinstance(pad, int) and pad >= 0 else 0)
+    ends = torch.full((1, 1), max(padding_id(encoder.body) or 0, 0))
     mask = torch.cat([torch.ones_like(ids), torch.zeros_like(ends)], dim=1)
     return torch.cat([ids, ends], dim=1), mask
 
@@ -202,14 +203,11 @@ def _same(one: Tensor, other: Tensor) -> bool:
 @contextmanager
 def _undisturbed(encoder: Encoder) -> Iterator[None]:
     """Eval mode without gradients; afterwards the mode and all generators are what they were."""
-    training = encoder.training
     numbers, arrays = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            encoder.eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), eval_mode(encoder):
             yield
     finally:
-        encoder.train(training)
         random.setstate(numbers)
         np.random.set_state(arrays)
 
@@ -218,10 +216,6 @@ def _seed(number: int) -> None:
     torch.manual_seed(number)
     random.seed(number)
     np.random.seed(number)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
 def _collect(problems: list[str], probe: Callable[[], None]) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsa.errors import UserError
+from mmsa.errors import UserError, first_line
 from mmsa.models.blank import is_blank
+from mmsa.models.eval_mode import eval_mode
 from mmsa.models.weights import State, export_state, load_strictly
 from mmsa.preprocessing import ImagePreprocessing
 
@@ -123,17 +124,14 @@ def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
     """
     if is_blank():
         return
-    training = encoder.training
-    encoder.eval()  # no dropout, which would draw from the generator that seeds weights
     try:
-        encoder.leave_out_unused(encoder(*inputs))
+        with eval_mode(encoder):
+            encoder.leave_out_unused(encoder(*inputs))
     except Exception as error:  # the code of a body may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"the encoder {type(encoder.body).__name__} cannot be used: one small input ends in "
-            f"{reason:.160}. Use another encoder"
+            f"{first_line(error, with_type=True)}. Use another encoder"
         ) from None
-    encoder.train(training)
 
 
 class ImageEncoder(Encoder):

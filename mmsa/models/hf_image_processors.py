@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmsa.data.decoding.image_views import evaluation_view
-from mmsa.errors import UserError
+from mmsa.errors import UserError, first_line
 from mmsa.hub import IMAGE_PARTS, from_hub
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
@@ -208,8 +208,8 @@ def _shown(processor: Any, image: NDArray[np.uint8]) -> Tensor:
             made = processor(Image.fromarray(image), return_tensors="pt")
             pixels = torch.as_tensor(made["pixel_values"])[0].float()
     except Exception as error:  # it may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise _Differs(f"it does not take one image ({reason:.120})") from None
+        said = first_line(error, with_type=True)
+        raise _Differs(f"it does not take one image ({said})") from None
     if pixels.dim() != 3 or pixels.shape[0] != 3 or pixels.shape[1] != pixels.shape[2]:
         shape = " x ".join(map(str, pixels.shape))
         raise _Differs(f"an image of {width} x {height} px becomes an array of {shape}")

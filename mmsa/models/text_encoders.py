@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mmsa.errors import UserError
 from mmsa.models.encoders import TEXT_SECTION, Encoder
+from mmsa.models.eval_mode import eval_mode
 from mmsa.models.packed_texts import PackedTexts, pack_texts
-from mmsa.models.text_pooling import Pooling, pooled, reads_left_to_right
+from mmsa.models.text_pooling import Pooling, padding_id, pooled, reads_left_to_right
 
 
 class TextEncoder(Encoder):
@@ -121,12 +122,10 @@ class TextEncoder(Encoder):
             return
         if getattr(config, "local_attention", None) or getattr(config, "sliding_window", None):
             return
-        training = self.training
-        self.eval()  # no dropout: the generator that seeds weights must not be drawn from
         mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
         # As in a batch: different tokens, and padding by its own id, from which some bodies count
         # positions.
-        pad = getattr(config, "pad_token_id", None) or 0
+        pad = padding_id(self.body) or 0
         others = [token for token in range(min(self.vocab_size, 8)) if token != pad]
         input_ids = torch.full_like(mask, pad)
         input_ids[mask > 0] = torch.tensor(list(islice(cycle(others), int(mask.sum()))))
@@ -139,11 +138,11 @@ class TextEncoder(Encoder):
             except Exception:  # the body's code may raise anything (FlauBERT asserts)
                 return False  # only speed depends on it: the mask over tokens is what bodies take
 
-        self._takes_pairs = agrees(
-            lambda: self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
-        )
-        self._takes_packs = packed is not None and agrees(lambda: self._of_packed(packed))
-        self.train(training)
+        with eval_mode(self):
+            self._takes_pairs = agrees(
+                lambda: self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
+            )
+            self._takes_packs = packed is not None and agrees(lambda: self._of_packed(packed))
 
     def take_masks_like(self, other: TextEncoder) -> None:
         """Accept the masks that `other`, of the same architecture, was found to accept."""

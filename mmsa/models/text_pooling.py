@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmsa.errors import UserError
+from mmsa.errors import UserError, first_line
+from mmsa.models.eval_mode import eval_mode
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -60,10 +61,9 @@ def token_width(body: nn.Module, vocab_size: int, *, section: str) -> int:
     try:
         hidden = _rows(body, torch.tensor([_some_tokens(body, vocab_size)]))
     except Exception as error:  # each network has its own types
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{section}: a {type(body).__name__} does not read a text of {_NUM_TOKENS} tokens "
-            f"({reason}); use a text encoder such as bert-base-uncased"
+            f"({first_line(error)}); use a text encoder such as bert-base-uncased"
         ) from None
     if not isinstance(hidden, Tensor) or hidden.shape[:-1] != (1, _NUM_TOKENS):
         found = tuple(getattr(hidden, "shape", ()))
@@ -95,19 +95,22 @@ def _differs(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() > _SEES_NOTHING * one.abs().max())
 
 
+def padding_id(body: nn.Module) -> int | None:
+    """The padding's id by the configuration of `body`; None where it states none."""
+    pad = getattr(getattr(body, "config", None), "pad_token_id", None)
+    return pad if isinstance(pad, int) else None
+
+
 def _some_tokens(body: Any, vocab_size: int) -> list[int]:
     """Ids of different tokens without the padding, from which some bodies count positions."""
-    pad = getattr(getattr(body, "config", None), "pad_token_id", None) or 0
+    pad = padding_id(body) or 0
     usable = [token for token in range(min(vocab_size, 8)) if token != pad] or [0]
     return list(islice(cycle(usable), _NUM_TOKENS))
 
 
 def _rows(body: nn.Module, input_ids: Tensor) -> Tensor:
-    """One row per token (B, T, D), in eval mode: nothing is drawn from the generator that seeds
-    weights."""
-    training = body.training
-    body.eval()
-    output = body(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
-    body.train(training)
+    """One row per token (B, T, D), in eval mode."""
+    with eval_mode(body):
+        output = body(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
     rows: Tensor = output if isinstance(output, Tensor) else output[0]
     return rows

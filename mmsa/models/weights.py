@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from mmsa.errors import UserError
-from mmsa.foundation.digests import DIGESTS_NAME, require_intact, warn_without_digests
+from mmsa.errors import UserError, first_line
+from mmsa.foundation.digests import require_intact
 from mmsa.foundation.parsing import parse_yaml
 from mmsa.preprocessing import PREPROCESSING_NAME, ImagePreprocessing, read_preprocessing
 
@@ -32,25 +32,7 @@ def require_intact_export(path: Path, *names: str) -> None:
 
     A name ending in a slash is a folder. Warns where an early version wrote no digests.
     """
-    listing = require_intact(
-        path,
-        names,
-        what=f"the export {path}",
-        remedy=_COPY_AGAIN,
-    )
-    if listing is not None:
-        return
-    if _promises_digests(path):
-        raise UserError(f"the export {path} is damaged: {DIGESTS_NAME} is missing. {_COPY_AGAIN}")
-    warn_without_digests(path)
-
-
-def _promises_digests(path: Path) -> bool:
-    """Whether `export.json` speaks of digests; those of early versions do not."""
-    try:
-        return f'"{DIGESTS_NAME}"' in (path / "export.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
+    require_intact(path, names, remedy=_COPY_AGAIN)
 
 
 def export_state(path: Path, part: str) -> State:
@@ -113,10 +95,9 @@ def read_state(path: Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the weights {path} cannot be read ({reason}); give an export directory, or a "
-            ".safetensors or .pth file that contains only tensors"
+            f"the weights {path} cannot be read ({first_line(error)}); give an export directory, "
+            "or a .safetensors or .pth file that contains only tensors"
         ) from None
     if not isinstance(state, dict) or not all(
         isinstance(value, Tensor) for value in state.values()

@@ -34,8 +34,3 @@ def lost_contact(error: Exception, rank: int) -> str | None:
             "and how (exitcode -9: killed, often because memory ran out)"
         )
     return f"{what}. The same command resumes from the last checkpoint"
-
-
-def first_line(error: Exception) -> str:
-    """The library's own message, for the log."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

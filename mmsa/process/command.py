@@ -27,11 +27,12 @@ from mmsa.errors import (
     AgreedError,
     ShardDamage,
     UserError,
+    first_line,
 )
 from mmsa.foundation import atomic_write
 from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.foundation.open_files import require_open_files, too_many_open
-from mmsa.process.collective_errors import first_line, lost_contact
+from mmsa.process.collective_errors import lost_contact
 from mmsa.process.runtime import World, world_from_environment
 from mmsa.process.status import read_status
 from mmsa.process.stop_request import StoppedInStartUp, StopRequest

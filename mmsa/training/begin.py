@@ -6,7 +6,6 @@ collective, and the main rank reports it.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +45,7 @@ def begin_run(command: Command, config: Config) -> Beginning | None:
     )
     if continues and resume.is_finished(run_dir):
         if command.world.is_main_process:
-            named = shlex.quote(str(run_dir))
-            print(f"{run_dir} is finished; evaluate it with: python evaluate.py {named}")
+            print(resume.finished_in_words(run_dir))
         return None
     if command.world.is_main_process:
         command.resources.enter_context(lock_run(run_dir))  # before anything is written there

@@ -14,11 +14,12 @@ from torch import Tensor
 from mmsa.config import Config, load_config
 from mmsa.data.text import TextTokenizer, load_tokenizer
 from mmsa.errors import UserError
-from mmsa.export import CONFIG_NAME, TOKENIZER_NAME
+from mmsa.export import CONFIG_NAME, TOKENIZER_NAME, write_architecture
 from mmsa.models.blank import blank_weights
-from mmsa.models.model import SentimentModel, build_model, self_contained
+from mmsa.models.eval_mode import eval_mode
+from mmsa.models.model import SentimentModel, build_model
 from mmsa.models.weights import load_strictly
-from mmsa.preprocessing import PREPROCESSING_NAME, Preprocessing, read_preprocessing
+from mmsa.preprocessing import Preprocessing, read_preprocessing
 from mmsa.training.prepared_run import ModelParts
 
 # Cases, accents, marks, an emoji of several code points, an address, other scripts, no text at all,
@@ -72,13 +73,10 @@ def _written_and_read(
     config: Config, parts: ModelParts, folder: Path
 ) -> tuple[Config, Preprocessing, TextTokenizer | None]:
     """Configuration, preprocessing and tokenizer after a way through the files of an export."""
-    described = config.model_copy(update={"model": self_contained(config.model, parts.model)})
-    (folder / CONFIG_NAME).write_text(described.to_yaml(), encoding="utf-8")
-    (folder / PREPROCESSING_NAME).write_text(parts.preprocessing.to_json(), encoding="utf-8")
+    write_architecture(folder, parts.model, config, parts.preprocessing, parts.tokenizer)
     tokenizer, preprocessing = None, read_preprocessing(folder)
     if parts.tokenizer is not None:
         place, side = str(folder / TOKENIZER_NAME), preprocessing.truncation_side
-        parts.tokenizer.save(folder / TOKENIZER_NAME)
         tokenizer = load_tokenizer(place, config.data.max_tokens, side)
     return load_config(str(folder / CONFIG_NAME)), preprocessing, tokenizer
 
@@ -101,16 +99,11 @@ def _compare_tokenizers(tokenizer: TextTokenizer | None, again: TextTokenizer | 
 
 
 def _compare_models(parts: ModelParts, build: Callable[[], SentimentModel]) -> None:
-    model, training = parts.model, parts.model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            problem = _problem(parts, build, blank_weights())
-            if problem is not None:
-                # Some networks compute with their initial values while they are built.
-                problem = _problem(parts, build, nullcontext())
-    finally:
-        model.train(training)
+    with torch.random.fork_rng(devices=[]), eval_mode(parts.model):
+        problem = _problem(parts, build, blank_weights())
+        if problem is not None:
+            # Some networks compute with their initial values while they are built.
+            problem = _problem(parts, build, nullcontext())
     if problem is not None:
         raise UserError(problem)
 

@@ -68,7 +68,6 @@ class Run:
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
         self._check_agreement()
-        self._check_same_weights()
         self._wrap()
         self.audit: AuditWriter | None = None
         if self.config.run.audit:
@@ -90,24 +89,23 @@ class Run:
             self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
 
     def _check_agreement(self) -> None:
-        """Raise on every rank where ranks found different intact files; a collective."""
-        own = [self.state.step, self.state.best_step or 0]
-        mine = torch.tensor([own], device=self.accelerator.device)
-        found = {tuple(steps) for steps in self.accelerator.gather(mine).tolist()}  # (ranks, 2)
-        if len(found) > 1:
-            words = "; ".join(f"step {step}, best export {best}" for step, best in sorted(found))
+        """Raise on every rank where ranks found different intact files, or where `weights=RUN/best`
+        was another export on each; a collective."""
+        encoders = (self.bare_model.text_encoder, self.bare_model.image_encoder)
+        own = tuple("" if encoder is None else encoder.source for encoder in encoders)
+        position = (self.state.step, self.state.best_step or 0)
+        found = gather_object([(position, own)])
+        positions, sources = ({one[part] for one in found} for part in (0, 1))
+        if len(positions) > 1:
+            words = "; ".join(
+                f"step {step}, best export {best}" for step, best in sorted(positions)
+            )
             raise AgreedError(
                 f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
                 ". Its file system shows them different files; check it, then repeat the command"
             )
-
-    def _check_same_weights(self) -> None:
-        """Raise on every rank where `weights=RUN/best` was another export on each; a collective."""
-        encoders = (self.bare_model.text_encoder, self.bare_model.image_encoder)
-        own = tuple("" if encoder is None else encoder.source for encoder in encoders)
-        found = sorted(set(gather_object([own])))
-        if len(found) > 1:
-            words = "; ".join(" and ".join(filter(None, sources)) for sources in found)
+        if len(sources) > 1:
+            words = "; ".join(" and ".join(filter(None, source)) for source in sorted(sources))
             raise AgreedError(
                 f"the ranks read different weights: {words}. The run that they are of is still "
                 "training and has moved its best export; repeat the command, or copy the export "

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from packed import packed_set
 
 from launch import ranks, run
 from launch.__main__ import main as launch_main
@@ -29,20 +28,6 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> list[str]:
-    """A configuration and settings of a run on 25 samples with a global batch of 16."""
-    (tmp_path / "shards").mkdir()
-    packed_set(tmp_path / "shards")
-    return [
-        "launch/runs/demo.yaml",
-        f"data.shards={tmp_path / 'shards'}",
-        f"run.dir={tmp_path / 'run'}",
-        "train.global_batch_size=16",
-        "train.micro_batch_size=2",
-    ]
 
 
 def refused(capsys: Capture, *words: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from packed import packed_set
 
 from launch.__main__ import main as launch_main
 from launch.job_log import record_job
@@ -25,20 +24,6 @@ NO_SLURM = "there is no SLURM on this machine"
 def in_the_root_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> list[str]:
-    """Settings of a run on 25 samples with a global batch of 16."""
-    (tmp_path / "shards").mkdir()
-    packed_set(tmp_path / "shards")
-    return [
-        "launch/runs/demo.yaml",
-        f"data.shards={tmp_path / 'shards'}",
-        f"run.dir={tmp_path / 'run'}",
-        "train.global_batch_size=16",
-        "train.micro_batch_size=2",
-    ]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

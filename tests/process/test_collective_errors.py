@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmsa.process.collective_errors import first_line, lost_contact
+from mmsa.errors import first_line
+from mmsa.process.collective_errors import lost_contact
 
 CLOSED = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "

@@ -21,6 +21,7 @@ from PIL import Image, ImageFile
 
 from mmsa.data.decoding.limits import MAX_PIXELS
 from mmsa.data.decoding.pixels import Pixels
+from mmsa.errors import first_line
 from mmsa.foundation.regular_file import NotRegular, read_regular
 
 # Other formats are refused: for EPS, Pillow would run an external program.
@@ -81,13 +82,7 @@ def decode_image(
             warnings.catch_warnings(action="ignore"),  # Pillow's, of odd EXIF and large images
             Image.open(io.BytesIO(content), formats=FORMATS) as opened,
         ):
-            header = Header(
-                format=str(opened.format),
-                mode=opened.mode,
-                width=opened.width,
-                height=opened.height,
-                orientation=_orientation(opened),
-            )
+            header = _header(opened)
             _refuse_large(header, max_pixels)
             pixels = _decode_clean_jpeg(content, header, short_side_px)
             if pixels is None:
@@ -102,6 +97,16 @@ def decode_image(
         # also SyntaxError, struct.error, IndexError, KeyError and more.
         raise _bad(error) from None
     return pixels, header
+
+
+def _header(image: Image.Image) -> Header:
+    return Header(
+        format=str(image.format),
+        mode=image.mode,
+        width=image.width,
+        height=image.height,
+        orientation=_orientation(image),
+    )
 
 
 def image_file(path: str | os.PathLike[str]) -> bytes:
@@ -154,13 +159,7 @@ def decode_opened(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> tuple[
     """
     if 0 in image.size:
         raise BadImage(f"picture of {image.width}x{image.height} has no pixels", "empty")
-    header = Header(
-        format=str(image.format),
-        mode=image.mode,
-        width=image.width,
-        height=image.height,
-        orientation=_orientation(image),
-    )
+    header = _header(image)
     _refuse_large(header, max_pixels)
     if image.mode == "F":
         raise BadImage("its mode F has no fixed range of values; convert it to RGB first")
@@ -175,8 +174,9 @@ def decode_opened(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> tuple[
         bad = _bad(error)
         if bad.kind == "truncated":
             raise bad from None
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadImage(f"an image of mode {image.mode} that cannot be converted ({said})") from None
+        raise BadImage(
+            f"an image of mode {image.mode} that cannot be converted ({first_line(error)})"
+        ) from None
 
 
 def _refuse_large(header: Header, max_pixels: int) -> None:

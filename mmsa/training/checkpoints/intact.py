@@ -185,7 +185,7 @@ def _format_problem(directory: Path, name: str) -> str | None:
         elif path.suffix == ".safetensors":
             with safe_open(path, framework="np"):
                 pass
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         return f"{name} cannot be read ({str(error) or type(error).__name__})"
     return None
 
@@ -221,7 +221,7 @@ def read_state_content(checkpoint: Path) -> dict[str, Any] | str:
     """The JSON object in `state.json`; a clause that says what is wrong where there is none."""
     try:
         state = parse_json((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return f"{STATE_NAME} cannot be read ({error})"
     return state if isinstance(state, dict) else f"{STATE_NAME} does not hold a JSON object"
 

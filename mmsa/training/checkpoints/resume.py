@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,12 @@ def continuation_in_words(
                 "statistics; the ranks' own statistics are not continued"
             )
     return words
+
+
+def finished_in_words(run_dir: Path) -> str:
+    """What a command that would train a finished run says."""
+    named = shlex.quote(str(run_dir))
+    return f"{run_dir} is finished; evaluate it with: python evaluate.py {named}"
 
 
 def is_finished(run_dir: Path) -> bool:

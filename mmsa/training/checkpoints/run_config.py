@@ -58,7 +58,7 @@ def earlier_config(run_dir: Path) -> EarlierConfig | None:
         return EarlierConfig(load_config(str(path)))
     except OSError as error:
         return EarlierConfig(None, f"cannot be read ({error.strerror})")
-    except (UserError, ValueError, RecursionError) as error:
+    except (UserError, ValueError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         return EarlierConfig(None, f"cannot be used ({lines[0]})")
 

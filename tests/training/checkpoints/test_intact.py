@@ -74,8 +74,8 @@ def test_any_bit_and_any_cut_of_an_export_is_refused_by_name(
         else:
             flip_bit(export / name, int(place * 8 * len(whole)))
         accused = "" if name == "digests.json" else name  # one of its digests may be changed
-        with pytest.raises(UserError, match=f"the export is damaged: .*{accused}"):
-            require_intact(export, None, what="the export", remedy="")
+        with pytest.raises(UserError, match=f"the export {export} is damaged: .*{accused}"):
+            require_intact(export, None, remedy="")
     finally:
         (export / name).write_bytes(whole)
 
@@ -88,10 +88,10 @@ def export(tmp_path: Path) -> Path:
 
 def test_a_file_that_was_added_to_a_folder_that_is_read_is_refused(export: Path) -> None:
     (export / "tokenizer" / ".DS_Store").write_text("of a file browser")
-    assert require_intact(export, ["tokenizer/"], what="it", remedy="") is not None
+    assert require_intact(export, ["tokenizer/"], remedy="") is not None
     (export / "tokenizer" / "added_tokens.json").write_text("{}")
     with pytest.raises(UserError, match="added_tokens.json was not there when the rest was"):
-        require_intact(export, ["tokenizer/"], what="it", remedy="")
+        require_intact(export, ["tokenizer/"], remedy="")
 
 
 def test_the_digests_of_early_versions_are_their_sizes(two_checkpoints: Path) -> None:
