@@ -27,7 +27,8 @@ _PHASH_BYTES = HASH_BITS // 8
 HASH_BYTES = _PHASH_BYTES + 1 + 8
 _TILE = 2048  # fingerprints compared with as many others at a time: 16 MiB
 MOST_COMPARED = 50_000  # different fingerprints of which every two are compared
-_SAMPLES = 100
+_SAMPLES = (80, 200)  # at least, and at most where there are fewer fingerprints
+_SAMPLED = 80_000_000  # fingerprints in all samples between these
 _MORE_BITS = 8  # of a sample, for fingerprints that agree with too many others in fewer
 _MOST_BITS = 40
 _HEAVY = 64  # too many
@@ -112,7 +113,7 @@ def _join_sampled(codes: Codes, positions: Ints, joined: Joined) -> None:
         counts = (counts & 0x00FF00FF) + ((counts >> 8) & 0x00FF00FF)
         return np.asarray((counts & 0xFFFF) + (counts >> 16) <= NEAR_BITS)
 
-    for _ in range(_SAMPLES):
+    for _ in range(min(max(_SAMPLES[0], _SAMPLED // len(codes)), _SAMPLES[1])):
         sample = rng.permutation(HASH_BITS)
         rows = np.arange(len(codes))
         for used in range(length, _MOST_BITS + 1, _MORE_BITS):
