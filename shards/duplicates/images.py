@@ -27,8 +27,8 @@ _PHASH_BYTES = HASH_BITS // 8
 HASH_BYTES = _PHASH_BYTES + 1 + 8
 _TILE = 2048  # fingerprints compared with as many others at a time: 16 MiB
 MOST_COMPARED = 50_000  # different fingerprints of which every two are compared
-_SAMPLES = (80, 200)  # at least, and at most where there are fewer fingerprints
-_SAMPLED = 80_000_000  # fingerprints in all samples between these
+_SAMPLES = (72, 200)  # at least, and at most where there are fewer fingerprints
+_SAMPLED = 72_000_000  # fingerprints in all samples between these
 _MORE_BITS = 8  # of a sample, for fingerprints that agree with too many others in fewer
 _MOST_BITS = 40
 _HEAVY = 64  # too many
@@ -107,11 +107,18 @@ def _join_sampled(codes: Codes, positions: Ints, joined: Joined) -> None:
     bits = np.unpackbits(codes.view(np.uint8), axis=1).T.copy()  # (256, n)
     length = len(codes).bit_length() - 1
 
+    words = [np.ascontiguousarray(word) for word in codes.T]
+
     def alike(one: Ints, other: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        # 4 counts of at most 64 in the bytes of an integer, added in pairs
-        counts = np.bitwise_count(codes[one] ^ codes[other]).view(np.uint32)[:, 0]
-        counts = (counts & 0x00FF00FF) + ((counts >> 8) & 0x00FF00FF)
-        return np.asarray((counts & 0xFFFF) + (counts >> 16) <= NEAR_BITS)
+        # A word at a time: most pairs are too far apart before the last.
+        found = np.zeros(len(one), dtype=bool)
+        left, apart = np.arange(len(one)), np.zeros(len(one), dtype=np.uint16)
+        for word in words:
+            apart = apart + np.bitwise_count(word[one[left]] ^ word[other[left]])
+            near = apart <= NEAR_BITS
+            left, apart = left[near], apart[near]
+        found[left] = True
+        return found
 
     for _ in range(min(max(_SAMPLES[0], _SAMPLED // len(codes)), _SAMPLES[1])):
         sample = rng.permutation(HASH_BITS)
