@@ -1,6 +1,9 @@
 """How fast packing is: JPEGs of 600x450 to short side 256, compared with simpler programs.
 
     python -m benchmarks.packing [--images N] [--raw DIR] [--json FILE]
+    python -m benchmarks.packing --rows 10000 100000 1000000 [--json FILE]
+
+The second form measures the search for duplicates alone (benchmarks/duplicates.py). The first:
 
 The raw set is made up (noise and edges, in size and bytes like posted images) unless --raw names
 one in MVSA-Single's layout. Reports wall time, CPU time of all processes, and images per second;
@@ -229,7 +232,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="number of made-up images")
     parser.add_argument("--raw", type=Path, help="a raw set in MVSA-Single's layout instead")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--rows", type=int, nargs="+", help="search so many for duplicates instead")
     arguments = parser.parse_args()
+    if arguments.rows:
+        write_json(arguments.json, {**machine(), "duplicates": search(sorted(arguments.rows))})
+        return
     adopt_orphans()
     with tempfile.TemporaryDirectory() as folder:
         raw = arguments.raw or Path(folder, "raw")
@@ -256,6 +263,17 @@ def main() -> None:
     for name, value in figures["psnr_db"].items():
         console.print(f"PSNR, {name}: {value} dB")
     write_json(arguments.json, {**machine(), **figures})
+
+
+def search(counts: list[int]) -> list[dict[str, Any]]:
+    """Measure the search for duplicates with so many samples, and print what was measured."""
+    from benchmarks.duplicates import measured
+
+    figures = []
+    for count in counts:
+        figures.append(measured(count))
+        print(", ".join(f"{name} {value}" for name, value in figures[-1].items()), flush=True)
+    return figures
 
 
 def load() -> str:

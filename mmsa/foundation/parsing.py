@@ -32,7 +32,20 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
     return value
 
 
-def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+class UniqueKeysLoader(yaml.SafeLoader):
+    """YAML whose duplicate keys are errors: plain YAML silently keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.YAMLError(f"the key '{key}' appears twice{key_node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = UniqueKeysLoader) -> Any:
     """The value of a YAML text, read with the safe `loader`. Raises `yaml.YAMLError` otherwise."""
     try:
         value = yaml.load(text, Loader=loader)

@@ -10,30 +10,20 @@ from typing import Any
 import yaml
 
 from mmsa.errors import UserError
-from mmsa.foundation.parsing import parse_yaml
+from mmsa.foundation.parsing import UniqueKeysLoader, parse_yaml
 from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 
 
-class SettingsLoader(yaml.SafeLoader):
-    """YAML whose dates are strings (a run may be named by one) and whose duplicate keys are errors:
-    plain YAML silently keeps the last one."""
+class SettingsLoader(UniqueKeysLoader):
+    """YAML whose dates are strings: a run may be named by one."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.YAMLError(f"the key '{key}' appears twice{key_node.start_mark}")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
 
 
 class SettingsDumper(yaml.SafeDumper):

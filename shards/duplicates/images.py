@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shards.duplicates.buckets import Keys, buckets_of, join_buckets
+from shards.duplicates.joined import Ints, Joined
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -23,6 +26,14 @@ _FLAT_SPREAD = 4  # grey levels; a smaller spread leaves a hash nothing to tell 
 _PHASH_BYTES = HASH_BITS // 8
 HASH_BYTES = _PHASH_BYTES + 1 + 8
 _TILE = 2048  # fingerprints compared with as many others at a time: 16 MiB
+MOST_COMPARED = 50_000  # different fingerprints of which every two are compared
+_SAMPLES = (72, 200)  # at least, and at most where there are fewer fingerprints
+_SAMPLED = 72_000_000  # fingerprints in all samples between these
+_MORE_BITS = 8  # of a sample, for fingerprints that agree with too many others in fewer
+_MOST_BITS = 40
+_HEAVY = 64  # too many
+
+Codes = Keys  # fingerprints (n, 4): 256 bits each
 
 
 def image_hash(image: Image.Image) -> bytes:
@@ -47,11 +58,11 @@ def image_hash(image: Image.Image) -> bytes:
 
 
 def image_pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Pairs of positions in `hashes` that, joined transitively, give all groups of duplicates.
+    """Pairs of positions in `hashes` that, joined transitively, give the groups of duplicates.
 
-    Duplicates are equal, or at most `NEAR_BITS` apart and neither of them flat. The search compares
-    every two different hashes by matrix products of integers below 2^24, exact in float32. An empty
-    hash has no duplicate.
+    Duplicates are equal, or at most `NEAR_BITS` apart and neither of them flat. An empty hash has
+    no duplicate. Only positions that duplicates connect are joined. Among at most `MOST_COMPARED`
+    different hashes, all duplicates are found; among more, those that `_join_sampled` finds.
     """
     first_of: dict[bytes, int] = {}
     for position, content in enumerate(hashes):
@@ -64,27 +75,69 @@ def image_pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     textured = [(c, p) for c, p in first_of.items() if c[_PHASH_BYTES] >= _FLAT_SPREAD]
     if not textured:
         return
-    positions = [position for _, position in textured]
-    packed = np.frombuffer(b"".join(c[:_PHASH_BYTES] for c, _ in textured), dtype=np.uint8)
-    bits = np.unpackbits(packed.reshape(-1, _PHASH_BYTES), axis=1)  # (N, 256)
+    positions = np.array([position for _, position in textured], dtype=np.int64)
+    packed = np.frombuffer(b"".join(c[:_PHASH_BYTES] for c, _ in textured), dtype=np.uint64)
+    codes = packed.reshape(-1, HASH_BITS // 64)
+    joined = Joined(len(hashes))
+    search = _join_compared if len(codes) <= MOST_COMPARED else _join_sampled
+    search(codes, positions, joined)
+    yield from joined.links()
+
+
+def _join_compared(codes: Codes, positions: Ints, joined: Joined) -> None:
+    """Compare every two of `codes`: matrix products of small integers, exact in float32."""
+    bits = np.unpackbits(codes.view(np.uint8), axis=1)  # (n, 256)
     signs = bits.astype(np.float32) * 2 - 1
     nearest = HASH_BITS - 2 * NEAR_BITS  # of signs, the product is 256 - 2 x distance
-    joined = np.arange(len(signs))  # position -> the smallest position that it is joined with
     for top in range(0, len(signs), _TILE):
         for left in range(top, len(signs), _TILE):
             product = signs[top : top + _TILE] @ signs[left : left + _TILE].T
             rows, columns = np.nonzero(product >= nearest)
-            for one, other in _new_links(joined[rows + top], joined[columns + left]):
-                low, high = sorted((joined[one], joined[other]))
-                if low != high:
-                    joined[joined == high] = low
-                    yield positions[low], positions[high]
+            joined.join(positions[rows + top], positions[columns + left])
 
 
-def _new_links(
-    one: np.ndarray[Any, np.dtype[np.int64]], other: np.ndarray[Any, np.dtype[np.int64]]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The different pairs among (`one`, `other`), (N, 2): thousands of copies become a few."""
-    low, high = np.minimum(one, other), np.maximum(one, other)
-    pairs = np.unique((low << 32 | high)[low != high])
-    return np.stack([pairs >> 32, pairs & 0xFFFFFFFF], axis=1)
+def _join_sampled(codes: Codes, positions: Ints, joined: Joined) -> None:
+    """Compare those of `codes` that agree in all bits of some sample (Indyk and Motwani, 1998).
+
+    Codes that differ in few bits agree in a sample of them more often than others do. A sample has
+    about as many bits as tell apart so many codes, and more where codes agree with many others.
+    docs/splits.md has the share of pairs that are found, by their distance. Each is verified.
+    """
+    rng = np.random.default_rng(0)  # fixed: the groups are the same each time
+    bits = np.unpackbits(codes.view(np.uint8), axis=1).T.copy()  # (256, n)
+    length = len(codes).bit_length() - 1
+
+    words = [np.ascontiguousarray(word) for word in codes.T]
+
+    def alike(one: Ints, other: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        # A word at a time: most pairs are too far apart before the last.
+        found = np.zeros(len(one), dtype=bool)
+        left, apart = np.arange(len(one)), np.zeros(len(one), dtype=np.uint16)
+        for word in words:
+            apart = apart + np.bitwise_count(word[one[left]] ^ word[other[left]])
+            near = apart <= NEAR_BITS
+            left, apart = left[near], apart[near]
+        found[left] = True
+        return found
+
+    for _ in range(min(max(_SAMPLES[0], _SAMPLED // len(codes)), _SAMPLES[1])):
+        sample = rng.permutation(HASH_BITS)
+        rows = np.arange(len(codes))
+        for used in range(length, _MOST_BITS + 1, _MORE_BITS):
+            keys = _agreeing(bits[sample[:used]], rows)
+            last = used + _MORE_BITS > _MOST_BITS
+            buckets = buckets_of(keys, rows, len(codes))
+            heavy = join_buckets(buckets, positions, alike, joined, None if last else _HEAVY)
+            rows = np.unique(heavy.rows)
+            if not len(rows):
+                break
+
+
+def _agreeing(bits: np.ndarray[Any, np.dtype[np.uint8]], rows: Ints) -> Keys:
+    """The bits (k, n) of each of `rows` as one number, from its highest bit on."""
+    chosen = bits if len(rows) == bits.shape[1] else bits[:, rows]
+    packed = np.packbits(chosen, axis=0)
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for place, byte in enumerate(packed):
+        keys |= byte.astype(np.uint64) << np.uint64(56 - 8 * place)
+    return keys

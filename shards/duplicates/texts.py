@@ -11,12 +11,18 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections import Counter
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards.duplicates.joined import Ints, Joined
+from shards.duplicates.long_word_sets import near_pairs
+from shards.duplicates.word_sets import SetsOfLength, Words, join_near, shared_at_least
 
 MIN_CHARS = 24  # of the reduced text, with the spaces between words
-# Jaccard similarity as a fraction, compared in integers to avoid rounding.
-NEAR = (4, 5)
+_LONGEST = 64  # different words of a text that is searched by length
 
 _LINK = re.compile(r"(?:https?:|www\.|pic\.twitter\.com/)\S*")
 _MENTION = re.compile(r"@\w+")
@@ -34,74 +40,74 @@ def reduced_words(text: str) -> list[str]:
 def text_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Pairs of positions in `texts` that, joined transitively, give all groups of duplicates.
 
-    Exact: two sets that share enough words also share one of the few rarest words of each (the
-    prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006). Only such sets are compared, and of
-    these only those with enough remaining words (Xiao et al., PPJoin, WWW 2008).
+    Exact: the groups are those of a comparison of all pairs.
     """
-    first_of: dict[frozenset[str], int] = {}
+    first_of: dict[bytes, int] = {}
+    number_of: dict[str, int] = {}
+    flat, lengths, positions = array("i"), array("i"), array("q")
     for position, text in enumerate(texts):
         words = reduced_words(text)
         if sum(map(len, words)) + len(words) - 1 < MIN_CHARS:
             continue
-        first = first_of.setdefault(frozenset(words), position)
+        numbers = {number_of.setdefault(word, len(number_of)) for word in words}
+        content = array("i", sorted(numbers))
+        first = first_of.setdefault(content.tobytes(), position)
         if first != position:
             yield first, position
-    yield from _near_pairs(first_of)
+            continue
+        flat.extend(content)
+        lengths.append(len(content))
+        positions.append(position)
+    if not positions:
+        return
+    del first_of, number_of
+    sets = _WordSets(
+        np.array(positions, dtype=np.int64),
+        _by_rarity(np.array(flat, dtype=np.int32)),
+        np.array(lengths, dtype=np.int64),
+    )
+    joined = Joined(len(texts))
+    join_near(sets.by_length(_LONGEST), joined)
+    yield from joined.links()
+    yield from near_pairs(sets.from_length(_LONGEST))
 
 
-def _near_pairs(first_of: dict[frozenset[str], int]) -> Iterator[tuple[int, int]]:
-    shared, union = NEAR
-    frequency = Counter(word for words in first_of for word in words)
-    holders: dict[str, _Holders] = {}
-    joined: dict[int, int] = {}
-    for words in sorted(first_of, key=lambda w: (len(w), first_of[w])):
-        position, length = first_of[words], len(words)
-        joined[position] = position
-        rarest = sorted(words, key=lambda word: (frequency[word], word))
-        # Later sets are not shorter, so fewer words need to be stored than looked up.
-        held = length - _at_least(2 * shared * length, shared + union) + 1
-        for place, word in enumerate(rarest[: length - _at_least(shared * length, union) + 1]):
-            of_word = _by_root(holders.get(word, {}), joined)
-            for root, others in of_word.items():
-                if root == _root(joined, position):
-                    continue
-                for other, other_place in others:
-                    needed = _at_least(shared * (length + len(other)), shared + union)
-                    # Where `word` is the rarest that both have, no more than these are shared.
-                    if min(length - place, len(other) - other_place) < needed:
-                        continue
-                    if len(words & other) >= needed:
-                        yield first_of[other], position
-                        joined[root] = _root(joined, position)
-                        break
-            if place < held:
-                of_word.setdefault(_root(joined, position), []).append((words, place))
-            holders[word] = of_word
+def _by_rarity(words: Words) -> Words:
+    """`words` (n,) numbered again, the rarest first."""
+    order = np.argsort(np.bincount(words), kind="stable")
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return rank[words]
 
 
-def _at_least(part: int, total: int) -> int:
-    """`part / total` rounded up."""
-    return -(-part // total)
+@dataclass(frozen=True)
+class _WordSets:
+    """Different sets of words: `positions` and `lengths` (n,), and `words`, one after the other."""
 
+    positions: Ints
+    words: Words
+    lengths: Ints
 
-# Root of a group so far -> its word sets that have some word among their rarest, each with the
-# word's place among these. Thousands of variants of one advertisement are one entry, and a further
-# variant needs one comparison.
-_Holders = dict[int, list[tuple[frozenset[str], int]]]
+    def by_length(self, longest: int) -> dict[int, SetsOfLength]:
+        """The sets of at most `longest` words."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        found = {}
+        for length in np.unique(self.lengths[self.lengths <= longest]).tolist():
+            chosen = np.flatnonzero(self.lengths == length)
+            words = self.words[starts[chosen, None] + np.arange(length)]
+            found[length] = SetsOfLength(self.positions[chosen], np.sort(words, axis=1))
+        return found
 
-
-def _by_root(held: _Holders, joined: dict[int, int]) -> _Holders:
-    """`held` under the current roots."""
-    if all(joined[root] == root for root in held):
-        return held
-    current: _Holders = {}
-    for root, sets in held.items():
-        current.setdefault(_root(joined, root), []).extend(sets)
-    return current
-
-
-def _root(joined: dict[int, int], position: int) -> int:
-    while joined[position] != position:
-        joined[position] = joined[joined[position]]
-        position = joined[position]
-    return position
+    def from_length(self, longest: int) -> dict[frozenset[int], int]:
+        """The position of each set that is longer than `longest`, or near enough to one that is."""
+        shortest = longest + 1
+        if not (self.lengths > longest).any():
+            return {}
+        while shared_at_least(shortest - 1, longest + 1) <= shortest - 1:
+            shortest -= 1
+        starts = np.cumsum(self.lengths) - self.lengths
+        return {
+            frozenset(self.words[starts[i] : starts[i] + self.lengths[i]].tolist()): position
+            for i, position in enumerate(self.positions.tolist())
+            if self.lengths[i] >= shortest
+        }

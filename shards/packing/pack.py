@@ -133,7 +133,11 @@ def _encode_all(
     *,
     quiet: bool,
 ) -> tuple[list[Chunk], int]:
-    """The chunks of `data`, or of one part of it, in order; and the number of all parts' chunks."""
+    """The chunks of `data` in order, and their number.
+
+    Of one part, the chunks stay on disk alone, because only `merge` needs them: the memory of a
+    part does not grow with its samples.
+    """
     shared = canonical_json({**encoding, "part": None, "raw": None})
     total = total_chunks = 0
 
@@ -150,7 +154,8 @@ def _encode_all(
     chunks = []
     with Progress(total=expected, what="reading", quiet=quiet) as progress:
         for chunk in pool.map(make_chunk, tasks()):
-            chunks.append(chunk)
+            if part is None:
+                chunks.append(chunk)
             progress.advance(chunk.num_items)
     assert total == data.total, (total, data.total)
     return chunks, total_chunks

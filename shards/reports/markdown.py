@@ -8,7 +8,8 @@ from collections.abc import Sequence
 _SPECIAL = re.compile(r"([\\`*\[\]|#!~$])")
 # Inside a word an underscore is only itself.
 _EMPHASIS = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# Also the marks that turn the direction of all that follows.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 

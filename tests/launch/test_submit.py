@@ -297,6 +297,9 @@ def test_the_sites_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 problems") as error:
         load_site(file)
     assert "partitoin" in str(error.value)
+    file.write_text("partition: gpu\nnodes: 2\npartition: big\n")
+    with pytest.raises(UserError, match="the key 'partition' appears twice"):
+        load_site(file)
     # Every key is in the repository's site file and on the page.
     page = (ROOT / "docs" / "slurm.md").read_text()
     assert [key for key in Site.model_fields if f"`{key}`" not in page] == []

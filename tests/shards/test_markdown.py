@@ -67,3 +67,9 @@ def test_any_text_stays_in_its_place(text: str) -> None:
 @pytest.mark.parametrize("name", ["positive", "very_positive", "mvsa-single", "very good", "1"])
 def test_plain_names_are_left_alone(name: str) -> None:
     assert plain(name) == name
+
+
+def test_marks_of_direction_do_not_turn_what_follows() -> None:
+    turned = "an\u202egry"
+    assert (plain(turned), code(turned)) == ("an gry", "`an gry`")
+    assert plain("\u05e9\u05de\u05d7\u200f") == "\u05e9\u05de\u05d7\u200f"  # of its own letters

@@ -1,8 +1,11 @@
 """Forms of pictures and sizes of shards; bytes that do not depend on workers, parts or writers."""
 
+import gc
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from mmsa.data.decoding.packed_form import image_as_packed
 from mmsa.data.manifest import key_hash, load_manifest
 from mmsa.preprocessing import Preprocessing
 from shards.__main__ import main
+from shards.packing import pack as packing
+from shards.packing.chunks import Chunk
 from shards.packing.settings import parse_part, parse_size
 from shards.packing.tars import PackedSample, write_shard
 
@@ -194,3 +199,24 @@ def test_a_packing_of_another_version_is_not_resumed(
     (part / "part.json").write_text('{"format": "mmsa-part", "version": 1}')
     assert main(["merge", str(tmp_path / "out"), "--quiet"]) == 2
     assert "packed by another version of mmsa (part format 1, this one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--part", "1/1")])
+def test_a_part_does_not_keep_its_samples_in_memory(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "CHUNK_EXAMPLES", 2)
+    raw = raw_tree(tmp_path / "raw", ["positive,positive"] * 20 + ["negative,negative"] * 20)
+    held = []
+
+    def counting(finish: Callable[..., Any]) -> Callable[..., Any]:
+        def finish_and_count(*args: Any, **kwargs: Any) -> Any:
+            held.append(sum(isinstance(thing, Chunk) for thing in gc.get_objects()))
+            return finish(*args, **kwargs)
+
+        return finish_and_count
+
+    for name in ("assemble", "finish_part"):
+        monkeypatch.setattr(packing, name, counting(getattr(packing, name)))
+    assert run(raw, tmp_path / "out", "--workers", "1", *options) == 0
+    assert held == [20] if not options else held[0] <= 2
