@@ -44,7 +44,7 @@ LAYERS = (
     ("train", "evaluate", "mmsa.__main__"),
     ("shards.example",),
     ("shards.duplicates", "shards.label_rules"),
-    ("shards.splits",),
+    ("shards.splits", "shards.tar_extents"),
     ("shards.sources", "shards.reports", "shards.tar_scan"),
     ("shards.packing",),
     (
