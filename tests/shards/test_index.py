@@ -20,6 +20,7 @@ from raw import rejected as rejected_lines
 from mmsa.data.decoding import image_views
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.errors import ShardDamage
 from mmsa.labels import class_map
 from shards.__main__ import main
 
@@ -190,6 +191,10 @@ def test_samples_that_do_not_fit_are_left_out_and_listed(
     assert main(["verify", str(tars), "--quiet", "--workers", "1"]) == 0
     reader = SplitReader(tars, manifest, "train", class_map(["glad", "sad"], None))
     assert [reader.read(1, row).key for row in range(2)] == ["part/0020", "part/0021"]
+    content = (tars / "train-b.tar").read_bytes()
+    (tars / "train-b.tar").write_bytes(content.replace(b"caption 21", b"caption 12"))
+    with pytest.raises(ShardDamage, match=r"or leave it out: .* --overwrite --skip-bad"):
+        reader.read(1, 1)
     # Where none fits, something else is wrong.
     write_tar(tars / "train-c.tar", [foreign(50, json="{}"), foreign(51, json="{}")])
     assert run(tars, *FIELDS, "--skip-bad", "--overwrite") == 2
