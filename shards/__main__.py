@@ -105,6 +105,11 @@ def _add_index(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--no-decode", action="store_true", help="do not check that every image decodes"
     )
+    index.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out samples that do not fit, and list them in rejected.jsonl",
+    )
     index.add_argument("--overwrite", action="store_true", help="replace existing index files")
     index.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     index.add_argument("--quiet", action="store_true", help="no progress bar and no table")
@@ -160,7 +165,10 @@ def _run_index(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
-    if not args.quiet:
+    if args.quiet:  # half of a set may be missing
+        for warning in manifest.source.get("facts", {}).get("warnings", []):
+            print(f"warning: {warning}", file=sys.stderr)
+    else:
         print_summary(manifest)
         print(f"indexed {args.directory}; the tars are unchanged")
         print(next_steps(args.directory))

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     EMPTY_IMAGE = "empty image file"
     TRUNCATED_IMAGE = "truncated image"
     LARGE_IMAGE = "image too large"
+    SAMPLE = "sample of a tar does not fit"
 
 
 @dataclass(frozen=True, slots=True)

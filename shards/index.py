@@ -9,6 +9,7 @@ import fnmatch
 import hashlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,19 @@ from mmsa.data.manifest import (
 )
 from mmsa.errors import UserError
 from mmsa.process.progress import Progress
+from shards.example import Reason, Rejected
+from shards.packing.assemble import REJECTED_NAME, write_rejected
 from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.packing.write import split_info
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import protocol_hash
-from shards.tar_scan import IndexSettings, ScanTask, TarContents, scan_tar
+from shards.tar_scan import (
+    LATER_IMAGE_FIELDS,
+    IndexSettings,
+    ScanTask,
+    TarContents,
+    scan_tar,
+)
 
 INDEXED = "indexed"  # the protocol's name in the manifests
 
@@ -46,12 +55,15 @@ def index(
     """Write an index next to each tar of `directory`, and a manifest; returns the manifest.
 
     Raises `UserError` where no tar fits the patterns or one fits two, where a sample does not fit
-    the fields, where a key is repeated, and where index files exist (unless `overwrite`). Nothing
-    is written before every sample has been read.
+    the fields, where a key is repeated, and where index files exist (unless `overwrite`). With
+    `settings.skip_bad` such samples and later ones of a key are left out, and listed in
+    `rejected.jsonl`. Nothing is written before every sample has been read.
     """
     tars = _tars_of(directory, settings)
     _refuse_packed(directory)
     outputs = [directory / MANIFEST_NAME, *(tar.with_suffix(".idx") for _, tar in tars)]
+    if settings.skip_bad:
+        outputs.append(directory / REJECTED_NAME)
     existing = [path for path in outputs if path.exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} already exists; --overwrite replaces it")
@@ -65,16 +77,14 @@ def index(
         for result in pool.map(scan_tar, tasks):
             found.append(result)
             progress.advance()
-    split_of = _check_keys(tars, found)
+    found, split_of = _unique_keys(tars, found, skip_bad=settings.skip_bad)
+    rejected = [item for one in found for item in one.rejected]
     classes = _classes(settings, tars, found)
     shards: dict[str, list[ShardInfo]] = {
         name: [] for name in SPLITS if any(split == name for split, _ in tars)
     }
     for (split, tar), one in zip(tars, found, strict=True):
         shards[split].append(_write_index(tar, one, classes))
-    total = sum(len(one.keys) for one in found)
-    usual = settings.max_characters == MAX_CHARACTERS
-    facts = {} if usual else {"facts": {"max_characters": settings.max_characters}}
     return write_manifest(
         directory,
         Manifest(
@@ -87,13 +97,13 @@ def index(
                 settings={"splits": dict(settings.splits)},
                 hash=protocol_hash(split_of),
             ),
-            source={"name": "index", "read": total, "kept": total, "dropped": {}, **facts},
+            source=_source(directory, settings, found, rejected),
             packing={
                 "image_mode": "original",
                 "image_short_side_px": None,
                 "image_quality": 90,
                 "fields": {
-                    "image": list(settings.fields.image),
+                    "image": _image_fields(settings, found),
                     "text": list(settings.fields.text),
                     "label": ",".join(settings.labels),
                 },
@@ -138,20 +148,65 @@ def _tars_of(directory: Path, settings: IndexSettings) -> list[tuple[str, Path]]
     return sorted(found, key=lambda one: (SPLITS.index(one[0]), one[1].name))
 
 
-def _check_keys(tars: list[tuple[str, Path]], found: list[TarContents]) -> dict[str, str]:
-    """Key -> split. Raises `UserError` for the first repeated key."""
+def _unique_keys(
+    tars: list[tuple[str, Path]], found: list[TarContents], *, skip_bad: bool
+) -> tuple[list[TarContents], dict[str, str]]:
+    """`found`, and key -> split. The first repeated key is a `UserError`, or is left out."""
     first: dict[str, Path] = {}
     split_of: dict[str, str] = {}
+    unique: list[TarContents] = []
     for (split, tar), one in zip(tars, found, strict=True):
+        repeated: dict[int, Rejected] = {}
         for number, key in enumerate(one.keys):
             if key in first:
-                raise UserError(
-                    f"{tar}: sample {number} does not fit: its key '{key}' is also in "
-                    f"{first[key]}. Keys must be unique over all tars, and a sample's members "
-                    "adjacent"
-                )
-            first[key], split_of[key] = tar, split
-    return split_of
+                also = f"its key '{key}' is also in {first[key].name}"
+                if not skip_bad:
+                    raise UserError(
+                        f"{tar}: sample {number} does not fit: {also}. Keys must be unique over "
+                        "all tars, and a sample's members adjacent. --skip-bad leaves out all but "
+                        "the first"
+                    )
+                repeated[number] = Rejected(key, Reason.ID_REPEATED, f"{tar.name}: {also}")
+            else:
+                first[key], split_of[key] = tar, split
+        unique.append(one.without(repeated) if repeated else one)
+        if repeated and not unique[-1].keys:
+            raise UserError(f"{tar}: the keys of all its samples are also in other tars")
+    return unique, split_of
+
+
+def _source(
+    directory: Path,
+    settings: IndexSettings,
+    found: list[TarContents],
+    rejected: list[Rejected],
+) -> dict[str, Any]:
+    """The manifest's `source`; writes `rejected.jsonl` where samples may be left out."""
+    kept = sum(len(one.keys) for one in found)
+    source: dict[str, Any] = {
+        "name": "index",
+        "read": kept + len(rejected),
+        "kept": kept,
+        "dropped": dict(Counter(str(item.reason) for item in rejected).most_common()),
+    }
+    if settings.skip_bad:
+        lines = [(item.source_id, str(item.reason), item.detail) for item in rejected]
+        source["rejected_sha256"] = write_rejected(directory / REJECTED_NAME, lines)
+    facts: dict[str, Any] = {}
+    if settings.max_characters != MAX_CHARACTERS:
+        facts["max_characters"] = settings.max_characters
+    warnings = [warning for one in found for warning in one.warnings]
+    if warnings:
+        facts["warnings"] = warnings
+    return {**source, "facts": facts} if facts else source
+
+
+def _image_fields(settings: IndexSettings, found: list[TarContents]) -> list[str]:
+    """The fields of the settings; those that the default got later only where samples have them."""
+    used = {name for one in found for name in one.image_fields}
+    return [
+        name for name in settings.fields.image if name in used or name not in LATER_IMAGE_FIELDS
+    ]
 
 
 def _classes(

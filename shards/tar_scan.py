@@ -9,25 +9,39 @@ import argparse
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmsa.data.decoding.file_kinds import ACCEPTED_NAMES, accepted_format, described
 from mmsa.data.decoding.limits import MAX_CHARACTERS, MOST_PIXELS_IN_SHARDS
-from mmsa.data.members import Fields, field_text, object_in, sample_of, tar_members
+from mmsa.data.members import (
+    Fields,
+    field_text,
+    key_and_field,
+    object_in,
+    sample_of,
+    tar_members,
+)
 from mmsa.errors import UserError
 from mmsa.foundation.regular_file import open_regular
+from shards.example import Reason, Reject, Rejected, image_reason
 from shards.splits.by_hash import SPLITS
+from shards.tar_extents import extents
 
+_SHOWN = 20  # names in a message
 _DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
+IMAGE_FIELDS = "jpg,jpeg,png,webp,gif,bmp"
+# Of the same default; a manifest lists them where a sample has one.
+LATER_IMAGE_FIELDS = ("avif", "tif", "tiff")
 
 
 @dataclass(frozen=True)
 class IndexSettings:
     """Settings of `index`. `labels` are names as in `Fields`; `splits` are (name, pattern).
 
-    With `decode` each image is decoded, as training will do it.
+    With `decode` each image is decoded, as training will do it. With `skip_bad` samples that do not
+    fit are left out.
     """
 
     fields: Fields
@@ -37,6 +51,7 @@ class IndexSettings:
     dataset: str | None = None
     decode: bool = True
     max_characters: int = MAX_CHARACTERS
+    skip_bad: bool = False
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> IndexSettings:
@@ -56,14 +71,18 @@ class IndexSettings:
             splits.append((name, pattern))
         if options.max_characters < 1:
             raise UserError(f"--max-characters {options.max_characters} must be at least 1")
+        image = names(options.image_field)
+        if options.image_field == IMAGE_FIELDS:
+            image += LATER_IMAGE_FIELDS
         return cls(
-            Fields(names(options.image_field), names(options.text_field)),
+            Fields(image, names(options.text_field)),
             names(options.label_field),
             None if options.classes is None else names(options.classes),
             tuple(splits) or _DEFAULT_SPLITS,
             options.dataset,
             not options.no_decode,
             options.max_characters,
+            options.skip_bad,
         )
 
 
@@ -77,90 +96,129 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class TarContents:
-    """The content of one tar: per sample (offset, length, crc32, characters), key and label."""
+    """The content of one tar: per sample (offset, length, crc32, characters), key and label.
+
+    `image_fields` are those that its samples have, `rejected` the samples that were left out, and
+    `warnings` sentences on the end of the tar.
+    """
 
     places: list[tuple[int, int, int, int]]
     keys: list[str]
     labels: list[str]
     tar_bytes: int
     tar_sha256: str
+    image_fields: frozenset[str]
+    rejected: list[Rejected]
+    warnings: list[str]
+
+    def without(self, left_out: Mapping[int, Rejected]) -> TarContents:
+        """The same without the samples whose numbers are in `left_out`."""
+        kept = [number for number in range(len(self.keys)) if number not in left_out]
+        return replace(
+            self,
+            places=[self.places[number] for number in kept],
+            keys=[self.keys[number] for number in kept],
+            labels=[self.labels[number] for number in kept],
+            rejected=[*self.rejected, *left_out.values()],
+        )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    key: str
+    text: str
+    label: str
+    image_field: str
 
 
 def scan_tar(task: ScanTask) -> TarContents:
-    """Read every sample of one tar. Raises `UserError` naming the first that does not fit."""
+    """Read every sample of one tar. Raises `UserError` naming the first that does not fit, unless
+    such samples are left out and others fit."""
     path = Path(task.path)
     places: list[tuple[int, int, int, int]] = []
-    keys: list[str] = []
-    labels: list[str] = []
+    samples: list[_Sample] = []
+    rejected: list[Rejected] = []
     try:
         with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            for start, stop in _extents(path):
+            found = extents(path)
+            for number, (start, stop) in enumerate(found.samples):
                 file.seek(start)
                 piece = file.read(stop - start)
                 try:
-                    key, text, label = _fitting(piece, task.settings)
-                except ValueError as error:
-                    number = len(keys)
-                    raise UserError(f"{path}: sample {number} does not fit: {error}") from None
-                places.append((start, stop - start, zlib.crc32(piece), len(text)))
-                keys.append(key)
-                labels.append(label)
+                    sample = _fitting(piece, task.settings)
+                except Reject as reject:
+                    if not task.settings.skip_bad:
+                        raise UserError(_does_not_fit(path, number, reject.detail)) from None
+                    name = f"{path.name}:{number}"
+                    rejected.append(Rejected(name, reject.reason, reject.detail))
+                    continue
+                places.append((start, stop - start, zlib.crc32(piece), len(sample.text)))
+                samples.append(sample)
     except tarfile.TarError as error:
         raise UserError(f"{path} is not a readable, uncompressed tar ({error})") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
-    return TarContents(places, keys, labels, path.stat().st_size, digest)
+    if rejected and not samples:
+        raise UserError(
+            f"{path}: none of its {len(rejected):,} samples fits; the first: {rejected[0].detail}"
+        )
+    return TarContents(
+        places,
+        [sample.key for sample in samples],
+        [sample.label for sample in samples],
+        path.stat().st_size,
+        digest,
+        frozenset(sample.image_field for sample in samples),
+        rejected,
+        found.warnings,
+    )
 
 
-def _extents(path: Path) -> Iterator[tuple[int, int]]:
-    """(first byte, byte after the last) of each sample: runs of members with the same key."""
-    last, start, stop = None, 0, 0
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, slash, base = member.name.rpartition("/")
-            key = f"{folder}{slash}{base.partition('.')[0]}"
-            if key != last:
-                if last is not None:
-                    yield start, stop
-                last, start = key, member.offset
-            stop = member.offset_data + -(-member.size // 512) * 512
-    if last is not None:
-        yield start, stop
+def _does_not_fit(path: Path, number: int, detail: str) -> str:
+    return f"{path}: sample {number} does not fit: {detail}. --skip-bad leaves such samples out"
 
 
-def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
-    """(key, text, label) of one sample. Raises `ValueError` where it is not as expected."""
-    members = tar_members(piece)
+def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
+    """One sample. Raises `Reject` where it is not as expected."""
     try:
+        members = tar_members(piece)
         key, image, text, json = sample_of(members, settings.fields)
         object_in(json)  # raises where it is not readable
-    except ValueError as error:
-        raise ValueError(f"{error}. Fields are named with --image-field and --text-field") from None
-    if not image.startswith(_IMAGE_STARTS):
-        raise ValueError(f"the image of '{key}' is not a JPEG, PNG, GIF, WebP or BMP")
+    except (ValueError, tarfile.TarError) as error:
+        hint = "Fields are named with --image-field and --text-field"
+        raise Reject(Reason.SAMPLE, f"{error}. {hint}") from None
+    if accepted_format(image) is None:
+        found = f"the image of '{key}' is {described(image)}; accepted are {ACCEPTED_NAMES}"
+        raise Reject(Reason.UNREADABLE_IMAGE, found)
     if settings.decode:
         _decode(key, image)
     if len(text) > settings.max_characters:
-        raise ValueError(
+        raise Reject(
+            Reason.LARGE_TEXT,
             f"the text of '{key}' has {len(text):,} characters; --max-characters is "
-            f"{settings.max_characters:,}"
+            f"{settings.max_characters:,}",
         )
-    by_field = {name.rpartition("/")[2].partition(".")[2].lower(): data for name, data in members}
-    label = _label(by_field, settings.labels)
+    named = [(key_and_field(name), data) for name, data in members]
+    by_field = {both[1]: data for both, data in named if both is not None}
+    try:
+        label = _label(by_field, settings.labels)
+    except ValueError as error:
+        raise Reject(Reason.SAMPLE, f"the class of '{key}' cannot be read ({error})") from None
     if label is None:
-        raise ValueError(
-            f"'{key}' has the members {sorted(by_field)} and no class "
-            f"({', '.join(settings.labels)}); name it with --label-field"
+        raise Reject(
+            Reason.NO_LABEL,
+            f"'{key}' has the members {sorted(by_field)[:_SHOWN]} and no class "
+            f"({', '.join(settings.labels)}); name it with --label-field",
         )
     classes = settings.classes
     if classes is not None and label not in classes:
         if not (label.isascii() and label.isdigit() and int(label) < len(classes)):
-            raise ValueError(f"'{key}' has the class '{label}'; expected {', '.join(classes)}")
+            expected = ", ".join(classes[:_SHOWN])
+            detail = f"'{key}' has the class '{label[:80]}'; expected {expected}"
+            raise Reject(Reason.UNKNOWN_LABEL, detail)
         label = classes[int(label)]
-    return key, text, label
+    return _Sample(key, text, label, next(n for n in settings.fields.image if n in by_field))
 
 
 def _decode(key: str, image: bytes) -> None:
@@ -169,12 +227,14 @@ def _decode(key: str, image: bytes) -> None:
     try:
         decode_image(image, max_pixels=MOST_PIXELS_IN_SHARDS)
     except BadImage as error:
-        raise ValueError(f"the image of '{key}' does not decode ({error})") from None
+        detail = f"the image of '{key}' does not decode ({error})"
+        raise Reject(image_reason(error), detail) from None
 
 
 def _label(by_field: Mapping[str, bytes], names: tuple[str, ...]) -> str | None:
     for name in names:
         label = field_text(name, by_field)
-        if label is not None and label.strip():
-            return label.strip()
+        stripped = "" if label is None else label.removeprefix("\ufeff").strip()
+        if stripped:
+            return stripped
     return None

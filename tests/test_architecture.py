@@ -44,7 +44,7 @@ LAYERS = (
     ("train", "evaluate", "mmsa.__main__"),
     ("shards.example",),
     ("shards.duplicates", "shards.label_rules"),
-    ("shards.splits",),
+    ("shards.splits", "shards.tar_extents"),
     ("shards.sources", "shards.reports", "shards.tar_scan"),
     ("shards.packing",),
     (
@@ -61,6 +61,7 @@ LAYERS = (
 SHARDS_MAY_IMPORT = {
     "mmsa.extensions",
     "mmsa.foundation.atomic_write",
+    "mmsa.data.decoding.file_kinds",
     "mmsa.data.decoding.limits",
     "mmsa.data.decoding.packed_form",
     "mmsa.data.decoding.posted_images",

@@ -5,6 +5,7 @@ The reader, verification and the indexing of tars packed by other programs all p
 
 from __future__ import annotations
 
+import re
 import struct
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ _BLOCK = 512  # bytes of a tar header; members are padded to a multiple
 # Of an ustar header: name, size, type, and the first byte of the name's prefix.
 _HEADER = struct.Struct("100s24x12s20xc188xc166x")
 assert _HEADER.size == _BLOCK
+_META = re.compile(r"__[^/]*__($|/)")  # WebDataset's members about the tar
+_SHOWN, _SHOWN_NAMES = 40, 6  # characters and names in a message
 
 
 @dataclass(frozen=True)
@@ -44,32 +47,70 @@ class Fields:
         )
 
 
+def key_and_field(name: str) -> tuple[str, str] | None:
+    """The key and the extension, in lower case, of a member's name: cut at the first dot after the
+    last slash, as in WebDataset.
+
+    None for a member that belongs to no sample: one without an extension, a hidden one (macOS puts
+    `._NAME` into tars), and WebDataset's own `__NAME__`.
+    """
+    start = name.rfind("/") + 1
+    dot = name.find(".", start)
+    if dot <= start or (name.startswith("__") and _META.match(name)):
+        return None
+    return name[:dot], name[dot + 1 :].lower()
+
+
 def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C, str, bytes]:
     """(key, image, text, unparsed `json` or b"") of one sample's tar members.
 
-    The key is a member's name up to the first dot after the last slash, as in WebDataset. Raises
-    `ValueError` if the members belong to several keys, and if the image or the text is missing.
+    Keys are those of `key_and_field`, and members without one are skipped. Raises `ValueError` if
+    the members belong to several keys, and if the image or the text is missing.
     """
     by_field: dict[str, C] = {}
     keys = set()
+    count = 0
     for name, data in members:
-        dot = name.find(".", name.rfind("/") + 1)
-        end = len(name) if dot < 0 else dot
-        keys.add(name[:end])
-        by_field[name[end + 1 :].lower()] = data
-    if len(keys) != 1 or len(by_field) != len(members):
-        raise ValueError(f"it holds the members {[name for name, _ in members]}")
+        named = key_and_field(name)
+        if named is not None:
+            keys.add(named[0])
+            by_field[named[1]] = data
+            count += 1
+    if len(keys) != 1 or len(by_field) != count:
+        raise ValueError(f"it holds the members {_some(members)}: not one sample, each name once")
     key = keys.pop()
     image = next((by_field[name] for name in fields.image if name in by_field), None)
     texts = [field_text(name, by_field) for name in fields.text]
     text = next(filter(None, texts), None)
     if image is None or (text is None and not any(found == "" for found in texts)):
         what, wanted = ("image", fields.image) if image is None else ("text", fields.text)
-        names = [name for name, _ in members]
-        raise ValueError(f"it holds the members {names} and no {what} ({', '.join(wanted)})")
+        raise ValueError(
+            f"it holds the members {_some(members)} and no {what} ({', '.join(wanted)})"
+            f"{_dotted(key, by_field, wanted)}"
+        )
     if text is None:
         raise ValueError(f"the text of '{key}' is empty")
     return key, image, text, bytes(by_field.get("json", b""))
+
+
+def _some(members: Sequence[tuple[str, C]]) -> str:
+    """The first names of `members`, for a message."""
+    names = [name if len(name) <= 2 * _SHOWN else f"{name[:_SHOWN]}..." for name, _ in members]
+    more = f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else ""
+    return f"{names[:_SHOWN_NAMES]}{more}"
+
+
+def _dotted(key: str, by_field: Mapping[str, C], wanted: Sequence[str]) -> str:
+    """A hint where a dot inside a name made part of the name an extension; else ""."""
+    suffixes = tuple(f".{name.partition(':')[0]}" for name in wanted)
+    for field in by_field:
+        if field.endswith(suffixes):
+            shown = field[-_SHOWN:]
+            return (
+                f". A key ends at its first dot: in '{key[-_SHOWN:]}.{shown}' the extension is "
+                f"'{shown}'. Rename the members, without dots in keys"
+            )
+    return ""
 
 
 def field_text(name: str, by_field: Mapping[str, C]) -> str | None:

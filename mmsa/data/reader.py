@@ -7,6 +7,7 @@ executed or unpickled.
 from __future__ import annotations
 
 import os
+import shlex
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ class RawSample(NamedTuple):
         except ValueError as error:
             raise ShardDamage(
                 f"the json of {self.key} in {self.shard} cannot be read ({error}). "
-                "Pack the data again",
+                "Pack the data again, or index its tars again",
                 shard=self.shard,
                 key=self.key,
             ) from None
@@ -189,6 +190,17 @@ class SplitReader:
         places[:, 1] = np.concatenate([np.arange(size) for size in self.sizes])
         return places, np.concatenate(tables)
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged sample: tars of other programs cannot be packed again here."""
+        if self._packed_here:
+            return "pack the data again"
+        return (
+            "leave it out: python -m shards index "
+            f"{shlex.quote(str(self.directory))} --overwrite --skip-bad, with the other options of "
+            "the first time"
+        )
+
     def read(self, shard: int, ordinal: int) -> RawSample:
         """Read one sample. Raises `ShardDamage`, with shard and key, if it is not as packed."""
         # `item` converts all fields at once, in the time that numpy takes to access one.
@@ -245,7 +257,7 @@ class SplitReader:
             except OSError as error:
                 raise ShardDamage(
                     f"the shard {self.directory / tar} cannot be opened ({error.strerror}). "
-                    "Restore it, or pack the data again",
+                    f"Restore it, or {self.remedy}",
                     shard=tar,
                 ) from None
             opened = self._files[shard] = descriptor, tar
@@ -265,7 +277,7 @@ class SplitReader:
         key = key or self._key_in_tar(shard, ordinal)
         return ShardDamage(
             f"the shard {self.directory / tar} is damaged at sample {ordinal}"
-            f"{f' ({key})' if key else ''}: {what}. Restore it, or pack the data again",
+            f"{f' ({key})' if key else ''}: {what}. Restore it, or {self.remedy}",
             shard=tar,
             key=key,
         )

@@ -96,7 +96,7 @@ class ReadAndDecode:
         except ValueError as error:
             raise ShardDamage(
                 f"the image of {sample.key} in {sample.shard} does not decode ({error}). "
-                "Pack the data again",
+                f"To go on, {self.reader.remedy}",
                 shard=sample.shard,
                 key=sample.key,
             ) from None

@@ -1,4 +1,4 @@
-"""Registries of parts by name: fusion heads, losses, encoder families, trackers.
+"""Registries of parts by name: fusion heads, losses, encoder families, trackers, sources.
 
 A part is a class. Most have their own settings, a pydantic model that is checked before anything is
 built. Parts of other projects register in the same way, in a module that `--import` loads
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.errors import UserError
 
 Part = TypeVar("Part")
+Named = TypeVar("Named", bound=Any)  # a class with a class variable `name`
 
 IMPORT_HINT = "for one of your own, add --import MODULE"
 
@@ -34,13 +35,29 @@ class Registry(dict[str, Part]):
         self.kind = kind
 
     def add(self, name: str, part: Part) -> None:
-        """Register `part` as `name`; `UserError` for a name that is taken."""
-        if name in self:
+        """Register `part` as `name`; `UserError` for a name that is taken.
+
+        The same class again, of a module that was imported a second time, takes its own place.
+        """
+        if name in self and _place(self[name]) != _place(part):
             raise UserError(
                 f"{self.kind} '{name}' is registered twice: by {_place(self[name])} and by "
                 f"{_place(part)}; rename one of them"
             )
         self[name] = part
+
+    def register(self, name: str) -> Callable[[Named], Named]:
+        """Class decorator: the class becomes known by `name`, which it gets as its `name` too.
+
+        Raises `UserError` for a name that is taken.
+        """
+
+        def register(part: Named) -> Named:
+            self.add(name, cast(Part, part))
+            part.name = name
+            return part
+
+        return register
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

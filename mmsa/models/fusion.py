@@ -8,8 +8,8 @@ Shapes: B batch, D features, W width inside attention, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -67,21 +67,7 @@ class FusionHead(nn.Module):
 
 
 FUSIONS: Registry[type[FusionHead]] = Registry("fusion head")
-Head = TypeVar("Head", bound=FusionHead)
-
-
-def register_fusion(name: str) -> Callable[[type[Head]], type[Head]]:
-    """Class decorator: the head becomes `model.fusion.name: NAME`.
-
-    Raises `UserError` for a name that is taken.
-    """
-
-    def register(head: type[Head]) -> type[Head]:
-        FUSIONS.add(name, head)
-        head.name = name
-        return head
-
-    return register
+register_fusion = FUSIONS.register  # the head becomes `model.fusion.name: NAME`
 
 
 @register_fusion("concat")

@@ -8,8 +8,7 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -61,18 +60,7 @@ class Loss:
 
 
 LOSSES: Registry[type[Loss]] = Registry("loss")
-AnyLoss = TypeVar("AnyLoss", bound=Loss)
-
-
-def register_loss(name: str) -> Callable[[type[AnyLoss]], type[AnyLoss]]:
-    """Class decorator: the loss becomes `model.loss: NAME`; `UserError` for a taken name."""
-
-    def register(loss: type[AnyLoss]) -> type[AnyLoss]:
-        LOSSES.add(name, loss)
-        loss.name = name
-        return loss
-
-    return register
+register_loss = LOSSES.register  # the loss becomes `model.loss: NAME`
 
 
 @register_loss("cross_entropy")

@@ -73,7 +73,7 @@ def assemble(
     lines = [(item.source_id, str(item.reason), item.detail) for item in rejected]
     for key, why in assignment.left_out.items():
         lines.append((samples[key].example.source_id, LEFT_OUT, why))
-    rejected_sha256 = _write_rejected(directory / REJECTED_NAME, lines)
+    rejected_sha256 = write_rejected(directory / REJECTED_NAME, lines)
     manifest = _manifest(source, settings, assignment, splits, lines, rejected_sha256)
     manifest = write_manifest(directory, manifest)
     (directory / CARD_NAME).write_text(card_text(manifest), encoding="utf-8")
@@ -125,7 +125,7 @@ def _nothing_kept(raw: str, rejected: Sequence[Rejected]) -> str:
     )
 
 
-def _write_rejected(path: Path, lines: Iterable[tuple[str, str, str]]) -> str:
+def write_rejected(path: Path, lines: Iterable[tuple[str, str, str]]) -> str:
     """Write `rejected.jsonl`; returns its sha256."""
     content = "".join(
         json.dumps({"source_id": source_id, "reason": reason, "detail": detail}, ensure_ascii=False)

@@ -30,6 +30,10 @@ def print_summary(manifest: Manifest, *, console: Console | None = None) -> None
     groups = manifest.source.get("groups", {})
     lines = [
         *(f"warning: {warning}" for warning in groups.get("warnings", [])),
+        *(
+            f"warning: {warning}"
+            for warning in manifest.source.get("facts", {}).get("warnings", [])
+        ),
         *_duplicates(groups.get("duplicates")),
         f"labels    {shown_rule(manifest.label_rule)}",
         f"protocol  {protocol.name}, {_as_text(protocol.settings)}, hash {protocol.hash[:12]}",

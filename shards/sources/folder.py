@@ -18,12 +18,12 @@ from mmsa.errors import UserError
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.dataset_name import name_from
+from shards.sources.encoded_text import decoded
+from shards.sources.file_names import is_image_name, is_text_name, same_names, shown_stem
 from shards.sources.settings import ClassesSettings, clean_text, text_file
 from shards.sources.source import Source, register_source
 
 NAME = "folder"
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp")
-_TEXT_SUFFIX = ".txt"
 
 
 @dataclass
@@ -78,18 +78,28 @@ def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
     for folder, inner, names in os.walk(raw, onerror=refuse, followlinks=True):
         inner[:] = [name for name in sorted(inner) if _first_time(Path(folder, name), walked)]
         for name in names:
-            stem, suffix = os.path.splitext(name)
             path = Path(folder, name)
-            is_text = suffix.lower() == _TEXT_SUFFIX
-            if name.startswith(".") or not (is_text or suffix.lower() in _IMAGE_SUFFIXES):
+            is_text = is_text_name(name)
+            if name.startswith(".") or not (is_text or is_image_name(name)):
                 others += 1
                 continue
-            # File names need not be valid Unicode; ids must be.
-            relative = os.fsencode(Path(folder, stem).relative_to(raw).as_posix())
-            source_id = relative.decode("utf-8", "backslashreplace")
+            source_id = shown_stem(path.relative_to(raw).as_posix())
             entry = files.setdefault(source_id, _Files())
             (entry.texts if is_text else entry.images).append(path)
+    _join_same_names(files)
     return dict(sorted(files.items())), others
+
+
+def _join_same_names(files: dict[str, _Files]) -> None:
+    """Give an image without text the text without image whose name looks equal, but differs.
+
+    `é` is one character or two, and archives change it; the id is that of the image.
+    """
+    for group in same_names(files):
+        images = [name for name in group if files[name].images and not files[name].texts]
+        texts = [name for name in group if files[name].texts and not files[name].images]
+        if len(images) == len(texts) == 1:
+            files[images[0]].texts += files.pop(texts[0]).texts
 
 
 def _first_time(folder: Path, walked: set[str]) -> bool:
@@ -147,9 +157,9 @@ def _names(paths: list[Path]) -> str:
 
 def _read_text(path: Path, settings: ClassesSettings) -> str:
     content = text_file(path, settings)
-    encoding = settings.encoding or "utf-8-sig"
+    encoding = settings.encoding or "utf-8"
     try:
-        text = content.decode(encoding)
+        text = decoded(content, encoding)
     except UnicodeDecodeError as error:
         detail = f"{_names([path])} is not {encoding}: {error.reason}"
         raise Reject(Reason.OTHER_ENCODING, detail) from None

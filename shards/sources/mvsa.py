@@ -2,7 +2,8 @@
 
     RAW/labelResultAll.txt    ID, then text label,image label of each annotator, tabs between;
                               CRLF; a header line or none
-    RAW/data/ID.txt, ID.jpg   the tweet (GB18030) and its image
+    RAW/data/ID.txt, ID.jpg   the tweet (GB18030, or what a byte order mark says) and its image; in
+                              any letter case, and of any image type
 
 The samples read are every label line that is not blank, and every id that has files and no label
 line. An id may have several lines. Where they agree, the first is kept and the others are counted
@@ -17,8 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from mmsa.foundation.regular_file import read_regular
 from mmsa.labels import LABEL_NAMES
 from shards.example import Example, RawData, Reason, Reject, Rejected
 from shards.label_rules import Vote, decide, rule_name
+from shards.sources.encoded_text import CountedTexts
+from shards.sources.file_names import TEXT_SUFFIX, is_image_name, is_text_name, shown_stem
 from shards.sources.settings import LabelRuleSettings, clean_text, text_file
 from shards.sources.source import Source, register_source
 
@@ -74,8 +76,9 @@ def read_layout(layout: Layout, raw: Path, settings: LabelRuleSettings) -> RawDa
     """
     lines = [_parse(layout, number, line) for number, line in _label_lines(layout, raw)]
     labelled = {line.source_id for line in lines}
-    unlabelled = sorted(_ids_with_files(raw / "data") - labelled)
-    reader = _Reader(layout, raw, settings)
+    files = _files_by_id(raw / "data")
+    unlabelled = sorted(set(files) - labelled)
+    reader = _Reader(layout, raw, files, settings)
     return RawData(
         total=len(lines) + len(unlabelled),
         items=reader.items(lines, unlabelled),
@@ -186,36 +189,38 @@ def _other_layout(layout: Layout, num_pairs: int) -> str:
     return ""
 
 
-def _ids_with_files(folder: Path) -> set[str]:
+def _files_by_id(folder: Path) -> dict[str, list[str]]:
+    """The names of the texts and images of each id."""
     try:
-        names = [os.path.splitext(name) for name in os.listdir(folder)]
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be listed ({error.strerror})") from None
-    # File names need not be valid Unicode; what is listed must be.
-    return {
-        os.fsencode(stem).decode("utf-8", "backslashreplace")
-        for stem, suffix in names
-        if suffix in (".txt", ".jpg")
-    }
+    files: dict[str, list[str]] = {}
+    for name in names:
+        if is_text_name(name) or is_image_name(name):
+            files.setdefault(shown_stem(name), []).append(name)
+    return files
 
 
 class _Reader:
     """Walks the lines once, and counts the encodings of texts."""
 
-    def __init__(self, layout: Layout, raw: Path, settings: LabelRuleSettings) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        raw: Path,
+        files: dict[str, list[str]],
+        settings: LabelRuleSettings,
+    ) -> None:
         self._layout = layout
         self._raw = raw
+        self._files = files
         self._settings = settings
-        self._encoding = settings.encoding or ENCODING
-        self._counts: Counter[str] = Counter()
+        self._texts = CountedTexts(ENCODING, settings.encoding)
 
     def facts(self) -> dict[str, object]:
-        """If `texts_also_utf8` is close to `texts_beyond_ascii`, the texts are really UTF-8."""
-        return {
-            "text_encoding": self._encoding,
-            "texts_beyond_ascii": self._counts["beyond_ascii"],
-            "texts_also_utf8": self._counts["also_utf8"],
-        }
+        """What the texts say about their encoding."""
+        return self._texts.facts()
 
     def items(self, lines: list[_Line], unlabelled: list[str]) -> Iterator[Example | Rejected]:
         """One item for each line, then one for each id without a line."""
@@ -243,8 +248,8 @@ class _Reader:
             key=f"{self._layout.dataset}-{source_id}",
             source_id=source_id,
             dataset=self._layout.dataset,
-            text=self._read_text(self._raw / "data" / f"{source_id}.txt"),
-            image_path=self._raw / "data" / f"{source_id}.jpg",
+            text=self._read_text(self._file(source_id, TEXT_SUFFIX, is_text_name)),
+            image_path=self._file(source_id, ".jpg", is_image_name),
             label=decided.label,
             text_label=decided.text_label,
             image_label=decided.image_label,
@@ -252,14 +257,21 @@ class _Reader:
             soft=decided.soft,
         )
 
+    def _file(self, source_id: str, usual: str, fits: Callable[[str], bool]) -> Path:
+        """The text or image of an id: the one with the suffix `usual`, else the only one there is.
+
+        Where there is none, the path is that of the usual one, which is then missing.
+        """
+        found = [name for name in self._files.get(source_id, ()) if fits(name)]
+        if len(found) > 1 and source_id + usual not in found:
+            raise Reject(Reason.NAME_REPEATED, f"data/ has {', '.join(found)}")
+        only = found[0] if len(found) == 1 else source_id + usual
+        return self._raw / "data" / only
+
     def _read_text(self, path: Path) -> str:
         content = text_file(path, self._settings)
-        if not content.isascii():
-            self._counts["beyond_ascii"] += 1
-            self._counts["also_utf8"] += _is_utf8(content)
         try:
-            # One encoding, never "UTF-8 first": some tweets are valid in both and mean the former.
-            text = content.decode(self._encoding)
+            text = self._texts.decoded(content)
         except UnicodeDecodeError as error:
             own = self._settings.encoding is None
             reason = Reason.TEXT_ENCODING if own else Reason.OTHER_ENCODING
@@ -281,11 +293,3 @@ def _check_repetition(line: _Line, votes: set[Votes], first_line: dict[str, int]
 
 def _in_words(votes: Sequence[Vote]) -> str:
     return " ".join(",".join(vote) for vote in votes)
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -20,6 +20,7 @@ from mmsa.labels import LABEL_NAMES
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.columns import Repetitions, find_column
+from shards.sources.file_names import is_image_name, same_names, shown_stem
 from shards.sources.mojibake import is_mojibake, repair_line_ends, undo_mojibake
 from shards.sources.rows import cell_text, open_table, undecoded
 from shards.sources.settings import EncodingSettings, clean_text
@@ -28,7 +29,6 @@ from shards.sources.source import Source, register_source
 NAME = "mvsa-enriched"
 _SHEET = "labeledtext"
 _SHEET_SUFFIXES = (".xlsx", ".csv")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _FOLDER = "images"
 
 Images = dict[str, list[tuple[str, Path]]]  # id -> (class of its folder, path)
@@ -55,6 +55,7 @@ class MvsaEnriched(Source):
         sheet = _sheet(raw)
         rows = _rows(sheet, settings)
         images = _images(raw)
+        _take_ids_of_rows(images, {row.source_id for row in rows})
         repetitions = Repetitions()
         for row in rows:
             repetitions.note(row.source_id, row.number, (row.text, row.label))
@@ -133,12 +134,20 @@ def _images(raw: Path) -> Images:
     for folder in folders:
         for class_folder in _subfolders(folder, LABEL_NAMES):
             for name in _listed(class_folder):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in _IMAGE_SUFFIXES and not stem.startswith("."):
-                    source_id = os.fsencode(stem).decode("utf-8", "backslashreplace")
+                if is_image_name(name) and not name.startswith("."):
                     entry = (class_folder.name.lower(), class_folder / name)
-                    images.setdefault(source_id, []).append(entry)
+                    images.setdefault(shown_stem(name), []).append(entry)
     return images
+
+
+def _take_ids_of_rows(images: Images, ids: set[str]) -> None:
+    """Rename each image that no row has to the row's id that looks equal: `é` is one character or
+    two."""
+    for group in same_names([*(ids - set(images)), *(set(images) - ids)]):
+        rows = [name for name in group if name in ids]
+        others = [name for name in group if name not in ids]
+        if len(rows) == len(others) == 1:
+            images[rows[0]] = images.pop(others[0])
 
 
 def _subfolders(folder: Path, names: tuple[str, ...]) -> list[Path]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.registry import Registry
 from shards.example import RawData
 from shards.sources.settings import SourceSettings
 
@@ -65,20 +66,14 @@ class Source:
         return f"{flag} {shown} {detail['msg'].removeprefix('Value error, ')}"
 
 
-SOURCES: dict[str, type[Source]] = {}
+SOURCES: Registry[type[Source]] = Registry("source")
 
 S = TypeVar("S", bound=type[Source])
 
 
 def register_source(source: S) -> S:
     """Class decorator: make a source known by its name. A name cannot be taken twice."""
-    known = SOURCES.setdefault(source.name, source)
-    # The same class again is a module that was imported under two names.
-    if (known.__qualname__, known.__module__) != (source.__qualname__, source.__module__):
-        raise UserError(
-            f"two sources are called '{source.name}': {known.__module__}.{known.__qualname__} and "
-            f"{source.__module__}.{source.__qualname__}; rename one"
-        )
+    SOURCES.add(source.name, source)
     return source
 
 

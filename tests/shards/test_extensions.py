@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from raw import jpeg
 
+from mmsa.errors import UserError
+from shards.sources import SOURCES, Source, register_source
+
 ROOT = Path(__file__).parents[2]
 
 MODULE = '''
@@ -38,6 +41,17 @@ class Reviews(Source):
 
         return RawData(len(lines), items(), ("bad", "good"), "reviews", "given")
 '''
+
+
+def test_a_name_is_registered_once() -> None:
+    mine = type("Mine", (Source,), {"name": "table", "help": ""})
+    with pytest.raises(
+        UserError, match=r"source 'table' is registered twice: by shards\.sources\.table\.Table"
+    ):
+        register_source(mine)
+    again = SOURCES["table"]
+    assert register_source(again) is again  # its module was imported a second time
+    assert SOURCES["table"] is again
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from reading import opened, read
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from shards.__main__ import main
+from shards.sources.file_names import IMAGE_SUFFIXES
 
 
 def pair(raw: Path, name: str, *, suffix: str = ".jpg", text: bytes = b"a text") -> None:
@@ -68,6 +69,33 @@ def test_gaps_and_doubles(tmp_path: Path) -> None:
     data = opened("folder", tmp_path)
     assert data.facts() == {"normalize": [], "other_files": 2}
     assert len(read("folder", tmp_path, encoding="latin-1")[0]) == 2
+
+
+def test_names_that_look_equal_belong_together(tmp_path: Path) -> None:
+    """One character for an accented letter, or two, as macOS writes them."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    pair(tmp_path, f"glad/{one}", text="sch\u00f6n".encode())
+    (tmp_path / "glad" / f"{one}.txt").rename(tmp_path / "glad" / f"{two}.txt")
+    pair(tmp_path, f"sad/{one}", text=b"one")
+    pair(tmp_path, f"sad/{two}", text=b"two")  # two samples, each of them complete
+    examples, rejected = read("folder", tmp_path)
+    assert rejected == []
+    assert [(e.source_id, e.text) for e in examples] == [
+        (f"glad/{one}", "sch\u00f6n"),
+        (f"sad/{two}", "two"),
+        (f"sad/{one}", "one"),
+    ]
+
+
+def test_any_image_type_in_any_letter_case(tmp_path: Path) -> None:
+    suffixes = [s for name in IMAGE_SUFFIXES for s in (name, name.upper(), name.title())]
+    for number, suffix in enumerate(suffixes):
+        pair(tmp_path, f"glad/{number:02d}", suffix=suffix)
+    pair(tmp_path, "glad/mark", text=b"\xff\xfea\0")
+    examples, rejected = read("folder", tmp_path, encoding="utf-8")
+    assert rejected == []
+    assert [e.image_path.suffix for e in examples[:-1]] == suffixes
+    assert examples[-1].text == "a"
 
 
 def test_other_layouts(tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ import pytest
 import simplejpeg
 import torch
 import webdataset as wds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from raw import jpeg
+from raw import rejected as rejected_lines
 
 from mmsa.data.decoding import image_views
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.errors import ShardDamage
 from mmsa.labels import class_map
 from shards.__main__ import main
 
@@ -103,7 +107,12 @@ def test_pictures_of_other_types_and_numbered_classes(tmp_path: Path) -> None:
         ({"json": '{"caption": ""}'}, "the text of 'part/0022' is empty"),
         ({"json": '{"caption": "a"}'}, "no class (json:mood); name it with --label-field"),
         ({"json": "{"}, "sample 2 does not fit"),
-        ({"jpeg": b"hello"}, "is not a JPEG, PNG, GIF, WebP or BMP"),
+        ({"jpeg": b"hello"}, "the image of 'part/0022' is text; accepted are JPEG, PNG, GIF, WebP"),
+        ({"jpeg": b"RIFF\0\0\0\0WAVE"}, "the image of 'part/0022' is a WAV file; accepted are"),
+        (
+            {"jpeg": jpeg(1)[:400] + b"\xff\xd9"},
+            "the image of 'part/0022' does not decode (truncated image)",
+        ),
         ({"jpeg": jpeg(1)[:-100]}, "the image of 'part/0022' does not decode (truncated image)"),
         ({"jpeg": jpeg(1)[:9]}, "the image of 'part/0022' does not decode"),
         ({"json": "[" * 9999}, "nested more than 100 levels deep"),
@@ -122,6 +131,7 @@ def test_the_first_sample_that_does_not_fit_is_named(
     error = capsys.readouterr().err
     assert "train-b.tar: sample 2 does not fit" in error
     assert message in error
+    assert "--skip-bad leaves" in error
     assert not list(tars.glob("*.idx"))
     assert not (tars / "manifest.json").exists()
 
@@ -143,6 +153,179 @@ def test_tars_that_cannot_be_used(tars: Path, capsys: pytest.CaptureFixture[str]
     write_tar(tars / "train-c.tar", [foreign(30, json='{"caption": "a", "mood": 1}')])
     assert "are numbers: 1, glad, sad; name them" in refused()
     assert run(tars / "absent") == 2
+
+
+def test_samples_that_do_not_fit_are_left_out_and_listed(
+    tars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad: list[dict[str, Any]] = [
+        {"json": '{"caption": "", "mood": "sad"}'},
+        {"jpeg": b"<html><body>404"},
+        {"jpeg": jpeg(1)[:-100]},
+        {"json": '{"caption": "a"}'},
+        {"json": "{"},
+        {"json": json.dumps({"caption": "x" * 65_537, "mood": "sad"})},
+        {"__key__": "part/0000"},
+    ]
+    samples = [foreign(20), *(foreign(30 + n, **one) for n, one in enumerate(bad)), foreign(21)]
+    samples.insert(-1, {"__key__": "README", "md": "notes"})
+    write_tar(tars / "train-b.tar", samples)
+    assert run(tars, *FIELDS, "--skip-bad") == 0
+    manifest = load_manifest(tars)
+    assert manifest.splits["train"].num_samples == 6 + 2
+    assert (manifest.source["read"], manifest.source["kept"]) == (11 + 10, 13)
+    assert manifest.source["dropped"] == {
+        "sample of a tar does not fit": 3,
+        "unreadable image": 1,
+        "truncated image": 1,
+        "missing label": 1,
+        "text too long": 1,
+        "id twice": 1,
+    }
+    lines = rejected_lines(tars)
+    assert [line["source_id"] for line in lines] == [
+        *(f"train-b.tar:{number}" for number in (1, 2, 3, 4, 5, 6, 8)),
+        "part/0000",
+    ]
+    assert "is an HTML page; accepted are" in lines[1]["detail"]
+    assert main(["verify", str(tars), "--quiet", "--workers", "1"]) == 0
+    reader = SplitReader(tars, manifest, "train", class_map(["glad", "sad"], None))
+    assert [reader.read(1, row).key for row in range(2)] == ["part/0020", "part/0021"]
+    content = (tars / "train-b.tar").read_bytes()
+    (tars / "train-b.tar").write_bytes(content.replace(b"caption 21", b"caption 12"))
+    with pytest.raises(ShardDamage, match=r"or leave it out: .* --overwrite --skip-bad"):
+        reader.read(1, 1)
+    # Where none fits, something else is wrong.
+    write_tar(tars / "train-c.tar", [foreign(50, json="{}"), foreign(51, json="{}")])
+    assert run(tars, *FIELDS, "--skip-bad", "--overwrite") == 2
+    assert "train-c.tar: none of its 2 samples fits; the first: it holds" in capsys.readouterr().err
+
+
+def test_what_webdataset_skips_is_skipped(tmp_path: Path) -> None:
+    """Also between the members of a sample, where the Mac's tar puts its own."""
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("__index__", "__meta__/a.txt", "LICENSE", ".DS_Store"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        for number in range(3):
+            for field, content in (("jpg", jpeg(number)), ("txt", b"a"), ("cls", b"glad")):
+                for name in (f"d/._k{number}.{field}", f"d/k{number}.{field}", f"d/k{number}"):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    assert run(tmp_path) == 0
+    manifest = load_manifest(tmp_path)
+    reader = SplitReader(tmp_path, manifest, "train", class_map(["glad", "sad"], None))
+    assert [reader.read(0, row).key for row in range(len(reader))] == ["d/k0", "d/k1", "d/k2"]
+    assert reader.read(0, 1).image == jpeg(1)
+    assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
+    stock = wds.WebDataset([str(path)], shardshuffle=False, empty_check=False)
+    assert {f"d/k{n}" for n in range(3)} <= {sample["__key__"] for sample in stock}
+
+
+def test_dots_in_keys_are_named_and_messages_are_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [
+        {"__key__": f"tweet.{number:04d}", "jpg": jpeg(number), "txt": "a", "cls": "glad"}
+        for number in range(500)
+    ]
+    write_tar(tmp_path / "train.tar", samples)
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "and 1,494 more and no image (jpg, jpeg" in error
+    assert (
+        "A key ends at its first dot: in 'tweet.0000.jpg' the extension is '0000.jpg'. Rename the "
+        "members, without dots in keys"
+    ) in error
+    assert len(error) < 1000
+    write_tar(tmp_path / "train.tar", [{"__key__": "k" * 5000, "cls": "glad", "md": "a"}])
+    assert run(tmp_path) == 2
+    assert len(capsys.readouterr().err) < 1000
+
+
+def test_a_joined_tar_is_warned_of(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = (tars / "train-a.tar").read_bytes()
+    (tars / "train-a.tar").write_bytes(first + (tars / "validation.tar").read_bytes())
+    size = (tars / "validation.tar").stat().st_size
+    assert main(["index", str(tars), "--workers", "1", *FIELDS]) == 0
+    warning = (
+        f"train-a.tar goes on behind its end mark: {size:,} bytes, from byte {len(first):,} on, "
+        "are not read."
+    )
+    assert f"warning: {warning}" in capsys.readouterr().out
+    manifest = load_manifest(tars)
+    assert manifest.splits["train"].num_samples == 6
+    assert [said.startswith(warning) for said in manifest.source["facts"]["warnings"]] == [True]
+    assert run(tars, *FIELDS, "--overwrite") == 0
+    assert f"warning: {warning}" in capsys.readouterr().err
+    (tars / "train-a.tar").write_bytes(first + bytes(10_240))  # zeros: as tar pads it
+    assert run(tars, *FIELDS, "--overwrite") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(share=st.floats(0.1, 0.99))
+def test_a_cut_tar_is_told_as_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    path = tmp_path / "train.tar"
+    write_tar(path, [foreign(number) for number in range(4)])
+    content = path.read_bytes()
+    whole = len(content.rstrip(b"\0"))  # what follows is the end mark
+    path.write_bytes(content[: int(share * whole)])
+    code = run(tmp_path, *FIELDS, "--overwrite", "--split", "train=*.tar")
+    error = capsys.readouterr().err
+    assert ("train.tar is cut: it ends at byte" in error) == (code == 2 and "not fit" not in error)
+    if code == 0:
+        assert "train.tar has no end mark: members behind 'part/000" in error
+
+
+def test_a_damaged_header_ends_nothing_silently(
+    tars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray((tars / "train-a.tar").read_bytes())
+    with tarfile.open(tars / "train-a.tar") as tar:
+        place = tar.getmembers()[8].offset
+    content[place : place + 512] = b"\x55" * 512
+    (tars / "train-a.tar").write_bytes(content)
+    assert run(tars, *FIELDS) == 2
+    assert f"train-a.tar is damaged at byte {place:,}" in capsys.readouterr().err
+
+
+def test_a_mark_before_a_class_is_no_part_of_it(tmp_path: Path) -> None:
+    samples = [
+        {"__key__": f"k{n}", "cls": b"\xef\xbb\xbfglad" * (n % 2) or b"glad", "jpg": jpeg(n)}
+        | {"txt": "a"}
+        for n in range(2)
+    ]
+    write_tar(tmp_path / "train.tar", samples)
+    assert run(tmp_path) == 0
+    assert load_manifest(tmp_path).splits["train"].classes == {"glad": 2}
+
+
+@pytest.mark.parametrize("form", ["AVIF", "TIFF"])
+def test_types_that_were_added_later(tmp_path: Path, form: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (200, 2, 3)).save(buffer, form)
+    write_tar(
+        tmp_path / "train.tar",
+        [{"__key__": "a", "cls": "glad", form.lower(): buffer.getvalue(), "txt": "a"}],
+    )
+    assert run(tmp_path) == 0
+    manifest = load_manifest(tmp_path)
+    usual = ["jpg", "jpeg", "png", "webp", "gif", "bmp"]
+    assert manifest.packing["fields"]["image"] == [*usual, form.lower()]
+    reader = SplitReader(tmp_path, manifest, "train", class_map(["glad", "sad"], None))
+    assert abs(int(image_views.decode(reader.read(0, 0).image)[0, 5, 5]) - 200) < 9
+    write_tar(tmp_path / "train.tar", [foreign(1, txt="a", cls="glad")])
+    assert run(tmp_path, "--overwrite") == 0
+    assert load_manifest(tmp_path).packing["fields"]["image"] == usual
 
 
 def test_limits_may_be_set(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,16 @@ def test_contradictions_and_gaps(tmp_path: Path) -> None:
     ]
 
 
+def test_names_that_look_equal_belong_together(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    raw = tree(tmp_path, [*ROWS, (f"{one}.TXT", "a fourth", "positive")])
+    picture = raw / "Images" / "positive" / "1.jpg"
+    (picture.parent / f"{two}.TIFF").write_bytes(picture.read_bytes())
+    examples, rejected = read("mvsa-enriched", raw)
+    assert rejected == []
+    assert (examples[3].source_id, examples[3].image_path.name) == (one, f"{two}.TIFF")
+
+
 def test_two_pictures_of_one_id(tmp_path: Path) -> None:
     raw = tree(tmp_path)
     pictures(raw / "Images", {"1": "positive"}, suffix=".png")

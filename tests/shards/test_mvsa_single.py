@@ -10,6 +10,7 @@ import reading
 from raw import raw_tree, write_labels, write_pair
 
 from mmsa.errors import UserError
+from shards.__main__ import main
 from shards.example import Example
 from shards.sources import get_source
 
@@ -235,6 +236,67 @@ def test_texts_that_would_also_be_utf8_are_counted(tmp_path: Path) -> None:
     found, rejected = read(tmp_path, encoding="utf-8")
     assert found[0].text == "caf\u00e9 au lait"
     assert rejected == [("3", "text is not in the stated encoding")]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [
+        ("utf-8", b"\xef\xbb\xbf"),
+        ("utf-16-le", b"\xff\xfe"),
+        ("utf-16-be", b"\xfe\xff"),
+        ("utf-32-le", b"\xff\xfe\0\0"),
+        ("gb18030", b"\x84\x31\x95\x33"),
+    ],
+)
+@pytest.mark.parametrize("stated", [{}, {"encoding": "utf-8"}, {"encoding": "latin-1"}])
+def test_a_byte_order_mark_decides(
+    tmp_path: Path, encoding: str, mark: bytes, stated: dict[str, str]
+) -> None:
+    text = "sch\u00f6n \u7b11"
+    write_pair(tmp_path, "1", text=mark + text.encode(encoding))
+    write_labels(tmp_path, ["1\tneutral,neutral"])
+    data = reading.opened("mvsa-single", tmp_path, **stated)
+    assert [item.text for item in data.items if isinstance(item, Example)] == [text]
+    facts = data.facts()
+    assert (facts["texts_with_mark"], facts["texts_beyond_ascii"]) == (1, 0)
+
+
+def test_a_copy_in_utf8_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    texts = [f"caf\u00e9 au lait {number}".encode() for number in range(9)]
+    texts += ["\u4e2d\u6587".encode("gb18030"), b"plain"]
+    for number, text in enumerate(texts, start=1):
+        write_pair(raw, str(number), text=text)
+    write_labels(raw, [f"{number}\tneutral,neutral" for number in range(1, len(texts) + 1)])
+    command = ["pack", "mvsa-single", str(raw), str(tmp_path / "out"), "--workers", "1"]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "warning: 9 of the 10 texts beyond ASCII are valid UTF-8, and were read as GB18030, the "
+        "encoding of this set: if they look wrong, pack again with --encoding utf-8"
+    ) in said
+    for options in ({"encoding": "utf-8"}, {"encoding": "gb18030"}):
+        data = reading.opened("mvsa-single", raw, **options)
+        list(data.items)
+        assert "warnings" not in data.facts()
+
+
+def test_files_are_found_in_any_letter_case_and_type(tmp_path: Path) -> None:
+    for source_id in ("1", "2", "3", "4", "9"):
+        write_pair(tmp_path, source_id)
+    data = tmp_path / "data"
+    (data / "1.jpg").rename(data / "1.JPG")
+    (data / "1.txt").rename(data / "1.TXT")
+    (data / "2.jpg").rename(data / "2.Jpeg")
+    shutil.copyfile(data / "3.jpg", data / "3.JPG")  # the usual name comes first
+    (data / "4.jpg").rename(data / "4.png")
+    shutil.copyfile(data / "4.png", data / "4.JPG")
+    (data / "9.jpg").unlink()
+    (data / "9.txt").rename(data / "9.TXT")
+    write_labels(tmp_path, [f"{number}\tneutral,neutral" for number in range(1, 5)])
+    examples, rejected = read(tmp_path)
+    assert [example.image_path.name for example in examples] == ["1.JPG", "2.Jpeg", "3.jpg"]
+    assert rejected == [("4", "several files of one name"), ("9", "no label line")]
 
 
 @needs_data

@@ -95,7 +95,7 @@ class PackedImage:
     """An image as stored in a shard: its JPEG bytes, and the pixels (H, W, 3) that were encoded.
 
     `width` and `height` are in pixels. `untouched` means that `jpeg` is the input itself.
-    `source_format` is the true type of the input: JPEG, PNG, GIF, WEBP or BMP.
+    `source_format` is the true type of the input, one of `posted_images.FORMATS`.
     """
 
     jpeg: bytes

@@ -1,10 +1,10 @@
 """Any image that people post -> its pixels and what its header says: a file, its bytes, or an image
 that Pillow has opened.
 
-The content decides the type, not the file name: JPEG, PNG, GIF and WebP (first frame of an
-animation) and BMP, in all their modes. Transparent parts become white, 16 bits become 8, CMYK and
-palettes become RGB. The EXIF orientation is returned, and `pixels.upright` applies it. Colour
-profiles are ignored.
+The content decides the type, not the file name: JPEG, PNG, GIF, WebP and AVIF (first frame of an
+animation), BMP and TIFF (first page), in all their modes. Transparent parts become white, 16 bits
+become 8, CMYK and palettes become RGB. The EXIF orientation is returned, and `pixels.upright`
+applies it. Colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from mmsa.data.decoding.cut_jpegs import has_all_parts, is_cut
+from mmsa.data.decoding.file_kinds import ACCEPTED, ACCEPTED_NAMES, accepted_format, described
 from mmsa.data.decoding.limits import MAX_PIXELS
 from mmsa.data.decoding.pixels import Pixels
+from mmsa.data.decoding.png_texts import SIGNATURE, without_texts
 from mmsa.errors import first_line
 from mmsa.foundation.regular_file import NotRegular, read_regular
 
-# Other formats are refused: for EPS, Pillow would run an external program.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+FORMATS = tuple(ACCEPTED)
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 to 8, as in pixels.upright
 _TRUNCATED = ("truncated", "premature", "unexpected end", "not enough image data")
@@ -50,7 +52,7 @@ class BadImage(ValueError):
 @dataclass(frozen=True)
 class Header:
     """What the header of an image says: `width` and `height` in pixels, before orientation, and
-    `orientation` from 1 to 8, as in EXIF."""
+    `orientation` from 1 to 8, as in EXIF. `format` is one of `FORMATS`: an MPO is a JPEG."""
 
     format: str
     mode: str
@@ -78,16 +80,14 @@ def decode_image(
     if not content:
         raise BadImage("empty image file", "empty")
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # Pillow's, of odd EXIF and large images
-            Image.open(io.BytesIO(content), formats=FORMATS) as opened,
-        ):
-            header = _header(opened)
-            _refuse_large(header, max_pixels)
-            pixels = _decode_clean_jpeg(content, header, short_side_px)
-            if pixels is None:
-                opened.load()
-                pixels = np.asarray(_on_white(opened))
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd EXIF and large images
+            try:
+                return _decoded(content, max_pixels, short_side_px)
+            except ValueError as error:
+                # Named in the message: Pillow's limits of a PNG's texts, which nobody here reads.
+                if "MAX_TEXT" not in str(error) or bytes(content[:8]) != SIGNATURE:
+                    raise
+                return _decoded(without_texts(bytes(content)), max_pixels, short_side_px)
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -95,18 +95,25 @@ def decode_image(
     except Exception as error:
         # Any exception means that these bytes are bad: for damaged files Pillow raises OSError, but
         # also SyntaxError, struct.error, IndexError, KeyError and more.
+        if accepted_format(content) == "JPEG" and not has_all_parts(content):
+            raise BadImage("truncated image", "truncated") from None
+        if isinstance(error, UnidentifiedImageError):
+            raise BadImage(_unidentified(content)) from None
         raise _bad(error) from None
-    return pixels, header
 
 
-def _header(image: Image.Image) -> Header:
-    return Header(
-        format=str(image.format),
-        mode=image.mode,
-        width=image.width,
-        height=image.height,
-        orientation=_orientation(image),
-    )
+def _decoded(content: Content, max_pixels: int, short_side_px: int | None) -> tuple[Pixels, Header]:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        header = _header(opened)
+        _refuse_large(header, max_pixels)
+        # A JPEG with more images behind the first is always decoded in full size.
+        side = None if opened.format == "MPO" else short_side_px
+        pixels = _decode_clean_jpeg(content, header, side)
+        if pixels is None:
+            _refuse_without_range(header)
+            opened.load()
+            pixels = np.asarray(_on_white(opened))
+        return pixels, header
 
 
 def image_file(path: str | os.PathLike[str]) -> bytes:
@@ -134,7 +141,6 @@ def file_of(image: Image.Image) -> bytes | None:
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return None
     file: Any = image.fp
-    # MPO is a JPEG with more pictures behind the first, which Pillow opens under another name.
     if file is None or image.format not in (*FORMATS, "MPO"):
         return None
     try:
@@ -161,8 +167,7 @@ def decode_opened(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> tuple[
         raise BadImage(f"picture of {image.width}x{image.height} has no pixels", "empty")
     header = _header(image)
     _refuse_large(header, max_pixels)
-    if image.mode == "F":
-        raise BadImage("its mode F has no fixed range of values; convert it to RGB first")
+    _refuse_without_range(header)
     try:
         with warnings.catch_warnings(action="ignore"):
             image.load()
@@ -177,6 +182,23 @@ def decode_opened(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> tuple[
         raise BadImage(
             f"an image of mode {image.mode} that cannot be converted ({first_line(error)})"
         ) from None
+
+
+def _header(opened: Image.Image) -> Header:
+    """What Pillow has read. An MPO is a JPEG with more images behind the first."""
+    return Header(
+        format="JPEG" if opened.format == "MPO" else str(opened.format),
+        mode=opened.mode,
+        width=opened.width,
+        height=opened.height,
+        # Pillow turns a TIFF itself when it decodes it, and only that; its size is already turned.
+        orientation=1 if opened.format == "TIFF" else _orientation(opened),
+    )
+
+
+def _refuse_without_range(header: Header) -> None:
+    if header.mode == "F":
+        raise BadImage("its mode F has no fixed range of values; convert it to RGB first")
 
 
 def _refuse_large(header: Header, max_pixels: int) -> None:
@@ -200,9 +222,14 @@ def _orientation(opened: Image.Image) -> int:
 def _decode_clean_jpeg(
     content: Content, header: Header, short_side_px: int | None
 ) -> Pixels | None:
-    """Decode a JPEG with the faster decoder; None if it reports a problem: then Pillow decides."""
-    if header.format != "JPEG" or header.mode not in ("RGB", "L"):
+    """Decode a JPEG with the faster decoder; None if it reports a problem: then Pillow decides.
+
+    Pillow does not report missing rows. So one in CMYK is decoded too, and not used. Raises
+    `BadImage` where rows are missing.
+    """
+    if header.format != "JPEG" or header.mode not in ("RGB", "L", "CMYK"):
         return None
+    colorspace = "CMYK" if header.mode == "CMYK" else "RGB"
     height, width = 0, 0
     if short_side_px is not None:
         for divisor in (8, 4, 2):
@@ -211,11 +238,13 @@ def _decode_clean_jpeg(
                 break
     try:
         decoded: Pixels = simplejpeg.decode_jpeg(
-            content, colorspace="RGB", min_height=height, min_width=width, strict=True
+            content, colorspace=colorspace, min_height=height, min_width=width, strict=True
         )
-    except ValueError:
+    except ValueError as error:
+        if is_cut(content, str(error)):
+            raise BadImage("truncated image", "truncated") from None
         return None
-    return decoded
+    return None if colorspace == "CMYK" else decoded
 
 
 def _on_white(opened: Image.Image) -> Image.Image:
@@ -236,3 +265,10 @@ def _bad(error: Exception) -> BadImage:
     if any(word in said.lower() for word in _TRUNCATED):
         return BadImage("truncated image", "truncated")
     return BadImage(f"unreadable image: {type(error).__name__}")
+
+
+def _unidentified(content: Content) -> str:
+    """Why Pillow opens none of the formats in `content`."""
+    if accepted_format(content) is not None:
+        return f"unreadable image: {described(content)} that is cut or damaged at its beginning"
+    return f"{described(content)}; accepted are {ACCEPTED_NAMES}"

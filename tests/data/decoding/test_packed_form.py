@@ -9,9 +9,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from posted import saved
 
 from mmsa.data.decoding.packed_form import (
+    BadImage,
     BadText,
     image_as_packed,
     pack_image,
@@ -60,6 +62,18 @@ def near(image: Image.Image, place: tuple[int, int], colour: tuple[int, ...]) ->
         ("RGB", "BMP", {}),
         ("P", "BMP", {}),
         ("1", "BMP", {}),
+        ("RGB", "AVIF", {}),
+        ("RGBA", "AVIF", {}),
+        ("L", "AVIF", {}),
+        ("RGB", "TIFF", {}),
+        ("RGB", "TIFF", {"compression": "jpeg"}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw", "big_tiff": True}),
+        ("CMYK", "TIFF", {}),
+        ("RGBA", "TIFF", {}),
+        ("LAB", "TIFF", {}),
+        ("I;16", "TIFF", {}),
+        ("P", "TIFF", {}),
+        ("1", "TIFF", {"compression": "group4"}),
     ],
 )
 def test_every_type_and_mode(mode: str, form: str, options: dict[str, object]) -> None:
@@ -69,6 +83,9 @@ def test_every_type_and_mode(mode: str, form: str, options: dict[str, object]) -
     if mode == "I;16":
         grey = np.asarray(image).astype(np.uint16) * 257
         converted = Image.fromarray(grey)
+    elif mode == "LAB":
+        neutral = Image.new("L", image.size, 128)
+        converted = Image.merge("LAB", (image, neutral, neutral))
     else:
         converted = image.convert("RGB").convert(mode)
     content = saved(converted, form, **options)
@@ -99,7 +116,7 @@ def test_sixteen_bits_of_colour() -> None:
 def test_transparent_parts_lie_on_white() -> None:
     layer = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     layer.paste((0, 0, 255, 255), (20, 0, 40, 40))
-    for form in ("PNG", "WEBP", "GIF"):
+    for form in ("PNG", "WEBP", "GIF", "AVIF", "TIFF"):
         packed = shown(saved(layer, form))
         assert near(packed, (5, 20), WHITE)
         assert near(packed, (35, 20), BLUE)
@@ -116,14 +133,14 @@ def test_one_colour_named_transparent() -> None:
     assert near(shown(saved(palette, "PNG", transparency=0)), (8, 8), WHITE)
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "AVIF", "TIFF"])
 def test_the_first_frame(form: str) -> None:
     frames = [Image.new("RGB", (32, 24), colour) for colour in (GREEN, RED, BLUE)]
     content = saved(frames[0], form, save_all=True, append_images=frames[1:])
     assert near(shown(content), (16, 12), GREEN)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_orientation_is_applied(form: str, orientation: int) -> None:
     upright = Image.new("RGB", (64, 48), WHITE)
@@ -205,6 +222,41 @@ def test_original_keeps_plain_jpegs_and_converts_the_rest() -> None:
         assert (packed.width, packed.height) == size
         assert Image.open(io.BytesIO(packed.jpeg)).size == size
         assert packed.to_pillow().size == size
+
+
+def test_the_mpo_of_a_phone_is_a_jpeg() -> None:
+    shots = [Image.new("RGB", (700, 500), colour) for colour in (RED, BLUE)]
+    content = saved(shots[0], "MPO", save_all=True, append_images=shots[1:])
+    assert Image.open(io.BytesIO(content)).format == "MPO"
+    packed = pack_image(content, short_side_px=None, quality=90, mode="original")
+    assert (packed.untouched, packed.source_format) == (True, "JPEG")
+    assert packed.jpeg == content
+    assert near(shown(content), (100, 100), RED)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_png_with_large_texts_opens(compressed: bool) -> None:
+    """Pillow refuses texts of more than 1 MB unpacked, and more than 64 MB together."""
+    image = Image.new("RGB", (40, 20), RED)
+    plain = saved(image, "PNG")
+    texts = PngInfo()
+    if compressed:
+        texts.add_text("parameters", "x" * 2_000_000, zip=True)
+        texts.add_itxt("notes", "y" * 2_000_000, zip=True)
+    else:
+        texts.add_text("parameters", "x" * 70_000_000)
+    texts.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta tiff:Orientation="6" />')
+    content = saved(image, "PNG", pnginfo=texts)
+    with pytest.raises(ValueError, match="MAX_TEXT"):
+        Image.open(io.BytesIO(content)).load()
+    assert shown(content).size == (20, 40)
+    profile = saved(image, "PNG", icc_profile=b"z" * 2_000_000)
+    assert image_as_packed(profile, short_side_px=9, quality=90) == image_as_packed(
+        plain, short_side_px=9, quality=90
+    )
+    damaged = content.replace(b"IDAT", b"IDAX")
+    with pytest.raises(BadImage):
+        shown(damaged)
 
 
 def test_texts_are_left_alone_unless_asked() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmsa.data.decoding.posted_images import FORMATS
 from mmsa.data.members import Content
 from mmsa.data.reader import SplitReader
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
@@ -88,7 +89,7 @@ def cards(
 def thumbnail(content: Content) -> str | None:
     """A data URL of a small JPEG; None if the bytes are not an image."""
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             opened.draft("RGB", (2 * _SIDE_PX, 2 * _SIDE_PX))  # decodes large JPEGs smaller
             image = opened.convert("RGB")
     except OSError:
