@@ -17,6 +17,7 @@ from mmsa.data.decoding.limits import MAX_CHARACTERS, MOST_PIXELS_IN_SHARDS
 from mmsa.data.members import Fields, field_text, object_in, sample_of, tar_members
 from mmsa.errors import UserError
 from mmsa.foundation.regular_file import open_regular
+from shards.class_names import stated_class, unknown
 from shards.splits.by_hash import SPLITS
 
 _DEFAULT_SPLITS = tuple((name, f"*{name}*.tar") for name in SPLITS)
@@ -156,10 +157,11 @@ def _fitting(piece: bytes, settings: IndexSettings) -> tuple[str, str, str]:
             f"({', '.join(settings.labels)}); name it with --label-field"
         )
     classes = settings.classes
-    if classes is not None and label not in classes:
-        if not (label.isascii() and label.isdigit() and int(label) < len(classes)):
-            raise ValueError(f"'{key}' has the class '{label}'; expected {', '.join(classes)}")
-        label = classes[int(label)]
+    if classes is not None:
+        name = stated_class(label, classes)
+        if name is None:
+            raise ValueError(f"'{key}' has the class {unknown(label, classes, hint=False)}")
+        label = name
     return key, text, label
 
 

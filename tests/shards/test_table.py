@@ -90,7 +90,9 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     path = write(tmp_path, "csv", [{"text": "a", "Tweet": "b", "picture": "c", "label": "d"}])
     with pytest.raises(UserError, match="2 columns for the text: text, Tweet.*--text-column"):
         opened("table", path)
-    with pytest.raises(UserError, match="no column 'body'. Its columns: text, Tweet, picture"):
+    with pytest.raises(
+        UserError, match="no column 'body'. Its columns .separated by commas.: text, Tweet, picture"
+    ):
         opened("table", path, text_column="body")
     assert len(read("table", path, text_column="tweet")[1]) == 0
     path = write(tmp_path, "csv", [{"text": "a", "label": "d"}])
@@ -99,11 +101,12 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_classes_by_option(tmp_path: Path) -> None:
-    path = write(tmp_path, "csv")
+    rows = [*ROWS, {**ROWS[0], "label": "angry"}]
+    path = write(tmp_path, "csv", rows)
     data = opened("table", path, classes=("sad", "angry"))
     assert data.classes == ("sad", "angry")
     examples, rejected = read("table", path, classes=("sad", "angry"))
-    assert [e.source_id for e in examples] == ["2", "3"]
+    assert [e.source_id for e in examples] == ["2", "3", "4"]
     assert rejected == [("1", "unknown label")]
     with pytest.raises(UserError, match="names a class twice"):
         opened("table", path, classes=("a", "a"))
