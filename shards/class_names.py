@@ -122,11 +122,11 @@ def _stated(found: Counter[str], stated: tuple[str, ...], similar: Similar | Non
     class_of: dict[str, str] = {}
     for label in found:
         alike = by_key.get(_key(label), [])
-        name = stated_class(label, stated)
-        if name is None and similar == "merge" and len(alike) == 1:
-            name = alike[0]
-        if name is not None:
-            class_of[label] = name
+        chosen = stated_class(label, stated)
+        if chosen is None and similar == "merge" and len(alike) == 1:
+            chosen = alike[0]
+        if chosen is not None:
+            class_of[label] = chosen
     counts: Counter[str] = Counter()
     for label, name in class_of.items():
         counts[name] += found[label]
