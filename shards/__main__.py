@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -171,7 +172,7 @@ def _run_index(args: argparse.Namespace) -> None:
     else:
         print_summary(manifest)
         print(f"indexed {args.directory}; the tars are unchanged")
-        print(next_steps(args.directory))
+        print(next_steps(args.directory, manifest))
 
 
 def _run_synthetic(args: argparse.Namespace) -> None:
@@ -204,9 +205,20 @@ def _import_first(argv: Sequence[str]) -> list[str]:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_import_option(parser)
-    known, others = parser.parse_known_args(argv)
+    known, others = parser.parse_known_args(_classes_joined(argv))
     import_extensions(known.imports)
     return others
+
+
+def _classes_joined(argv: Sequence[str]) -> list[str]:
+    """`argv` with `--classes -1,0,1` as one argument: argparse would take -1,0,1 for an option."""
+    found: list[str] = []
+    for argument in argv:
+        if found and found[-1] == "--classes" and re.match(r"-[0-9.]", argument):
+            found[-1] = f"--classes={argument}"
+        else:
+            found.append(argument)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmsa.foundation.regular_file import NotRegular, open_regular
 
@@ -49,6 +49,7 @@ class Reason(StrEnum):
     EMPTY_TEXT = "empty text"
     LARGE_TEXT = "text too long"
     NO_IMAGE = "missing image"
+    IMAGE_URL = "image is a web address, not a file"
     UNREADABLE_IMAGE = "unreadable image"
     EMPTY_IMAGE = "empty image file"
     TRUNCATED_IMAGE = "truncated image"
@@ -63,7 +64,8 @@ class Example:
     `key` is unique in the data set: its name, a hyphen, `key_part(source_id)`. `label` is the class
     name; `text_label` and `image_label` are those of the two modalities, where the source has them.
     `votes` holds (text, image) of each annotator where there are several; `soft` is class -> share
-    of the annotators.
+    of the annotators. `split` is the user's own, where the data has a column of splits: empty where
+    its cell is.
     """
 
     key: str
@@ -76,6 +78,7 @@ class Example:
     image_label: str | None = None
     votes: tuple[tuple[str, str], ...] | None = None
     soft: Mapping[str, float] | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,18 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class OwnSplit:
+    """The user's column of splits: how often each split is named, and the values that are none."""
+
+    column: str
+    counts: Mapping[str, int]
+    unknown: Mapping[str, int]
+
+
+ClassesAre = Literal["fixed", "found", "stated"]
+
+
+@dataclass(frozen=True)
 class RawData:
     """An opened raw data set: `items` yields `total` examples and rejected ones, in a fixed order.
 
@@ -122,6 +137,11 @@ class RawData:
     of the class names. `label_rule` goes into the manifest ("given" where the raw data has one
     label for each pair), and so do the `facts`, which are called for after the last item: counts of
     what was repaired or skipped.
+
+    `classes_are` says where `classes` come from: "fixed" by the format, "found" in the data, or
+    "stated" by the user. Of those found, the ones without a usable sample are not packed; stated
+    ones need some. `labels` counts the labels found, for messages. `own_split` is set where the
+    data has a column of splits.
     """
 
     total: int
@@ -130,6 +150,9 @@ class RawData:
     dataset: str
     label_rule: str
     facts: Callable[[], dict[str, Any]] = field(default=dict)
+    classes_are: ClassesAre = "fixed"
+    labels: Mapping[str, int] = field(default_factory=dict)
+    own_split: OwnSplit | None = None
 
 
 class Reject(Exception):

@@ -27,10 +27,13 @@ from mmsa.data.manifest import (
 )
 from mmsa.errors import UserError
 from mmsa.process.progress import Progress
+from shards.class_names import refuse_empty, refuse_similar
 from shards.example import Reason, Rejected
-from shards.packing.assemble import REJECTED_NAME, write_rejected
+from shards.numbers import number_in, position_in
+from shards.packing.assemble import write_rejected
 from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.packing.write import split_info
+from shards.reports.dropped import REJECTED_NAME
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import protocol_hash
 from shards.tar_scan import (
@@ -212,16 +215,22 @@ def _image_fields(settings: IndexSettings, found: list[TarContents]) -> list[str
 def _classes(
     settings: IndexSettings, tars: list[tuple[str, Path]], found: list[TarContents]
 ) -> tuple[str, ...]:
+    labels = Counter(label for one in found for label in one.labels)
     if settings.classes is not None:
+        refuse_empty(settings.classes, labels, labels=labels)
         return settings.classes
-    names = sorted({label for one in found for label in one.labels})
-    numbers = [name for name in names if name.isascii() and name.isdigit()]
-    if numbers:
+    names = tuple(sorted(labels))
+    where = tars[0][1].parent
+    as_found = f"--classes={','.join(names)}"
+    if any(number_in(name) is not None for name in names):
+        in_order = all(position_in(name, len(names)) is not None for name in names)
+        how = "Name them in order from 0: --classes negative,neutral,positive. " if in_order else ""
         raise UserError(
-            f"some classes in {tars[0][1].parent} are numbers: {', '.join(names[:10])}; name "
-            "them in order from 0: --classes negative,neutral,positive"
+            f"some classes in {where} are numbers: {', '.join(names[:10])}. {how}To keep them as "
+            f"they are: {as_found if len(names) <= 10 else '--classes with all of them'}"
         )
-    return tuple(names)
+    refuse_similar(labels, where=f"{where}", keep=f"To keep each: {as_found}")
+    return names
 
 
 def _write_index(tar: Path, found: TarContents, classes: tuple[str, ...]) -> ShardInfo:

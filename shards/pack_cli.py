@@ -17,7 +17,9 @@ _SOURCE_OPTIONS = {
     "image_column": None,
     "label_column": None,
     "id_column": None,
+    "split_column": None,
     "classes": None,
+    "similar_classes": None,
     "encoding": None,
     "dataset": None,
     "max_characters": MAX_CHARACTERS,
@@ -80,7 +82,18 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
             f"--{column}-column", metavar="NAME", help=f"the table's column of {column}s"
         )
     reading.add_argument(
+        "--split-column",
+        metavar="NAME",
+        help="the table's column of your own split (default: one called split, if there is one)",
+    )
+    reading.add_argument(
         "--classes", type=_names, metavar="NAMES", help="class names in order, separated by commas"
+    )
+    reading.add_argument(
+        "--similar-classes",
+        metavar="HOW",
+        help="merge or keep labels that differ only in case, spaces or number format (default: "
+        "refuse them)",
     )
     reading.add_argument(
         "--dataset",
@@ -109,14 +122,18 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
 def _add_splitting(splitting: argparse._ArgumentGroup) -> None:
     splitting.add_argument(
         "--protocol",
-        default="clean",
         metavar="NAME",
-        help="rule for the splits; `protocols` lists them (default: clean)",
+        help="rule for the splits; `protocols` lists them (default: clean, or column where a table "
+        "has a column split)",
     )
     splitting.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the split (default: 0)"
     )
-    splitting.add_argument("--ratios", metavar="T:V:T", help="train:val:test (default: 8:1:1)")
+    splitting.add_argument(
+        "--ratios",
+        metavar="T:V:T",
+        help="train:val:test, as in 0:0:1 for a set that is only a test set (default: 8:1:1)",
+    )
     splitting.add_argument(
         "--allow-missing",
         action="store_true",
@@ -153,6 +170,11 @@ def _add_work(work: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes (default: one per core, 1 for a small set)",
     )
+    work.add_argument(
+        "--allow-dropped",
+        action="store_true",
+        help="pack even if one reason rejects more than half of the samples",
+    )
     work.add_argument("--resume", action="store_true", help="continue an interrupted packing")
     work.add_argument("--overwrite", action="store_true", help="rename an existing OUT first")
     work.add_argument("--quiet", action="store_true", help="no progress bar and no table")
@@ -178,6 +200,7 @@ def _run_pack(args: argparse.Namespace) -> None:
         protocol=args.protocol,
         seed=args.seed,
         allow_missing=args.allow_missing,
+        allow_dropped=args.allow_dropped,
         image=parse_image_form(args.image_short_side, args.image_quality, args.max_pixels),
         size=ShardSize(
             args.samples_per_shard, parse_size(args.shard_size) if args.shard_size else None
@@ -196,6 +219,8 @@ def _run_pack(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
+    for note in result.notes:
+        print(f"note: {note}")
     _report(args, result.path, result.manifest, result.moved_to)
 
 
@@ -207,6 +232,7 @@ def _run_merge(args: argparse.Namespace) -> None:
         workers=args.workers,
         resume=args.resume,
         overwrite=args.overwrite,
+        allow_dropped=args.allow_dropped,
         remove_parts=args.remove_parts,
         quiet=args.quiet,
     )
@@ -224,11 +250,11 @@ def _report(
     if args.quiet:
         return
     if isinstance(manifest, Manifest):
-        print_summary(manifest)
+        print_summary(manifest, directory=path)
         dropped = manifest.source.get("dropped")
         listed = f"; dropped samples are listed in {path}/rejected.jsonl" if dropped else ""
         print(f"packed into {path}{listed}")
-        print(next_steps(path))
+        print(next_steps(path, manifest))
     else:
         print(f"wrote {path}")
         out = shlex.quote(str(args.out))

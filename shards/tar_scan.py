@@ -25,6 +25,7 @@ from mmsa.data.members import (
 )
 from mmsa.errors import UserError
 from mmsa.foundation.regular_file import open_regular
+from shards.class_names import stated_class, unknown
 from shards.example import Reason, Reject, Rejected, image_reason
 from shards.splits.by_hash import SPLITS
 from shards.tar_extents import extents
@@ -212,12 +213,12 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
             f"({', '.join(settings.labels)}); name it with --label-field",
         )
     classes = settings.classes
-    if classes is not None and label not in classes:
-        if not (label.isascii() and label.isdigit() and int(label) < len(classes)):
-            expected = ", ".join(classes[:_SHOWN])
-            detail = f"'{key}' has the class '{label[:80]}'; expected {expected}"
-            raise Reject(Reason.UNKNOWN_LABEL, detail)
-        label = classes[int(label)]
+    if classes is not None:
+        name = stated_class(label, classes)
+        if name is None:
+            said = unknown(label, classes, hint=False)
+            raise Reject(Reason.UNKNOWN_LABEL, f"'{key}' has the class {said}")
+        label = name
     return _Sample(key, text, label, next(n for n in settings.fields.image if n in by_field))
 
 

@@ -32,8 +32,8 @@ from mmsa.data.members import Fields, object_in, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
 from mmsa.foundation.regular_file import read_regular
 from mmsa.process.progress import Progress
-from shards.packing.assemble import REJECTED_NAME
 from shards.packing.worker_pool import WorkerPool, default_workers
+from shards.reports.dropped import REJECTED_NAME
 from shards.splits.protocols import protocol_hash
 
 _SHOWN = 20  # faults of one shard that are listed

@@ -132,6 +132,7 @@ def _splits(
     config: Config, manifest: Manifest, classes: ClassMap, world: World
 ) -> tuple[SplitReader, SplitReader]:
     """Readers of the training and the validation split; `UserError` where one cannot be used."""
+    _refuse_without_splits(str(config.data.shards), manifest)
     train = SplitReader(str(config.data.shards), manifest, "train", classes)
     validation = SplitReader(str(config.data.shards), manifest, "val", classes)
     if not len(validation):
@@ -143,6 +144,19 @@ def _splits(
         for reader in (train, validation):
             reader.shards.check_tars(reader.directory)
     return train, validation
+
+
+def _refuse_without_splits(shards: str, manifest: Manifest) -> None:
+    """Raise `UserError` where the set has no train or no val split, as a test set has not."""
+    missing = [name for name in ("train", "val") if name not in manifest.splits]
+    if missing:
+        has = ", ".join(f"{name} ({s.num_samples:,})" for name, s in manifest.splits.items())
+        raise UserError(
+            f"training needs the splits train and val, and the shards {shards} have no "
+            f"{' and no '.join(missing)}; they have: {has or 'none'}. Pack with shares for both "
+            "(--ratios 8:1:1), or evaluate a trained run on them with evaluate.py RUN --shards "
+            f"{shards}"
+        )
 
 
 def _disk_need(

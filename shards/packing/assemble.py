@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmsa.data.manifest import MANIFEST_NAME, Manifest, SplitInfo, write_manifest
 from mmsa.errors import UserError
-from shards.example import EncodedSample, Reason, Rejected
+from shards.class_names import refuse_empty
+from shards.example import ClassesAre, EncodedSample, Reason, Rejected
 from shards.packing.chunks import Chunk
 from shards.packing.output_directory import put_in_place
 from shards.packing.settings import PackSettings
@@ -20,16 +21,24 @@ from shards.packing.workdir import ResumableError
 from shards.packing.worker_pool import WorkerPool
 from shards.packing.write import write_splits
 from shards.reports.card import CARD_NAME, card_text
+from shards.reports.dropped import (
+    MOST_DROPPED_PERCENT,
+    REJECTED_NAME,
+    examples,
+    large_shares,
+)
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import Assignment, assign
 
-REJECTED_NAME = "rejected.jsonl"
 LEFT_OUT = "left out by the protocol"
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """Facts about the raw data for the manifest, and the versions of the image codecs."""
+    """Facts about the raw data for the manifest, and the versions of the image codecs.
+
+    `classes_are` and `labels` are as in `RawData`.
+    """
 
     source: str
     classes: tuple[str, ...]
@@ -37,6 +46,8 @@ class SourceFacts:
     label_rule: str
     facts: dict[str, Any]
     codecs: dict[str, str]
+    classes_are: ClassesAre = "fixed"
+    labels: dict[str, int] = field(default_factory=dict)
 
 
 def assemble(
@@ -54,8 +65,9 @@ def assemble(
     """Split the samples of all `chunks`, write `work/out` and rename it to `out`.
 
     `chunks` are in the order of the raw data, which messages call `raw`. Returns the manifest and
-    where an older `out` was moved. Raises `UserError` where no sample is usable or the protocol
-    cannot be applied.
+    where an older `out` was moved. Raises `UserError` where no sample is usable, where one reason
+    rejects more than half of them, where a stated class has none, and where the protocol cannot be
+    applied.
     """
     samples: dict[str, EncodedSample] = {}
     for sample in (sample for chunk in chunks for sample in chunk.samples):
@@ -64,6 +76,9 @@ def assemble(
     rejected = [item for chunk in chunks for item in chunk.rejected]
     if not samples:
         raise UserError(_nothing_kept(raw, rejected))
+    if not settings.allow_dropped:
+        _refuse_dropped(raw, len(samples), rejected)
+    source = replace(source, classes=_classes(source, samples))
     assignment = _assign(samples, source.dataset, settings)
     names = _split_names(assignment)
     splits = write_splits(
@@ -86,7 +101,7 @@ def _assign(
 ) -> Assignment:
     try:
         assignment = assign(
-            settings.protocol,
+            str(settings.protocol),
             list(samples.values()),
             dataset=dataset,
             seed=settings.seed,
@@ -109,6 +124,28 @@ def _split_names(assignment: Assignment) -> list[str]:
     shares = assignment.info.settings.get("ratios") or {}
     names |= {name for name, share in shares.items() if share}
     return [name for name in SPLITS if name in names]
+
+
+def _classes(source: SourceFacts, samples: Mapping[str, EncodedSample]) -> tuple[str, ...]:
+    """The classes to pack: those found need a usable sample; `UserError` where a stated one lacks
+    one."""
+    counts = Counter(sample.example.label for sample in samples.values())
+    if source.classes_are == "stated":
+        refuse_empty(source.classes, counts, labels=Counter(source.labels))
+    if source.classes_are == "found":
+        return tuple(name for name in source.classes if counts[name])
+    return source.classes
+
+
+def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected]) -> None:
+    """Raise where one reason rejects more than half of the samples, with examples of it."""
+    counts = Counter(str(item.reason) for item in rejected)
+    for share in large_shares(counts, kept + len(rejected), percent=MOST_DROPPED_PERCENT):
+        found = [(r.source_id, r.detail) for r in rejected if str(r.reason) == share.reason]
+        raise ResumableError(
+            f"{share} of {raw}: {examples(found)}. Mend the data, or add --allow-dropped to pack "
+            "the rest. The images are already encoded and kept: --resume continues"
+        )
 
 
 def _nothing_kept(raw: str, rejected: Sequence[Rejected]) -> str:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,15 @@ def merge(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_dropped: bool = False,
     remove_parts: bool = False,
     quiet: bool = False,
 ) -> tuple[Manifest, Path | None]:
     """Join the parts next to `out` into the packed data set `out`.
 
-    Returns the manifest and where an older `out` was moved. `remove_parts` deletes the parts
-    afterwards. Raises `UserError` for missing or damaged parts and for parts that differ in their
-    settings or raw data.
+    Returns the manifest and where an older `out` was moved. `allow_dropped` is as in
+    `PackSettings`. `remove_parts` deletes the parts afterwards. Raises `UserError` for missing or
+    damaged parts and for parts that differ in their settings or raw data.
     """
     refuse_existing(out, overwrite=overwrite)
     directories = _part_directories(out)
@@ -131,7 +133,7 @@ def merge(
             out,
             first.source,
             chunks,
-            first.settings,
+            replace(first.settings, allow_dropped=allow_dropped or first.settings.allow_dropped),
             pool,
             raw=first.raw,
             overwrite=overwrite,

@@ -10,7 +10,7 @@ workers or parts, interrupted or not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from shards.packing.settings import PackSettings, canonical_json
 from shards.packing.workdir import workdir
 from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.sources import get_source
+from shards.splits import own_split
 from shards.splits.protocols import check_settings, parse_protocol
 
 _SAMPLES_PER_WORKER = 500  # starting a worker takes as long as packing this many
@@ -42,12 +43,13 @@ _SAMPLES_PER_WORKER = 500  # starting a worker takes as long as packing this man
 class PackResult:
     """The packed set at `path`, and where an older directory there was moved.
 
-    `manifest` is None where `path` is one part of several.
+    `manifest` is None where `path` is one part of several. `notes` are sentences for the user.
     """
 
     manifest: Manifest | None
     moved_to: Path | None
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 def pack(
@@ -75,12 +77,16 @@ def pack(
     problems = settings.problems()
     if problems:
         raise UserError(one_or_many(problems, where="packing"))
-    protocol = parse_protocol(settings.protocol)
+    if settings.protocol is not None:
+        parse_protocol(settings.protocol)  # fails now and not after the data is read
     source = get_source(source_name)
     _refuse_inside(raw, out)
     target = out if part is None else part_path(out, *part)
     refuse_existing(target, overwrite=overwrite)
     data = source.open_raw(raw, options)
+    settings = replace(settings, protocol=own_split.protocol_for(settings.protocol, data))
+    notes = own_split.notes(settings.protocol, data)
+    protocol = parse_protocol(str(settings.protocol))
     check_settings(protocol, dataset=data.dataset, seed=settings.seed, ratios=settings.ratios)
     encoding: dict[str, Any] = {
         "source": source_name,
@@ -106,16 +112,18 @@ def pack(
             label_rule=data.label_rule,
             facts=data.facts(),
             codecs=codec_versions(),
+            classes_are=data.classes_are,
+            labels=dict(data.labels),
         )
         if part is not None:
             moved_to = finish_part(
                 work, target, facts, encoding, settings, part, total_chunks, overwrite=overwrite
             )
-            return PackResult(None, moved_to, target)
+            return PackResult(None, moved_to, target, notes)
         manifest, moved_to = assemble(
             work, out, facts, chunks, settings, pool, raw=str(raw), overwrite=overwrite, quiet=quiet
         )
-        return PackResult(manifest, moved_to, out)
+        return PackResult(manifest, moved_to, out, notes)
 
 
 def _refuse_inside(raw: Path, out: Path) -> None:

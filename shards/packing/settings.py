@@ -71,12 +71,18 @@ class ImageForm:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How to split and pack a raw data set. Without `ratios` the protocol decides them."""
+    """How to split and pack a raw data set.
+
+    Without `ratios` the protocol decides them. Without `protocol` it is `column` where the data has
+    a column of splits, else `clean`. `allow_dropped` packs a set of which more than half is
+    rejected for one reason.
+    """
 
     ratios: dict[str, int] | None = None
-    protocol: str = "random"
+    protocol: str | None = "random"
     seed: int = 0
     allow_missing: bool = False
+    allow_dropped: bool = False
     image: ImageForm = ImageForm()
     size: ShardSize = ShardSize()
 

@@ -16,7 +16,7 @@ from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
 from mmsa.labels import class_map
-from shards.reports.summary import print_distributions, print_summary, training_command
+from shards.reports.summary import print_distributions, print_summary, use_command
 
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 _BINS = 20
@@ -29,7 +29,7 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
-        print_summary(manifest)
+        print_summary(manifest, directory=directory)
         print_distributions(facts)
     if html is not None:
         from shards.reports.info_page import page
@@ -44,7 +44,7 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
         if not as_json:
             print(f"wrote {html}")
     if not as_json:
-        print(f"next: {training_command(directory)}")
+        print(f"next: {use_command(directory, manifest)}")
 
 
 def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:

@@ -9,34 +9,45 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mmsa.data.manifest import Manifest
+from mmsa.data.manifest import Manifest, SplitInfo
 from shards.label_rules import shown_rule
+from shards.reports.dropped import drop_warnings
+
+_SHOWN_CLASSES = 5  # in a sentence
+_WIDTH_OF_NUMBERS = 56  # characters of the columns of three splits and their sum
+_MOST_ROWS = 40  # of classes in a table
 
 
-def print_summary(manifest: Manifest, *, console: Console | None = None) -> None:
+def print_summary(
+    manifest: Manifest, *, directory: Path | None = None, console: Console | None = None
+) -> None:
     """Print read, kept and dropped by reason, then samples per split and class, to stdout.
 
     Warnings and the facts that identify the set follow; the manifest has the settings and the
-    versions of libraries.
+    versions of libraries. `directory` has the rejected samples, for examples.
     """
     console = console or Console(highlight=False)
     # Text, here and below: in a str, rich would take the brackets of a name for markup.
     title = Text(f"samples of {manifest.dataset}", no_wrap=True, overflow="ignore")
-    console.print(Group(title, _counts(manifest), _splits(manifest)))
+    console.print(Group(title, _counts(manifest), split_table(manifest, width=console.width)))
     protocol = manifest.protocol
     groups = manifest.source.get("groups", {})
+    parts = [protocol.name, _as_text(protocol.settings), f"hash {protocol.hash[:12]}"]
     lines = [
         *(f"warning: {warning}" for warning in groups.get("warnings", [])),
         *(
             f"warning: {warning}"
             for warning in manifest.source.get("facts", {}).get("warnings", [])
         ),
+        *(f"warning: {warning}" for warning in drop_warnings(manifest, directory)),
+        *(f"warning: {warning}" for warning in missing_classes(manifest)),
         *_duplicates(groups.get("duplicates")),
         f"labels    {shown_rule(manifest.label_rule)}",
-        f"protocol  {protocol.name}, {_as_text(protocol.settings)}, hash {protocol.hash[:12]}",
+        "protocol  " + ", ".join(filter(None, parts)),
         f"digest    {manifest.digest[:12]}",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
@@ -56,14 +67,37 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def next_steps(directory: Path) -> str:
-    """The next commands: `info`, then training."""
+def missing_classes(manifest: Manifest) -> list[str]:
+    """A sentence for each of val and test that has samples, but none of some class.
+
+    A score on such a split says nothing of that class, and its macro F1 is another score.
+    """
+    found = []
+    for name in ("val", "test"):
+        split = manifest.splits.get(name)
+        if split is None or not split.num_samples:
+            continue
+        missing = [label for label in manifest.classes if not split.classes.get(label)]
+        if missing:
+            shown = ", ".join(repr(label) for label in missing[:_SHOWN_CLASSES])
+            more = f" and {len(missing) - _SHOWN_CLASSES:,} more" * (len(missing) > _SHOWN_CLASSES)
+            found.append(f"{name} has no sample of {shown}{more}")
+    return found
+
+
+def next_steps(directory: Path, manifest: Manifest) -> str:
+    """The next commands: `info`, then training, or evaluation where training is impossible."""
     quoted = shlex.quote(str(directory))
-    return f"next: python -m shards info {quoted}\nthen: {training_command(directory)}"
+    return f"next: python -m shards info {quoted}\nthen: {use_command(directory, manifest)}"
 
 
-def training_command(directory: Path) -> str:
-    """The command that trains on the packed set in `directory`."""
+def use_command(directory: Path, manifest: Manifest) -> str:
+    """The command that uses the packed set in `directory`: it trains, where train and val are not
+    empty, and else evaluates a trained run."""
+    filled = [name for name, split in manifest.splits.items() if split.num_samples]
+    if filled and not {"train", "val"} <= set(filled):
+        quoted = shlex.quote(str(directory))
+        return f"python evaluate.py RUN --shards {quoted} --split {filled[-1]}"
     return (
         "python -m launch run -n N launch/runs/full_finetune.yaml "
         f"{shlex.quote(f'data.shards={directory}')} run.dir=runs/first"
@@ -122,20 +156,60 @@ def _counts(manifest: Manifest) -> Table:
     return table
 
 
-def _splits(manifest: Manifest) -> Table:
+def split_table(manifest: Manifest, *, width: int) -> Table:
+    """Samples by split and class, in at most `width` columns where that is possible.
+
+    A row for each split, and where that is too wide, a row for each class.
+    """
+    table = _rows_of_splits(manifest)
+    options = Console(width=10**6).options  # measures without a limit
+    if Measurement.get(Console(width=10**6), options, table).maximum <= width:
+        return table
+    return _rows_of_classes(manifest, longest_name=max(20, width - _WIDTH_OF_NUMBERS))
+
+
+def _rows_of_splits(manifest: Manifest) -> Table:
     table = Table(box=box.SIMPLE)
     table.add_column("split")
     for name in (*manifest.classes, "all", "shards", "MB"):
         table.add_column(Text(name), justify="right")
     for name, split in manifest.splits.items():
-        megabytes = sum(shard.tar_bytes for shard in split.shards) / 1e6
         row = [split.classes.get(label, 0) for label in manifest.classes]
         row += [split.num_samples, len(split.shards)]
-        table.add_row(Text(name), *(f"{number:,}" for number in row), f"{megabytes:.1f}")
-    totals = [
-        sum(split.classes.get(label, 0) for split in manifest.splits.values())
-        for label in manifest.classes
-    ]
+        table.add_row(Text(name), *(f"{number:,}" for number in row), _megabytes(split))
     table.add_section()
-    table.add_row("all", *(f"{number:,}" for number in [*totals, sum(totals)]))
+    numbers = [_total(manifest, label) for label in manifest.classes]
+    table.add_row("all", *(f"{number:,}" for number in [*numbers, sum(numbers)]))
     return table
+
+
+def _rows_of_classes(manifest: Manifest, *, longest_name: int) -> Table:
+    splits = manifest.splits
+    table = Table(box=box.SIMPLE)
+    table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=longest_name)
+    for name in (*splits, "all"):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    largest = sorted(manifest.classes, key=lambda label: -_total(manifest, label))[:_MOST_ROWS]
+    for label in manifest.classes:
+        if label in largest:
+            row = [split.classes.get(label, 0) for split in splits.values()]
+            table.add_row(Text(label), *(f"{number:,}" for number in [*row, sum(row)]))
+    others = set(manifest.classes) - set(largest)
+    if others:
+        row = [sum(s.classes.get(label, 0) for label in others) for s in splits.values()]
+        name = f"{len(others):,} smaller classes"
+        table.add_row(name, *(f"{number:,}" for number in [*row, sum(row)]))
+    table.add_section()
+    sizes = [split.num_samples for split in splits.values()]
+    table.add_row("all", *(f"{number:,}" for number in [*sizes, sum(sizes)]))
+    table.add_row("shards", *(f"{len(split.shards):,}" for split in splits.values()))
+    table.add_row("MB", *(_megabytes(split) for split in splits.values()))
+    return table
+
+
+def _total(manifest: Manifest, label: str) -> int:
+    return sum(split.classes.get(label, 0) for split in manifest.splits.values())
+
+
+def _megabytes(split: SplitInfo) -> str:
+    return f"{sum(shard.tar_bytes for shard in split.shards) / 1e6:.1f}"

@@ -11,11 +11,18 @@ from shards.example import Reason, Reject
 
 
 def find_column(
-    columns: Sequence[str], given: str | None, usual: Sequence[str], *, what: str, flag: str
+    columns: Sequence[str],
+    given: str | None,
+    usual: Sequence[str],
+    *,
+    what: str,
+    flag: str,
+    separated_by: str | None = None,
 ) -> str:
     """The column named `given`; where that is None, the one with a usual name, in any case.
 
-    Raises `UserError` where none or several match.
+    Raises `UserError` where none or several match; it names `separated_by`, what separates the
+    fields of the file.
     """
     if given is not None and columns.count(given) == 1:
         return given
@@ -28,8 +35,9 @@ def find_column(
     problem = f"has no column '{given}'" if given is not None else f"has no column for the {what}"
     if found:
         problem = f"has {len(found)} columns for the {what}: {', '.join(found)}"
+    how = f" (separated by {separated_by})" if separated_by else ""
     raise UserError(
-        f"the table {problem}. Its columns: {shown}. Name one with {flag}"
+        f"the table {problem}. Its columns{how}: {shown}. Name one with {flag}"
         + (
             ""
             if given is not None

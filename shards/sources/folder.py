@@ -3,18 +3,20 @@
     RAW/CLASS/NAME.jpg, RAW/CLASS/NAME.txt     also deeper: RAW/CLASS/SUB/NAME.jpg
 
 Any image type; texts in UTF-8, with or without a byte order mark. The id is the path below RAW
-without the suffix. The samples read are all names that have an image or a text. Hidden files and
-files of other types are skipped; the manifest's facts count them.
+without the suffix. The samples read are all names that have an image or a text. Hidden files, files
+in hidden folders and files of other types are skipped; the manifest's facts count them.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsa.errors import UserError
+from shards.class_names import ClassNames, class_names, unknown
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.dataset_name import name_from
@@ -48,21 +50,25 @@ class Folder(Source):
 
     def read(self, raw: Path, settings: ClassesSettings) -> RawData:
         files, others = _walk(raw)
-        found = sorted({source_id.split("/")[0] for source_id in files if "/" in source_id})
+        found = Counter(name.split("/")[0] for name in files if "/" in name)
         if not found:
             raise UserError(
                 f"{raw} has no class folders with images; expected {raw}/CLASS/NAME.jpg with "
                 f"{raw}/CLASS/NAME.txt"
             )
-        classes = settings.classes or tuple(found)
+        similar = settings.similar_classes
+        names = class_names(found, settings.classes, similar, where=f"the folder {raw}")
         dataset = settings.dataset or name_from(raw.resolve().name, source=NAME)
+        merged = {"merged_labels": names.merged} if similar == "merge" else {}
         return RawData(
             total=len(files),
-            items=_items(files, dataset, classes, settings),
-            classes=classes,
+            items=_items(files, dataset, names, settings),
+            classes=names.names,
             dataset=dataset,
             label_rule=GIVEN,
-            facts=lambda: {"other_files": others},
+            facts=lambda: {"other_files": others, **merged},
+            classes_are="found" if settings.classes is None else "stated",
+            labels=found,
         )
 
 
@@ -80,7 +86,7 @@ def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
         for name in names:
             path = Path(folder, name)
             is_text = is_text_name(name)
-            if name.startswith(".") or not (is_text or is_image_name(name)):
+            if _hidden(path, raw) or not (is_text or is_image_name(name)):
                 others += 1
                 continue
             source_id = shown_stem(path.relative_to(raw).as_posix())
@@ -102,6 +108,11 @@ def _join_same_names(files: dict[str, _Files]) -> None:
             files[images[0]].texts += files.pop(texts[0]).texts
 
 
+def _hidden(path: Path, raw: Path) -> bool:
+    """Whether a file or a folder around it below `raw` is hidden, as `.ipynb_checkpoints` is."""
+    return any(part.startswith(".") for part in path.relative_to(raw).parts)
+
+
 def _first_time(folder: Path, walked: set[str]) -> bool:
     """Whether `folder` is new: symbolic links may form a circle."""
     real = os.path.realpath(folder)
@@ -111,11 +122,11 @@ def _first_time(folder: Path, walked: set[str]) -> bool:
 
 
 def _items(
-    files: dict[str, _Files], dataset: str, classes: tuple[str, ...], settings: ClassesSettings
+    files: dict[str, _Files], dataset: str, names: ClassNames, settings: ClassesSettings
 ) -> Iterator[Example | Rejected]:
     for source_id, entry in files.items():
         try:
-            yield _example(source_id, entry, dataset, classes, settings)
+            yield _example(source_id, entry, dataset, names, settings)
         except Reject as reject:
             yield Rejected(source_id, reject.reason, reject.detail)
 
@@ -124,14 +135,15 @@ def _example(
     source_id: str,
     entry: _Files,
     dataset: str,
-    classes: tuple[str, ...],
+    names: ClassNames,
     settings: ClassesSettings,
 ) -> Example:
     label, slash, _ = source_id.partition("/")
     if not slash:
         raise Reject(Reason.NO_CLASS_FOLDER, "it lies beside the class folders")
-    if label not in classes:
-        raise Reject(Reason.UNKNOWN_LABEL, f"{label!r}; expected {', '.join(classes[:20])}")
+    name = names.class_of(label)
+    if name is None:
+        raise Reject(Reason.UNKNOWN_LABEL, unknown(label, names.names))
     for kind, paths, missing in (
         ("pictures", entry.images, Reason.NO_IMAGE),
         ("texts", entry.texts, Reason.NO_TEXT),
@@ -146,7 +158,7 @@ def _example(
         dataset=dataset,
         text=_read_text(entry.texts[0], settings),
         image_path=entry.images[0],
-        label=label,
+        label=name,
     )
 
 

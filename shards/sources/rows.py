@@ -1,9 +1,9 @@
 """Rows of a table file: CSV, TSV, JSONL, Parquet, XLSX. The suffix says which.
 
-CSV follows RFC 4180: fields in double quotes may contain commas and line ends. TSV is IANA's
-text/tab-separated-values, which has no quoting: a quotation mark is part of the text. A file that
-cannot be read (a quote that never closes, no header) raises `UserError`; a single damaged row
-becomes a `Row` with a `problem`.
+CSV follows RFC 4180: fields in double quotes may contain separators and line ends. The separator is
+found by `shards/delimited.py`. TSV is IANA's text/tab-separated-values, which has no quoting: a
+quotation mark is part of the text. A file that cannot be read (a quote that never closes, no
+header) raises `UserError`; a single damaged row becomes a `Row` with a `problem`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_json
+from shards.delimited import Separator, marked_encoding, separator_of
+from shards.numbers import plain_number
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LARGEST_FIELD = 1_000_000  # characters; a longer field has an unclosed quote
 
 
@@ -37,17 +39,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table; `rows()` reads it from the start each time. Blank rows are skipped."""
+    """An opened table; `rows()` reads it from the start each time. Blank rows are skipped.
+
+    `separated_by` names the character between the fields, for messages; None where there is none.
+    """
 
     columns: tuple[str, ...]
     rows: Callable[[], Iterator[Row]]
+    separated_by: str | None = None
 
 
 def open_table(path: Path, *, encoding: str | None = None) -> Table:
     """Open the table at `path` and read its column names.
 
-    `encoding` is that of CSV, TSV and JSONL: UTF-8 where None, or UTF-16 where the file begins
-    with its byte order mark. Raises `UserError` for an unknown suffix and, here or while rows are
+    `encoding` is that of CSV, TSV and JSONL: UTF-8 where None. A byte order mark decides, whatever
+    `encoding` is. Raises `UserError` for an unknown suffix and, here or while rows are
     read, for a file that cannot be read.
     """
     suffix = path.suffix.lower()
@@ -62,9 +68,7 @@ def open_table(path: Path, *, encoding: str | None = None) -> Table:
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or "not a file name"
         raise UserError(f"the table {path} cannot be read ({said})") from None
-    if encoding is None:
-        encoding = "utf-16" if start[:2] in _UTF16_MARKS else "utf-8-sig"
-    return _READERS[suffix](path, encoding)
+    return _READERS[suffix](path, marked_encoding(start) or encoding or "utf-8-sig")
 
 
 def cell_text(value: object) -> str | None:
@@ -77,8 +81,8 @@ def cell_text(value: object) -> str | None:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # XLSX has no integers
-    if isinstance(value, int | float):
-        return str(value)
+    if isinstance(value, int | float | Decimal):
+        return plain_number(str(value))
     return None
 
 
@@ -98,19 +102,35 @@ def _named(path: Path, cells: list[str]) -> tuple[str, ...]:
     return columns
 
 
+def _fields(number: int) -> str:
+    return f"{number} {'field' if number == 1 else 'fields'}"
+
+
 def _joined(number: int, columns: tuple[str, ...], cells: list[Any]) -> Row:
-    if len(cells) != len(columns):
-        return Row(number, problem=f"{len(cells)} fields; the header has {len(columns)}")
+    difference = len(cells) - len(columns)
+    if difference:
+        what = _fields(abs(difference))
+        said = f"{what} too many: a text with separators must be in quotes"
+        return Row(
+            number,
+            problem=f"{_fields(len(cells))}, the header has {len(columns)}: "
+            + (f"{what} short" if difference < 0 else said),
+        )
     return Row(number, dict(zip(columns, cells, strict=True)))
 
 
 def _csv(path: Path, encoding: str) -> Table:
+    separator = _separator(path, encoding)
+
     def lines() -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(_LARGEST_FIELD)
         with path.open("rb") as file:
-            reader = csv.reader(_text(file, encoding, ""), strict=True)
+            text = _text(file, encoding, "")
+            if separator.marked:
+                next(text)
+            reader = csv.reader(text, strict=True, delimiter=separator.character)
             while True:
-                number = reader.line_num + 1
+                number = reader.line_num + 1 + separator.marked
                 try:
                     cells = next(reader)
                 except StopIteration:
@@ -118,25 +138,39 @@ def _csv(path: Path, encoding: str) -> Table:
                 except (csv.Error, UnicodeError) as error:
                     raise UserError(
                         f"the table {path} is not a CSV file: {error}, in the row that starts at "
-                        f"line {number}. Put fields with quotes, commas or line ends in double "
-                        f"quotes, and double the quotes inside"
+                        f"line {number}. Its fields are separated by {separator}. Put fields with "
+                        "quotes, separators or line ends in double quotes, and double the quotes "
+                        "inside"
                     ) from None
                 if any(cells):
                     yield number, cells
 
-    return _with_header(path, lines)
+    return _with_header(path, lines, separator)
+
+
+def _separator(path: Path, encoding: str) -> Separator:
+    """The separator of the CSV at `path`, from its first line that is not blank."""
+    with path.open("rb") as file:
+        try:
+            lines = (line for line in _text(file, encoding, "") if line.strip())
+            return separator_of(next(lines, ""))
+        except UnicodeError as error:
+            raise UserError(f"the table {path} is not in {encoding}: {error}") from None
 
 
 def _tsv(path: Path, encoding: str) -> Table:
     def lines() -> Iterator[tuple[int, list[str]]]:
         with path.open("rb") as file:
             for number, line in _lines(path, file, encoding):
-                yield number, line.split("\t")
+                if number > 1 or not separator_of(line).marked:
+                    yield number, line.split("\t")
 
-    return _with_header(path, lines)
+    return _with_header(path, lines, Separator("\t"))
 
 
-def _with_header(path: Path, lines: Callable[[], Iterator[tuple[int, list[str]]]]) -> Table:
+def _with_header(
+    path: Path, lines: Callable[[], Iterator[tuple[int, list[str]]]], separator: Separator
+) -> Table:
     columns = _named(path, next(lines(), (0, []))[1])
 
     def rows() -> Iterator[Row]:
@@ -145,7 +179,7 @@ def _with_header(path: Path, lines: Callable[[], Iterator[tuple[int, list[str]]]
         for number, cells in read:
             yield _joined(number, columns, cells)
 
-    return Table(columns, rows)
+    return Table(columns, rows, str(separator))
 
 
 def _lines(path: Path, file: BinaryIO, encoding: str) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
+from shards.class_names import Similar
 from shards.example import Reason, Reject, read_file
 from shards.label_rules import RULES
 from shards.sources.dataset_name import problem_of
@@ -77,10 +78,12 @@ class LabelRuleSettings(EncodingSettings):
 class ClassesSettings(EncodingSettings):
     """Of sources that take their classes from the data, or in this order where they are given.
 
-    `dataset` names the set; None takes the name of the file or folder.
+    `similar_classes` says what becomes of labels that differ only in case, spaces or number format;
+    None refuses them. `dataset` names the set; None takes the name of the file or folder.
     """
 
     classes: tuple[str, ...] | None = None
+    similar_classes: Similar | None = None
     dataset: str | None = None
 
     @field_validator("dataset")
@@ -90,6 +93,13 @@ class ClassesSettings(EncodingSettings):
         if problem is not None:
             raise ValueError(problem)
         return name
+
+    @field_validator("similar_classes", mode="before")
+    @classmethod
+    def _merge_or_keep(cls, what: str | None) -> str | None:
+        if what not in (None, "merge", "keep"):
+            raise ValueError("must be merge or keep")
+        return what
 
     @field_validator("classes")
     @classmethod

@@ -30,7 +30,8 @@ def split_groups(groups: Sequence[Group], *, seed: int, ratios: Mapping[str, int
     A hash of the seed and the first key sends groups of two and more to a split, in proportion to
     `ratios`; those that do not fit there, or are more than 1 % of a held-out split, go to train.
     Then samples without duplicates fill val and test. Where samples are still missing, groups of
-    train that fit are moved there, smallest first.
+    train that fit are moved there, smallest first. Where `ratios` has no train, the groups that are
+    left go to the held-out split that lacks most, and may pass its target.
     """
     counts = [Counter(label for _, label in group) for group in groups]
     needed = _targets(counts, ratios)
@@ -56,7 +57,24 @@ def split_groups(groups: Sequence[Group], *, seed: int, ratios: Mapping[str, int
     for number in reversed(duplicates):
         if split_of[number] == "train":
             _ = put(number, "test") or put(number, "val")
+    if not ratios["train"]:
+        _hold_out_the_rest(counts, needed, split_of, ratios)
     return split_of
+
+
+def _hold_out_the_rest(
+    counts: Sequence[Counter[str]],
+    needed: Mapping[str, Counter[str]],
+    split_of: list[str],
+    ratios: Mapping[str, int],
+) -> None:
+    """Move what is in train to the held-out split of `ratios` that lacks most, in order."""
+    splits = [split for split in _HELD_OUT if ratios[split]]
+    for number, split in enumerate(split_of):
+        if split == "train":
+            chosen = max(splits, key=lambda name: needed[name].total())
+            needed[chosen].subtract(counts[number])
+            split_of[number] = chosen
 
 
 def _targets(counts: Sequence[Counter[str]], ratios: Mapping[str, int]) -> dict[str, Counter[str]]:

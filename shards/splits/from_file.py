@@ -1,4 +1,7 @@
-"""A user's own split: a CSV or TSV file with the columns `id` and `split`."""
+"""A user's own split: a CSV or TSV file with the columns `id` and `split`.
+
+Its separator and its encoding are found as in tables (`shards/delimited.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from shards.delimited import Separator, marked_encoding, separator_of
 from shards.splits.by_hash import SPLITS
-
-_OTHER_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train"}
+from shards.splits.names import split_named
 
 
 def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -23,7 +26,7 @@ def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
     path = Path(file)
     try:
         content = path.read_bytes()
-        text = content.decode("utf-8-sig")
+        text = content.decode(marked_encoding(content[:4]) or "utf-8")
     except OSError as error:
         raise UserError(
             f"the split file {path} cannot be read ({error.strerror}); --protocol file:PATH needs "
@@ -31,23 +34,28 @@ def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"the split file {path} is not UTF-8; save it as UTF-8") from None
-    first_line = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in first_line else ",")
+    first_line, _, rest = text.partition("\n")
+    separator = separator_of(first_line, fewest_columns=2)
+    if "\t" in first_line and not separator.marked:
+        separator = Separator("\t")
+    if separator.marked:
+        first_line, text = rest.partition("\n")[0], rest
+    reader = csv.reader(io.StringIO(text), delimiter=separator.character)
     header = [column.strip().lower() for column in next(reader, [])]
     if "id" not in header or "split" not in header:
         raise UserError(
-            f"the split file {path} starts with the line {first_line.strip()[:80]!r}; expected "
-            "column names that include 'id' and 'split'"
+            f"the split file {path} starts with the line {first_line.strip()[:80]!r} (separated by "
+            f"{separator}); expected column names that include 'id' and 'split'"
         )
     id_column, split_column = header.index("id"), header.index("split")
     splits: dict[str, str] = {}
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(reader, start=2 + separator.marked):
         if not any(cell.strip() for cell in row):
             continue
         cells = [cell.strip() for cell in row] + [""] * len(header)
-        source_id, name = cells[id_column], cells[split_column].lower()
-        split = _OTHER_NAMES.get(name, name)
-        if not source_id or split not in SPLITS:
+        source_id, name = cells[id_column], cells[split_column]
+        split = split_named(name)
+        if not source_id or split is None:
             raise UserError(
                 f"{path}, line {number}: id {source_id[:80]!r}, split {name[:80]!r}; expected an "
                 f"id and one of {', '.join(SPLITS)}"

@@ -17,6 +17,7 @@ from shards.splits import published
 from shards.splits.by_group import fold_groups, split_groups
 from shards.splits.by_hash import SPLITS, split_by_hash
 from shards.splits.from_file import read_split_file
+from shards.splits.own_split import COLUMN
 
 # What --protocol takes -> one line of help.
 PROTOCOLS: dict[str, str] = {
@@ -27,6 +28,7 @@ PROTOCOLS: dict[str, str] = {
     "tib10:K": "fold K, 1 to 10, of Cheema et al. 2021, MVSA-Single and -Multiple",
     "agree622": "samples whose text and image labels agree, 6:2:2, duplicates ignored (--seed)",
     "file:PATH": "from a CSV file of yours with the columns id and split",
+    "column": "from the table's own column split, or --split-column (the default where it has one)",
 }
 _SEEDED = ("clean", "random", "kfold", "agree622")
 _WITH_RATIOS = ("clean", "random")
@@ -62,13 +64,13 @@ class Assignment:
 
 
 def parse_ratios(text: str) -> dict[str, int]:
-    """Read "8:1:1" as train, val, test. Raises `UserError` for anything else or no train part."""
+    """Read "8:1:1" as train, val, test; a part may be 0. Raises `UserError` for anything else."""
     parts = text.split(":")
     if len(parts) != len(SPLITS) or not all(p.isascii() and p.isdigit() for p in parts):
         raise UserError(f"--ratios {text} must be three whole numbers, train:val:test, as in 8:1:1")
     ratios = dict(zip(SPLITS, (int(part) for part in parts), strict=True))
-    if ratios["train"] == 0:
-        raise UserError(f"--ratios {text} leaves nothing to train on; train must be at least 1")
+    if not any(ratios.values()):
+        raise UserError(f"--ratios {text} leaves no split; one of the three must be at least 1")
     return ratios
 
 
@@ -123,6 +125,9 @@ def assign(
     if parsed.name in ("clmlf", "tib10", "file"):
         split_of, name, settings = _by_list(parsed, samples, dataset, allow_missing, warnings)
         reason = f"not in protocol {name}"
+    elif parsed.name == COLUMN:
+        split_of, name, settings = _by_column(samples), COLUMN, {}
+        reason = "its cell names no split"
     else:
         split_of, settings = _by_rule(parsed, samples, groups, seed, ratios)
         name = parsed.name if not parsed.num_folds else f"kfold:{parsed.fold}/{parsed.num_folds}"
@@ -130,7 +135,7 @@ def assign(
     kept = [[s for s in group if s.key in split_of] for group in groups]
     kept = [group for group in kept if group]
     group_of = group_ids(kept)
-    warnings += _warnings(kept, split_of)
+    warnings += _warnings(kept, split_of, settings.get("ratios"))
     return Assignment(
         split_of=split_of,
         info=ProtocolInfo(name=name, version=1, settings=settings, hash=protocol_hash(split_of)),
@@ -200,6 +205,17 @@ def _by_rule(
     return split_of, {**settings, **GROUP_RULE}
 
 
+def _by_column(samples: Sequence[EncodedSample]) -> dict[str, str]:
+    """Key -> split, of the samples whose row names one."""
+    split_of = {s.key: s.example.split for s in samples if s.example.split}
+    if not split_of:
+        raise UserError(
+            f"none of the {len(samples)} usable samples names a split in its column. Use another "
+            "protocol"
+        )
+    return split_of
+
+
 def _labels_agree(example: Example) -> bool:
     return bool(example.text_label) and example.text_label == example.image_label
 
@@ -263,7 +279,11 @@ def _by_number(source_id: str) -> tuple[int, str]:
     return (int(source_id) if source_id.isdecimal() else 0), source_id
 
 
-def _warnings(groups: Sequence[Sequence[EncodedSample]], split_of: Mapping[str, str]) -> list[str]:
+def _warnings(
+    groups: Sequence[Sequence[EncodedSample]],
+    split_of: Mapping[str, str],
+    ratios: Mapping[str, int] | None,
+) -> list[str]:
     total = len(split_of)
     large = [g for g in groups if len(g) > 1 and len(g) * 100 > total * _LARGE_GROUP_PERCENT]
     found = []
@@ -274,6 +294,10 @@ def _warnings(groups: Sequence[Sequence[EncodedSample]], split_of: Mapping[str, 
             f"largest holds {len(largest)} of {total} samples ({largest[0].key} is one)"
         )
     empty = [split for split in SPLITS if split not in split_of.values()]
+    if (
+        ratios is not None and not ratios["train"]
+    ):  # a set to be evaluated: what is left out is known
+        empty = [split for split in empty if ratios[split]]
     if empty:
         # In `clean` a group stays together, and one that is too large to hold out is trained on.
         why = "" if not large else "; --protocol random does not keep duplicates together"

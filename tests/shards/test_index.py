@@ -151,7 +151,7 @@ def test_tars_that_cannot_be_used(tars: Path, capsys: pytest.CaptureFixture[str]
     assert "train-c.tar is not a readable, uncompressed tar" in refused()
     (tars / "train-c.tar").unlink()
     write_tar(tars / "train-c.tar", [foreign(30, json='{"caption": "a", "mood": 1}')])
-    assert "are numbers: 1, glad, sad; name them" in refused()
+    assert "are numbers: 1, glad, sad. To keep them as they are: --classes=1,glad,sad" in refused()
     assert run(tars / "absent") == 2
 
 
