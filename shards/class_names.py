@@ -55,7 +55,7 @@ def class_names(
     and classes of their own with "keep".
 
     Raises `UserError` where such labels are found and `similar` is None, and where a stated class
-    has no label.
+    has no label and a label no class: two names for one thing.
     """
     if stated is not None:
         return _stated(found, tuple(stated), similar)
@@ -77,8 +77,8 @@ def class_names(
 def refuse_empty(names: Sequence[str], found: Mapping[str, int], *, labels: Counter[str]) -> None:
     """Raise `UserError` where one of the stated `names` has no sample in `found` (name -> number).
 
-    A class without samples would be an output of the model that is never right. The message lists
-    the `labels` of the data.
+    In data to train on it would be an output of the model that is never right. A set that is only
+    evaluated may well lack a class of its model. The message lists the `labels` of the data.
     """
     empty = [name for name in names if not found.get(name)]
     if empty:
@@ -127,10 +127,9 @@ def _stated(found: Counter[str], stated: tuple[str, ...], similar: Similar | Non
             chosen = alike[0]
         if chosen is not None:
             class_of[label] = chosen
-    counts: Counter[str] = Counter()
-    for label, name in class_of.items():
-        counts[name] += found[label]
-    refuse_empty(stated, counts, labels=found)
+    # Later than here it can be told too, but then all images have been encoded.
+    if len(class_of) < len(found):
+        refuse_empty(stated, Counter(class_of.values()), labels=found)
     return ClassNames(stated, class_of)
 
 

@@ -217,7 +217,8 @@ def _classes(
 ) -> tuple[str, ...]:
     labels = Counter(label for one in found for label in one.labels)
     if settings.classes is not None:
-        refuse_empty(settings.classes, labels, labels=labels)
+        if any(split == "train" for split, _ in tars):
+            refuse_empty(settings.classes, labels, labels=labels)
         return settings.classes
     names = tuple(sorted(labels))
     where = tars[0][1].parent

@@ -66,8 +66,8 @@ def assemble(
 
     `chunks` are in the order of the raw data, which messages call `raw`. Returns the manifest and
     where an older `out` was moved. Raises `UserError` where no sample is usable, where one reason
-    rejects more than half of them, where a stated class has none, and where the protocol cannot be
-    applied.
+    rejects more than half of them, where a stated class of a set to train on has none, and where
+    the protocol cannot be applied.
     """
     samples: dict[str, EncodedSample] = {}
     for sample in (sample for chunk in chunks for sample in chunk.samples):
@@ -81,6 +81,9 @@ def assemble(
     source = replace(source, classes=_classes(source, samples))
     assignment = _assign(samples, source.dataset, settings)
     names = _split_names(assignment)
+    if source.classes_are == "stated" and "train" in names:
+        counts = Counter(sample.example.label for sample in samples.values())
+        refuse_empty(source.classes, counts, labels=Counter(source.labels))
     splits = write_splits(
         work, names, samples, assignment, source.classes, settings.size, pool, quiet=quiet
     )
@@ -127,14 +130,11 @@ def _split_names(assignment: Assignment) -> list[str]:
 
 
 def _classes(source: SourceFacts, samples: Mapping[str, EncodedSample]) -> tuple[str, ...]:
-    """The classes to pack: those found need a usable sample; `UserError` where a stated one lacks
-    one."""
-    counts = Counter(sample.example.label for sample in samples.values())
-    if source.classes_are == "stated":
-        refuse_empty(source.classes, counts, labels=Counter(source.labels))
-    if source.classes_are == "found":
-        return tuple(name for name in source.classes if counts[name])
-    return source.classes
+    """The classes to pack: of those found in the data, the ones with a usable sample."""
+    if source.classes_are != "found":
+        return source.classes
+    labels = {sample.example.label for sample in samples.values()}
+    return tuple(name for name in source.classes if name in labels)
 
 
 def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected]) -> None:

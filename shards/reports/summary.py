@@ -68,14 +68,14 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def missing_classes(manifest: Manifest) -> list[str]:
-    """A sentence for each of val and test that has samples, but none of some class.
+    """A sentence for each split that has samples, but none of some class.
 
-    A score on such a split says nothing of that class, and its macro F1 is another score.
+    A score on such a split says nothing of that class, and its macro F1 is another score. A model
+    trained without it never predicts it.
     """
     found = []
-    for name in ("val", "test"):
-        split = manifest.splits.get(name)
-        if split is None or not split.num_samples:
+    for name, split in manifest.splits.items():
+        if not split.num_samples:
             continue
         missing = [label for label in manifest.classes if not split.classes.get(label)]
         if missing:

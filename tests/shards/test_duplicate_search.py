@@ -52,9 +52,9 @@ def test_the_groups_are_those_of_all_comparisons(
     monkeypatch.setattr(word_sets, "_HEAVY", heavy)
     monkeypatch.setattr(word_sets, "_CALL", 0)
     monkeypatch.setattr(texts, "_LONGEST", longest)
-    vocabulary = [f"wordnumber{number}" for number in range(34)]
-    bases = data.draw(st.lists(st.integers(4, 30), min_size=1, max_size=3))
-    edits = st.sets(st.integers(0, 33), max_size=5)
+    vocabulary = [f"wordnumber{number}" for number in range(24)]
+    bases = data.draw(st.lists(st.integers(4, 20), min_size=1, max_size=3))
+    edits = st.sets(st.integers(0, 23), max_size=5)
     contents = []
     for length, changed in data.draw(st.lists(st.tuples(st.sampled_from(bases), edits))):
         kept = set(range(length)) ^ changed

@@ -180,6 +180,22 @@ def test_a_class_that_a_held_out_split_lacks_is_told(
     assert "warning: test has no sample of 'anger'\n" in said
 
 
+def test_a_set_to_evaluate_may_lack_a_class_of_its_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has the model's classes all the same; a name that the labels spell otherwise is told."""
+    rows: list[Row] = [("1.jpg", "joy", "test"), ("2.jpg", "sad", "test")]
+    path = table(tmp_path, rows)
+    assert pack(path, tmp_path / "out", "--classes", "joy,sad,anger") == 0
+    assert load_manifest(tmp_path / "out").classes == ("joy", "sad", "anger")
+    assert "warning: test has no sample of 'anger'\n" in capsys.readouterr().out
+    assert pack(path, tmp_path / "other", "--classes", "joy,anger") == 2
+    assert "Labels found: 'joy' (1), 'sad' (1)" in capsys.readouterr().err
+    path = table(tmp_path, [*ROWS, ("1.jpg", "anger", "test")])
+    assert pack(path, tmp_path / "trained") == 0
+    assert "warning: train has no sample of 'anger'\n" in capsys.readouterr().out
+
+
 def test_reasons_that_take_much_of_the_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,12 @@ def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 400)
+    # One worker: with two, both chunks may be done when the first is seen.
     arguments = ["pack", "mvsa-single", str(raw), str(tmp_path / "out"), "--quiet"]
+    arguments += ["--workers", "1"]
     process = start(*arguments)
     while process.poll() is None and not list(tmp_path.glob(".out.packing/chunks/*.json")):
-        pass
+        time.sleep(0.002)
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == code
