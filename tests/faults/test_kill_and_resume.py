@@ -113,9 +113,10 @@ def check(
     ("engine", "world", "kills"),
     [
         *[("ddp", 2, 2), ("ddp", 4, 1)],
-        ("zero1", 2, 2),  # four ranks: as of ZeRO-3 here, and in soak
-        ("zero2", 2, 2),
-        *[("zero3", 2, 2), ("zero3", 4, 1)],
+        # ZeRO-1 saves and resumes by the code of ZeRO-2.
+        pytest.param("zero1", 2, 1, marks=pytest.mark.soak),
+        *[("zero2", 2, 1), ("zero3", 2, 1)],
+        pytest.param("zero3", 4, 1, marks=pytest.mark.soak),
     ],
 )
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
