@@ -50,7 +50,7 @@ bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.gpu --tiny --only batch
 
 soak: install ## the long versions of the tests
-	$(BIN)/python -m pytest -m soak --timeout 3600
+	MMSA_TEST_EXEC=1 $(BIN)/python -m pytest -m soak --timeout 3600
 
 clean: ## remove everything that make created, except .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

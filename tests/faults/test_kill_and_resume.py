@@ -65,7 +65,7 @@ def run_killed(
     killer, ran = Killer(seed), 0
     while True:
         whole = checkpoint_steps(run_dir)
-        launch = Launch(run_dir, *settings, by=by)
+        launch = Launch(run_dir, *settings, by=by, fork=True)
         if len(killer.kills) < kills:
             killer.kill(launch)
         else:
@@ -97,7 +97,7 @@ def check(
     if (engine, world) == ("ddp", 2):
         settings.append("data.num_workers=1")
     by = launcher(engine, world)
-    never = Launch(directory / "never", *settings, f"train.max_steps={steps}", by=by)
+    never = Launch(directory / "never", *settings, f"train.max_steps={steps}", by=by, fork=True)
     assert never.wait() == 0, never.output()
     killed = directory / "killed"
     seed = sum(map(ord, engine)) + world
