@@ -194,6 +194,8 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
         raise Reject(Reason.UNREADABLE_IMAGE, found)
     if settings.decode:
         _decode(key, image)
+    if not text.strip():
+        raise Reject(Reason.EMPTY_TEXT, f"the text of '{key}' is empty")
     if len(text) > settings.max_characters:
         raise Reject(
             Reason.LARGE_TEXT,

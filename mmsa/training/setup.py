@@ -138,7 +138,7 @@ def _splits(
     if not len(validation):
         raise UserError(
             f"the validation split of {config.data.shards} is empty, but the best export is chosen "
-            "on it. Pack with a share for it (--ratios 8:1:1)"
+            f"on it. {_how_to_fill(manifest, 'val')}"
         )
     if world.local_rank == 0:  # once per machine, because each may have its own copy
         for reader in (train, validation):
@@ -153,10 +153,26 @@ def _refuse_without_splits(shards: str, manifest: Manifest) -> None:
         has = ", ".join(f"{name} ({s.num_samples:,})" for name, s in manifest.splits.items())
         raise UserError(
             f"training needs the splits train and val, and the shards {shards} have no "
-            f"{' and no '.join(missing)}; they have: {has or 'none'}. Pack with shares for both "
-            "(--ratios 8:1:1), or evaluate a trained run on them with evaluate.py RUN --shards "
-            f"{shards}"
+            f"{' and no '.join(missing)}; they have: {has or 'none'}. "
+            f"{_how_to_fill(manifest, ' and '.join(missing))}, or evaluate a trained run on them "
+            f"with evaluate.py RUN --shards {shards}"
         )
+
+
+def _how_to_fill(manifest: Manifest, splits: str) -> str:
+    """What gives a packed set the splits that it lacks: it depends on the protocol."""
+    ratios = manifest.protocol.settings.get("ratios")
+    if ratios is None:
+        return (
+            f"Its protocol {manifest.protocol.name} decides what is in {splits}: name samples for "
+            "it there, or pack with --protocol clean"
+        )
+    if all(ratios.get(name) for name in splits.split(" and ")):
+        return (
+            f"The ratios {':'.join(map(str, ratios.values()))} gave it no sample: pack more "
+            "samples, or with a larger share for it (--ratios 6:2:2)"
+        )
+    return "Pack with shares for all (--ratios 8:1:1)"
 
 
 def _disk_need(

@@ -184,6 +184,7 @@ def test_a_set_without_a_split_to_validate_on(
     message = refused(capsys, train_main, *settings)
     assert "training needs the splits train and val" in message
     assert "have no val; they have: train" in message
+    assert "or evaluate a trained run on them" in message
 
 
 @pytest.mark.parametrize("command", [["train.py"], ["evaluate.py"], ["-m", "shards"]])
