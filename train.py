@@ -45,7 +45,7 @@ from mmsa.training.optim import learning_rate_share, seed_step, set_learning_rat
 from mmsa.training.run import Run
 from mmsa.training.setup import prepare_run, training_checks
 from mmsa.training.start_facts import log_start_facts
-from mmsa.training.step_reports import StepReport, StepReports, StepResult
+from mmsa.training.step_reports import StepReport, StepReports, StepResult, add_measures
 from mmsa.training.tracking import Tracker
 
 
@@ -90,7 +90,7 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
     config, state, accelerator = run.config, run.state, run.accelerator
     tracker = run.make_tracker()
     stop_request = command.stop_request
-    reports = StepReports(accelerator, stop_request.reasons)
+    reports = StepReports(accelerator, stop_request.reasons, run.bare_model.fusion.measures)
     stop_reasons: list[str] = []
     command.begin_loop(state.step, last_save_s=run.last_save_s(), **tracker.latest)
     run.model.train()
@@ -133,6 +133,7 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
     averaging_factor = plan.world_size * plan.accumulation_steps
     step_loss = torch.zeros((), device=accelerator.device)
     keys: list[str] = []
+    measures: dict[str, torch.Tensor] = {}  # of the fusion head
     run.guard.begin_step()
     for _ in range(plan.accumulation_steps):
         with part("data"):
@@ -159,6 +160,7 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
                 accelerator.backward(loss * factor)
         step_loss += loss.detach()
         keys += batch["keys"][: batch["num_real"]]
+        add_measures(measures, run.bare_model.fusion.told, batch["weights"] / (end - first))
     with part("optimizer"):
         grad_norm = engine.clip_gradients(accelerator, model, run.config.optim.clip_norm)
         skipped = run.guard.skip_if_nonfinite(grad_norm)
@@ -166,7 +168,7 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
         run.optimizer.zero_grad()
     if run.audit is not None:
         run.audit.write(run.state.step + 1, keys)
-    return StepResult(step_loss, grad_norm, skipped | ~step_loss.isfinite(), keys)
+    return StepResult(step_loss, grad_norm, skipped | ~step_loss.isfinite(), keys, measures)
 
 
 def log_step(report: StepReport, command: Command, run: Run, tracker: Tracker) -> None:
@@ -182,6 +184,7 @@ def log_step(report: StepReport, command: Command, run: Run, tracker: Tracker) -
             rates=report.rates,
             grad_norm=report.grad_norm,
             ended=report.ended,
+            of_fusion=report.measures,
         )
         if run.accelerator.is_main_process:
             command.write_status("running", **tracker.latest)

@@ -102,7 +102,7 @@ class ImageEncoderConfig(Section):
 
 
 class FusionConfig(Section):
-    """The name of a fusion head and its own settings, which mmsa/models/fusion.py checks."""
+    """The name of a fusion head and its own settings, which mmsa/models/fusion/ checks."""
 
     model_config = ConfigDict(extra="allow")
     name: str = "concat"

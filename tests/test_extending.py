@@ -16,11 +16,11 @@ from tests.end_to_end.harness import TINY, pack_synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-MODULES = ("gated_fusion", "focal_loss", "small_cnn", "csv_tracker")
+MODULES = ("product_fusion", "focal_loss", "small_cnn", "csv_tracker")
 OPTIONS = [word for module in MODULES for word in ("--import", module)]
-OF_THE_MODEL = ["focal_loss", "gated_fusion", "small_cnn"]
+OF_THE_MODEL = ["focal_loss", "product_fusion", "small_cnn"]
 SETTINGS = [
-    *["model.fusion=null", "model.fusion.name=gated", "model.fusion.width=16"],
+    *["model.fusion=null", "model.fusion.name=product", "model.fusion.width=16"],
     *["model.loss.name=focal", "model.loss.gamma=1"],
     *["model.image_encoder=null", "model.image_encoder.name=cnn:small"],
     *["model.image_encoder.weights=none", "model.image_encoder.config={channels: 4}"],
@@ -82,6 +82,7 @@ def test_the_tracker_gets_the_measures(run_dir: Path) -> None:
     assert lines[0] == "step,measure,value"
     logged = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert f"1,train/loss,{logged[0]['loss']}" in lines
+    assert f"1,train/fusion_text_size,{logged[0]['fusion_text_size']}" in lines
     assert any(line.startswith("2,validation/weighted_f1,") for line in lines)
     assert list((run_dir / "tensorboard").iterdir())
 
@@ -103,14 +104,14 @@ def test_the_export_is_evaluated_with_the_modules(folder: Path, run_dir: Path) -
 def test_without_the_modules_the_export_says_which_it_needs(
     folder: Path, data: Path, run_dir: Path
 ) -> None:
-    options = "--import focal_loss --import gated_fusion --import small_cnn"
+    options = "--import focal_loss --import product_fusion --import small_cnn"
     done = command(folder, str(ROOT / "evaluate.py"), str(run_dir))
     assert done.returncode == 2
     assert f"add {options} to the command" in done.stderr
     load = f"import mmsa; mmsa.load({str(run_dir)!r})"
     done = command(folder, "-c", load)
-    assert "In Python: import focal_loss, gated_fusion, small_cnn first" in done.stderr
-    done = command(folder, "-c", f"import focal_loss, gated_fusion, small_cnn; {load}")
+    assert "In Python: import focal_loss, product_fusion, small_cnn first" in done.stderr
+    done = command(folder, "-c", f"import focal_loss, product_fusion, small_cnn; {load}")
     assert done.returncode == 0, done.stderr
 
 
@@ -119,7 +120,7 @@ def test_without_the_modules_all_unknown_names_are_reported(folder: Path, data: 
     assert done.returncode == 2
     assert "4 problems" in done.stderr
     for problem in (
-        "model.fusion.name='gated' is not a fusion; ",
+        "model.fusion.name='product' is not a fusion; ",
         "model.image_encoder.name='cnn:small' is not an image encoder; ",
         "model.loss='focal' is not a loss; ",
         "run.trackers: 'csv' is not a tracker; ",

@@ -12,42 +12,62 @@ import mmsa.models.torchvision_encoders  # noqa: F401
 from mmsa.config import FusionConfig, ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from mmsa.errors import UserError
 from mmsa.foundation.registry import IMPORT_HINT, nearest, section_of
-from mmsa.models.encoder_families import ENCODERS, SECTIONS, Modality, family_class
+from mmsa.models.encoder_families import (
+    ENCODERS,
+    SECTIONS,
+    ImageFamily,
+    Modality,
+    family_class,
+)
 from mmsa.models.encoders import ImageEncoder
 from mmsa.models.fusion import FUSIONS
+from mmsa.models.fusion.sequences import no_sequence
 from mmsa.models.hf_config import HF_PREFIX
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
 
 
-def build_text_encoder(config: TextEncoderConfig, vocab_size: int | None = None) -> TextEncoder:
+def build_text_encoder(
+    config: TextEncoderConfig, vocab_size: int | None = None, *, sequences: bool = False
+) -> TextEncoder:
     """Build the encoder of `config` with its weights, and freeze what is not trained.
 
     `vocab_size` is the number of ids of the tokenizer: fresh weights are made for it unless the
     configuration gives a number; an encoder with fewer is refused. Fresh weights come from torch's
-    global generator, which the caller seeds.
+    global generator, which the caller seeds. With `sequences` it gives a row for each token.
 
     Raises `UserError` for weights that cannot be loaded or do not fit, and for wrong settings.
     """
     encoder: TextEncoder = _family("text", config.name, config.config).build(config, vocab_size)
+    if sequences:
+        encoder.begin_sequences(f"{SECTIONS['text']} ({config.name})")
     return encoder
 
 
 def build_image_encoder(
-    config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None = None
+    config: ImageEncoderConfig,
+    preprocessing: ImagePreprocessing | None = None,
+    *,
+    sequences: bool = False,
 ) -> ImageEncoder:
     """Build the encoder of `config` with its weights, and freeze what is not trained.
 
     `preprocessing` replaces the encoder's own (an export has that of its training). Fresh weights
-    come from torch's global generator, which the caller seeds.
+    come from torch's global generator, which the caller seeds. With `sequences` it gives a row for
+    each patch or position.
 
-    Raises `UserError` for weights that cannot be loaded or do not fit, and for wrong settings.
+    Raises `UserError` for weights that cannot be loaded or do not fit, for wrong settings, and
+    where there are no sequences to give.
     """
     family = _family("image", config.name, config.config)
     names = family.names()
     if names and not names[0].endswith("NAME") and config.name not in names:
         raise UserError(_unknown("image", config.name))
+    if sequences and not _has_sequences(type(family)):
+        raise UserError(no_sequence(f"{SECTIONS['image']}.name={config.name}"))
     encoder: ImageEncoder = family.build(config, preprocessing)
+    if sequences:
+        encoder.begin_sequences(family.sequence, f"{SECTIONS['image']} ({config.name})")
     if config.batch_norm == "frozen":
         encoder.freeze_statistics()
     return encoder
@@ -59,12 +79,16 @@ def encoder_problems(raw: dict[str, Any]) -> list[str]:
     head = FUSIONS.get(section_of(model, "fusion").get("name", FusionConfig().name))
     used = {"text": head is None or head.uses_text, "image": head is None or head.uses_image}
     problems: list[str] = []
+    sequences = head is not None and head.takes == "sequences"
     for modality in ENCODERS:
         chosen = section_of(model, f"{modality}_encoder")
         default = getattr(ModelConfig(), f"{modality}_encoder")
         name, values = chosen.get("name", default.name), chosen.get("config")
         if used[modality] and isinstance(name, str):
             problems += _problems(modality, name, values, chosen)
+            family = family_class(modality, name)
+            if sequences and family is not None and not _has_sequences(family):
+                problems.append(no_sequence(f"{SECTIONS[modality]}.name={name}"))
     return problems
 
 
@@ -90,6 +114,11 @@ def _problems(modality: Modality, name: str, values: Any, chosen: dict[str, Any]
             "model.text_encoder.tokenizer=words:8000, or a Hugging Face name or directory"
         )
     return problems
+
+
+def _has_sequences(family: type[Any]) -> bool:
+    """Whether its encoders have a row for each token, patch or position; all texts have tokens."""
+    return not issubclass(family, ImageFamily) or family.sequence is not ImageFamily.sequence
 
 
 def _family(modality: Modality, name: str, values: Any) -> Any:

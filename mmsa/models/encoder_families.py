@@ -227,6 +227,15 @@ class ImageFamily(EncoderFamily):
         """Input size, normalisation and interpolation: by default those of ImageNet at 224 px."""
         return ImagePreprocessing()
 
+    def sequence(self, body: Any, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images (B, 3, S, S) -> one row per patch or position (B, P, D), for heads that
+        take sequences; also as a map (B, D, height, width).
+
+        It runs as `body.forward`, so it must not call `body` itself. A family without this method
+        has one row per image.
+        """
+        raise NotImplementedError
+
     def build(
         self, config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None
     ) -> ImageEncoder:

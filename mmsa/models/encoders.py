@@ -5,7 +5,8 @@ Shapes: B batch, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsa.errors import UserError, first_line
 from mmsa.models.blank import is_blank
 from mmsa.models.eval_mode import eval_mode
+from mmsa.models.fusion.sequences import (
+    Features,
+    FeatureSequence,
+    position_rows,
+    rows_of_trial,
+)
 from mmsa.models.weights import State, export_state, load_strictly
 from mmsa.preprocessing import ImagePreprocessing
 
@@ -32,7 +39,8 @@ class Encoder(nn.Module):
     Attributes: `width` is D of the output; `source` describes where the weights came from;
     `architecture` is what `config` must contain to build the same body again, None where the name
     says it all; `unused` names parameters of the body that its features do not depend on (they are
-    not trained: distributed training would wait for their gradients).
+    not trained: distributed training would wait for their gradients); `gives_sequences` says
+    whether it gives a `FeatureSequence` in place of one row per input.
     """
 
     def __init__(self, body: nn.Module, body_width: int, projection: int | None) -> None:
@@ -43,6 +51,7 @@ class Encoder(nn.Module):
         self.source = FRESH
         self.architecture: dict[str, Any] | None = None
         self.unused: tuple[str, ...] = ()
+        self.gives_sequences = False
         self._trained: list[nn.Module] = [body]
         self._frozen_statistics = False
 
@@ -80,6 +89,30 @@ class Encoder(nn.Module):
 
     def _project(self, features: Tensor) -> Tensor:
         return features if self.projection is None else self.projection(features)
+
+    def _begin_sequences(self, named: str, *inputs: Tensor) -> None:
+        """Give sequences from now on. `inputs` are one small input; `named` is for messages.
+
+        The width and the unused parameters are found again: rows need other parts of a body than
+        its pooled output (no pooler). Raises `UserError` where the body has no rows.
+        """
+        self.gives_sequences = True
+        for name in self.unused:
+            self.body.get_parameter(name).requires_grad_(True)
+        self.unused = ()
+        projection, self.projection = self.projection, None
+        with torch.no_grad(), eval_mode(self):
+            width = rows_of_trial(self, named, inputs).shape[-1]
+        self.projection = projection
+        if projection is None:
+            self.width = width
+        elif projection.in_features != width:
+            raise UserError(
+                f"{named}: its rows have {width} features and its pooled output "
+                f"{projection.in_features}, for which the projection was made; set projection: "
+                "null, the head has projections of its own"
+            )
+        leave_out_unused(self, *inputs)
 
     def leave_out_unused(self, features: Tensor) -> None:
         """Stop training what `features`, made in eval mode, do not depend on; fills `unused`."""
@@ -126,7 +159,9 @@ def leave_out_unused(encoder: Encoder, *inputs: torch.Tensor) -> None:
         return
     try:
         with eval_mode(encoder):
-            encoder.leave_out_unused(encoder(*inputs))
+            features: Features = encoder(*inputs)
+            rows = features.rows if isinstance(features, FeatureSequence) else features
+            encoder.leave_out_unused(rows)
     except Exception as error:  # the code of a body may raise anything
         raise UserError(
             f"the encoder {type(encoder.body).__name__} cannot be used: one small input ends in "
@@ -167,11 +202,26 @@ class ImageEncoder(Encoder):
         normalised = (images.float() - self.mean) / self.std
         return normalised.flip(1) if self.preprocessing.channels == "BGR" else normalised
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> features (B, D)."""
+    def begin_sequences(self, sequence: Callable[[nn.Module, Tensor], Tensor], named: str) -> None:
+        """Give the rows of `sequence(body, normalised images)` from now on: that of `ImageFamily`.
+
+        It takes the place of the body's own forward, inside its call: whatever an engine does
+        around that call (ZeRO-3 gathers parameters) still happens. Raises `UserError` where there
+        is no sequence; `named` is for the message.
+        """
+        self.body.forward = partial(sequence, self.body)
+        side = self.preprocessing.image_size_px
+        images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.mean.device)
+        self._begin_sequences(named, images)
+
+    def forward(self, images: Tensor) -> Features:
+        """uint8 (B, 3, S, S) -> features (B, D), or their sequence (B, P, D)."""
         with self._body_gradient():
             features = self.body(self.normalise(images))
-        return self._project(features)
+        if not self.gives_sequences:
+            return self._project(features)
+        rows = self._project(position_rows(features))
+        return FeatureSequence(rows, rows.new_ones(rows.shape[:2], dtype=torch.bool))
 
 
 def memory_format_for(body: nn.Module) -> torch.memory_format:

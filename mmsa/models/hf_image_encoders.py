@@ -43,13 +43,21 @@ class HfImageBody(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) -> (B, D)."""
-        options = {"noise": self._order(images)} if self._masks else {}
-        output = self.model(pixel_values=images, **options)
+        output = self._output(images)
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None:
             return pooled.flatten(1)  # convolutional models pool to (B, D, 1, 1)
         hidden = output.last_hidden_state  # (B, T, D) or (B, D, height, width)
         return hidden.mean(dim=1) if hidden.dim() == 3 else hidden.mean(dim=(2, 3))
+
+    def rows(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, S, S) -> one row per patch (B, P, D), or a map of positions."""
+        rows: Tensor = self._output(images).last_hidden_state
+        return rows
+
+    def _output(self, images: Tensor) -> Any:
+        options = {"noise": self._order(images)} if self._masks else {}
+        return self.model(pixel_values=images, **options)
 
     def _order(self, images: Tensor) -> Tensor:
         """What a masked autoencoder sorts its patches by: their place, (B, patches)."""
@@ -87,6 +95,9 @@ class HuggingFaceImages(ImageFamily):
         side = encoder.preprocessing.image_size_px
         self._finish(encoder, config, network, torch.zeros(1, 3, side, side, dtype=torch.uint8))
         return encoder
+
+    def sequence(self, body: HfImageBody, images: Tensor) -> Tensor:
+        return body.rows(images)
 
 
 def _model(

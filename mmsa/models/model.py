@@ -61,10 +61,11 @@ class SentimentModel(nn.Module):
         """
         text_features = image_features = None
         if self.text_encoder is not None:
-            text_features = self.text_encoder(input_ids, attention_mask)  # (B, D_text)
+            text_features = self.text_encoder(input_ids, attention_mask)  # (B, D) or (B, T, D)
         if self.image_encoder is not None:
-            image_features = self.image_encoder(images)  # (B, D_image)
-        return self.fusion(text_features, image_features)
+            image_features = self.image_encoder(images)  # (B, D) or (B, P, D)
+        logits: Tensor = self.fusion(text_features, image_features)
+        return logits
 
 
 def build_model(
@@ -84,19 +85,22 @@ def build_model(
     """
     outputs = num_outputs(config, num_classes)
     head_class = fusion_class(config.fusion.name)
+    sequences = head_class.takes == "sequences"
     text_encoder = image_encoder = None
     problems: list[str] = []  # of both encoders: checkpoints are often missing together
     missing: list[str] = []
     try:
         if head_class.uses_text:
-            text_encoder = build_text_encoder(config.text_encoder, vocab_size)
+            text_encoder = build_text_encoder(config.text_encoder, vocab_size, sequences=sequences)
     except NotOnThisMachine as error:
         missing += error.problems
     except UserError as error:
         problems.append(str(error))
     try:
         if head_class.uses_image:
-            image_encoder = build_image_encoder(config.image_encoder, preprocessing)
+            image_encoder = build_image_encoder(
+                config.image_encoder, preprocessing, sequences=sequences
+            )
     except NotOnThisMachine as error:
         missing += error.problems
     except UserError as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmsa.errors import UserError
 from mmsa.models.encoders import TEXT_SECTION, Encoder
 from mmsa.models.eval_mode import eval_mode
+from mmsa.models.fusion.sequences import Features, FeatureSequence
 from mmsa.models.packed_texts import PackedTexts, pack_texts
 from mmsa.models.text_pooling import Pooling, padding_id, pooled, reads_left_to_right
 
@@ -71,12 +72,22 @@ class TextEncoder(Encoder):
             self.pooling = "last"
         self._pooling_is_open = False
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D)."""
+    def begin_sequences(self, named: str) -> None:
+        """Give the rows of all tokens from now on; `named` is for messages."""
+        tokens = torch.zeros(1, 4, dtype=torch.long)
+        self._begin_sequences(named, tokens, torch.ones_like(tokens))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Features:
+        """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D), or (B, T, D)."""
         with self._body_gradient():
             hidden = self._hidden(input_ids, attention_mask)  # (B, T, D)
-            features = pooled(hidden, attention_mask, self.pooling)
-        return self._project(features)
+            features = hidden
+            if not self.gives_sequences:
+                features = pooled(hidden, attention_mask, self.pooling)
+        features = self._project(features)  # not frozen with the body
+        if self.gives_sequences:
+            return FeatureSequence(features, attention_mask.bool())
+        return features
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # One call of the body whatever the lengths: under ZeRO-3 each call is a collective.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmsa.errors import UserError, first_line
 from mmsa.models.eval_mode import eval_mode
+from mmsa.models.fusion.sequences import masked_mean
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -30,15 +31,6 @@ def pooled(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "last":
         return last_token(hidden, attention_mask)
     return masked_mean(hidden, attention_mask)
-
-
-def masked_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean of `hidden` (B, T, D) over the tokens whose mask (B, T) is 1: (B, D), float32.
-
-    A row without any token is zeros. Summed in float32, because long sums in bfloat16 lose digits.
-    """
-    mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
-    return (hidden.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def last_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:

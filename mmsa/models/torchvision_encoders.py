@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmsa.config import ImageEncoderConfig
 from mmsa.errors import UserError
@@ -88,6 +89,12 @@ class ResNets(TorchvisionFamily):
         body.fc = nn.Identity()
         return [body.layer1, body.layer2, body.layer3, body.layer4], []
 
+    def sequence(self, body: Any, images: Tensor) -> Tensor:
+        found = body.maxpool(body.relu(body.bn1(body.conv1(images))))
+        for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
+            found = stage(found)
+        return cast(Tensor, found)
+
 
 @register_encoder("image", "mobilenet_v2")
 class MobileNets(TorchvisionFamily):
@@ -96,6 +103,9 @@ class MobileNets(TorchvisionFamily):
     def take_apart(self, body: Any) -> tuple[Sequence[Any], Sequence[nn.Module]]:
         body.classifier = nn.Identity()
         return list(body.features), []
+
+    def sequence(self, body: Any, images: Tensor) -> Tensor:
+        return cast(Tensor, body.features(images))
 
 
 @register_encoder("image", "vit_")
@@ -108,6 +118,12 @@ class VisionTransformers(TorchvisionFamily):
     def take_apart(self, body: Any) -> tuple[Sequence[Any], Sequence[nn.Module]]:
         body.heads = nn.Identity()
         return list(body.encoder.layers), [body.encoder.ln]
+
+    def sequence(self, body: Any, images: Tensor) -> Tensor:
+        """The class token, then the patches."""
+        patches = body._process_input(images)
+        first = body.class_token.expand(len(images), -1, -1)
+        return cast(Tensor, body.encoder(torch.cat([first, patches], dim=1)))
 
     def body_state(self, encoder: Any, name: str, state: State) -> State:
         """With position embeddings learned at another input size interpolated to this one."""
@@ -129,6 +145,10 @@ class ConvNeXts(TorchvisionFamily):
         children = list(body.features)
         stages = [children[at : at + 2] for at in range(0, len(children), 2)]
         return stages, [body.classifier[0]]
+
+    def sequence(self, body: Any, images: Tensor) -> Tensor:
+        """With the norm that the pooled features have, at each position."""
+        return cast(Tensor, body.classifier[0](body.features(images)))
 
 
 def _weights(name: str) -> Any:

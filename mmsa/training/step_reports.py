@@ -1,15 +1,16 @@
 """What the ranks tell each other after each step, without waiting for the answer.
 
-The loss and gradient norm of a step, whether they are finite, and each reason to stop that a rank
-has received travel in one small tensor. It is summed over the ranks while the next step computes
-and read at that step's end, so no step waits for the host or for the slowest rank.
+The loss and gradient norm of a step, whether they are finite, each reason to stop that a rank has
+received, and the measures of the fusion head travel in one small tensor. It is summed over the
+ranks while the next step computes and read at that step's end, so no step waits for the host or for
+the slowest rank.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,7 @@ class StepResult:
     grad_norm: Tensor | float  # of the whole gradient, before clipping
     nonfinite: Tensor  # bool: whether the gradient or this rank's loss is not finite
     keys: list[str]  # of this rank's samples
+    measures: dict[str, Tensor] = field(default_factory=dict)  # parts of means, as `loss` is
 
 
 @dataclass
@@ -41,15 +43,30 @@ class StepReport:
     grad_norm: float = 0.0  # of the whole gradient, before clipping
     nonfinite: bool = False  # on any rank; the weights were not changed
     stop: list[str] = field(default_factory=list)  # reasons to stop, of any rank
+    measures: dict[str, float] = field(default_factory=dict)  # means over the global batch
+
+
+def add_measures(sums: dict[str, Tensor], told: Mapping[str, Tensor], shares: Tensor) -> None:
+    """Add what the samples of a micro-batch told, (B,) each, to the sums of a step, by name.
+
+    `shares` (B,) are the samples' shares in the global batch's mean: 0 for rows that pad a batch.
+    """
+    for name, values in told.items():
+        sums[name] = sums.get(name, torch.zeros_like(shares[0])) + (values * shares).sum()
 
 
 class StepReports:
     """Reports in flight. All ranks post and collect at the same steps."""
 
-    def __init__(self, accelerator: Accelerator, reasons: Sequence[str]) -> None:
-        """`reasons`: every possible reason to stop, the same list on all ranks."""
+    def __init__(
+        self, accelerator: Accelerator, reasons: Sequence[str], measures: Sequence[str] = ()
+    ) -> None:
+        """`reasons`: every possible reason to stop; `measures`: the names of those of each step.
+
+        Both lists are the same on all ranks.
+        """
         self._accelerator = accelerator
-        self._reasons = tuple(reasons)
+        self._reasons, self._measures = tuple(reasons), tuple(measures)
         self._pending: deque[tuple[StepReport, Callable[[], list[float]]]] = deque()
         on_gpu = accelerator.device.type == "cuda"
         self._stream = torch.cuda.Stream() if on_gpu else None
@@ -62,13 +79,16 @@ class StepReports:
         Nothing here waits for the device.
         """
         report = StepReport(step, rates, result.keys)
-        told = torch.zeros(_FIRST_REASON + len(self._reasons), device=result.loss.device)
+        first_measure = _FIRST_REASON + len(self._reasons)
+        told = torch.zeros(first_measure + len(self._measures), device=result.loss.device)
         told[_LOSS] = result.loss
         if self._accelerator.is_main_process:
             told[_GRAD_NORM] = result.grad_norm  # the same on all ranks
         told[_NONFINITE] = result.nonfinite
         for reason in stop:
             told[_FIRST_REASON + self._reasons.index(reason)].fill_(1.0)
+        for at, name in enumerate(self._measures, first_measure):
+            told[at] = result.measures[name]
         self._pending.append((report, self._sum(told)))
 
     def collect(self, everything: bool) -> list[StepReport]:
@@ -88,8 +108,10 @@ class StepReports:
         values = values_of()
         report.loss, report.grad_norm = values[_LOSS], values[_GRAD_NORM]
         report.nonfinite = values[_NONFINITE] > 0
-        counts = zip(self._reasons, values[_FIRST_REASON:], strict=True)
+        first_measure = _FIRST_REASON + len(self._reasons)
+        counts = zip(self._reasons, values[_FIRST_REASON:first_measure], strict=True)
         report.stop = [reason for reason, count in counts if count > 0]
+        report.measures = dict(zip(self._measures, values[first_measure:], strict=True))
         return report
 
     def _sum(self, told: Tensor) -> Callable[[], list[float]]:

@@ -83,10 +83,12 @@ class Tracker:
         rates: Mapping[str, float],
         grad_norm: float,
         ended: float | None = None,
+        of_fusion: Mapping[str, float] | None = None,
     ) -> None:
         """Training measures of step `step`; `loss` is the mean over the global batch.
 
-        `ended` is the `time.perf_counter()` of its end (default: now).
+        `of_fusion` are the measures of the fusion head, also means. `ended` is the
+        `time.perf_counter()` of its end (default: now).
         """
         if not self._enabled:
             return
@@ -98,6 +100,7 @@ class Tracker:
             "grad_norm": grad_norm,
             "samples_per_s": samples_per_s,
             **{f"lr_{part}": rate for part, rate in rates.items()},
+            **{f"fusion_{name}": value for name, value in (of_fusion or {}).items()},
         }
         self._write({"kind": "train", "step": step, **measures})
         self.latest |= {"samples_per_s": round(samples_per_s, 1), "loss": loss}

@@ -67,15 +67,26 @@ def test_losses_and_weights_do_not_depend_on_engine_and_world(
 
 
 @pytest.mark.parametrize(
-    "engine", ["ddp", pytest.param("zero1", marks=pytest.mark.soak), "zero2", "zero3"]
+    ("engine", "fusion"),
+    [
+        ("ddp", "cross_attention"),
+        ("zero1", "concat"),
+        ("zero2", "gated"),
+        ("zero3", "bottleneck"),
+        pytest.param("zero1", "bottleneck", marks=pytest.mark.soak),
+        pytest.param("zero2", "cross_attention", marks=pytest.mark.soak),
+        pytest.param("zero3", "cross_attention", marks=pytest.mark.soak),
+        pytest.param("ddp", "gated", marks=pytest.mark.soak),
+    ],
 )
 def test_bf16_with_batch_norm_and_recomputed_layers(
-    shards: Path, tmp_path: Path, engine: str
+    shards: Path, tmp_path: Path, engine: str, fusion: str
 ) -> None:
     """BatchNorm in training mode, dropout, gradient checkpointing, bf16: finite, and like DDP."""
     settings = [*TINY, f"data.shards={shards}", "train.max_steps=4", "train.mixed_precision=bf16"]
     settings += ["model.text_encoder.gradient_checkpointing=true"]
     settings += ["model.image_encoder.gradient_checkpointing=true"]
+    settings += [f"model.fusion.name={fusion}"]
     run_dir = train(tmp_path / "run", engine, 2, *settings)
     assert "mixed_precision bf16" in (run_dir / "log.txt").read_text()
     losses = [line["loss"] for line in metric_lines(run_dir, "train")]
@@ -86,6 +97,11 @@ def test_bf16_with_batch_norm_and_recomputed_layers(
     expected = metric_lines(single, "train")[0]["loss"]
     assert losses[0] == pytest.approx(expected, rel=0.1)  # dropout draws differ by rank
     assert np.isfinite(losses).all()
+    if fusion == "gated":
+        gates = [line["fusion_image_gate"] for line in metric_lines(run_dir, "train")]
+        first = metric_lines(single, "train")[0]["fusion_image_gate"]
+        assert gates[0] == pytest.approx(first, rel=0.05)
+        assert all(0 < gate < 1 for gate in gates)
     exported = load_file(run_dir / "best" / "model.safetensors")
     assert all(
         str(tensor.dtype) in ("torch.float32", "torch.int64") for tensor in exported.values()

@@ -46,6 +46,9 @@ FUSIONS: list[dict[str, object]] = [
     {"name": "attention", "width": 8, "num_heads": 2, "text_width": None, "image_width": None},
     {"name": "text_only"},
     {"name": "image_only"},
+    {"name": "gated", "width": 6},
+    {"name": "cross_attention", "width": 8, "num_layers": 2, "feedforward": 6, "hidden": [4]},
+    {"name": "bottleneck", "width": 8, "num_heads": 2, "feedforward": 6, "num_tokens": 3},
 ]
 TRAINED: list[dict[str, object]] = [
     {"train": "full"},

@@ -9,8 +9,8 @@ from torch import nn
 from mmsa.config import TextEncoderConfig
 from mmsa.errors import UserError
 from mmsa.models.build_encoders import build_text_encoder
+from mmsa.models.fusion.sequences import masked_mean
 from mmsa.models.text_encoders import TextEncoder
-from mmsa.models.text_pooling import masked_mean
 from tests.models.tiny import IMAGE_SIZES, TEXT_SIZES, text_settings
 
 IDS = torch.tensor([[2, 5, 7, 3], [2, 9, 3, 0]])

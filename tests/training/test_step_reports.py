@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mmsa.training.step_reports import StepReports, StepResult
+from mmsa.training.step_reports import StepReports, StepResult, add_measures
 
 
 @pytest.fixture
@@ -32,10 +32,24 @@ def test_a_report_is_read_a_step_later(reports: StepReports) -> None:
     (first,) = reports.collect(everything=False)
     assert (first.step, first.loss, first.grad_norm, first.nonfinite) == (1, 0.5, 2.0, False)
     assert (first.keys, first.rates, first.stop) == (["key-1"], {"head": 0.1}, [])
+    assert first.measures == {}
     post(reports, 3)
     second, third = reports.collect(everything=True)
     assert (second.nonfinite, third.step, third.nonfinite) == (True, 3, False)
     assert reports.collect(everything=True) == []
+
+
+def test_measures_are_summed_as_the_loss_is(accelerator: Accelerator) -> None:
+    """Two micro-batches of 2 real samples and of 1, whose other row pads the batch."""
+    reports = StepReports(accelerator, ("SIGTERM",), ("image_gate",))
+    sums: dict[str, torch.Tensor] = {}
+    add_measures(sums, {"image_gate": torch.tensor([0.3, 0.6])}, torch.tensor([1.0, 1.0]) / 3)
+    add_measures(sums, {"image_gate": torch.tensor([0.9, 0.1])}, torch.tensor([1.0, 0.0]) / 3)
+    result = StepResult(torch.tensor(0.5), 2.0, torch.tensor(False), ["a", "b", "c"], sums)
+    reports.post(1, result, {}, stop=["SIGTERM"])
+    (report,) = reports.collect(everything=True)
+    assert report.measures == pytest.approx({"image_gate": 0.6})
+    assert (report.loss, report.stop) == (0.5, ["SIGTERM"])
 
 
 def test_a_stop_brings_the_newest_report_too(reports: StepReports) -> None:
