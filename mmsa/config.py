@@ -7,7 +7,6 @@ description. The resolved configuration is written to `RUN/config.yaml`, which c
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
@@ -16,13 +15,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
-from mmsa.foundation.parsing import parse_yaml
-from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
+from mmsa.foundation.overrides import apply_override, problems_in
+from mmsa.foundation.settings_yaml import SettingsDumper, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns a list of problems.
 Check = Callable[[dict[str, Any]], list[str]]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+# Settings that came after the first version; see `Config.content`.
+LATER_SETTINGS = ("run.trackers",)
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
@@ -198,15 +199,25 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     launch: LaunchConfig = LaunchConfig()
 
-    def to_yaml(self) -> str:
-        """The content of a file that `load_config` reads back as an equal configuration.
+    def content(self) -> dict[str, Any]:
+        """Every key with its value, as JSON has them, except `LATER_SETTINGS` at their default.
 
-        Every key with its value, but for `run.trackers` at its default: files are then the same as
-        those of versions without it, which can read them.
+        Files and hashes are then the same as those of versions without them, which can read them.
         """
         content = self.model_dump(mode="json")
-        if self.run.trackers == RunConfig().trackers:
-            del content["run"]["trackers"]
+        default = Config().model_dump(mode="json")
+        for path in LATER_SETTINGS:
+            *sections, key = path.split(".")
+            mine, usual = content, default
+            for section in sections:
+                mine, usual = mine[section], usual[section]
+            if mine[key] == usual[key]:
+                del mine[key]
+        return content
+
+    def to_yaml(self) -> str:
+        """The `content` as a file that `load_config` reads back as an equal configuration."""
+        content = self.content()
         return yaml.dump(content, Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
 
 
@@ -221,14 +232,14 @@ def load_config(
     problems: list[str] = []
     raw: dict[str, Any] = read_yaml(file) if file else {}
     for override in overrides:
-        problem = _apply_override(raw, override)
+        problem = apply_override(raw, override)
         if problem:
             problems.append(problem)
     config: Config | None = None
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += _as_text(error)
+        problems += problems_in(error, Config)
     sections = {name: section for name, section in raw.items() if isinstance(section, dict)}
     for check in checks:
         problems += check(sections)
@@ -239,56 +250,3 @@ def load_config(
             )
         )
     return config
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> str | None:
-    """Set `a.b=value` in `raw`; returns a problem as text, or None."""
-    path, equals, text = override.partition("=")
-    parts = path.split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
-    try:
-        value = parse_yaml(text, SettingsLoader)
-    except yaml.YAMLError as error:
-        shown = override if len(override) <= 200 else f"{override[:200]}..."
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        return f"the value of '{shown}' is not valid YAML ({problem}); quote it"
-    node = raw
-    for part in parts[:-1]:
-        child = node.get(part)
-        if not isinstance(child, dict):
-            child = node[part] = {}
-        node = child
-    node[parts[-1]] = value
-    return None
-
-
-def _as_text(error: ValidationError) -> list[str]:
-    """One problem for each setting, also where a value fits none of a union's types."""
-    problems: dict[str, str] = {}
-    for detail in error.errors():
-        path, known = _setting(detail["loc"])
-        dotted = ".".join(path)
-        if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
-            problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
-        elif dotted in problems:
-            problems[dotted] += f", or: {detail['msg']}"
-        else:
-            problems[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
-    return list(problems.values())
-
-
-def _setting(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """Path to the failing field and its valid siblings; indices inside a value are dropped."""
-    path: list[str] = []
-    fields: dict[Any, Any] = {}
-    model: Any = Config
-    for part in location:
-        if not hasattr(model, "model_fields"):
-            break
-        fields = model.model_fields
-        path.append(str(part))
-        model = fields[part].annotation if part in fields else None
-    return path, list(fields)
