@@ -7,7 +7,6 @@ description. The resolved configuration is written to `RUN/config.yaml`, which c
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
@@ -16,13 +15,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
-from mmsa.foundation.parsing import parse_yaml
-from mmsa.foundation.settings_yaml import SettingsDumper, SettingsLoader, read_yaml
+from mmsa.foundation.overrides import apply_override, problems_in
+from mmsa.foundation.settings_yaml import SettingsDumper, read_yaml
 
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns a list of problems.
 Check = Callable[[dict[str, Any]], list[str]]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+# Settings that came after the first version; see `Config.content`.
+LATER_SETTINGS = (
+    "run.trackers",
+    "data.auto_augment",
+    "data.auto_augment_operations",
+    "data.auto_augment_magnitude",
+    "model.image_encoder.drop_path",
+    "model.auxiliary",
+    "optim.layer_decay",
+    "train.ema",
+)
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
@@ -61,6 +71,11 @@ class DataConfig(Section):
     augment: bool = Field(True, description="random crop and flip of training images")
     flip_probability: float = Field(0.5, ge=0, le=1, description="of a training image, mirrored")
     min_crop_scale: float = Field(1.0, gt=0, le=1, description="smallest random crop, of the side")
+    auto_augment: Literal["none", "rand_augment", "trivial_augment"] = Field(
+        "none", description="torchvision's random policy for training images"
+    )
+    auto_augment_operations: int = Field(2, ge=1, description="of rand_augment, for each image")
+    auto_augment_magnitude: int = Field(9, ge=0, le=30, description="of rand_augment")
     drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
     bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
 
@@ -99,6 +114,9 @@ class ImageEncoderConfig(Section):
         "train", description="statistics: each rank's own, the pretrained ones, or all ranks' (GPU)"
     )
     gradient_checkpointing: bool = Field(False, description="compute stages twice to save memory")
+    drop_path: float | None = Field(
+        None, ge=0, lt=1, description="stochastic depth of the last block; null: the encoder's own"
+    )
 
 
 class FusionConfig(Section):
@@ -123,6 +141,13 @@ class LossConfig(Section):
         return dict(self.model_extra or {})
 
 
+class AuxiliaryConfig(Section):
+    """Weights of the losses of heads on each modality's own label; 0: no head."""
+
+    text: float = Field(0.0, ge=0)
+    image: float = Field(0.0, ge=0)
+
+
 class ModelConfig(Section):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
@@ -134,6 +159,7 @@ class ModelConfig(Section):
         "none", description="balanced: inverse frequency, mean 1 over the training split"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
 
 
 class OptimConfig(Section):
@@ -141,6 +167,9 @@ class OptimConfig(Section):
     text_lr: float = Field(2e-5, ge=0, description="peak learning rate of the text encoder")
     image_lr: float = Field(1e-4, ge=0)
     head_lr: float = Field(1e-3, ge=0, description="of fusion head and projections")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="of an encoder's rate, from each layer to the one below"
+    )
     weight_decay: float = Field(0.01, ge=0, description="not on norms and biases")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
@@ -166,6 +195,9 @@ class TrainConfig(Section):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="null: as the launcher says"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of the average of the weights; null: no average"
     )
     compile: bool = Field(False, description="torch.compile the encoders; not with zero3")
 
@@ -198,15 +230,25 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     launch: LaunchConfig = LaunchConfig()
 
-    def to_yaml(self) -> str:
-        """The content of a file that `load_config` reads back as an equal configuration.
+    def content(self) -> dict[str, Any]:
+        """Every key with its value, as JSON has them, except `LATER_SETTINGS` at their default.
 
-        Every key with its value, but for `run.trackers` at its default: files are then the same as
-        those of versions without it, which can read them.
+        Files and hashes are then the same as those of versions without them, which can read them.
         """
         content = self.model_dump(mode="json")
-        if self.run.trackers == RunConfig().trackers:
-            del content["run"]["trackers"]
+        default = Config().model_dump(mode="json")
+        for path in LATER_SETTINGS:
+            *sections, key = path.split(".")
+            mine, usual = content, default
+            for section in sections:
+                mine, usual = mine[section], usual[section]
+            if mine[key] == usual[key]:
+                del mine[key]
+        return content
+
+    def to_yaml(self) -> str:
+        """The `content` as a file that `load_config` reads back as an equal configuration."""
+        content = self.content()
         return yaml.dump(content, Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
 
 
@@ -221,14 +263,14 @@ def load_config(
     problems: list[str] = []
     raw: dict[str, Any] = read_yaml(file) if file else {}
     for override in overrides:
-        problem = _apply_override(raw, override)
+        problem = apply_override(raw, override)
         if problem:
             problems.append(problem)
     config: Config | None = None
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += _as_text(error)
+        problems += problems_in(error, Config)
     sections = {name: section for name, section in raw.items() if isinstance(section, dict)}
     for check in checks:
         problems += check(sections)
@@ -239,56 +281,3 @@ def load_config(
             )
         )
     return config
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> str | None:
-    """Set `a.b=value` in `raw`; returns a problem as text, or None."""
-    path, equals, text = override.partition("=")
-    parts = path.split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
-    try:
-        value = parse_yaml(text, SettingsLoader)
-    except yaml.YAMLError as error:
-        shown = override if len(override) <= 200 else f"{override[:200]}..."
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        return f"the value of '{shown}' is not valid YAML ({problem}); quote it"
-    node = raw
-    for part in parts[:-1]:
-        child = node.get(part)
-        if not isinstance(child, dict):
-            child = node[part] = {}
-        node = child
-    node[parts[-1]] = value
-    return None
-
-
-def _as_text(error: ValidationError) -> list[str]:
-    """One problem for each setting, also where a value fits none of a union's types."""
-    problems: dict[str, str] = {}
-    for detail in error.errors():
-        path, known = _setting(detail["loc"])
-        dotted = ".".join(path)
-        if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
-            problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
-        elif dotted in problems:
-            problems[dotted] += f", or: {detail['msg']}"
-        else:
-            problems[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
-    return list(problems.values())
-
-
-def _setting(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """Path to the failing field and its valid siblings; indices inside a value are dropped."""
-    path: list[str] = []
-    fields: dict[Any, Any] = {}
-    model: Any = Config
-    for part in location:
-        if not hasattr(model, "model_fields"):
-            break
-        fields = model.model_fields
-        path.append(str(part))
-        model = fields[part].annotation if part in fields else None
-    return path, list(fields)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -20,6 +20,7 @@ from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.checkpoint_folders import whole_checkpoints
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
+from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
 from mmsa.evaluation.predict import predict_split
@@ -27,7 +28,7 @@ from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, write_export
 from mmsa.models.batchnorm import averaged_statistics, with_statistics
-from mmsa.models.model import count_parameters, parameter_groups
+from mmsa.models.model import count_parameters
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
@@ -36,7 +37,8 @@ from mmsa.training.checkpoints.resume import config_sha256
 from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
-from mmsa.training.optim import build_optimizer
+from mmsa.training.objective import Objective
+from mmsa.training.optim import optimizer_of
 from mmsa.training.prepared_run import PreparedRun
 from mmsa.training.profile import StepProfile
 from mmsa.training.tracking import Tracker
@@ -77,10 +79,7 @@ class Run:
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
-        self.class_weights: Tensor | None = None  # (C,)
-        if self.config.model.class_weights == "balanced":
-            weights = balanced_weights(self.data.class_counts)
-            self.class_weights = weights.to(accelerator.device)
+        self.objective = Objective(self.config.model, self.data.class_counts, accelerator.device)
         self.validated: Predictions | None = None  # by the last validation
         self._run_config = ""  # the content of config.yaml, on the main rank
         if accelerator.is_main_process:
@@ -116,7 +115,7 @@ class Run:
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
         )
-        optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        optimizer = optimizer_of(self.bare_model, self.config.optim)
         self.guard = NonfiniteGuard(
             optimizer,
             self.bare_model,
@@ -126,12 +125,18 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(self.bare_model, optimizer)
         if isinstance(self.model, DistributedDataParallel) and not self.config.train.compile:
             rehearse(self.model, self.bare_model)
+        self.average: WeightAverage | None = None
+        decay = self.config.train.ema
+        if decay is not None:
+            wrapped = (self.bare_model, self.optimizer, self.accelerator)
+            self.average = WeightAverage(*wrapped, decay)
         if self.resumed_from is not None:
             checkpoints.restore(
                 self.resumed_from,
                 accelerator=self.accelerator,
                 model=self.bare_model,
                 optimizer=self.optimizer,
+                average=self.average,
             )
 
     def is_due(self, every_steps: int | None) -> bool:
@@ -161,9 +166,9 @@ class Run:
         return checkpoints.last_save_s(self.run_dir)
 
     def validate(self) -> dict[str, Any]:
-        """Validation metrics, with the ranks' mean BatchNorm statistics; a collective."""
-        statistics = averaged_statistics(self.bare_model, self.accelerator)
-        with with_statistics(self.bare_model, statistics):
+        """Validation metrics of the weights that are exported; a collective."""
+        statistics = self._exported_statistics()
+        with self._exported_weights(), with_statistics(self.bare_model, statistics):
             self.validated, _ = predict_split(
                 self.bare_model,
                 self.loaders.validation,
@@ -175,6 +180,15 @@ class Run:
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
         return compute_metrics(self.validated)
+
+    def _exported_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights of its exports: with `train.ema` their average."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _exported_statistics(self) -> dict[str, Tensor]:
+        """The BatchNorm statistics of exports, the mean over the ranks; a collective."""
+        own = None if self.average is None else self.average.statistics
+        return averaged_statistics(self.bare_model, self.accelerator, own)
 
     def keep_if_best(self, metrics: dict[str, Any]) -> None:
         """Export the model if it is the best so far; count towards early stopping. A collective."""
@@ -190,8 +204,7 @@ class Run:
         state.stopped_early = patience is not None and state.validations_since_best >= patience
 
     def _write_best(self) -> None:
-        statistics = averaged_statistics(self.bare_model, self.accelerator)
-        weights = gather_weights(self.bare_model, self.optimizer, self.accelerator)
+        statistics = self._exported_statistics()
 
         def write() -> None:
             if weights is not None:
@@ -204,7 +217,9 @@ class Run:
                 )
 
         try:
-            together(self.accelerator, write)
+            with self._exported_weights():
+                weights = gather_weights(self.bare_model, self.optimizer, self.accelerator)
+                together(self.accelerator, write)
         except WriteError as error:
             what = f"the export of step {self.state.step}"
             raise AgreedError(not_written(what, self.run_dir, error)) from None
@@ -213,13 +228,14 @@ class Run:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
         if self.audit is not None:
             self.audit.flush()
-        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        statistics = self._exported_statistics()
         checkpoints.save_checkpoint(
             self.run_dir,
             self.state.step,
             accelerator=self.accelerator,
             model=self.bare_model,
             optimizer=self.optimizer,
+            average=self.average,
             write_export=lambda directory, weights: self._write_export(
                 directory, weights, statistics
             ),
@@ -280,10 +296,3 @@ class Run:
             calibration=calibration,
             sealed=False,  # by those who flush it
         )
-
-
-def balanced_weights(class_counts: list[int]) -> Tensor:
-    """Weights (C,) inverse to the classes' frequency, whose mean over the training split is 1."""
-    counts = torch.tensor(class_counts, dtype=torch.float64)
-    num_present = (counts > 0).sum()
-    return (counts.sum() / (num_present * counts.clamp(min=1))).float()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 
 from mmsa.config import Check, Config
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
+from mmsa.data.decoding.auto_augment import AutoAugment
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.modality_labels import shares_with_labels
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
@@ -24,6 +26,7 @@ from mmsa.data.trainable import how_to_fill, require_train_and_val
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.labels import ClassMap, class_map
+from mmsa.models.auxiliary import auxiliary_weights
 from mmsa.models.model import MODEL_CHECKS, SentimentModel
 from mmsa.process.runtime import World
 from mmsa.training.checkpoints import checkpoint as checkpoints
@@ -84,6 +87,9 @@ def prepare_run(
     manifest = load_manifest(str(config.data.shards))
     classes = class_map(manifest.classes, config.data.classes)
     train, validation = _splits(config, manifest, classes, world)
+    wants_own_labels = auxiliary_weights(config.model.auxiliary)
+    if wants_own_labels and checkpoint is None:
+        _require_own_labels(wants_own_labels, str(config.data.shards), train, classes)
     plan = batch_plan(
         len(train),
         global_batch_size=config.train.global_batch_size,
@@ -112,9 +118,12 @@ def prepare_run(
         num_steps = min(num_steps, config.train.max_steps)
     need = _disk_need(config, run_dir, parts.model, plan, world, (state.step, num_steps))
     check_room(need, run_dir)
-    soft_classes = classes if manifest.has_soft_labels else None
+    label_classes = {
+        "soft_classes": classes if manifest.has_soft_labels else None,
+        "modality_classes": classes if wants_own_labels else None,
+    }
     steps = (state.step, num_steps)
-    loaders = _loaders(config, train, validation, plan, world, steps, parts, soft_classes)
+    loaders = _loaders(config, train, validation, plan, world, steps, parts, label_classes)
     mark("loader")
     return PreparedRun(
         config=config,
@@ -147,6 +156,33 @@ def _splits(
     return train, validation
 
 
+def _require_own_labels(
+    wanted: Collection[str], shards: str, train: SplitReader, classes: ClassMap
+) -> None:
+    """Raise `UserError` where no sample has the label that an auxiliary head would be trained on.
+
+    Samples without one are trained on the pair's label alone; the log says how many.
+    """
+    shares = shares_with_labels(train, classes)
+    missing = [modality for modality in wanted if not shares[modality]]
+    if missing:
+        names = " and ".join(f"{modality}_label" for modality in missing)
+        keys = " and ".join(f"model.auxiliary.{modality}" for modality in missing)
+        raise UserError(
+            f"{keys} cannot be used: the samples of {shards} that were looked at have no {names} "
+            "of the model's classes. MVSA packed by mvsa-single or mvsa-multiple has them; for "
+            f"this set use {keys.replace(' and ', '=0 ')}=0"
+        )
+    for modality in wanted:
+        if shares[modality] < 1:
+            logger.info(
+                "%.1f %% of the training samples that were looked at have no %s label of their "
+                "own, and are trained on the pair's label alone",
+                100 * (1 - shares[modality]),
+                modality,
+            )
+
+
 def _disk_need(
     config: Config,
     run_dir: Path,
@@ -166,6 +202,7 @@ def _disk_need(
         model,
         world_size=world.world_size,
         keep_checkpoints=config.train.keep_checkpoints,
+        averaged=config.train.ema is not None,
         saves_to_come=times(config.train.checkpoint_every_steps),
         validations_to_come=times(config.train.validate_every_steps),
     )
@@ -188,6 +225,20 @@ def _state_of(checkpoint: Path, run_dir: Path) -> TrainingState:
     return state
 
 
+def _augmentation(config: Config) -> Augmentation | None:
+    """What happens to training images at random; None: nothing."""
+    data, auto = config.data, None
+    if data.auto_augment != "none":
+        auto = AutoAugment(
+            data.auto_augment, data.auto_augment_operations, data.auto_augment_magnitude
+        )
+    if not data.augment and auto is None:
+        return None
+    return Augmentation(
+        config.run.seed, data.min_crop_scale, data.flip_probability, data.augment, auto
+    )
+
+
 def _loaders(
     config: Config,
     train: SplitReader,
@@ -196,7 +247,7 @@ def _loaders(
     world: World,
     steps: tuple[int, int],
     parts: ModelParts,
-    soft_classes: ClassMap | None,
+    label_classes: dict[str, ClassMap | None],
 ) -> RunLoaders:
     """Start the loaders of this rank, for `steps` (first, end) and for every validation."""
     train_requests = TrainRequests(
@@ -212,11 +263,6 @@ def _loaders(
     validation_requests = EvaluationRequests(
         validation, config.eval.batch_size, world.world_size, world.rank, repeat=True
     )
-    augmentation = None
-    if config.data.augment:
-        augmentation = Augmentation(
-            config.run.seed, config.data.min_crop_scale, config.data.flip_probability
-        )
 
     def loader(requests: TrainRequests | EvaluationRequests, **more: Any) -> Loader:
         return Loader(
@@ -230,7 +276,7 @@ def _loaders(
         )
 
     return RunLoaders(
-        train=loader(train_requests, augmentation=augmentation, soft_classes=soft_classes),
+        train=loader(train_requests, augmentation=_augmentation(config), **label_classes),
         validation=loader(validation_requests),
         num_validation_batches=len(validation_requests),
     )

@@ -159,10 +159,11 @@ def data_suffix(dataset: str, digest: str) -> str:
 
 def configuration_hash(config: Config) -> str:
     """16 hex digits, equal for runs that differ only in seed, locations and speed."""
-    content = config.model_dump(mode="json", exclude={"launch", "eval"})
+    content = config.content()
+    del content["launch"], content["eval"]
     for section, names in _IGNORED_SETTINGS.items():
         for name in names:
-            del content[section][name]
+            content[section].pop(name, None)
     # A word tokenizer is built from the train split, so this size differs between folds.
     (content["model"]["text_encoder"]["config"] or {}).pop("vocab_size", None)
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)

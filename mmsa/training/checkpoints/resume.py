@@ -220,7 +220,7 @@ def _shown(settings: dict[str, Any], key: str) -> str:
 
 
 def _comparable(config: Config) -> dict[str, Any]:
-    content = config.model_dump(mode="json")
+    content = config.content()
     classes = content["data"]["classes"]
     if isinstance(classes, dict):
         # A list, because its order is that of the logits and dictionaries compare without it.

@@ -1,0 +1,67 @@
+"""Overrides (`section.key=value`) into nested settings, and what pydantic finds wrong, as text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mmsa.foundation.parsing import parse_yaml
+from mmsa.foundation.settings_yaml import SettingsLoader
+
+
+def apply_override(raw: dict[str, Any], override: str) -> str | None:
+    """Set `a.b=value` in `raw`; returns a problem as text, or None."""
+    path, equals, text = override.partition("=")
+    parts = path.split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        return f"'{override}' is not an override; write section.key=value, as in optim.text_lr=3e-5"
+    try:
+        value = parse_yaml(text, SettingsLoader)
+    except yaml.YAMLError as error:
+        shown = override if len(override) <= 200 else f"{override[:200]}..."
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return f"the value of '{shown}' is not valid YAML ({problem}); quote it"
+    node = raw
+    for part in parts[:-1]:
+        child = node.get(part)
+        if not isinstance(child, dict):
+            child = node[part] = {}
+        node = child
+    node[parts[-1]] = value
+    return None
+
+
+def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """One problem for each setting of the model `root`, as text, also where a value fits none of a
+    union's types."""
+    problems: dict[str, str] = {}
+    for detail in error.errors():
+        path, known = _setting(detail["loc"], root)
+        dotted = ".".join(path)
+        if detail["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
+            problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
+        elif dotted in problems:
+            problems[dotted] += f", or: {detail['msg']}"
+        else:
+            problems[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
+    return list(problems.values())
+
+
+def _setting(location: Iterable[str | int], root: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """Path to the failing field and its valid siblings; indices inside a value are dropped."""
+    path: list[str] = []
+    fields: dict[Any, Any] = {}
+    model: Any = root
+    for part in location:
+        if not hasattr(model, "model_fields"):
+            break
+        fields = model.model_fields
+        path.append(str(part))
+        model = fields[part].annotation if part in fields else None
+    return path, list(fields)
