@@ -23,7 +23,7 @@ from mmsa.foundation.settings_yaml import SettingsDumper, read_yaml
 Check = Callable[[dict[str, Any]], list[str]]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 # Settings that came after the first version; see `Config.content`.
-LATER_SETTINGS = ("run.trackers",)
+LATER_SETTINGS = ("run.trackers", "train.init_from")
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
@@ -169,6 +169,9 @@ class TrainConfig(Section):
         None, description="null: as the launcher says"
     )
     compile: bool = Field(False, description="torch.compile the encoders; not with zero3")
+    init_from: str | None = Field(
+        None, description="run or export whose weights a new run begins with, its head included"
+    )
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

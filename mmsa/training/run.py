@@ -26,6 +26,7 @@ from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, write_export
+from mmsa.lineage import HISTORY_KEY
 from mmsa.models.batchnorm import averaged_statistics, with_statistics
 from mmsa.models.model import count_parameters, parameter_groups
 from mmsa.training.checkpoints import best_export
@@ -260,7 +261,7 @@ class Run:
         statistics: Mapping[str, Tensor],
         calibration: Calibration | None = None,
     ) -> None:
-        manifest = self.data.manifest
+        manifest, history = self.data.manifest, list(self.parts.history)
         write_export(
             directory,
             self.bare_model,
@@ -276,6 +277,7 @@ class Run:
                 "shards_digest": manifest.digest,
                 "protocol": manifest.protocol.model_dump(mode="json"),
                 "mixed_precision": engine.precision(self.accelerator),
+                **({HISTORY_KEY: history} if history else {}),
             },
             calibration=calibration,
             sealed=False,  # by those who flush it
