@@ -73,7 +73,9 @@ def test_an_ensemble_is_the_mean_of_probabilities_and_a_report_like_others(
     assert metrics["identity"]["step"] is None
     assert len(metrics["identity"]["ensemble"]) == 3
     assert "no temperature" in (out / "report.txt").read_text()
-    assert (out / "report.html").is_file()
+    made_of = "probabilities: the mean of 3 models (run-0, run-1, run-2)"
+    assert made_of in (out / "report.txt").read_text()
+    assert made_of in (out / "report.html").read_text()
     # In any order of the members: the same bytes of predictions, and the same identity.
     back = [*reversed(arguments), "--ensemble", "--split", "val", "--out", str(again), *QUICK]
     assert evaluate_main(back) == 0

@@ -14,8 +14,8 @@ def summary_text(findings: Mapping[str, Any]) -> str:
     """Scores with intervals next to the floors; confusions; leaks; calibration; slices."""
     blocks = [_scores(findings), _confusions(findings), findings.get("cautions", [])]
     blocks += [_leaks(findings["leaks"])]
-    if findings.get("soup"):
-        blocks.append([soup_line(findings["soup"])])
+    if made_of := made_of_text(findings):
+        blocks.append([made_of])
     if findings["floors"]:
         blocks.append(_lead(findings["floors"]))
         if note := fitted_on_note(findings["floors"]):
@@ -120,12 +120,17 @@ def _slices(slices: Mapping[str, Any]) -> list[str]:
     return columns(rows)
 
 
-def soup_line(soup: Mapping[str, Any]) -> str:
-    """What a soup is made of, and how it was chosen."""
-    names = ", ".join(one["name"] for one in soup["ingredients"])
-    return (
-        f"weights: {soup['kind']} soup of {len(soup['ingredients'])} ({names}); {looks_text(soup)}"
-    )
+def made_of_text(findings: Mapping[str, Any]) -> str:
+    """What a soup or an ensemble is made of, and how it was chosen; empty for one model."""
+    members, soup = findings.get("members"), findings.get("soup")
+    if members:
+        names = ", ".join(one["name"] for one in members)
+        return f"probabilities: the mean of {len(members)} models ({names})"
+    if not soup:
+        return ""
+    inside = [one["name"] for one in soup["ingredients"]]
+    named = f"{soup['kind']} soup of {len(inside)} ({', '.join(inside)})"
+    return f"weights: {named}; {looks_text(soup)}"
 
 
 def looks_text(soup: Mapping[str, Any]) -> str:
