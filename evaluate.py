@@ -5,6 +5,7 @@
 
     python evaluate.py runs/a runs/b --compare
     python evaluate.py runs/fold-* --folds
+    python evaluate.py runs/a runs/b runs/c --ensemble
 
 A target is a run directory, an export, or RUN/checkpoints/step-N. Any number of processes gives
 the same metrics.json, byte for byte. The files go to RUN/reports/SPLIT-CHECKPOINT/, or to --out.
@@ -17,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmsa.evaluation.arguments import Options, build_parser, check_arguments
+from mmsa.evaluation.arguments import Options, build_parser, check_arguments, is_joint
 from mmsa.extensions import import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
@@ -52,7 +53,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     check_arguments(arguments)
 
     # Everything that can be refused is refused here, before any test split is opened.
-    joint = arguments.compare or arguments.folds
+    joint, one_result = is_joint(arguments), arguments.compare or arguments.folds
     targets = requested_targets(
         arguments.targets,
         precision=arguments.precision,
@@ -64,7 +65,9 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
     )
     if joint:
-        joint_report.check(targets, arguments.metric, folds=arguments.folds)
+        joint_report.check(
+            targets, arguments.metric, folds=arguments.folds, ensemble=arguments.ensemble
+        )
     if arguments.modality_audit:
         for target in targets:
             if target.to_evaluate is not None:
@@ -96,7 +99,13 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
             evaluation.write_report(accelerator, predictions, samples_per_rank, out, changed)
             targets[place] = target.written_to(out)
 
-    if joint and command.world.is_main_process:
+    if not command.world.is_main_process:
+        return
+    if arguments.ensemble:
+        out = None if one_result else arguments.out
+        ensembles = joint_report.write_ensembles(targets, options, folds=arguments.folds, out=out)
+        targets = ensembles if arguments.folds else [*targets, *ensembles]
+    if one_result:
         joint_report.write(targets, arguments.metric, folds=arguments.folds, out=arguments.out)
 
 

@@ -139,10 +139,12 @@ def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
     check_no_job(run_dir, jobs)
     notes, finished = check_start(config)
     if finished:
+        from mmsa.training.checkpoints.resume import further_in_words
+
         raise UserError(
             f"{run_dir} is finished; there is nothing to submit. Evaluate it with: "
             f"python -m launch submit evaluate ... -- {shlex.quote(str(run_dir))}; or choose "
-            "another run.dir"
+            f"another run.dir; {further_in_words(run_dir)}"
         )
     return [*notes, *unchecked]
 
@@ -150,13 +152,15 @@ def check_run(config: Config, *, dry_run: bool = False) -> list[str]:
 def check_start(config: Config) -> tuple[list[str], bool]:
     """Raise `UserError` if the run cannot start; returns notes, and whether it is finished.
 
-    Checks the shards, the batch arithmetic for this shape, and that the run directory belongs to
-    this configuration.
+    Checks the shards, the batch arithmetic for this shape, that the run directory belongs to this
+    configuration, and that what a new run begins from is there.
     """
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
     from mmsa.data.reader import SplitReader
     from mmsa.data.trainable import require_train_and_val
+    from mmsa.export import read_export
+    from mmsa.export_target import resolve_export
     from mmsa.labels import class_map
     from mmsa.training.checkpoints import resume
     from mmsa.training.checkpoints.intact import choose_checkpoint
@@ -181,6 +185,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     if not resumes(
         choice, config, precision=lambda: _precision(config), shards_digest=lambda: manifest.digest
     ):
+        if config.train.init_from is not None:
+            read_export(resolve_export(Path(config.train.init_from).expanduser()).directory)
         return [plan.in_words()], False
     notes = [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
     return notes, resume.is_finished(run_dir)

@@ -2,10 +2,12 @@
 
     folds mvsa-single RAW runs/five --protocol kfold:5 --config launch/runs/small_encoders.yaml
     folds mvsa-single RAW runs/tib10 --protocol tib10 --config FILE -- train.epochs=3  | bash -e
+    folds mvsa-single RAW runs/five --protocol kfold:5 --config FILE --seeds 3
 
-The commands pack and train every fold, then evaluate all of them. Nothing is run here: read the
-lines, pipe them to a shell, or submit each `train.py` line. Settings after -- are passed to every
-`train.py`.
+The commands pack and train every fold, then evaluate all of them. With --seeds N each fold is
+trained with the seeds 0 to N - 1, and its runs are evaluated as an ensemble. Nothing is run here:
+read the lines, pipe them to a shell, or submit each `train.py` line. Settings after -- are passed
+to every `train.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=int, default=1, help="processes per launch (default: %(default)s)"
     )
     parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train each fold N times; the runs of a fold are one ensemble (default: %(default)s)",
+    )
+    parser.add_argument(
         "--pack-options",
         default="",
         metavar="OPTIONS",
@@ -50,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.protocol,
         config=arguments.config,
         num_processes=arguments.processes,
+        num_seeds=arguments.seeds,
         pack_options=pack_options,
         settings=arguments.rest,
     )
@@ -85,28 +95,36 @@ def launch_lines(
     *,
     config: str,
     num_processes: int = 1,
+    num_seeds: int = 1,
     pack_options: Sequence[str] = (),
     settings: Sequence[str] = (),
 ) -> list[str]:
     """One shell line per command: all packing, all training, then the evaluation of all folds.
 
-    Each fold gets `directory/fold-K/shards` and the run `directory/fold-K/run`. Raises `UserError`
-    for a protocol without folds.
+    Each fold gets `directory/fold-K/shards` and the run `directory/fold-K/run`, or one run for each
+    of several seeds, `run-0` and up. Raises `UserError` for a protocol without folds.
     """
+    if num_seeds < 1:
+        raise UserError(f"--seeds {num_seeds}: expected the number of runs of each fold, such as 3")
     launch = ["accelerate", "launch", "--config_file", "accelerate_config.yaml"]
     launch += ["--num_processes", str(num_processes)]
     packs, trains, runs = [], [], []
     for number, name in enumerate(protocols_of(protocol), start=1):
         fold = directory / f"fold-{number}"
-        shards, run = str(fold / "shards"), str(fold / "run")
+        shards = str(fold / "shards")
         packs.append(
             ["python", "-m", "shards", "pack", source, raw, shards, "--protocol", name]
             + list(pack_options)
         )
-        trains.append(
-            [*launch, "train.py", "--config", config, f"data.shards={shards}", f"run.dir={run}"]
-            + list(settings)
-        )
-        runs.append(run)
+        for seed in range(num_seeds):
+            run = str(fold / ("run" if num_seeds == 1 else f"run-{seed}"))
+            own = [] if num_seeds == 1 else [f"run.seed={seed}"]
+            trains.append(
+                [*launch, "train.py", "--config", config, f"data.shards={shards}", f"run.dir={run}"]
+                + [*settings, *own]
+            )
+            runs.append(run)
     evaluation = [*launch, "evaluate.py", *runs, "--folds"]
+    if num_seeds > 1:
+        evaluation.append("--ensemble")
     return [shlex.join(command) for command in [*packs, *trains, evaluation]]

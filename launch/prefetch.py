@@ -106,20 +106,31 @@ def _missing(fetch: Callable[[], object]) -> str:
 def parts_of(config: Config) -> list[Part]:
     """(what, source, how a run gets it) for everything that a run would download."""
     from mmsa.data.text import load_tokenizer
+    from mmsa.export import read_export
+    from mmsa.export_target import resolve_export
     from mmsa.models.build_encoders import build_image_encoder, build_text_encoder
     from mmsa.models.fusion import fusion_class
     from mmsa.training.model_parts import tokenizer_name
+    from mmsa.training.warm_start import reads, with_architectures_of
 
-    head = fusion_class(config.model.fusion.name)
-    text, image = config.model.text_encoder, config.model.image_encoder
+    head, model = fusion_class(config.model.fusion.name), config.model
+    brought: dict[str, str] = {}  # encoder -> the export that brings it, and its tokenizer
+    if config.train.init_from is not None:
+        export = read_export(resolve_export(Path(config.train.init_from).expanduser()).directory)
+        model = with_architectures_of(export, model)
+        names = [name for name in ("text_encoder", "image_encoder") if reads(export, name)]
+        brought = dict.fromkeys(names, f"in {config.train.init_from}")
+    text, image = model.text_encoder, model.image_encoder
     parts: list[Part] = []
     if head.uses_text:
-        name = tokenizer_name(text)
-        if not name.startswith("words:"):  # built from the shards
+        name, source = tokenizer_name(text), brought.get("text_encoder")
+        if not name.startswith("words:") and source is None:  # words are those of the shards
             parts.append(("tokenizer", name, lambda: load_tokenizer(name, config.data.max_tokens)))
-        parts.append(("text encoder", _source(text), lambda: build_text_encoder(text)))
+        source = source or _source(text)
+        parts.append(("text encoder", source, lambda: build_text_encoder(text)))
     if head.uses_image:
-        parts.append(("image encoder", _source(image), lambda: build_image_encoder(image)))
+        source = brought.get("image_encoder") or _source(image)
+        parts.append(("image encoder", source, lambda: build_image_encoder(image)))
     return parts
 
 

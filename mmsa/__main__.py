@@ -1,4 +1,7 @@
-"""`python -m mmsa verify RUN|EXPORT|CHECKPOINT`: are the files what was written?
+"""Commands for what training has written: `python -m mmsa verify` and `python -m mmsa soup`.
+
+    python -m mmsa verify RUN|EXPORT|CHECKPOINT    are the files what was written?
+    python -m mmsa soup A B C                      the mean of the weights of several exports
 
 Training and evaluation are `train.py` and `evaluate.py`; packing is `python -m shards`.
 """
@@ -19,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     from mmsa import verify
+    from mmsa.soup import command as soup
 
     verify.add_arguments(
         commands.add_parser(
@@ -26,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="compare files with what was written",
             description="Compares every file of a run, an export or a checkpoint with the digest "
             "that was noted when it was written. Exit code 2 if any differs.",
+        )
+    )
+    soup.add_arguments(
+        commands.add_parser(
+            "soup", help="average the weights of several exports", description=soup.DESCRIPTION
         )
     )
     arguments = parser.parse_args(argv)

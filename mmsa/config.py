@@ -32,6 +32,7 @@ LATER_SETTINGS = (
     "model.auxiliary",
     "optim.layer_decay",
     "train.ema",
+    "train.init_from",
 )
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
@@ -200,6 +201,9 @@ class TrainConfig(Section):
         None, gt=0, lt=1, description="decay of the average of the weights; null: no average"
     )
     compile: bool = Field(False, description="torch.compile the encoders; not with zero3")
+    init_from: str | None = Field(
+        None, description="run or export whose weights a new run begins with, its head included"
+    )
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

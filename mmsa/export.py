@@ -257,8 +257,11 @@ def _check_inputs(export: Export, model: SentimentModel) -> None:
             )
 
 
-def load_tokenizer_of(export: Export) -> TextTokenizer | None:
-    """The tokenizer of an export; None for a model that reads no text. `UserError` if damaged."""
+def load_tokenizer_of(export: Export, *, max_tokens: int | None = None) -> TextTokenizer | None:
+    """The tokenizer of an export; None for a model that reads no text. `UserError` if damaged.
+
+    `max_tokens` replaces the length at which its run cut texts.
+    """
     read = export.preprocessing
     if read.max_tokens is None:
         return None
@@ -268,7 +271,7 @@ def load_tokenizer_of(export: Export) -> TextTokenizer | None:
     if export.digests is not None:
         require_intact(export.directory, [f"{TOKENIZER_NAME}/"], remedy=_COPY_AGAIN)
     try:
-        return load_tokenizer(str(directory), read.max_tokens, read.truncation_side)
+        return load_tokenizer(str(directory), max_tokens or read.max_tokens, read.truncation_side)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries raise whatever they meet

@@ -74,14 +74,17 @@ def test_what_is_none_of_these(tmp_path: Path, capsys: Captured) -> None:
     assert "is not a run directory, an export or a checkpoint" in capsys.readouterr().err
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("command", "shown"), [("verify", "RUN|EXPORT|CHECKPOINT"), ("soup", "--kind {greedy,uniform}")]
+)
+def test_help_imports_nothing_heavy(command: str, shown: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "mmsa", "verify", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "mmsa", command, "--help"],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert "RUN|EXPORT|CHECKPOINT" in ended.stdout
+    assert shown in ended.stdout
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "accelerate", "safetensors"}

@@ -67,6 +67,11 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         return len(self.hugging_face)
 
+    @property
+    def backend_json(self) -> str:
+        """All that decides about token ids; equal for tokenizers that give the same ones."""
+        return str(self._backend.to_str())
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(input_ids (B, T), attention_mask (B, T)), int64, padded to the longest text.
 

@@ -76,6 +76,12 @@ def _add_report_options(group: argparse._ArgumentGroup) -> None:
         "--folds", action="store_true", help="combine the runs of all folds into one result"
     )
     group.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="also evaluate the targets as one model: the mean of their probabilities. With "
+        "--compare it is compared with them; with --folds there is one for each fold",
+    )
+    group.add_argument(
         "--metric",
         default="weighted_f1",
         help="metric that sorts the --compare table (default: %(default)s)",
@@ -155,10 +161,22 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f"evaluate.py takes no settings, but was given {' '.join(settings)}; choose other "
             "shards with --shards, everything else is in the export's configuration"
         )
-    joint = arguments.compare or arguments.folds
+    joint = is_joint(arguments)
     if len(arguments.targets) > 1 and not joint:
         raise UserError(
-            f"{len(arguments.targets)} targets were given; add --compare or --folds, or give one"
+            f"{len(arguments.targets)} targets were given; add --compare, --folds or --ensemble, "
+            "or give one"
         )
     if len(arguments.targets) < 2 and joint:
-        raise UserError("--compare and --folds need several targets; one was given")
+        raise UserError("--compare, --folds and --ensemble need several targets; one was given")
+    if arguments.ensemble and (arguments.calibrate or arguments.modality_audit):
+        option = "--calibrate" if arguments.calibrate else "--modality-audit"
+        raise UserError(
+            f"{option} is for one model, and --ensemble for the mean of several; leave one of the "
+            "two out. A soup of the same runs is one model: python -m mmsa soup"
+        )
+
+
+def is_joint(arguments: argparse.Namespace) -> bool:
+    """Whether the reports of all targets are read together in the end."""
+    return bool(arguments.compare or arguments.folds or arguments.ensemble)

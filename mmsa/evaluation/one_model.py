@@ -144,7 +144,8 @@ def _as_main_rank(
 
 def _in_words(opened: OpenedModel) -> str:
     export = opened.target.export
-    return f"step {export.facts.get('step')}, weights {export.weights_sha256[:12]}"
+    step = export.facts.get("step")
+    return f"{'no step' if step is None else f'step {step}'}, weights {export.weights_sha256[:12]}"
 
 
 class _Reader:

@@ -23,6 +23,7 @@ class RequestedTarget:
     to_evaluate: EvalTarget | None  # None: the report already exists and is reused
     parent: Path  # the directory that contains the run, the export or the report
     data_suffix: str  # of the report's directory; empty on the data that the model was trained on
+    opened: EvalTarget | None = None  # None for a path that is a report
 
     def written_to(self, report: Path) -> RequestedTarget:
         """This target, its report now being in the directory `report`."""
@@ -61,7 +62,7 @@ def requested_targets(
         parent = target.source.home.parent
         to_evaluate = None if reused else target
         suffix = target.data_suffix
-        targets.append(RequestedTarget(name, report, identity, to_evaluate, parent, suffix))
+        targets.append(RequestedTarget(name, report, identity, to_evaluate, parent, suffix, target))
     return targets
 
 

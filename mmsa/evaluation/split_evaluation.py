@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -32,8 +31,8 @@ from mmsa.evaluation.arguments import Options
 from mmsa.evaluation.floors.fitting import Floors, floors_of
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.inputs.eval_target import EvalTarget, samples_hash
-from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, groups_of, read_facts
-from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, check_keys, read_facts
+from mmsa.evaluation.inputs.seen_before import seen_by
 from mmsa.evaluation.modality_audit.audit import AUDIT_NAME, audit, audit_text
 from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader
 from mmsa.evaluation.one_model import agree_on_model, main_rank_does, open_model
@@ -47,6 +46,7 @@ from mmsa.evaluation.report.summary import chosen_here_text, summary_text
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, rounded
 from mmsa.evaluation.scores.score_names import classification_report_text
+from mmsa.lineage import earlier_openings, soup_of
 from mmsa.process import runtime
 
 
@@ -210,10 +210,13 @@ class SplitEvaluation:
         findings = compute_findings(
             predictions,
             facts,
-            seen=self._seen_before(facts),
+            seen=seen_by(self.target, facts),
             calibration=calibration,
             floors=self.floors(facts, predictions),
         )
+        soup = soup_of(self.target.export.facts)
+        if soup is not None:
+            findings["soup"] = soup
         print(summary_text(findings))
         if self.target.split == FITTED_ON:
             print(chosen_here_text(findings))
@@ -242,6 +245,9 @@ class SplitEvaluation:
             others = ledger.read_ledger(home).num_openings - self.openings
             of_others = f", and {others} time(s) that of other data" if others > 0 else ""
             print(f"the test split has been opened {self.openings} time(s) by {home}{of_others}")
+            facts_of_export, digest = self.target.export.facts, self.target.manifest.digest
+            if earlier := earlier_openings(facts_of_export, digest):
+                print(f"the runs that it began from had opened it {earlier} time(s) before that")
         print(f"report in {out}")
         return dict(rounded({**findings, "identity": identity}))
 
@@ -267,18 +273,6 @@ class SplitEvaluation:
             openings=self.openings,
             title=f"{self.target.name}: {self.target.split} split{of_data}",
             private=private,
-        )
-
-    def _seen_before(self, facts: list[SampleFacts]) -> SeenBefore:
-        target = self.target
-        return seen_before(
-            target.manifest,
-            target.shards,
-            target.split,
-            groups_of(facts),
-            np.array([sample.key_hash for sample in facts], dtype=np.uint64),
-            trained_digest=target.export.facts.get("shards_digest"),
-            trained_shards=target.export.config.data.shards,
         )
 
     def _write_run_facts(

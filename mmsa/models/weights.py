@@ -131,7 +131,8 @@ def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool =
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"{where} do not fit the encoder of this configuration: "
+            f"{where} do not fit the encoder of this configuration in {len(problems)} tensor(s) "
+            f"of {len(own.keys() | state.keys())}: "
             f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
         )
     module.load_state_dict(dict(state), strict=True, assign=assign)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +23,7 @@ from mmsa.export import (
     read_export,
 )
 from mmsa.hub import NotOnThisMachine
+from mmsa.lineage import history_of
 from mmsa.models.encoder_probes import probe_encoders
 from mmsa.models.fusion import fusion_class
 from mmsa.models.missing_weights import missing_weights
@@ -29,6 +32,7 @@ from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.training.checkpoints.average_state import load_live
 from mmsa.training.prepared_run import ModelParts
+from mmsa.training.warm_start import WarmStart, read_warm_start, with_architectures_of
 
 logger = logging.getLogger("mmsa")
 
@@ -40,7 +44,7 @@ def build_or_load(
     checkpoint: Path | None,
     train: SplitReader,
     manifest: Manifest,
-    num_classes: int,
+    label_names: Sequence[str],
 ) -> ModelParts:
     """Model, tokenizer and preprocessing: those of the intact checkpoint, or new ones."""
     if checkpoint is not None:
@@ -50,19 +54,34 @@ def build_or_load(
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"
+        history = history_of(export.facts)
     else:
-        config = config.model_copy(update={"model": with_real_directories(config.model)})
-        tokenizer = None
-        if fusion_class(config.model.fusion.name).uses_text:
-            try:
-                tokenizer = _tokenizer(config, train)
-            except NotOnThisMachine as error:
-                raise _all_missing(config, num_classes, error) from None
-        torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
-        vocab_size = None if tokenizer is None else tokenizer.vocab_size
-        model = build_model(config.model, num_classes, vocab_size=vocab_size)
-        probe_encoders(model, config.model, config.data.max_tokens)
-    return ModelParts(model, tokenizer, _preprocessing(config, model, tokenizer, manifest))
+        start = read_warm_start(config)
+        described = with_real_directories(config.model)
+        described = described if start is None else with_architectures_of(start.export, described)
+        config = config.model_copy(update={"model": described})
+        tokenizer = _new_tokenizer(config, train, len(label_names), start)
+        model, history = _new_model(config, label_names, tokenizer, start)
+    preprocessing = _preprocessing(config, model, tokenizer, manifest)
+    return ModelParts(model, tokenizer, preprocessing, tuple(history))
+
+
+def _new_model(
+    config: Config,
+    label_names: Sequence[str],
+    tokenizer: TextTokenizer | None,
+    start: WarmStart | None,
+) -> tuple[SentimentModel, list[dict[str, Any]]]:
+    """(the model of a new run, where its weights are from: `WarmStart.history`)."""
+    torch.manual_seed(config.run.seed)  # fresh weights are the same on every rank
+    vocab_size = None if tokenizer is None else tokenizer.vocab_size
+    view = None if start is None else start.export.preprocessing.image
+    model = build_model(config.model, len(label_names), vocab_size=vocab_size, preprocessing=view)
+    history: list[dict[str, Any]] = []
+    if start is not None:
+        history = start.history(start.load_into(model, label_names))
+    probe_encoders(model, config.model, config.data.max_tokens)
+    return model, history
 
 
 def _all_missing(
@@ -104,6 +123,20 @@ def tokenizer_name(encoder: TextEncoderConfig) -> str:
         require_intact_export(weights, f"{TOKENIZER_NAME}/")
         return str(weights / TOKENIZER_NAME)
     return encoder.tokenizer or encoder.name
+
+
+def _new_tokenizer(
+    config: Config, train: SplitReader, num_classes: int, start: WarmStart | None
+) -> TextTokenizer | None:
+    """The tokenizer of a new run; None for a model that reads no text."""
+    if not fusion_class(config.model.fusion.name).uses_text:
+        return None
+    if start is not None and start.tokenizer is not None:
+        return start.tokenizer
+    try:
+        return _tokenizer(config, train)
+    except NotOnThisMachine as error:
+        raise _all_missing(config, num_classes, error) from None
 
 
 def _tokenizer(config: Config, train: SplitReader) -> TextTokenizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmsa.config import Config
 from mmsa.data.manifest import Manifest
@@ -50,11 +51,15 @@ class RunLoaders:
 
 @dataclass(frozen=True)
 class ModelParts:
-    """The model before an engine wraps it, and what turns a packed sample into its input."""
+    """The model before an engine wraps it, and what turns a packed sample into its input.
+
+    `history` says where its weights are from, beyond this run (`mmsa/lineage.py`).
+    """
 
     model: SentimentModel
     tokenizer: TextTokenizer | None
     preprocessing: Preprocessing
+    history: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

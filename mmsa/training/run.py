@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, write_export
+from mmsa.lineage import HISTORY_KEY
 from mmsa.models.batchnorm import averaged_statistics, with_statistics
 from mmsa.models.model import count_parameters
 from mmsa.training.checkpoints import best_export
@@ -205,24 +207,28 @@ class Run:
 
     def _write_best(self) -> None:
         statistics = self._exported_statistics()
-
-        def write() -> None:
-            if weights is not None:
-                best_export.write_best(
-                    self.run_dir,
-                    self.state.step,
-                    lambda directory: self._write_export(
-                        directory, weights, statistics, self._calibration()
-                    ),
-                )
-
         try:
             with self._exported_weights():
                 weights = gather_weights(self.bare_model, self.optimizer, self.accelerator)
+                write = partial(self._write_best_export, weights, statistics)
                 together(self.accelerator, write)
         except WriteError as error:
             what = f"the export of step {self.state.step}"
             raise AgreedError(not_written(what, self.run_dir, error)) from None
+
+    def _write_best_export(
+        self, weights: Mapping[str, Tensor] | None, statistics: Mapping[str, Tensor]
+    ) -> None:
+        """On the rank that has the weights."""
+        if weights is None:
+            return
+        best_export.write_best(
+            self.run_dir,
+            self.state.step,
+            lambda directory: self._write_export(
+                directory, weights, statistics, self._calibration()
+            ),
+        )
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
@@ -276,7 +282,7 @@ class Run:
         statistics: Mapping[str, Tensor],
         calibration: Calibration | None = None,
     ) -> None:
-        manifest = self.data.manifest
+        manifest, history = self.data.manifest, list(self.parts.history)
         write_export(
             directory,
             self.bare_model,
@@ -292,6 +298,7 @@ class Run:
                 "shards_digest": manifest.digest,
                 "protocol": manifest.protocol.model_dump(mode="json"),
                 "mixed_precision": engine.precision(self.accelerator),
+                **({HISTORY_KEY: history} if history else {}),
             },
             calibration=calibration,
             sealed=False,  # by those who flush it

@@ -107,7 +107,7 @@ def prepare_run(
     )
     mark("data")
     state = TrainingState() if checkpoint is None else _state_of(checkpoint, run_dir)
-    parts = build_or_load(config, checkpoint, train, manifest, len(classes.names))
+    parts = build_or_load(config, checkpoint, train, manifest, classes.names)
     check_taken_by_engine(parts.model, world)
     mark("model")
     if checkpoint is None:  # a checkpoint's export has just been read

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmsa.engines.engine import launch_facts
 from mmsa.engines.single_process_warning import warn_if_single_process
+from mmsa.evaluation.inputs.seen_before import count_seen
 from mmsa.models.batchnorm import running_statistics
 from mmsa.process.runtime import World
 from mmsa.training.checkpoints.checkpoint import read_state
@@ -43,9 +44,33 @@ def log_start_facts(run: Run, world: World) -> None:
         logger.info("parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}")
     if run.resumed_from is not None:
         _log_continuation(run, launch)
+    elif run.parts.history and run.accelerator.is_main_process:
+        _warn_of_samples_seen(run)
     logger.info("disk: %s", run.disk_need.in_words())
     if run.config.launch.world_size == "any":
         warn_if_single_process(world)
+
+
+def _warn_of_samples_seen(run: Run) -> None:
+    """Warn where samples of the validation or test split are in data that the source knows."""
+    shards = str(run.config.data.shards)
+    for entry in run.parts.history:
+        if entry["shards_digest"] == run.data.manifest.digest:
+            continue  # the same splits
+        for split in ("val", "test"):
+            num_seen, why_unknown = count_seen(shards, split, entry)
+            if why_unknown:
+                logger.warning(
+                    "whether %s was trained on samples of the split %s of %s is unknown: %s",
+                    *(entry["init_from"], split, shards, why_unknown),
+                )
+            elif num_seen:
+                logger.warning(
+                    "%s was trained on %d sample(s) of the split %s of %s, or on duplicates of "
+                    "them: scores on that split are optimistically biased. Pack both sets so that "
+                    "they share no samples; each report scores the clean ones separately",
+                    *(entry["init_from"], num_seen, split, shards),
+                )
 
 
 def _log_continuation(run: Run, launch: dict[str, Any]) -> None:

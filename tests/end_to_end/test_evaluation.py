@@ -80,7 +80,7 @@ def test_a_comparison_across_protocols_opens_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{0}", "{1}"], "2 targets were given; add --compare or --folds"),
+        (["{0}", "{1}"], "2 targets were given; add --compare, --folds or --ensemble"),
         (["{0}", "--compare"], "need several targets; one was given"),
         (["{0}", "{1}", "--compare", "--metric", "f1"], "--metric f1 is not a score"),
         (["{0}", "{0}", "--compare"], "are the same weights"),
@@ -200,5 +200,10 @@ def test_the_lines_of_the_published_folds(capsys: pytest.CaptureFixture[str]) ->
     assert lines[20].endswith(
         "evaluate.py " + " ".join(f"runs/t/fold-{n}/run" for n in range(1, 11)) + " --folds"
     )
+    assert launch_main([*base, "--protocol", "tib10", "--seeds", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 + 20 + 1
+    assert lines[11].endswith("run.dir=runs/t/fold-1/run-1 run.seed=1")
+    assert lines[30].endswith("runs/t/fold-10/run-1 --folds --ensemble")
     for wrong in ("clean", "kfold:2", "kfold:x", "kfold:0"):
         assert launch_main([*base, "--protocol", wrong]) == 2

@@ -113,7 +113,7 @@ def filled(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
     places = {
         r"data\.shards=(OUT_DIR|OUT|data/[\w-]+)": f"data.shards={stage / 'shards'}",
         r"run\.dir=(RUN|runs/[\w-]+)": rf"run.dir={stage}/new/\1",
-        r"'(runs/fold-)\*(/run)?'": r"\g<1>1\2 \g<1>2\2",
+        r"'(runs/fold-)\*(/run(?:-\*)?)?'": r"\g<1>1\2 \g<1>2\2",
         r"\bCONFIG\b": "launch/runs/full_finetune.yaml",
         r"\bRAW\b": str(stage / "raw"),
         r"(?<![\w/])(posts\.csv|[ab]\.yaml)": rf"{stage}/\1",

@@ -70,14 +70,17 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
     }
 
 
-def check_comparable(identities: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def check_comparable(
+    identities: Sequence[tuple[str, Mapping[str, Any]]], *, what: str = "compared"
+) -> None:
     """Raise `UserError` unless all (name, identity) belong to one split of one protocol.
 
-    They must also have the classes in the same order and, if known, the same samples.
+    They must also have the classes in the same order and, if known, the same samples. `what` is
+    what cannot be done with them otherwise.
     """
     first_name, first = identities[0]
     for name, other in identities[1:]:
-        for what, key in (
+        for part, key in (
             ("split", "split"),
             ("data set", "dataset"),
             ("protocol", "protocol"),
@@ -87,7 +90,7 @@ def check_comparable(identities: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
             ours, theirs = first.get(key), other.get(key)
             if ours is not None and theirs is not None and ours != theirs:
                 raise UserError(
-                    f"{first_name} and {name} cannot be compared: the {what} of one is "
+                    f"{first_name} and {name} cannot be {what}: the {part} of one is "
                     f"{_shown(ours)}, of the other {_shown(theirs)}. Their scores belong to "
                     "different tasks; evaluate both on the same split of the same packed data"
                 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mmsa.evaluation.arguments import Options
 from mmsa.evaluation.compare.comparison import check_comparable, check_metric, compare
 from mmsa.evaluation.compare.comparison_text import comparison_text
-from mmsa.evaluation.compare.folds import check_folds, fold_findings, folds_text, pooled
+from mmsa.evaluation.compare.ensemble import check_ensemble, ensemble_identity, write_ensemble
+from mmsa.evaluation.compare.folds import check_folds, fold_findings, fold_of, folds_text, pooled
 from mmsa.evaluation.report import files
 from mmsa.evaluation.report.read_report import read_report
 from mmsa.evaluation.requested_targets import RequestedTarget
@@ -18,14 +21,48 @@ COMPARISON_NAME = "comparison"
 FOLDS_NAME = "folds"
 
 
-def check(targets: Sequence[RequestedTarget], metric: str, *, folds: bool) -> None:
+def check(
+    targets: Sequence[RequestedTarget], metric: str, *, folds: bool, ensemble: bool = False
+) -> None:
     """Raise `UserError` if the targets do not belong together, before any is evaluated."""
-    identities = [(target.name, target.identity) for target in targets]
+    identities: list[tuple[str, Mapping[str, Any]]] = [
+        (target.name, target.identity) for target in targets
+    ]
+    if ensemble:
+        groups = _groups(targets, folds=folds)
+        for group in groups:
+            check_ensemble(group)
+        if folds:
+            identities = [
+                (group[0].name, ensemble_identity([member.identity for member in group]))
+                for group in groups
+            ]
     if folds:
         check_folds(identities)
-    else:
+    elif not ensemble:
         check_comparable(identities)
+    if not folds:
         check_metric(metric, targets[0].identity["label_names"])
+
+
+def write_ensembles(
+    targets: Sequence[RequestedTarget], options: Options, *, folds: bool, out: Path | None
+) -> list[RequestedTarget]:
+    """Main rank: the reports of the ensemble of all targets, or of one for each fold.
+
+    `out` is the directory of the report, for one ensemble.
+    """
+    return [write_ensemble(group, options, out) for group in _groups(targets, folds=folds)]
+
+
+def _groups(targets: Sequence[RequestedTarget], *, folds: bool) -> list[list[RequestedTarget]]:
+    """The members of each ensemble: all targets, or those of each fold."""
+    if not folds:
+        return [list(targets)]
+    groups: dict[int, list[RequestedTarget]] = {}
+    for target in targets:
+        groups.setdefault(fold_of(target.name, target.identity).number, []).append(target)
+    return [groups[number] for number in sorted(groups)]
 
 
 def write(

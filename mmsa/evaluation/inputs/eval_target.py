@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmsa.config import Config
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
 from mmsa.export import Export, code_version, read_export
 from mmsa.export_target import Target, read_export_whole
+from mmsa.lineage import history_of, soup_of
 
 # Settings that do not distinguish configurations: locations, speed and the seed.
 _IGNORED_SETTINGS: dict[str, set[str]] = {
     "run": {"dir", "seed", "log_every_steps", "audit", "deterministic", "trackers"},
     "data": {"shards", "num_workers"},
-    "train": {"keep_checkpoints", "checkpoint_every_steps", "micro_batch_size"},
+    "train": {"keep_checkpoints", "checkpoint_every_steps", "micro_batch_size", "init_from"},
 }
 
 
@@ -106,7 +106,7 @@ class EvalTarget:
             "weights_sha256": self.export.weights_sha256,
             "step": self.export.facts.get("step"),
             "seed": self.export.config.run.seed,
-            "configuration": configuration_hash(self.export.config),
+            "configuration": configuration_hash(self.export),
             "code_version": code_version(),
         }
 
@@ -157,15 +157,25 @@ def data_suffix(dataset: str, digest: str) -> str:
     return f"-{plain}-{digest[:8]}"
 
 
-def configuration_hash(config: Config) -> str:
-    """16 hex digits, equal for runs that differ only in seed, locations and speed."""
-    content = config.content()
+def configuration_hash(export: Export) -> str:
+    """16 hex digits, equal for models that differ only in seed, locations and speed.
+
+    A model that began from another one, or is the mean of several, is identified with theirs.
+    """
+    content = export.config.content()
     del content["launch"], content["eval"]
     for section, names in _IGNORED_SETTINGS.items():
         for name in names:
             content[section].pop(name, None)
     # A word tokenizer is built from the train split, so this size differs between folds.
     (content["model"]["text_encoder"]["config"] or {}).pop("vocab_size", None)
+    history, soup = history_of(export.facts), soup_of(export.facts)
+    if history:  # whose own configuration has the one before it
+        content["began_from"] = history[-1].get("configuration")
+    if soup is not None:
+        # All that were offered: what a greedy soup leaves out differs between folds.
+        offered = [*soup["ingredients"], *soup["left_out"]]
+        content["soup"] = [soup["kind"], *sorted(str(one["configuration"]) for one in offered)]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 

@@ -7,15 +7,20 @@ trained on a data set of another name.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.manifest import IndexArray, Manifest, read_index
+from mmsa.data.manifest import IndexArray, Manifest, load_manifest, read_index
 from mmsa.errors import UserError
+from mmsa.evaluation.inputs.eval_target import EvalTarget
 from mmsa.evaluation.inputs.same_content import same_content
+from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
 from mmsa.evaluation.inputs.trained_on import trained_manifest
+from mmsa.lineage import training_data
 
 # Evaluated split -> the splits that training and the choice of the best export used.
 _SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
@@ -78,6 +83,73 @@ def seen_before(
     elif not leaked.any():
         return SeenBefore(None, "the shards were packed without looking for duplicates")
     return SeenBefore(leaked)
+
+
+def seen_by_any(found: Sequence[SeenBefore]) -> SeenBefore:
+    """What weights have seen that were trained on several data sets, one after the other.
+
+    Unknown if it is unknown for one of them. `found` is in order: the run's own data, then that of
+    the runs that it began from.
+    """
+    first, *earlier = found
+    if first.leaked is None:
+        return first
+    leaked = first.leaked.copy()
+    for one in earlier:
+        if one.leaked is None:
+            return SeenBefore(None, f"of a run that this one began from: {one.why_unknown}")
+        leaked |= one.leaked
+    return SeenBefore(leaked, by_content=any(one.by_content for one in found))
+
+
+def seen_by(target: EvalTarget, facts: Sequence[SampleFacts]) -> SeenBefore:
+    """Which samples of the split the model of `target` has been trained on or chosen by.
+
+    Also by the runs that its run began from (`train.init_from`).
+    """
+    export = target.export
+    keys = np.array([sample.key_hash for sample in facts], dtype=np.uint64)
+    return seen_by_any(
+        [
+            seen_before(
+                target.manifest,
+                target.shards,
+                target.split,
+                groups_of(facts),
+                keys,
+                trained_digest=data.digest,
+                trained_shards=data.shards,
+            )
+            for data in training_data(export.facts, export.config.data.shards)
+        ]
+    )
+
+
+def count_seen(
+    shards: str | os.PathLike[str], split: str, trained: Mapping[str, Any]
+) -> tuple[int, str]:
+    """(samples of a split of `shards` that other data has in its splits, why that is unknown).
+
+    `trained` names the other data: `shards_digest`, and `shards`, where it was then. The splits are
+    those of `seen_before`.
+    """
+    manifest = load_manifest(shards)
+    if split not in manifest.splits:
+        return 0, ""
+    try:
+        records = _records(shards, manifest, (split,))
+    except UserError as error:
+        return 0, str(error)
+    found = seen_before(
+        manifest,
+        shards,
+        split,
+        records["group"],
+        records["key_hash"],
+        trained_digest=trained.get("shards_digest"),
+        trained_shards=trained.get("shards"),
+    )
+    return (0, found.why_unknown) if found.leaked is None else (int(found.leaked.sum()), "")
 
 
 def _records(

@@ -14,6 +14,8 @@ def summary_text(findings: Mapping[str, Any]) -> str:
     """Scores with intervals next to the floors; confusions; leaks; calibration; slices."""
     blocks = [_scores(findings), _confusions(findings), findings.get("cautions", [])]
     blocks += [_leaks(findings["leaks"])]
+    if made_of := made_of_text(findings):
+        blocks.append([made_of])
     if findings["floors"]:
         blocks.append(_lead(findings["floors"]))
         if note := fitted_on_note(findings["floors"]):
@@ -121,9 +123,36 @@ def _slices(slices: Mapping[str, Any]) -> list[str]:
     return columns(rows)
 
 
+def made_of_text(findings: Mapping[str, Any]) -> str:
+    """What a soup or an ensemble is made of, and how it was chosen; empty for one model."""
+    members, soup = findings.get("members"), findings.get("soup")
+    if members:
+        names = ", ".join(one["name"] for one in members)
+        return f"probabilities: the mean of {len(members)} models ({names})"
+    if not soup:
+        return ""
+    inside = [one["name"] for one in soup["ingredients"]]
+    named = f"{soup['kind']} soup of {len(inside)} ({', '.join(inside)})"
+    return f"weights: {named}; {looks_text(soup)}"
+
+
+def looks_text(soup: Mapping[str, Any]) -> str:
+    """How often the choice of a soup used the validation split, as a clause."""
+    if not soup["validations"]:
+        return "it has all that were given, so nothing was chosen for it"
+    return (
+        f"its choice used the validation split {soup['validations']} times, after the runs had "
+        "chosen their best exports on it: scores on that split are optimistically biased"
+    )
+
+
 def chosen_here_text(findings: Mapping[str, Any]) -> str:
     """That the scores of the validation split flatter what was chosen on it."""
     chosen = ["the best export"]
+    if findings.get("members"):
+        chosen = ["the best export of each member"]
+    if findings.get("soup"):
+        chosen = ["the best export of each ingredient", "the ingredients of the soup"]
     if (findings.get("calibration") or {}).get("temperature") is not None:
         chosen.append("its temperature")
     if findings.get("floors"):

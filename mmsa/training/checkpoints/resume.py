@@ -116,9 +116,11 @@ def check_same_run(
         changed = [] if earlier is None else differences(earlier, config)
     if changed:
         listed = "; ".join(dict.fromkeys(changed))
+        what_to_do = "Choose another run.dir, or use the earlier settings to resume it"
+        if is_finished(run_dir):
+            what_to_do = f"It is finished: {further_in_words(run_dir)}"
         raise UserError(
-            f"{run_dir} contains a run with another configuration ({listed}). "
-            "Choose another run.dir, or use the earlier settings to resume it"
+            f"{run_dir} contains a run with another configuration ({listed}). {what_to_do}"
         )
 
 
@@ -198,7 +200,19 @@ def continuation_in_words(
 def finished_in_words(run_dir: Path) -> str:
     """What a command that would train a finished run says."""
     named = shlex.quote(str(run_dir))
-    return f"{run_dir} is finished; evaluate it with: python evaluate.py {named}"
+    return (
+        f"{run_dir} is finished; evaluate it with: python evaluate.py {named}\n"
+        f"{further_in_words(run_dir)}"
+    )
+
+
+def further_in_words(run_dir: Path) -> str:
+    """How to train a finished run further, as a sentence without its full stop."""
+    named = shlex.quote(str(run_dir))
+    return (
+        "to train its best model further, with other settings or data, begin a new run from it: "
+        f"train.init_from={named} run.dir=NEW"
+    )
 
 
 def is_finished(run_dir: Path) -> bool:

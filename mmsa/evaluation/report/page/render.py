@@ -11,7 +11,7 @@ import numpy as np
 
 from mmsa.evaluation.modality_audit.audit import COST_SCORES, IMAGE_CHANGES, answers
 from mmsa.evaluation.report.page import charts
-from mmsa.evaluation.report.summary import fitted_on_note
+from mmsa.evaluation.report.summary import fitted_on_note, made_of_text
 from mmsa.evaluation.scores.confusions import (
     RATES_UP_TO,
     SHOWN,
@@ -59,6 +59,7 @@ def render(
         title=title,
         findings=findings,
         fitted_on=fitted_on_note(findings["floors"]) if findings["floors"] else "",
+        made_of=made_of_text(findings),
         identity=rounded(dict(sorted(identity.items()))),
         names=names,
         score_titles=SCORE_TITLES,

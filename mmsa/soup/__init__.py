@@ -1,0 +1,1 @@
+"""`python -m mmsa soup`: the mean of the weights of several exports, chosen on validation alone."""
