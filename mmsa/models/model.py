@@ -5,12 +5,14 @@ Shapes: B batch, T tokens, S input side in pixels, D features, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmsa.config import LossConfig, ModelConfig
+from mmsa.data.manifest import Modality
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
 from mmsa.hub import NotOnThisMachine
@@ -24,18 +26,19 @@ from mmsa.models.encoders import ImageEncoder
 from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_problems
 from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
 from mmsa.models.missing_weights import missing_weights
+from mmsa.models.stand_ins import StandIn, chosen_stand_ins, stand_in_problems
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
 
 # Checks of the model's section for `mmsa.config.load_config`.
-MODEL_CHECKS = (fusion_problems, encoder_problems, loss_problems)
+MODEL_CHECKS = (fusion_problems, stand_in_problems, encoder_problems, loss_problems)
 
 
 class SentimentModel(nn.Module):
     """Text and image -> logits. An encoder that the fusion head does not use is None.
 
-    The names of its tensors begin with `text_encoder.`, `image_encoder.` or `fusion.`, in exports
-    too.
+    `stand_ins` has the modalities that a sample may lack. The names of its tensors begin with
+    `text_encoder.`, `image_encoder.`, `stand_ins.` or `fusion.`, in exports too.
     """
 
     def __init__(
@@ -43,10 +46,14 @@ class SentimentModel(nn.Module):
         text_encoder: TextEncoder | None,
         image_encoder: ImageEncoder | None,
         fusion: FusionHead,
+        stand_ins: Iterable[Modality] = (),
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.image_encoder = image_encoder
+        encoders = {"text": text_encoder, "image": image_encoder}
+        widths = {name: one.width for name, one in encoders.items() if one is not None}
+        self.stand_ins = nn.ModuleDict({name: StandIn(widths[name]) for name in stand_ins})
         self.fusion = fusion
 
     def forward(
@@ -54,17 +61,32 @@ class SentimentModel(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         images: Tensor | None = None,
+        text_present: Tensor | None = None,
+        image_present: Tensor | None = None,
     ) -> Tensor:
         """`input_ids`, `attention_mask` (B, T) int64, `images` (B, 3, S, S) uint8 -> logits (B, C).
 
         With one logit (binary cross-entropy) C is 1. The inputs of an absent encoder may be None.
+        `text_present` and `image_present` (B,) bool say which samples have the modality; None: all.
+        The inputs of the others are read, but their features do not count.
         """
         text_features = image_features = None
         if self.text_encoder is not None:
             text_features = self.text_encoder(input_ids, attention_mask)  # (B, D_text)
+            text_features = self._with_stand_in("text", text_features, text_present)
         if self.image_encoder is not None:
             image_features = self.image_encoder(images)  # (B, D_image)
+            image_features = self._with_stand_in("image", image_features, image_present)
         return self.fusion(text_features, image_features)
+
+    def _with_stand_in(
+        self, modality: Modality, features: Tensor, present: Tensor | None
+    ) -> Tensor:
+        """`features` (B, D) with the modality's stand-in where it is missing."""
+        if modality in self.stand_ins:
+            return self.stand_ins[modality](features, present)
+        assert present is None, f"the model has no stand-in for a missing {modality}"
+        return features
 
 
 def build_model(
@@ -111,7 +133,7 @@ def build_model(
         0 if image_encoder is None else image_encoder.width,
         outputs,
     )
-    return SentimentModel(text_encoder, image_encoder, fusion)
+    return SentimentModel(text_encoder, image_encoder, fusion, chosen_stand_ins(config))
 
 
 def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
@@ -128,7 +150,10 @@ def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
     if model.image_encoder is not None:
         sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})
-    return config.model_copy(update={"text_encoder": text, "image_encoder": image})
+    described = config.model_copy(update={"text_encoder": text, "image_encoder": image})
+    if model.stand_ins:  # what `auto` became
+        described = described.model_copy(update={"stand_ins": tuple(model.stand_ins)})
+    return described
 
 
 def extension_modules(config: ModelConfig) -> list[str]:
@@ -155,12 +180,14 @@ def _parts(model: SentimentModel) -> dict[str, nn.Module]:
         if encoder is not None:
             named[f"{kind}.body"] = encoder.body
             named[f"{kind}.projection"] = encoder.projection
+    if model.stand_ins:
+        named["stand_ins"] = model.stand_ins
     named["fusion"] = model.fusion
     return {name: part for name, part in named.items() if part is not None}
 
 
 def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
-    """Parameters trained and frozen per part: encoder bodies, projections, fusion head."""
+    """Parameters trained and frozen per part: encoder bodies, projections, stand-ins, head."""
     counts = {}
     for name, part in _parts(model).items():
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
@@ -172,8 +199,8 @@ def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
 def parameter_groups(model: SentimentModel) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Trained parameters with their names in the model, by learning rate.
 
-    The groups are "text" and "image" (the bodies) and "head" (fusion and projections), all three
-    always; they may be empty.
+    The groups are "text" and "image" (the bodies) and "head" (fusion, projections and stand-ins),
+    all three always; they may be empty.
     """
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"text": [], "image": [], "head": []}
     owners = {"text_encoder.body": "text", "image_encoder.body": "image"}

@@ -27,6 +27,7 @@ from mmsa.models.missing_weights import missing_weights
 from mmsa.models.model import SentimentModel, build_model, extension_modules
 from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
+from mmsa.training.missing_modalities import settle_stand_ins
 from mmsa.training.prepared_run import ModelParts
 
 logger = logging.getLogger("mmsa")
@@ -50,6 +51,7 @@ def build_or_load(
                 encoder.source = f"the checkpoint {checkpoint.name}"
     else:
         config = config.model_copy(update={"model": with_real_directories(config.model)})
+        config = settle_stand_ins(config, manifest)
         tokenizer = None
         if fusion_class(config.model.fusion.name).uses_text:
             try:

@@ -17,6 +17,7 @@ from mmsa.config import Check, Config
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.modality_dropout import ModalityDropout
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
@@ -241,8 +242,13 @@ def _loaders(
             **more,
         )
 
+    share = config.data.modality_dropout
+    dropout = None
+    if share.text or share.image:
+        dropout = ModalityDropout(config.run.seed, share.text, share.image)
+    of_training = {"augmentation": augmentation, "soft_classes": soft_classes, "dropout": dropout}
     return RunLoaders(
-        train=loader(train_requests, augmentation=augmentation, soft_classes=soft_classes),
+        train=loader(train_requests, **of_training),
         validation=loader(validation_requests),
         num_validation_batches=len(validation_requests),
     )

@@ -15,6 +15,7 @@ SAME_EVERYWHERE = [
     "num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64, "
     "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
     "model.image_encoder.batch_norm=frozen",
+    "data.modality_dropout={text: 0.2, image: 0.2}",  # drawn by key: alike everywhere
 ]
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.manifest import IndexArray, Manifest, read_index
+from mmsa.data.index_file import IndexArray, read_index
+from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.trained_on import trained_manifest
 
