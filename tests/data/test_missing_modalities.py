@@ -16,7 +16,7 @@ from packed import PREPROCESSING, lacking_set, open_split
 
 from mmsa.data.batch_requests import Request
 from mmsa.data.index_file import read_index
-from mmsa.data.manifest import MANIFEST_NAME, load_manifest, write_manifest
+from mmsa.data.manifest import MANIFEST_NAME, Modality, load_manifest, write_manifest
 from mmsa.data.modality_dropout import ModalityDropout, kept_modalities
 from mmsa.data.raw_sample import RawSample
 from mmsa.data.stream import Batch, Collate, ReadAndDecode
@@ -176,6 +176,25 @@ def test_dropout_masks_and_leaves_the_inputs_alone(lacking: Path) -> None:
     assert batch["image_present"].tolist() == [False, True, False, False]  # 1 has nothing else
     assert torch.equal(batch["images"], plain["images"])
     assert batch["num_images"] == 3
+
+
+def test_the_audit_leaves_out_what_the_model_was_trained_to_miss(lacking: Path) -> None:
+    manifest = load_manifest(lacking)
+    classes = class_map(manifest.classes, None)
+
+    def has(change: Change, *may_lack: Modality) -> list[tuple[bool, bool]]:
+        reader = ChangedReader(
+            lacking, manifest, "train", classes,
+            change=change, mean=(0.5, 0.5, 0.5), may_lack=may_lack,
+        )  # fmt: skip
+        samples = [reader.read(0, row) for row in range(len(LACKS))]
+        return [(sample.has_text, sample.has_image) for sample in samples]
+
+    was = [(True, True), (False, True), (True, False), (True, True)]
+    assert has(Change.TEXT_ONLY) == has(Change.TEXT_ONLY, "text") == was
+    assert has(Change.TEXT_ONLY, "image") == [(text, False) for text, _ in was]
+    assert has(Change.IMAGE_ONLY, "text") == [(False, image) for _, image in was]
+    assert has(Change.SHUFFLED_BOTH, "text", "image") == was
 
 
 def test_the_audit_moves_only_what_there_is(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ def packed(folder: Path, *options: str, lacks: tuple[str, ...] = ("", "image", "
         writer.writerows(rows)
     out = folder / "shards"
     arguments = ["pack", "table", str(folder / "tweets.csv"), str(out), "--quiet", *options]
-    assert shards_main([*arguments, "--ratios", "4:1:1", "--workers", "1"]) == 0
+    assert (
+        shards_main([*arguments, "--ratios", "4:1:1", "--protocol", "random", "--workers", "1"])
+        == 0
+    )
     return out
 
 

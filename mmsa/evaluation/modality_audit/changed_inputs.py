@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
 
@@ -41,7 +42,8 @@ class ChangedReader(SplitReader):
     """Reads the samples of a split with `change`; `mean` is the image mean, in 0..1.
 
     A masked image has one colour, the mean that the image encoder subtracts, so its input is zero.
-    A masked text is empty: only the tokenizer's special tokens remain. A shuffled image or text
+    A masked text is empty: only the tokenizer's special tokens remain. A modality in `may_lack` is
+    left out instead: the model has learned what stands in for it. A shuffled image or text
     comes from another sample of the split; each is used once, and none stays where it was. Keys and
     labels do not change. A sample without an image or a text stays without it under every change:
     shuffles exchange images, and texts, among the samples that have one.
@@ -56,10 +58,12 @@ class ChangedReader(SplitReader):
         *,
         change: Change,
         mean: tuple[float, float, float],
+        may_lack: Collection[Modality] = (),
     ) -> None:
         super().__init__(directory, manifest, split, classes)
         self._change = change
         self._plain = plain_image(mean)
+        self._may_lack = frozenset(may_lack)
         self._image_of = _partners(self, "image", 1)
         self._text_of = _partners(self, "text", -1)
 
@@ -67,9 +71,11 @@ class ChangedReader(SplitReader):
         sample = super().read(shard, ordinal)
         change, place = self._change, (shard, ordinal)
         if change is Change.TEXT_ONLY and sample.has_image:
-            return sample._replace(image=self._plain)
+            left_out = "image" in self._may_lack
+            masked = b"" if left_out else self._plain
+            return sample._replace(image=masked, has_image=not left_out)
         if change is Change.IMAGE_ONLY and sample.has_text:
-            return sample._replace(text="")
+            return sample._replace(text="", has_text="text" not in self._may_lack)
         if change in (Change.SHUFFLED_IMAGES, Change.SHUFFLED_BOTH) and sample.has_image:
             sample = sample._replace(image=super().read(*self._image_of[place]).image)
         if change in (Change.SHUFFLED_TEXTS, Change.SHUFFLED_BOTH) and sample.has_text:
