@@ -232,8 +232,8 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The content of a file that `load_config` reads back as an equal configuration.
 
-        Every key with its value, but for `run.trackers` at its default: files are then the same as
-        those of versions without it, which can read them.
+        Every key with its value, but for `run.trackers` and the fields with `exclude_if` at their
+        defaults: files are then the same as those of versions without them, which can read them.
         """
         content = self.model_dump(mode="json")
         if self.run.trackers == RunConfig().trackers:

@@ -68,7 +68,9 @@ def test_an_index_that_says_otherwise_is_damage(
 
 
 def faults(directory: Path) -> list[str]:
-    return verify(directory, workers=1, quiet=True).faults
+    """What verify finds wrong about missing modalities; the made-up sets have other faults too."""
+    found = verify(directory, workers=1, quiet=True).faults
+    return [fault for fault in found if "lacks" in fault or "missing" in fault]
 
 
 @pytest.mark.parametrize("value", [3, 4, 0xFFFF])
