@@ -32,14 +32,14 @@ from accelerate.utils import gather_object
 from mmsa.config import load_config
 from mmsa.engines import engine
 from mmsa.errors import EXIT_PREEMPTED
-from mmsa.evaluation.predict import to_device
+from mmsa.evaluation.predict import inputs_of, to_device
 from mmsa.evaluation.scores.metrics import flat_metrics
 from mmsa.extensions import import_extensions
-from mmsa.models.batchnorm import frozen_statistics
 from mmsa.process.command import Command, leave, run_command
 from mmsa.process.start_clock import StartClock
 from mmsa.training.begin import begin_run
 from mmsa.training.checkpoints.collective_write import wait_for_removals
+from mmsa.training.model_for_engine import statistics_for
 from mmsa.training.optim import learning_rate_share, seed_step, set_learning_rates
 from mmsa.training.run import Run
 from mmsa.training.setup import prepare_run, training_checks
@@ -138,12 +138,9 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
         with part("data"):
             batch = to_device(next(run.loaders.train), accelerator.device)
         clock.first_batch()
-        # Rows of weight 0, or one row of several, must not reach a BatchNorm in training mode.
-        too_few = batch["num_real"] < min(2, plan.micro_batch_size)
-        with accelerator.accumulate(model), frozen_statistics(run.bare_model, too_few):
+        with accelerator.accumulate(model), statistics_for(run.bare_model, batch, plan):
             with part("forward"):
-                inputs = (batch["input_ids"], batch["attention_mask"], batch["images"])
-                output = model(*inputs, auxiliary=run.objective.has_auxiliary)
+                output = model(*inputs_of(batch), auxiliary=run.objective.has_auxiliary)
                 losses = run.objective.per_sample(output, batch)  # (B,)
                 loss = (losses * batch["weights"]).sum() / (end - first)
             # DDP averages the gradients over ranks; Accelerate divides by the accumulation. This

@@ -23,13 +23,12 @@ import numpy as np
 from benchmarks.real_run import write_json
 from mmsa.data.audit_files import AuditWriter
 from mmsa.data.batch_requests import TrainRequests
+from mmsa.data.index_file import INDEX_DTYPE, index_bytes
 from mmsa.data.manifest import (
-    INDEX_DTYPE,
     Manifest,
     ProtocolInfo,
     ShardInfo,
     SplitInfo,
-    index_bytes,
     load_manifest,
     write_manifest,
 )

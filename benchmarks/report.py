@@ -53,7 +53,8 @@ def texts(number: int, labels: np.ndarray, random: np.random.Generator) -> Itera
 
 def pack(directory: Path, sizes: dict[str, int]) -> None:
     """A packed set of made-up samples; some are duplicates, within a split or across splits."""
-    from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, key_hash, write_manifest
+    from mmsa.data.index_file import key_hash
+    from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, write_manifest
     from shards.packing.tars import PackedSample, write_shard
     from shards.synthetic.images import make_image
 

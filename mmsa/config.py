@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
@@ -28,6 +36,8 @@ LATER_SETTINGS = (
     "data.auto_augment",
     "data.auto_augment_operations",
     "data.auto_augment_magnitude",
+    "data.modality_dropout",
+    "model.stand_ins",
     "model.image_encoder.drop_path",
     "model.auxiliary",
     "optim.layer_decay",
@@ -57,6 +67,19 @@ class RunConfig(Section):
     collective_timeout_s: int = Field(1800, ge=1, description="until a rank counts as hanging")
 
 
+class ModalityDropoutConfig(Section):
+    """Training without one modality of a sample now and then, so that it may be missing later."""
+
+    text: float = Field(0.0, ge=0, lt=1, description="probability of training without the text")
+    image: float = Field(0.0, ge=0, lt=1, description="the same for the image")
+
+    @model_validator(mode="after")
+    def _one_stays(self) -> ModalityDropoutConfig:
+        if self.text + self.image >= 1:
+            raise ValueError("text and image together must be below 1: a sample never loses both")
+        return self
+
+
 class DataConfig(Section):
     shards: str | None = Field(None, description="directory made by `python -m shards pack`")
     classes: list[str] | dict[str, list[str]] | None = Field(
@@ -77,6 +100,9 @@ class DataConfig(Section):
     )
     auto_augment_operations: int = Field(2, ge=1, description="of rand_augment, for each image")
     auto_augment_magnitude: int = Field(9, ge=0, le=30, description="of rand_augment")
+    modality_dropout: ModalityDropoutConfig = Field(
+        ModalityDropoutConfig(), description="probabilities of masking one modality of a sample"
+    )
     drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
     bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
 
@@ -153,6 +179,10 @@ class ModelConfig(Section):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     fusion: FusionConfig = FusionConfig()
+    stand_ins: Literal["auto"] | tuple[Literal["text", "image"], ...] = Field(
+        "auto",
+        description="modalities with a learned vector in place of missing features",
+    )
     loss: str | LossConfig = Field(
         "cross_entropy", description="a loss's name, or a section: name and its own settings"
     )

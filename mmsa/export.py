@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsa.calibration import CALIBRATION_NAME, Calibration, read_calibration, to_json
 from mmsa.config import Config, load_config
+from mmsa.data.manifest import Modality
 from mmsa.errors import UserError
 from mmsa.extensions import check_extensions
 from mmsa.foundation.atomic_write import save_tensors
@@ -95,6 +96,12 @@ class Export:
                 "some"
             )
         return class_map(dataset_classes, list(self.label_names) if wanted is None else wanted)
+
+    @property
+    def may_lack(self) -> tuple[Modality, ...]:
+        """The modalities that a sample may lack: the model has a learned stand-in for each."""
+        chosen = self.config.model.stand_ins
+        return () if chosen == "auto" else chosen
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -17,6 +17,7 @@ from mmsa.calibration import temperature_of
 from mmsa.data.decoding import image_views
 from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
 from mmsa.data.decoding.posted_images import image_file
+from mmsa.data.manifest import MODALITIES
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export
@@ -47,12 +48,15 @@ class Predictor:
         self._device = device
         self._model = load_model(export).to(device)
         self._tokenizer = load_tokenizer_of(export)
+        read = {"text": self._tokenizer, "image": export.preprocessing.image}
+        self._reads = {name: one is not None for name, one in read.items()}
+        self._may_lack = export.may_lack
 
     @torch.inference_mode()
     def predict(
         self,
-        texts: Iterable[str] | None = None,
-        images: Iterable[ImageInput] | None = None,
+        texts: Iterable[str | None] | None = None,
+        images: Iterable[ImageInput | None] | None = None,
         *,
         batch_size: int = 64,
         calibrated: bool = True,
@@ -61,18 +65,21 @@ class Predictor:
 
         Both may be any iterable with an order: a list, an array, a column of a data frame, a
         generator. An input that the model does not read may be left out: `images` for a text-only
-        model.
+        model. None in place of a text or an image says that the row has none, where the model was
+        trained for it (`model.stand_ins` of its export); so does None for all texts or all images.
 
         Probabilities use the export's temperature, if it has one, unless `calibrated` is False.
         Labels do not depend on it.
 
         Raw input goes through the packing's own functions (short side, JPEG quality), so that the
         model sees what it saw in evaluation, and refuses what packing rejects: raises `UserError`
-        naming the row of a text that is empty or too long and of an image that does not open. Also
+        naming the row of a text that is empty or too long, of an image that does not open, and of
+        one that is None where the model was not trained for it or the row has nothing else. Also
         for a `batch_size` below 1, and for logits that are not finite, as evaluation does.
         """
         _check_batch_size(batch_size)
         texts, images = self._both(texts, images)
+        self._refuse_missing(texts, images)
         rows = [
             self._logits(
                 texts[start : start + batch_size], images[start : start + batch_size], start
@@ -91,30 +98,58 @@ class Predictor:
         )
 
     def _both(
-        self, texts: Iterable[str] | None, images: Iterable[ImageInput] | None
-    ) -> tuple[Sequence[str], Sequence[ImageInput]]:
+        self, texts: Iterable[str | None] | None, images: Iterable[ImageInput | None] | None
+    ) -> tuple[Sequence[str | None], Sequence[ImageInput | None]]:
         """Both as lists of equal length; `UserError` where one is missing or not a list."""
-        reads_text = self._tokenizer is not None
-        reads_images = self.export.preprocessing.image is not None
-        given_texts = _listed("texts", texts, needed=reads_text)
-        given_images = _listed("images", images, needed=reads_images)
-        count = len(given_texts if reads_text else given_images)
+        may_lack = self._may_lack if texts is not None or images is not None else ()
+        needed = {name: self._reads[name] and name not in may_lack for name in MODALITIES}
+        given_texts = _listed("texts", texts, needed=needed["text"])
+        given_images = _listed("images", images, needed=needed["image"])
+        count = len(given_images if texts is None else given_texts)
         if texts is None:
-            given_texts = [""] * count
+            given_texts = [None] * count
         if images is None:
-            given_images = [b""] * count
+            given_images = [None] * count
         if len(given_texts) != len(given_images):
             raise UserError(
                 f"{len(given_texts)} texts came with {len(given_images)} images; give one each"
             )
         return given_texts, given_images
 
+    def _refuse_missing(
+        self, texts: Sequence[str | None], images: Sequence[ImageInput | None]
+    ) -> None:
+        """Raise `UserError` for a None that the model was not trained for, or that leaves a row
+        without input."""
+        given = {"text": texts, "image": images}
+        read = [name for name in MODALITIES if self._reads[name]]
+        for name in read:
+            row = next((row for row, one in enumerate(given[name]) if one is None), None)
+            if row is not None and name not in self._may_lack:
+                raise UserError(
+                    f"{name} {row}: it is None, and the model in {self.export.directory} was not "
+                    f"trained for a missing {name}. Give one, or train with "
+                    f"data.modality_dropout.{name} or on samples without {name}"
+                )
+        for row, inputs in enumerate(zip(*(given[name] for name in read), strict=True)):
+            if all(one is None for one in inputs):
+                raise UserError(f"row {row} has neither a text nor an image; give one of them")
+
     def _logits(
-        self, texts: Sequence[str], images: Sequence[ImageInput], first_row: int
+        self, texts: Sequence[str | None], images: Sequence[ImageInput | None], first_row: int
     ) -> NDArray[np.float32]:
         input_ids = attention_mask = pixels = None
+        present = [
+            torch.tensor([one is not None for one in given]).to(self._device)
+            if name in self._may_lack
+            else None
+            for name, given in zip(MODALITIES, (texts, images), strict=True)
+        ]
         if self._tokenizer is not None:
-            cleaned = [self._text(text, first_row + row) for row, text in enumerate(texts)]
+            cleaned = [
+                "" if text is None else self._text(text, first_row + row)
+                for row, text in enumerate(texts)
+            ]
             input_ids, attention_mask = (
                 tensor.to(self._device) for tensor in self._tokenizer(cleaned)
             )
@@ -123,7 +158,7 @@ class Predictor:
             preprocessing = self.export.preprocessing
             pixels = image_views.stacked(views, len(images), preprocessing).to(self._device)
         logits: NDArray[np.float32] = (
-            self._model(input_ids, attention_mask, pixels).float().cpu().numpy()
+            self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
         )
         return logits
 
@@ -135,8 +170,11 @@ class Predictor:
         except BadText as error:
             raise UserError(f"text {row}: {error}") from None
 
-    def _view(self, image: ImageInput, row: int) -> torch.Tensor:
+    def _view(self, image: ImageInput | None, row: int) -> torch.Tensor:
         preprocessing = self.export.preprocessing
+        if image is None:  # its features do not count
+            side = preprocessing.image.image_size_px if preprocessing.image is not None else 1
+            return torch.zeros(3, side, side, dtype=torch.uint8)
         try:
             packed, _, _ = image_as_packed(
                 _content(image),

@@ -97,6 +97,11 @@ def _add_index(index: argparse.ArgumentParser) -> None:
         "--dataset", metavar="NAME", help="name of the data set (default: that of DIR)"
     )
     index.add_argument(
+        "--keep-missing",
+        metavar="MODALITIES",
+        help="text, image or text,image: take samples without one (default: an error)",
+    )
+    index.add_argument(
         "--max-characters",
         type=int,
         default=MAX_CHARACTERS,

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NO_LABEL_LINE = "no label line"
     NO_LABEL = "missing label"
     NO_CLASS_FOLDER = "not in a class folder"
+    NEITHER = "neither text nor image"
     ROW = "row does not parse"
     ID_REPEATED = "id twice"
     NAME_REPEATED = "several files of one name"
@@ -59,7 +60,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One usable raw pair from a source; its image is not decoded yet.
+    """One usable raw sample from a source; its image is not decoded yet.
+
+    A sample without a text has an empty `text`, one without an image no `image_path`; none lacks
+    both. Sources give such samples only where their settings ask for it.
 
     `key` is unique in the data set: its name, a hyphen, `key_part(source_id)`. `label` is the class
     name; `text_label` and `image_label` are those of the two modalities, where the source has them.
@@ -72,7 +76,7 @@ class Example:
     source_id: str
     dataset: str
     text: str
-    image_path: Path
+    image_path: Path | None
     label: str
     text_label: str | None = None
     image_label: str | None = None
@@ -83,7 +87,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """An example, and where its image lies in packed form. Sizes in bytes and pixels."""
+    """An example, and where its image lies in packed form. Sizes in bytes and pixels.
+
+    All are 0, and the hash is empty, where the example has no image.
+    """
 
     example: Example
     chunk: str  # path of the file that holds the JPEG

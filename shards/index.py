@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
+from mmsa.data.index_file import INDEX_DTYPE, index_bytes, key_hash, missing_counts
 from mmsa.data.manifest import (
-    INDEX_DTYPE,
     MANIFEST_NAME,
     Manifest,
     ProtocolInfo,
     ShardInfo,
-    index_bytes,
-    key_hash,
     load_manifest,
+    version_of,
     write_manifest,
 )
 from mmsa.errors import UserError
@@ -88,9 +87,11 @@ def index(
     }
     for (split, tar), one in zip(tars, found, strict=True):
         shards[split].append(_write_index(tar, one, classes))
+    split_infos = {name: split_info(parts, classes) for name, parts in shards.items()}
     return write_manifest(
         directory,
         Manifest(
+            version=version_of(split_infos),
             dataset=settings.dataset or directory.resolve().name,
             classes=classes,
             label_rule="given",
@@ -111,7 +112,7 @@ def index(
                     "label": ",".join(settings.labels),
                 },
             },
-            splits={name: split_info(parts, classes) for name, parts in shards.items()},
+            splits=split_infos,
         ),
     )
 
@@ -239,7 +240,10 @@ def _write_index(tar: Path, found: TarContents, classes: tuple[str, ...]) -> Sha
     for record, place, key, label in zip(
         records, found.places, found.keys, found.labels, strict=True
     ):
-        record["offset"], record["length"], record["crc32"], record["text_length"] = place
+        for name, value in zip(
+            ("offset", "length", "crc32", "text_length", "missing"), place, strict=True
+        ):
+            record[name] = value
         record["key_hash"] = record["group"] = key_hash(key)
         record["label"] = classes.index(label)
     content = index_bytes(records, tar_bytes=found.tar_bytes, tar_sha256=found.tar_sha256)
@@ -254,4 +258,5 @@ def _write_index(tar: Path, found: TarContents, classes: tuple[str, ...]) -> Sha
         index_sha256=hashlib.sha256(content).hexdigest(),
         num_samples=len(found.keys),
         classes={name: counts[name] for name in classes},
+        missing=missing_counts(records),
     )

@@ -21,6 +21,7 @@ _SOURCE_OPTIONS = {
     "classes": None,
     "similar_classes": None,
     "encoding": None,
+    "keep_missing": None,
     "dataset": None,
     "max_characters": MAX_CHARACTERS,
 }
@@ -102,6 +103,12 @@ def _add_reading(reading: argparse._ArgumentGroup) -> None:
     )
     reading.add_argument(
         "--encoding", metavar="NAME", help="encoding of the texts (default: the source's own)"
+    )
+    reading.add_argument(
+        "--keep-missing",
+        type=_names,
+        metavar="MODALITIES",
+        help="text, image or text,image: keep samples without one (default: reject them)",
     )
     reading.add_argument(
         "--max-characters",

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mmsa.data.decoding.file_kinds import ACCEPTED_NAMES, accepted_format, described
 from mmsa.data.decoding.limits import MAX_CHARACTERS, MOST_PIXELS_IN_SHARDS
+from mmsa.data.index_file import missing_bits
+from mmsa.data.manifest import MODALITIES
 from mmsa.data.members import (
     Fields,
     field_text,
@@ -72,11 +74,16 @@ class IndexSettings:
             splits.append((name, pattern))
         if options.max_characters < 1:
             raise UserError(f"--max-characters {options.max_characters} must be at least 1")
+        keep_missing = names(options.keep_missing or "")
+        if not set(keep_missing) <= set(MODALITIES):
+            raise UserError(
+                f"--keep-missing {options.keep_missing} must be text, image, or text,image"
+            )
         image = names(options.image_field)
         if options.image_field == IMAGE_FIELDS:
             image += LATER_IMAGE_FIELDS
         return cls(
-            Fields(image, names(options.text_field)),
+            Fields(image, names(options.text_field), frozenset(keep_missing)),
             names(options.label_field),
             None if options.classes is None else names(options.classes),
             tuple(splits) or _DEFAULT_SPLITS,
@@ -97,13 +104,14 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class TarContents:
-    """The content of one tar: per sample (offset, length, crc32, characters), key and label.
+    """The content of one tar: per sample its place, key and label.
 
-    `image_fields` are those that its samples have, `rejected` the samples that were left out, and
-    `warnings` sentences on the end of the tar.
+    A place is (offset, length, crc32, characters, missing) as in the index. `image_fields` are
+    those that its samples have, `rejected` the samples that were left out, and `warnings` sentences
+    on the end of the tar.
     """
 
-    places: list[tuple[int, int, int, int]]
+    places: list[tuple[int, int, int, int, int]]
     keys: list[str]
     labels: list[str]
     tar_bytes: int
@@ -127,16 +135,16 @@ class TarContents:
 @dataclass(frozen=True)
 class _Sample:
     key: str
-    text: str
+    text: str | None
     label: str
-    image_field: str
+    image_field: str | None  # None: it has no image
 
 
 def scan_tar(task: ScanTask) -> TarContents:
     """Read every sample of one tar. Raises `UserError` naming the first that does not fit, unless
     such samples are left out and others fit."""
     path = Path(task.path)
-    places: list[tuple[int, int, int, int]] = []
+    places: list[tuple[int, int, int, int, int]] = []
     samples: list[_Sample] = []
     rejected: list[Rejected] = []
     try:
@@ -154,7 +162,11 @@ def scan_tar(task: ScanTask) -> TarContents:
                     name = f"{path.name}:{number}"
                     rejected.append(Rejected(name, reject.reason, reject.detail))
                     continue
-                places.append((start, stop - start, zlib.crc32(piece), len(sample.text)))
+                lacks = missing_bits(
+                    has_text=sample.text is not None, has_image=sample.image_field is not None
+                )
+                characters = len(sample.text or "")
+                places.append((start, stop - start, zlib.crc32(piece), characters, lacks))
                 samples.append(sample)
     except tarfile.TarError as error:
         raise UserError(f"{path} is not a readable, uncompressed tar ({error})") from None
@@ -170,7 +182,7 @@ def scan_tar(task: ScanTask) -> TarContents:
         [sample.label for sample in samples],
         path.stat().st_size,
         digest,
-        frozenset(sample.image_field for sample in samples),
+        frozenset(name for name in (sample.image_field for sample in samples) if name),
         rejected,
         found.warnings,
     )
@@ -187,16 +199,19 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
         key, image, text, json = sample_of(members, settings.fields)
         object_in(json)  # raises where it is not readable
     except (ValueError, tarfile.TarError) as error:
-        hint = "Fields are named with --image-field and --text-field"
+        hint = (
+            "Fields are named with --image-field and --text-field; --keep-missing keeps samples "
+            "without an image or a text"
+        )
         raise Reject(Reason.SAMPLE, f"{error}. {hint}") from None
-    if accepted_format(image) is None:
+    if image is not None and accepted_format(image) is None:
         found = f"the image of '{key}' is {described(image)}; accepted are {ACCEPTED_NAMES}"
         raise Reject(Reason.UNREADABLE_IMAGE, found)
-    if settings.decode:
+    if settings.decode and image is not None:
         _decode(key, image)
-    if not text.strip():
+    if text is not None and not text.strip():
         raise Reject(Reason.EMPTY_TEXT, f"the text of '{key}' is empty")
-    if len(text) > settings.max_characters:
+    if text is not None and len(text) > settings.max_characters:
         raise Reject(
             Reason.LARGE_TEXT,
             f"the text of '{key}' has {len(text):,} characters; --max-characters is "
@@ -221,7 +236,9 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
             said = unknown(label, classes, hint=False)
             raise Reject(Reason.UNKNOWN_LABEL, f"'{key}' has the class {said}")
         label = name
-    return _Sample(key, text, label, next(n for n in settings.fields.image if n in by_field))
+    return _Sample(
+        key, text, label, next((n for n in settings.fields.image if n in by_field), None)
+    )
 
 
 def _decode(key: str, image: bytes) -> None:

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from mmsa.data.decoding.limits import MOST_PIXELS_IN_SHARDS
+from mmsa.data.index_file import IndexArray, key_hash, missing_bits, missing_in_words, read_index
 from mmsa.data.manifest import (
     MANIFEST_NAME,
-    IndexArray,
     Manifest,
+    Modality,
     ProtocolInfo,
     ShardInfo,
-    key_hash,
     load_manifest,
     manifest_text,
-    read_index,
 )
 from mmsa.data.members import Fields, object_in, sample_of, tar_members
 from mmsa.errors import ShardDamage, UserError
@@ -53,6 +52,7 @@ class _Task:
     directory: str
     shard: ShardInfo
     classes: tuple[str, ...]
+    optional: frozenset[str]  # modalities that a sample may lack
     packing: dict[str, Any]
     decode: bool
     max_characters: int
@@ -86,6 +86,7 @@ def verify(
             str(directory),
             shard,
             manifest.classes,
+            frozenset(split.missing),
             manifest.packing,
             decode,
             manifest.max_characters,
@@ -124,6 +125,11 @@ def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
             listed |= {shard.tar, shard.index}
         if sum(shard.num_samples for shard in split.shards) != split.num_samples:
             yield f"{path.name}: the shards of {name} do not sum to its {split.num_samples} samples"
+        missing: Counter[Modality] = Counter()
+        for shard in split.shards:
+            missing.update(shard.missing)
+        if missing != Counter(split.missing):
+            yield f"{path.name}: the missing of the shards of {name} do not sum to its own"
         if counts != Counter(split.classes):
             yield f"{path.name}: the classes of the shards of {name} do not sum to its own"
     for extra in sorted({*directory.glob("*.tar"), *directory.glob("*.idx")}):
@@ -238,7 +244,7 @@ def _behind_the_end(tar: str, tar_bytes: int, records: IndexArray) -> Iterator[s
 def _one_sample(
     task: _Task, number: int, piece: bytes, record: np.void, result: _Checked
 ) -> Iterator[str]:
-    fields = Fields.of(task.packing)
+    fields = Fields.of(task.packing, task.optional)
     key, image, text, json = sample_of(tar_members(piece), fields)
     meta = object_in(json)
     where = f"{task.shard.tar}: {key}"
@@ -246,17 +252,24 @@ def _one_sample(
     result.groups.append(int(record["group"]))
     if key_hash(key) != int(record["key_hash"]):
         yield f"{where} (sample {number}) has another key_hash in the index"
-    if len(text) != int(record["text_length"]):
-        yield f"{where} has {len(text)} characters; the index says {record['text_length']}"
+    missing = missing_bits(has_text=text is not None, has_image=image is not None)
+    if missing != int(record["missing"]):
+        said = missing_in_words(int(record["missing"]))
+        yield f"{where} lacks {missing_in_words(missing)}; the index says {said}"
+    characters = len(text or "")
+    if characters != int(record["text_length"]):
+        yield f"{where} has {characters} characters; the index says {record['text_length']}"
     if "fields" not in task.packing:
         label = task.classes[int(record["label"])]
         expected = {"key": key, "label": label, "group": f"{int(record['group']):016x}"}
         for name, value in expected.items():
             if meta.get(name) != value:
                 yield f"{where}: its json says {name} {meta.get(name)!r}, the index {value!r}"
-    if len(text) > task.max_characters:
-        yield f"{where} has {len(text):,} characters; at most {task.max_characters:,} are read"
-    if task.decode:
+    if characters > task.max_characters:
+        yield f"{where} has {characters:,} characters; at most {task.max_characters:,} are read"
+    if image is None and {"width", "height"} & meta.keys():
+        yield f"{where}: its json has the size of an image, and it has none"
+    if task.decode and image is not None:
         yield from _image_faults(where, image, meta, task.packing)
 
 

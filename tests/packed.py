@@ -7,18 +7,19 @@ empty ones, so the sizes are chosen here and only the writing is the project's.
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, key_hash, write_manifest
+from mmsa.data.index_file import key_hash
+from mmsa.data.manifest import Manifest, ProtocolInfo, SplitInfo, version_of, write_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.labels import LABEL_NAMES, class_map
 from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 from shards.packing.tars import PackedSample, write_shard
+from shards.packing.write import split_info
 
 SIZES = (7, 0, 12, 1, 5)  # 25 samples of the train split: uneven, one shard empty
 
@@ -41,15 +42,18 @@ def text(number: int) -> str:
     return " ".join(f"word{(number * 5 + place) % 13}" for place in range(1 + number * 7 % 9))
 
 
-def sample(number: int, *, split: str = "train") -> PackedSample:
-    """Sample `number` of a split: its class goes round, its key holds split and number."""
+def sample(number: int, *, split: str = "train", lacks: str = "") -> PackedSample:
+    """Sample `number` of a split: its class goes round, its key holds split and number.
+
+    It has no text or no image where `lacks` says "text" or "image".
+    """
     key = f"tiny-{split}-{number}"
     return PackedSample(
         key=key,
         label=LABEL_NAMES[number % 3],
         group=key_hash(key),
-        text=text(number),
-        image=picture(number),
+        text="" if lacks == "text" else text(number),
+        image=b"" if lacks == "image" else picture(number),
         facts={"source_id": str(number)},
     )
 
@@ -62,17 +66,13 @@ def write_split(
         write_shard(directory, f"{split}-{number:05d}", part, LABEL_NAMES)
         for number, part in enumerate(samples)
     )
-    counts = Counter(one.label for part in samples for one in part)
-    return SplitInfo(
-        num_samples=sum(counts.values()),
-        classes={name: counts[name] for name in LABEL_NAMES},
-        shards=shards,
-    )
+    return split_info(shards, LABEL_NAMES)
 
 
 def seal(directory: Path, splits: dict[str, SplitInfo]) -> Manifest:
     """Write the manifest of `splits`."""
     manifest = Manifest(
+        version=version_of(splits),
         dataset="tiny",
         classes=LABEL_NAMES,
         label_rule="as given",
@@ -89,6 +89,13 @@ def packed_set(directory: Path, sizes: Sequence[int] = SIZES, *, split: str = "t
     numbers = iter(range(sum(sizes)))
     parts = [[sample(next(numbers), split=split) for _ in range(size)] for size in sizes]
     return seal(directory, {split: write_split(directory, split, parts)})
+
+
+def lacking_set(directory: Path, lacks: Sequence[str], *, split: str = "train") -> Manifest:
+    """Pack one shard of a split: sample n lacks what `lacks[n]` says, nothing where that is ""."""
+    directory.mkdir(exist_ok=True)
+    part = [sample(number, split=split, lacks=what) for number, what in enumerate(lacks)]
+    return seal(directory, {split: write_split(directory, split, [part])})
 
 
 def open_split(directory: Path, manifest: Manifest, *, split: str = "train") -> SplitReader:

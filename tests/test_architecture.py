@@ -66,6 +66,7 @@ SHARDS_MAY_IMPORT = {
     "mmsa.data.decoding.limits",
     "mmsa.data.decoding.packed_form",
     "mmsa.data.decoding.posted_images",
+    "mmsa.data.index_file",
     "mmsa.data.manifest",
     "mmsa.data.members",
     "mmsa.data.reader",

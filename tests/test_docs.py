@@ -8,18 +8,12 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from packed import SIZES, open_split, packed_set
+from packed import SIZES, lacking_set, open_split, packed_set
 from pydantic import BaseModel
 
 from mmsa.config import Config, FusionConfig
-from mmsa.data.manifest import (
-    INDEX_DTYPE,
-    Manifest,
-    ProtocolInfo,
-    ShardInfo,
-    SplitInfo,
-    load_manifest,
-)
+from mmsa.data.index_file import INDEX_DTYPE
+from mmsa.data.manifest import Manifest, ProtocolInfo, ShardInfo, SplitInfo, load_manifest
 from mmsa.models.fusion import FUSIONS
 from mmsa.models.losses import LOSSES
 from mmsa.training.checkpoints.resume import _FREE
@@ -176,6 +170,18 @@ def test_the_readers_of_the_page_read_a_packed_set(reader: str, tmp_path: Path) 
         for sample in (ours.read(shard, row) for row in range(size))
     ]
     assert [(key, text, jpeg) for key, _, text, jpeg in read] == expected
+
+
+@pytest.mark.parametrize("reader", ["samples", "stock_samples"])
+def test_the_readers_of_the_page_read_samples_that_lack_a_modality(
+    reader: str, tmp_path: Path
+) -> None:
+    lacking_set(tmp_path, ["", "text", "image"])
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", SHARD_FORMAT, re.S):
+        exec(block, names)
+    read = [(text is None, image is None) for _, _, text, image in names[reader](tmp_path, "train")]
+    assert read == [(False, False), (True, False), (False, True)]
 
 
 def test_the_reader_of_the_page_finds_damage(tmp_path: Path) -> None:

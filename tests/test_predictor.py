@@ -182,7 +182,7 @@ def test_images_that_packing_rejects_are_refused_by_row(
     large = io.BytesIO()
     Image.new("1", (9000, 8000)).save(large, "PNG")
     for bad, words in (
-        (None, "expected a path, bytes or a Pillow image, found None"),
+        (None, "was not trained for a missing image. Give one, or train with"),
         (np.zeros((4, 4, 3), np.uint8), "expected a path, bytes or a Pillow image"),
         (3, "found 3"),
         (b"", "empty image file"),
@@ -226,7 +226,7 @@ def test_texts_that_packing_rejects_are_refused_by_row(predictor: Predictor) -> 
     )
     assert predictor.predict(["x" * 65_536], [image]).labels
     assert "half a surrogate pair at character 1" in refused(predictor, ["a\udcff"], [image])
-    assert "text 0 is not a string: None" in refused(predictor, [None], [image])
+    assert "text 0: it is None, and the model in" in refused(predictor, [None], [image])
     assert "text 0 is not a string: nan" in refused(predictor, [float("nan")], [image])
 
 

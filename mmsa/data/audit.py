@@ -22,7 +22,8 @@ import numpy as np
 
 from mmsa.config import Config, load_config
 from mmsa.data.audit_files import Part, parts_of, read_part
-from mmsa.data.manifest import key_hash, load_manifest
+from mmsa.data.index_file import key_hash
+from mmsa.data.manifest import load_manifest
 from mmsa.data.plan import BatchPlan, Order
 from mmsa.data.reader import SplitReader
 from mmsa.errors import EXIT_USER_ERROR, UserError

@@ -1,4 +1,5 @@
-"""The files that describe a packed data set: `manifest.json` and an index file next to each tar.
+"""The file that describes a packed data set: `manifest.json`. Each tar has an index file, too
+(`index_file.py`).
 
 docs/shard-format.md describes both formats for other programs. Packing writes these files; the
 stream and all reports read them. Nothing here decodes a sample.
@@ -11,49 +12,43 @@ import hashlib
 import json
 import os
 import re
-import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
-from mmsa.errors import ShardDamage, UserError
+from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.regular_file import read_regular
 from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mmsa-shards"
-VERSION = 1
+# Version 2 has samples that lack a modality. A set without such samples is written as version 1, so
+# that its bytes are those of earlier versions of mmsa, which read it.
+VERSIONS = (1, 2)
 
-INDEX_MAGIC = b"MMSA-IDX"
-INDEX_VERSION = 1
-# magic, version, bytes per record, records, bytes of the tar, sha256 of the tar: 64 bytes
-_INDEX_HEADER = struct.Struct("<8sIIQQ32s")
-
-# One record per sample, in tar order, little-endian whatever the machine: 40 bytes.
-INDEX_DTYPE = np.dtype(
-    [
-        ("offset", "<u8"),  # of the sample's first tar header, bytes from the start of the tar
-        ("key_hash", "<u8"),  # key_hash(key)
-        ("group", "<u8"),  # key_hash of the first key of its duplicate group; its own when alone
-        ("length", "<u4"),  # bytes of all its members with headers and padding: one read gets it
-        ("crc32", "<u4"),  # zlib.crc32 of those bytes
-        ("text_length", "<u4"),  # characters of its text
-        ("label", "<u2"),  # position in the manifest's `classes`
-        ("reserved", "<u2"),  # 0
-    ]
-)
-IndexArray = np.ndarray[Any, np.dtype[np.void]]
-
+Modality = Literal["text", "image"]
+MODALITIES: tuple[Modality, ...] = ("text", "image")
 
 # A pattern, because pathlib would take most of the time of loading 100,000 shards.
 _PLAIN_NAME = re.compile(r"[^./:\0][^/:\0]*")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+# Modality -> number of samples without it. Left out where there are none: only in version 2.
+Missing = Annotated[dict[Modality, PositiveInt], Field(exclude_if=lambda counts: not counts)]
 
 
 class _Strict(BaseModel):
@@ -70,6 +65,7 @@ class ShardInfo(_Strict):
     index_sha256: Sha256
     num_samples: NonNegativeInt
     classes: dict[str, NonNegativeInt]
+    missing: Missing = {}
 
     @field_validator("tar", "index")
     @classmethod
@@ -87,6 +83,7 @@ class SplitInfo(_Strict):
     num_samples: NonNegativeInt
     classes: dict[str, NonNegativeInt]
     shards: tuple[ShardInfo, ...]
+    missing: Missing = {}
 
 
 class ProtocolInfo(_Strict):
@@ -106,7 +103,7 @@ class Manifest(_Strict):
     """`manifest.json`. `digest` is the sha256 of everything else in it, as canonical JSON."""
 
     format: Literal["mmsa-shards"] = "mmsa-shards"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     dataset: str
     classes: tuple[str, ...]
     label_rule: str
@@ -116,12 +113,25 @@ class Manifest(_Strict):
     splits: dict[str, SplitInfo]
     digest: str = ""
 
+    @model_validator(mode="after")
+    def _version_of_missing(self) -> Manifest:
+        if self.version != version_of(self.splits):
+            raise ValueError(f"version {self.version} with the missing counts of another version")
+        return self
+
     def computed_digest(self) -> str:
         return _digest(self.model_dump(mode="json"))
 
     def sealed(self) -> Manifest:
         """A copy with its digest filled in."""
         return self.model_copy(update={"digest": self.computed_digest()})
+
+    def missing(self, *splits: str) -> dict[Modality, int]:
+        """Modality -> number of samples without it in `splits` (all by default), where not 0."""
+        counts: Counter[Modality] = Counter()
+        for name in splits or self.splits:
+            counts.update(self.splits[name].missing)
+        return {name: counts[name] for name in MODALITIES if counts[name]}
 
     @property
     def has_soft_labels(self) -> bool:
@@ -142,6 +152,11 @@ class Manifest(_Strict):
                 f"the shards have no split '{name}'; they have: {', '.join(self.splits) or 'none'}"
             )
         return self.splits[name]
+
+
+def version_of(splits: Mapping[str, SplitInfo]) -> Literal[1, 2]:
+    """The version of a manifest of `splits`: 2 where a sample lacks a modality."""
+    return 2 if any(split.missing for split in splits.values()) else 1
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -197,16 +212,18 @@ def _load(path: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); pack the data again") from None
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (FORMAT, VERSION):
+    known = [(FORMAT, version) for version in VERSIONS]
+    if found not in known:
         raise UserError(
-            f"{path} has format and version {found}; this program reads {(FORMAT, VERSION)}. "
+            f"{path} has format and version {found}; this program reads "
+            f"{' and '.join(map(str, known))}. "
             "Pack the data again with this version's `python -m shards pack`"
         )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"]) or "its content"
         raise UserError(
             f"{path} does not fit its format: {place}: {first['msg']}; pack the data again"
         ) from None
@@ -241,54 +258,3 @@ def _refuse_repetition(path: Path, manifest: Manifest) -> None:
                         f"{path} lists the same samples twice: as {first} and as {place}. Each "
                         "sample must be in one split, once; pack or index the data again"
                     )
-
-
-def key_hash(key: str) -> int:
-    """The 64-bit hash of a key in the index: the first 8 bytes of its sha256, little-endian."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "little")
-
-
-def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> bytes:
-    """The content of an index file for `records` (N,) of `INDEX_DTYPE`, in tar order."""
-    assert records.dtype == INDEX_DTYPE, records.dtype
-    header = _INDEX_HEADER.pack(
-        INDEX_MAGIC,
-        INDEX_VERSION,
-        INDEX_DTYPE.itemsize,
-        len(records),
-        tar_bytes,
-        bytes.fromhex(tar_sha256),
-    )
-    return header + records.tobytes()
-
-
-def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArray:
-    """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
-
-    It is not memory-mapped, because a file truncated on a network file system would cause SIGBUS.
-    Raises `ShardDamage` if it is missing, changed, or made for another tar.
-    """
-    path = os.path.join(directory, shard.index)
-
-    def damage(what: str) -> ShardDamage:
-        return ShardDamage(
-            f"the index {path} {what}. Restore it, or pack the data again", shard=shard.tar
-        )
-
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise damage(f"cannot be read ({error.strerror or error})") from None
-    if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-        raise damage("does not match the manifest's sha256: it is damaged or of other shards")
-    if len(content) < _INDEX_HEADER.size:
-        raise damage("is shorter than its header")
-    magic, version, record_bytes, count, tar_bytes, tar_sha256 = _INDEX_HEADER.unpack_from(content)
-    expected_size = _INDEX_HEADER.size + shard.num_samples * INDEX_DTYPE.itemsize
-    if magic != INDEX_MAGIC or version != INDEX_VERSION or record_bytes != INDEX_DTYPE.itemsize:
-        raise damage(f"has version {version} and {record_bytes} bytes per record")
-    if count != shard.num_samples or len(content) != expected_size:
-        raise damage(f"holds {count} records; the manifest says {shard.num_samples}")
-    if tar_bytes != shard.tar_bytes or tar_sha256.hex() != shard.tar_sha256:
-        raise damage("was made for another tar")
-    return np.frombuffer(content, dtype=INDEX_DTYPE, offset=_INDEX_HEADER.size)

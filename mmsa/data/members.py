@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeVar
@@ -31,19 +31,21 @@ class Fields:
 
     `json:caption` is the string `caption` in the member with extension `json`; any extension may
     take its place. Tars packed by other programs use other extensions, which the manifest lists in
-    `packing.fields`.
+    `packing.fields`. A sample may lack the modalities in `optional`, but not both.
     """
 
     image: tuple[str, ...] = ("jpg",)
     text: tuple[str, ...] = ("txt",)
+    optional: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, packing: Mapping[str, Any]) -> Fields:
+    def of(cls, packing: Mapping[str, Any], optional: Iterable[str] = ()) -> Fields:
         """The fields that a manifest's `packing` lists."""
         fields = packing.get("fields", {})
         return cls(
             tuple(fields.get("image", cls.image)),
             tuple(fields.get("text", cls.text)),
+            frozenset(optional),
         )
 
 
@@ -61,11 +63,14 @@ def key_and_field(name: str) -> tuple[str, str] | None:
     return name[:dot], name[dot + 1 :].lower()
 
 
-def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C, str, bytes]:
+def sample_of(
+    members: Sequence[tuple[str, C]], fields: Fields
+) -> tuple[str, C | None, str | None, bytes]:
     """(key, image, text, unparsed `json` or b"") of one sample's tar members.
 
-    Keys are those of `key_and_field`, and members without one are skipped. Raises `ValueError` if
-    the members belong to several keys, and if the image or the text is missing.
+    Keys are those of `key_and_field`, and members without one are skipped. The image or the text is
+    None where it is missing and optional; an empty text counts as missing. Raises `ValueError` if
+    the members belong to several keys, if one is missing that is not optional, and if both are.
     """
     by_field: dict[str, C] = {}
     keys = set()
@@ -82,7 +87,12 @@ def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C,
     image = next((by_field[name] for name in fields.image if name in by_field), None)
     texts = [field_text(name, by_field) for name in fields.text]
     text = next(filter(None, texts), None)
-    if image is None or (text is None and not any(found == "" for found in texts)):
+    json = bytes(by_field.get("json", b""))
+    needs_image = "image" not in fields.optional or text is None
+    if text is None and "text" in fields.optional and image is not None:
+        return key, image, None, json
+    empty = any(found == "" for found in texts)
+    if (image is None and needs_image) or (text is None and not empty):
         what, wanted = ("image", fields.image) if image is None else ("text", fields.text)
         raise ValueError(
             f"it holds the members {_some(members)} and no {what} ({', '.join(wanted)})"
@@ -90,7 +100,7 @@ def sample_of(members: Sequence[tuple[str, C]], fields: Fields) -> tuple[str, C,
         )
     if text is None:
         raise ValueError(f"the text of '{key}' is empty")
-    return key, image, text, bytes(by_field.get("json", b""))
+    return key, image, text, json
 
 
 def _some(members: Sequence[tuple[str, C]]) -> str:

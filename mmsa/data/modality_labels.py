@@ -11,23 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from mmsa.data.manifest import MODALITIES
+from mmsa.data.raw_sample import RawSample
 from mmsa.data.reader import SplitReader
 from mmsa.labels import ClassMap
 
-MODALITIES = ("text", "image")  # the order of a batch's `modality_labels`
 NO_LABEL = -1
 _MOST_READ = 1000  # samples of a split that are looked at
 
 
-def modality_labels(meta: dict[str, Any], classes: ClassMap) -> list[int]:
+def modality_labels(sample: RawSample, classes: ClassMap) -> list[int]:
     """The model's labels of text and image in a sample's JSON, `NO_LABEL` where there is none.
 
-    Classes are merged and left out as those of the pair are: a label of a class that the model does
-    not know counts as none.
+    They are in the order of `MODALITIES`. A modality that the sample lacks has none, whatever the
+    JSON says. Classes are merged and left out as those of the pair are: a label of a class that the
+    model does not know counts as none.
     """
     labels = []
-    for modality in MODALITIES:
-        name = meta.get(f"{modality}_label")
+    meta: dict[str, Any] = sample.meta
+    for modality, there in zip(MODALITIES, (sample.has_text, sample.has_image), strict=True):
+        name = meta.get(f"{modality}_label") if there else None
         label = classes.label_of(name) if isinstance(name, str) else None
         labels.append(NO_LABEL if label is None else label)
     return labels
@@ -41,7 +44,7 @@ def shares_with_labels(reader: SplitReader, classes: ClassMap) -> dict[str, floa
     """
     places = list(reader.places()) if len(reader) <= _MOST_READ else _spread(reader)
     found = np.array(
-        [modality_labels(reader.read(*place).meta, classes) for place in places], dtype=np.int64
+        [modality_labels(reader.read(*place), classes) for place in places], dtype=np.int64
     ).reshape(-1, len(MODALITIES))
     shares = (found != NO_LABEL).mean(axis=0) if len(found) else np.zeros(len(MODALITIES))
     return dict(zip(MODALITIES, shares.tolist(), strict=True))

@@ -17,9 +17,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmsa.data.index_file import (
+    INDEX_DTYPE,
+    IndexArray,
+    key_hash,
+    missing_bits,
+    missing_in_words,
+    read_index,
+)
 from mmsa.data.loading.worker_position import record_position
-from mmsa.data.manifest import INDEX_DTYPE, IndexArray, Manifest, key_hash, read_index
+from mmsa.data.manifest import Manifest
 from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
+from mmsa.data.raw_sample import RawSample
 from mmsa.data.shard_table import ShardTable
 from mmsa.errors import ShardDamage
 from mmsa.labels import ClassMap
@@ -43,43 +52,10 @@ class _Record(NamedTuple):
     crc32: int
     text_length: int
     label: int
-    reserved: int
+    missing: int
 
 
 assert _Record._fields == INDEX_DTYPE.names
-
-
-class RawSample(NamedTuple):
-    """One sample as stored in its tar. `label` is the model's integer label.
-
-    `image` is a view into the bytes that were read: a copy would double the loader's writes to
-    memory.
-    """
-
-    key: str
-    shard: str
-    image: Content
-    text: str
-    json: bytes
-    label: int
-    key_hash: int
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """The object in `json`; raises `ShardDamage` if it is not JSON.
-
-        Parsed at each call: it costs as much as reading the tar headers, and training seldom
-        needs it.
-        """
-        try:
-            return object_in(self.json)
-        except ValueError as error:
-            raise ShardDamage(
-                f"the json of {self.key} in {self.shard} cannot be read ({error}). "
-                "Pack the data again, or index its tars again",
-                shard=self.shard,
-                key=self.key,
-            ) from None
 
 
 class SplitReader:
@@ -98,7 +74,8 @@ class SplitReader:
         self.shards = ShardTable(info.shards, manifest.classes)
         self._num_indexes = _OPEN_INDEXES
         self.num_classes = len(classes.names)
-        self._fields = Fields.of(manifest.packing)
+        self.missing = info.missing  # of all classes: modality -> samples without it
+        self._fields = Fields.of(manifest.packing, info.missing)
         self._packed_here = "fields" not in manifest.packing
         self._classes = manifest.classes
         self._max_characters = manifest.max_characters
@@ -213,7 +190,7 @@ class SplitReader:
         # Tars that our packing wrote pass these checks; other programs write tars too.
         try:
             key, image, text, json = sample_of(tar_members(memoryview(content)), self._fields)
-            problem = self._contradiction(record, key, text, json)
+            problem = self._contradiction(record, key, image, text, json)
         except (ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
             raise self._damage(shard, ordinal, str(error) or type(error).__name__) from None
         if problem:
@@ -221,19 +198,28 @@ class SplitReader:
         return RawSample(
             key=key,
             shard=tar,
-            image=image,
-            text=text,
+            image=b"" if image is None else image,
+            text=text or "",
             json=json,
             label=int(self._labels[record.label]),
             key_hash=record.key_hash,
+            has_text=text is not None,
+            has_image=image is not None,
         )
 
-    def _contradiction(self, record: _Record, key: str, text: str, json: bytes) -> str:
+    def _contradiction(
+        self, record: _Record, key: str, image: Content | None, text: str | None, json: bytes
+    ) -> str:
         """How a sample's content contradicts its index record; "" if it does not."""
         if key_hash(key) != record.key_hash:
             return f"its key is '{key}', the index says another"
-        if len(text) != record.text_length:
-            return f"its text has {len(text)} characters, the index says {record.text_length}"
+        characters = len(text or "")
+        if characters != record.text_length:
+            return f"its text has {characters} characters, the index says {record.text_length}"
+        missing = missing_bits(has_text=text is not None, has_image=image is not None)
+        if missing != record.missing:
+            found, said = map(missing_in_words, (missing, record.missing))
+            return f"it lacks {found}, the index says {said}"
         # Tars packed by other programs may keep their labels elsewhere. In ours, searching the
         # bytes for the label is cheaper than parsing them, which then only happens on a mismatch.
         if self._packed_here and self._label_marks[record.label] not in json:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.manifest import ShardInfo
+from mmsa.data.manifest import MODALITIES, ShardInfo
 from mmsa.errors import ShardDamage
 
 _DIGEST_BYTES = 32  # sha256
@@ -42,6 +42,12 @@ class ShardTable:
         self._indexes = _Names([shard.index for shard in shards])
         self._tar_bytes = np.array([shard.tar_bytes for shard in shards], dtype=np.int64)
         self._num_samples = np.array([shard.num_samples for shard in shards], dtype=np.int64)
+        # (S, 2) samples without each of `MODALITIES`; None where all samples have both.
+        self._missing: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        if any(shard.missing for shard in shards):
+            self._missing = np.array(
+                [[shard.missing.get(name, 0) for name in MODALITIES] for shard in shards]
+            )
         self._digests = np.frombuffer(
             b"".join(
                 bytes.fromhex(shard.tar_sha256) + bytes.fromhex(shard.index_sha256)
@@ -68,6 +74,10 @@ class ShardTable:
             raise IndexError(number)
         digests = self._digests[number].tobytes()
         counts = zip(self._classes, self.counts[number].tolist(), strict=True)
+        missing = {}
+        if self._missing is not None:
+            lacking = zip(MODALITIES, self._missing[number].tolist(), strict=True)
+            missing = {name: count for name, count in lacking if count}
         return ShardInfo.model_construct(
             tar=self._tars[number],
             tar_bytes=int(self._tar_bytes[number]),
@@ -76,6 +86,7 @@ class ShardTable:
             index_sha256=digests[_DIGEST_BYTES:].hex(),
             num_samples=int(self._num_samples[number]),
             classes=dict(counts),
+            missing=missing,
         )
 
     def check_tars(self, directory: Path) -> None:

@@ -9,7 +9,7 @@ because loader workers are started by forkserver. Legend: B batch, T tokens, S i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +22,10 @@ from mmsa.data.batch_requests import EvaluationRequests, Request, Share, TrainRe
 from mmsa.data.decoding import image_views
 from mmsa.data.decoding.auto_augment import AutoAugment, auto_augmented
 from mmsa.data.loading.workers import DEFAULT_TIMEOUT_S, LoaderWorkers
+from mmsa.data.modality_dropout import ModalityDropout, kept_modalities
 from mmsa.data.modality_labels import modality_labels
-from mmsa.data.reader import RawSample, SplitReader
+from mmsa.data.raw_sample import RawSample
+from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import ClassMap
@@ -34,7 +36,8 @@ from mmsa.process.memory import keep_freed_memory
 #  "images" uint8 (B, 3, S, S), channels_last with and without workers,
 #  "labels" (B,), "targets" (B, C) or None, "modality_labels" (B, 2) or None: of text and image,
 #  "weights" (B,) 1 or 0,
-#  "num_real": rows of weight 1, as a Python number}
+#  "text_present" (B,) bool, "image_present" (B,) bool, each None where all rows have it,
+#  "num_real": rows of weight 1, "num_images": rows with an image, as Python numbers}
 Batch = dict[str, Any]
 
 _READ_AHEAD = 32  # samples
@@ -68,7 +71,9 @@ class ReadAndDecode:
     """Read the samples of each request from their tars and decode their JPEGs.
 
     Without `augmentation`, images get the evaluation's view. Preprocessing without image settings
-    decodes none.
+    decodes none. A sample without an image gets the view of another one of its request: its
+    features do not count, and a BatchNorm in training then sees real images alone. Where the
+    request has no image at all, the views are black.
     """
 
     reader: SplitReader
@@ -81,10 +86,12 @@ class ReadAndDecode:
             if self.preprocessing.image is not None:
                 images = image_views.empty_batch(len(request.shards), self.preprocessing)
             for row, sample in enumerate(self._read(request)):
-                if images is not None:
+                if images is not None and sample.has_image:
                     images[row].copy_(self._view(sample, request.epoch))
                     sample = sample._replace(image=b"")  # frees the packed image
                 samples.append(sample)
+            if images is not None:
+                _fill_rows_without_image(images, samples)
             yield ReadBatch(request, samples, images)
 
     def _read(self, request: Request) -> Iterator[RawSample]:
@@ -130,9 +137,22 @@ class ReadAndDecode:
         return auto_augmented(view, settings.auto, **drawn_by, fill=self.preprocessing.image.mean)
 
 
+def _fill_rows_without_image(images: Tensor, samples: Sequence[RawSample]) -> None:
+    """Give the rows of samples without an image the views of the others, in turn; black if none."""
+    rows = [row for row, sample in enumerate(samples) if sample.has_image]
+    lacking = [row for row, sample in enumerate(samples) if not sample.has_image]
+    for number, row in enumerate(lacking):
+        if rows:
+            images[row].copy_(images[rows[number % len(rows)]])
+        else:
+            images[row].zero_()
+
+
 @dataclass
 class Collate:
     """Tokenize and stack. Without a tokenizer the batch has no token ids.
+
+    A missing text is tokenized as an empty one. `dropout` masks modalities, in training alone.
 
     With `soft_classes` the batch has `targets` (B, C): the annotators' shares of each class
     (`soft_label` in `key.json`), merged in the same way as the classes and scaled so that the
@@ -142,6 +162,7 @@ class Collate:
     tokenizer: TextTokenizer | None
     soft_classes: ClassMap | None = None
     modality_classes: ClassMap | None = None
+    dropout: ModalityDropout | None = None
 
     def __call__(self, source: Iterable[ReadBatch]) -> Iterator[Batch]:
         for read in source:
@@ -151,13 +172,15 @@ class Collate:
                 input_ids, attention_mask = self.tokenizer([sample.text for sample in samples])
             weights = torch.zeros(len(samples))
             weights[:num_real] = 1.0
+            epoch = read.request.epoch
+            kept = [kept_modalities(sample, self.dropout, epoch) for sample in samples]
             targets = None
             if self.soft_classes is not None:
                 targets = torch.stack([self._target(sample) for sample in samples])
             own = None
             if self.modality_classes is not None:
                 classes = self.modality_classes
-                own = torch.tensor([modality_labels(sample.meta, classes) for sample in samples])
+                own = torch.tensor([modality_labels(sample, classes) for sample in samples])
             yield {
                 "keys": [sample.key for sample in samples],
                 "input_ids": input_ids,
@@ -167,7 +190,10 @@ class Collate:
                 "targets": targets,
                 "modality_labels": own,
                 "weights": weights,
+                "text_present": _mask([text for text, _ in kept]),
+                "image_present": _mask([image for _, image in kept]),
                 "num_real": num_real,
+                "num_images": sum(sample.has_image for sample in samples),
             }
 
     def _target(self, sample: RawSample) -> Tensor:
@@ -185,6 +211,11 @@ class Collate:
                 key=sample.key,
             )
         return target / target.sum()
+
+
+def _mask(present: Sequence[bool]) -> Tensor | None:
+    """(B,) bool; None where all are True."""
+    return None if all(present) else torch.tensor(present)
 
 
 @dataclass(frozen=True)
@@ -222,6 +253,7 @@ class Loader:
     pin_memory: bool = False
     soft_classes: ClassMap | None = None
     modality_classes: ClassMap | None = None
+    dropout: ModalityDropout | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S  # to wait for a batch; 0 waits forever
     worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
@@ -243,7 +275,7 @@ class Loader:
         return wds.DataPipeline(
             Share(self.requests, worker, num_workers),
             ReadAndDecode(self.requests.reader, self.preprocessing, self.augmentation),
-            Collate(self.tokenizer, self.soft_classes, self.modality_classes),
+            Collate(self.tokenizer, self.soft_classes, self.modality_classes, self.dropout),
             errors_as_items,
         )
 

@@ -26,6 +26,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
+def inputs_of(batch: Batch) -> tuple[torch.Tensor | None, ...]:
+    """The arguments of the model's forward, in their order."""
+    names = ("input_ids", "attention_mask", "images", "text_present", "image_present")
+    return tuple(batch[name] for name in names)
+
+
 # Not inference mode: ZeRO-3 frees gathered weights by changing them in place.
 @torch.no_grad()
 def predict_split(
@@ -56,7 +62,7 @@ def predict_split(
             host_batch = next(batches)
             batch = to_device(host_batch, accelerator.device)
             with engine.autocast(accelerator):
-                output = model(batch["input_ids"], batch["attention_mask"], batch["images"])
+                output = model(*inputs_of(batch))
             real = batch["num_real"]  # rows of weight 0 follow the real ones
             keys += batch["keys"][:real]
             labels.append(host_batch["labels"][:real].numpy())

@@ -149,6 +149,7 @@ class SplitEvaluation:
                 target.export.class_map(target.manifest.classes),
                 change=change,
                 mean=image.mean,
+                may_lack=target.export.may_lack,
             )
             changed[change], _ = self.predict(accelerator, reader, str(change))
         return changed

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmsa.config import AuxiliaryConfig, FusionConfig
-from mmsa.data.modality_labels import MODALITIES, NO_LABEL
+from mmsa.data.manifest import MODALITIES
+from mmsa.data.modality_labels import NO_LABEL
 from mmsa.foundation.registry import section_of
 from mmsa.models.fusion import FUSIONS
 from mmsa.models.losses import Loss

@@ -5,12 +5,14 @@ Shapes: B batch, T tokens, S input side in pixels, D features, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmsa.config import LossConfig, ModelConfig
+from mmsa.data.manifest import Modality
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
 from mmsa.hub import NotOnThisMachine
@@ -23,21 +25,28 @@ from mmsa.models.build_encoders import (
 )
 from mmsa.models.encoders import ImageEncoder
 from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_problems
-from mmsa.models.fusion.sequences import one_row
+from mmsa.models.fusion.sequences import Features, one_row
 from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
 from mmsa.models.missing_weights import missing_weights
+from mmsa.models.stand_ins import StandIn, chosen_stand_ins, stand_in_problems
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
 
 # Checks of the model's section for `mmsa.config.load_config`.
-MODEL_CHECKS = (fusion_problems, encoder_problems, loss_problems, auxiliary_problems)
+MODEL_CHECKS = (
+    fusion_problems,
+    stand_in_problems,
+    encoder_problems,
+    loss_problems,
+    auxiliary_problems,
+)
 
 
 class SentimentModel(nn.Module):
     """Text and image -> logits. An encoder that the fusion head does not use is None.
 
-    The names of its tensors begin with `text_encoder.`, `image_encoder.`, `fusion.` or
-    `auxiliary.`, in exports too.
+    `stand_ins` has the modalities that a sample may lack. The names of its tensors begin with
+    `text_encoder.`, `image_encoder.`, `stand_ins.`, `fusion.` or `auxiliary.`, in exports too.
     """
 
     def __init__(
@@ -45,11 +54,15 @@ class SentimentModel(nn.Module):
         text_encoder: TextEncoder | None,
         image_encoder: ImageEncoder | None,
         fusion: FusionHead,
+        stand_ins: Iterable[Modality] = (),
         auxiliary: nn.ModuleDict | None = None,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.image_encoder = image_encoder
+        encoders = {"text": text_encoder, "image": image_encoder}
+        widths = {name: one.width for name, one in encoders.items() if one is not None}
+        self.stand_ins = nn.ModuleDict({name: StandIn(widths[name]) for name in stand_ins})
         self.fusion = fusion
         self.auxiliary = auxiliary  # heads by modality, which only training calls
 
@@ -58,26 +71,43 @@ class SentimentModel(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         images: Tensor | None = None,
+        text_present: Tensor | None = None,
+        image_present: Tensor | None = None,
         *,
         auxiliary: bool = False,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """`input_ids`, `attention_mask` (B, T) int64, `images` (B, 3, S, S) uint8 -> logits (B, C).
 
         With one logit (binary cross-entropy) C is 1. The inputs of an absent encoder may be None.
-        With `auxiliary` the logits of the auxiliary heads are returned too, by modality.
+        `text_present` and `image_present` (B,) bool say which samples have the modality; None: all.
+        The inputs of the others are read, but their features do not count. With `auxiliary` the
+        logits of the auxiliary heads are returned too, by modality.
         """
-        text_features = image_features = None
+        features: dict[Modality, Features] = {}
         if self.text_encoder is not None:
-            text_features = self.text_encoder(input_ids, attention_mask)  # (B, D) or (B, T, D)
+            features["text"] = self.text_encoder(input_ids, attention_mask)  # (B, D) or (B, T, D)
         if self.image_encoder is not None:
-            image_features = self.image_encoder(images)  # (B, D) or (B, P, D)
-        logits: Tensor = self.fusion(text_features, image_features)
+            features["image"] = self.image_encoder(images)  # (B, D) or (B, P, D)
+        present = {"text": text_present, "image": image_present}
+        given = {
+            name: self._with_stand_in(name, features[name], present[name]) for name in features
+        }
+        logits: Tensor = self.fusion(given.get("text"), given.get("image"))
         if not auxiliary or self.auxiliary is None:
             return logits
-        features = {"text": text_features, "image": image_features}
-        return logits, {
-            name: head(one_row(features[name])) for name, head in self.auxiliary.items()
-        }
+        # Of what the encoders saw, also where it is masked for the pair.
+        rows = {str(name): one_row(found) for name, found in features.items()}
+        return logits, {name: head(rows[name]) for name, head in self.auxiliary.items()}
+
+    def _with_stand_in(
+        self, modality: Modality, features: Features, present: Tensor | None
+    ) -> Features:
+        """`features` with the modality's stand-in where it is missing."""
+        if modality in self.stand_ins:
+            replaced: Features = self.stand_ins[modality](features, present)
+            return replaced
+        assert present is None, f"the model has no stand-in for a missing {modality}"
+        return features
 
 
 def build_model(
@@ -127,7 +157,7 @@ def build_model(
     }
     fusion = build_fusion(config.fusion, widths["text"], widths["image"], outputs)
     auxiliary = build_auxiliary(config.auxiliary, widths, outputs)
-    return SentimentModel(text_encoder, image_encoder, fusion, auxiliary)
+    return SentimentModel(text_encoder, image_encoder, fusion, chosen_stand_ins(config), auxiliary)
 
 
 def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
@@ -144,7 +174,10 @@ def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
     if model.image_encoder is not None:
         sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})
-    return config.model_copy(update={"text_encoder": text, "image_encoder": image})
+    described = config.model_copy(update={"text_encoder": text, "image_encoder": image})
+    if model.stand_ins:  # what `auto` became
+        described = described.model_copy(update={"stand_ins": tuple(model.stand_ins)})
+    return described
 
 
 def extension_modules(config: ModelConfig) -> list[str]:
@@ -171,13 +204,15 @@ def _parts(model: SentimentModel) -> dict[str, nn.Module]:
         if encoder is not None:
             named[f"{kind}.body"] = encoder.body
             named[f"{kind}.projection"] = encoder.projection
+    if model.stand_ins:
+        named["stand_ins"] = model.stand_ins
     named["fusion"] = model.fusion
     named["auxiliary"] = model.auxiliary
     return {name: part for name, part in named.items() if part is not None}
 
 
 def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
-    """Parameters trained and frozen per part: encoder bodies, projections, heads."""
+    """Parameters trained and frozen per part: encoder bodies, projections, stand-ins, heads."""
     counts = {}
     for name, part in _parts(model).items():
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
@@ -189,8 +224,8 @@ def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
 def parameter_groups(model: SentimentModel) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Trained parameters with their names in the model, by learning rate.
 
-    The groups are "text" and "image" (the bodies) and "head" (fusion, projections and auxiliary
-    heads), all three always; they may be empty.
+    The groups are "text" and "image" (the bodies) and "head" (fusion, projections, stand-ins and
+    auxiliary heads), all three always; they may be empty.
     """
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"text": [], "image": [], "head": []}
     owners = {"text_encoder.body": "text", "image_encoder.body": "image"}

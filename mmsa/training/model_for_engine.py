@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmsa.config import Config
+from mmsa.data.plan import BatchPlan
+from mmsa.data.stream import Batch
 from mmsa.errors import UserError
 from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.encoders import lay_out
@@ -31,6 +36,22 @@ def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -
             if encoder is not None:
                 # `Module.compile` compiles the call; torch.compile would rename every tensor.
                 encoder.compile()
+
+
+@contextmanager
+def statistics_for(model: SentimentModel, batch: Batch, plan: BatchPlan) -> Iterator[None]:
+    """Inside, BatchNorm layers normalise by running statistics where a micro-batch is too small.
+
+    Rows of weight 0, or one row of several, must not reach a BatchNorm in training mode; nor must a
+    single image of several rows, or the black images of rows without one, in the image encoder.
+    """
+    few = min(2, plan.micro_batch_size)
+    with frozen_statistics(model, batch["num_real"] < few):
+        if model.image_encoder is None:
+            yield
+            return
+        with frozen_statistics(model.image_encoder, batch["num_images"] < few):
+            yield
 
 
 def check_taken_by_engine(model: nn.Module, world: World) -> None:

@@ -31,6 +31,7 @@ from mmsa.models.model import SentimentModel, build_model, extension_modules
 from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
 from mmsa.training.checkpoints.average_state import load_live
+from mmsa.training.missing_modalities import settle_stand_ins
 from mmsa.training.prepared_run import ModelParts
 from mmsa.training.warm_start import WarmStart, read_warm_start, with_architectures_of
 
@@ -57,6 +58,7 @@ def build_or_load(
         history = history_of(export.facts)
     else:
         start = read_warm_start(config)
+        config = settle_stand_ins(config, manifest)
         described = with_real_directories(config.model)
         described = described if start is None else with_architectures_of(start.export, described)
         config = config.model_copy(update={"model": described})

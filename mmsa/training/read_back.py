@@ -135,7 +135,7 @@ def _problem(
 
 
 def _probe(parts: ModelParts) -> Sequence[Tensor | None]:
-    """Token ids (B, T), mask (B, T) and images (B, 3, S, S) for the model; B is 2."""
+    """Token ids (B, T), mask (B, T), images (B, 3, S, S), text and image present (B,); B is 2."""
     ids = mask = images = None
     if parts.tokenizer is not None:
         ids, mask = (one[:, :_NUM_TOKENS] for one in parts.tokenizer(PROBE_TEXTS[:2]))
@@ -143,4 +143,7 @@ def _probe(parts: ModelParts) -> Sequence[Tensor | None]:
         side = parts.preprocessing.image.image_size_px
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
-    return ids, mask, images
+    stand_ins = parts.model.stand_ins
+    has_text = torch.tensor([False, True]) if "text" in stand_ins else None
+    has_image = torch.tensor([True, False]) if "image" in stand_ins else None
+    return ids, mask, images, has_text, has_image

@@ -18,6 +18,7 @@ from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
 from mmsa.data.decoding.auto_augment import AutoAugment
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.modality_dropout import ModalityDropout
 from mmsa.data.modality_labels import shares_with_labels
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
@@ -275,8 +276,13 @@ def _loaders(
             **more,
         )
 
+    share = config.data.modality_dropout
+    dropout = None
+    if share.text or share.image:
+        dropout = ModalityDropout(config.run.seed, share.text, share.image)
+    of_training = {"augmentation": _augmentation(config), "dropout": dropout, **label_classes}
     return RunLoaders(
-        train=loader(train_requests, augmentation=_augmentation(config), **label_classes),
+        train=loader(train_requests, **of_training),
         validation=loader(validation_requests),
         num_validation_batches=len(validation_requests),
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmsa.data.manifest import key_hash
+from mmsa.data.index_file import key_hash
 from shards.duplicates.images import NEAR_BITS, image_pairs
 from shards.duplicates.texts import MIN_CHARS, text_pairs
 from shards.example import EncodedSample

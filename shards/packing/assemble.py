@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmsa.data.manifest import MANIFEST_NAME, Manifest, SplitInfo, write_manifest
+from mmsa.data.manifest import MANIFEST_NAME, Manifest, SplitInfo, version_of, write_manifest
 from mmsa.errors import UserError
 from shards.class_names import refuse_empty
 from shards.example import ClassesAre, EncodedSample, Reason, Rejected
@@ -28,6 +28,7 @@ from shards.reports.dropped import (
     examples,
     large_shares,
 )
+from shards.sources import SOURCES
 from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import Assignment, assign
 
@@ -77,9 +78,9 @@ def assemble(
         samples[sample.key] = sample
     rejected = [item for chunk in chunks for item in chunk.rejected]
     if not samples:
-        raise UserError(_nothing_kept(raw, rejected))
+        raise UserError(_nothing_kept(raw, rejected, source.source))
     if not settings.allow_dropped:
-        _refuse_dropped(raw, len(samples), rejected)
+        _refuse_dropped(raw, len(samples), rejected, source.source)
     source = _with_classes_of(source, samples)
     assignment = _assign(samples, source.dataset, settings)
     names = _split_names(assignment)
@@ -165,7 +166,7 @@ def _refuse_rejected_classes(
         )
 
 
-def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected]) -> None:
+def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected], source: str) -> None:
     """Raise where one reason rejects more than half of the samples, with examples of it."""
     counts = Counter(str(item.reason) for item in rejected)
     for share in large_shares(counts, kept + len(rejected), percent=MOST_DROPPED_PERCENT):
@@ -179,10 +180,11 @@ def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected]) -> None:
         raise ResumableError(
             f"{told}. Mend the data and add --resume, or add --allow-dropped --resume to pack the "
             "rest; the images that are encoded are kept"
+            + _keep_missing_hint({share.reason}, source)
         )
 
 
-def _nothing_kept(raw: str, rejected: Sequence[Rejected]) -> str:
+def _nothing_kept(raw: str, rejected: Sequence[Rejected], source: str) -> str:
     if not rejected:
         return f"{raw} has no samples: its label file has no lines and its folder no files"
     counts = Counter(str(item.reason) for item in rejected)
@@ -193,7 +195,20 @@ def _nothing_kept(raw: str, rejected: Sequence[Rejected]) -> str:
         f"none of the {len(rejected)} samples of {raw} can be used: {reasons}. "
         f"The first: id '{first.source_id}', {first.reason} ({first.detail}). Nothing was packed"
         + ("; set the encoding of the texts with --encoding" if other_encoding else "")
+        + _keep_missing_hint({str(reason) for reason in counts}, source)
     )
+
+
+def _keep_missing_hint(reasons: Set[str], source: str) -> str:
+    """How to keep samples that `reasons` reject because they lack a modality; else empty."""
+    if source not in SOURCES or "keep_missing" not in SOURCES[source].Settings.model_fields:
+        return ""
+    of_texts = {str(Reason.NO_TEXT), str(Reason.EMPTY_TEXT)}
+    wanted = ["text"] * bool(of_texts & reasons) + ["image"] * (str(Reason.NO_IMAGE) in reasons)
+    if not wanted:
+        return ""
+    named = " or ".join(f"no {modality}" for modality in wanted)
+    return f". Samples that have {named} are kept with --keep-missing {','.join(wanted)}"
 
 
 def write_rejected(path: Path, lines: Iterable[tuple[str, str, str]]) -> str:
@@ -234,6 +249,7 @@ def _manifest(
         **source.codecs,
     }
     return Manifest(
+        version=version_of(splits),
         dataset=source.dataset,
         classes=source.classes,
         label_rule=source.label_rule,

@@ -88,7 +88,7 @@ def fingerprint(items: Sequence[Example | Rejected], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for item in items:
         digest.update(repr(item).encode("utf-8", "backslashreplace"))
-        if isinstance(item, Example):
+        if isinstance(item, Example) and item.image_path is not None:
             try:
                 status = os.stat(item.image_path)
                 digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
@@ -108,8 +108,11 @@ def make_chunk(task: ChunkTask) -> Chunk:
         if isinstance(item, Rejected):
             rejected.append(item)
             continue
+        if item.image_path is None:
+            samples.append(EncodedSample(item, str(path), 0, 0, 0, 0, 0, image_hash=""))
+            continue
         try:
-            packed = _packed_image(item, task.form)
+            packed = _packed_image(item.image_path, task.form)
         except Reject as reject:
             rejected.append(Rejected(item.source_id, reject.reason, reject.detail))
             continue
@@ -137,9 +140,8 @@ def make_chunk(task: ChunkTask) -> Chunk:
     return Chunk(samples, rejected)
 
 
-def _packed_image(example: Example, form: ImageForm) -> PackedImage:
-    """The image of `example` in packed form. Raises `Reject` where it is not usable."""
-    path = example.image_path
+def _packed_image(path: Path, form: ImageForm) -> PackedImage:
+    """The image at `path` in packed form. Raises `Reject` where it is not usable."""
     content = read_file(path, missing=Reason.NO_IMAGE, unreadable=Reason.UNREADABLE_IMAGE)
     try:
         return pack_image(
@@ -185,7 +187,8 @@ def _sample_from_json(sample: dict[str, Any], chunk: Path) -> EncodedSample:
             example[name] = sys.intern(example[name])  # the same few words in a million samples
     votes = example["votes"]
     example["votes"] = None if votes is None else tuple((text, image) for text, image in votes)
-    example["image_path"] = Path(example["image_path"])
+    if example["image_path"] is not None:
+        example["image_path"] = Path(example["image_path"])
     return EncodedSample(**{**sample, "example": Example(**example), "chunk": str(chunk)})
 
 

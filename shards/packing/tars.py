@@ -1,7 +1,8 @@
 """Writing one tar and its index file, and reading both back at once.
 
 Members are `KEY.jpg`, `KEY.txt` (UTF-8), `KEY.json` in this order, in plain ustar with fixed times
-and owners: the same samples give the same bytes, and any WebDataset reader reads them.
+and owners: the same samples give the same bytes, and any WebDataset reader reads them. A sample
+without an image or a text lacks that member.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.manifest import INDEX_DTYPE, IndexArray, ShardInfo, index_bytes, key_hash
+from mmsa.data.index_file import (
+    INDEX_DTYPE,
+    IndexArray,
+    index_bytes,
+    key_hash,
+    missing_bits,
+    missing_counts,
+)
+from mmsa.data.manifest import ShardInfo
 from mmsa.data.members import tar_members
 from shards.example import EncodedSample
 
@@ -27,7 +36,10 @@ MEMBERS = ("jpg", "txt", "json")
 
 @dataclass(frozen=True)
 class PackedSample:
-    """One sample as it goes into a tar. `facts` is `KEY.json` without key, label and group."""
+    """One sample as it goes into a tar. `facts` is `KEY.json` without key, label and group.
+
+    `text` or `image` is empty where the sample has none.
+    """
 
     key: str
     label: str
@@ -40,11 +52,12 @@ class PackedSample:
     def of(cls, sample: EncodedSample, group: int, image: bytes) -> PackedSample:
         """`sample` of the duplicate group `group`, with its JPEG."""
         example = sample.example
+        has_image = example.image_path is not None
         facts = {
             "source_id": example.source_id,
             "dataset": example.dataset,
-            "width": sample.width,
-            "height": sample.height,
+            "width": sample.width if has_image else None,
+            "height": sample.height if has_image else None,
             "text_label": example.text_label,
             "image_label": example.image_label,
             "votes": example.votes,
@@ -63,7 +76,8 @@ class PackedSample:
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         contents = (self.image, self.text.encode("utf-8"), text.encode("utf-8"))
-        return dict(zip(MEMBERS, contents, strict=True))
+        named = zip(MEMBERS, contents, strict=True)
+        return {extension: content for extension, content in named if content}
 
     def tar_bytes(self) -> bytes:
         """Its members with headers and padding, as they lie in a tar."""
@@ -109,6 +123,7 @@ def write_shard(
         index_sha256=hashlib.sha256(index).hexdigest(),
         num_samples=len(records),
         classes={label: counts[number] for number, label in enumerate(classes)},
+        missing=missing_counts(records),
     )
 
 
@@ -126,7 +141,7 @@ def _write_tar(path: Path, samples: Iterable[PackedSample], classes: Sequence[st
                 "crc32": zlib.crc32(piece),
                 "text_length": len(sample.text),
                 "label": classes.index(sample.label),
-                "reserved": 0,
+                "missing": missing_bits(has_text=bool(sample.text), has_image=bool(sample.image)),
             }
             rows.append(tuple(row[name] for name in INDEX_DTYPE.names or ()))
             file.write(piece)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa.data.manifest import ShardInfo, SplitInfo
+from mmsa.data.manifest import MODALITIES, Modality, ShardInfo, SplitInfo
 from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.parsing import parse_json
 from mmsa.process.progress import Progress
@@ -70,12 +70,15 @@ def write_splits(
 def split_info(shards: Sequence[ShardInfo], classes: Sequence[str]) -> SplitInfo:
     """The manifest's entry for a split of these shards."""
     counts: Counter[str] = Counter()
+    missing: Counter[Modality] = Counter()
     for shard in shards:
         counts.update(shard.classes)
+        missing.update(shard.missing)
     return SplitInfo(
         num_samples=sum(shard.num_samples for shard in shards),
         classes={label: counts[label] for label in classes},
         shards=tuple(shards),
+        missing={name: missing[name] for name in MODALITIES if missing[name]},
     )
 
 

@@ -135,6 +135,7 @@ def _protocol(manifest: Manifest) -> str:
 def _source(manifest: Manifest) -> str:
     source = manifest.source
     rows = [["read", source.get("read", "")], ["kept", source.get("kept", "")]]
+    rows += [[f"kept without {name}", number] for name, number in manifest.missing().items()]
     rows += [[f"dropped: {reason}", n] for reason, n in source.get("dropped", {}).items()]
     return table(["", "samples"], rows) + (
         f"\nLabel rule: {code(shown_rule(manifest.label_rule))}. What was dropped is listed in "
@@ -152,7 +153,15 @@ def _samples(manifest: Manifest) -> str:
     return (
         f"Members of a sample: the picture ({code(', '.join(fields['image']))}; {size}), the text\n"
         f"({code(', '.join(fields['text']))}, UTF-8), and the class by name "
-        f"({code(fields['label'])}).\n"
+        f"({code(fields['label'])}).{_lacking(manifest)}\n"
         f"`manifest.json` names every shard with its sha256; its own digest is\n"
         f"`{manifest.digest}`.\n"
     )
+
+
+def _lacking(manifest: Manifest) -> str:
+    """A sentence on samples without a text or an image; empty where there are none."""
+    missing = list(manifest.missing())
+    if not missing:
+        return ""
+    return f" A sample without {' or '.join(missing)} lacks that member."

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mmsa.data.index_file import lacks
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
@@ -51,7 +52,7 @@ def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
     """Counts and distributions of the packed set, as JSON.
 
     `distributions` has the characters of the texts, and width, height and aspect ratio of the
-    images where the samples give them; each with quantiles (percent -> value) and a histogram.
+    images where the samples have them; each with quantiles (percent -> value) and a histogram.
     Raises `ShardDamage` where an index or a sample is not what the manifest says.
     """
     lengths: list[int] = []
@@ -63,7 +64,7 @@ def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
             break
         reader = SplitReader(directory, manifest, name, classes)
         places, records = reader.all_records()
-        lengths += records["text_length"].tolist()
+        lengths += records["text_length"][~lacks(records, "text")].tolist()
         groups_of[name] = Counter(records["group"].tolist())
         for place in places.tolist():
             meta = reader.read(*place).meta
@@ -88,6 +89,7 @@ def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
             name: {
                 "num_samples": split.num_samples,
                 "classes": split.classes,
+                **({"missing": split.missing} if split.missing else {}),
                 "shards": len(split.shards),
                 "bytes": sum(shard.tar_bytes for shard in split.shards),
             }

@@ -33,6 +33,11 @@ def page(facts: Mapping[str, Any]) -> str:
     source = facts["source"]
     read = [[name, source[name]] for name in ("read", "kept") if name in source]
     read += [[f"dropped: {reason}", n] for reason, n in source.get("dropped", {}).items()]
+    for modality in ("text", "image"):
+        number = sum(
+            split.get("missing", {}).get(modality, 0) for split in facts["splits"].values()
+        )
+        read += [[f"without {modality}", number]] if number else []
     protocol = facts["protocol"]
     parts = [
         f"<h1>{title}</h1>",

@@ -10,14 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.manifest import (
-    IndexArray,
-    Manifest,
-    ShardInfo,
-    key_hash,
-    load_manifest,
-    read_index,
-)
+from mmsa.data.index_file import IndexArray, key_hash, read_index
+from mmsa.data.manifest import Manifest, ShardInfo, load_manifest
 from mmsa.errors import ShardDamage, UserError
 from shards.duplicates.leak_counts import SEEN_BEFORE, leak_counts_of_groups
 

@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mmsa.data.manifest import Manifest, SplitInfo
+from mmsa.data.manifest import MODALITIES, Manifest, SplitInfo
 from shards.label_rules import shown_rule
 from shards.reports.dropped import drop_warnings
 
@@ -100,9 +100,14 @@ def use_command(directory: Path, manifest: Manifest) -> str:
     if filled and not ({"train", "val"} <= set(filled) and len(manifest.classes) > 1):
         quoted = shlex.quote(str(directory))
         return f"python evaluate.py RUN --shards {quoted} --split {filled[-1]}"
+    missing = manifest.missing("train", "val") if filled else {}
+    head = ""
+    for modality, other in zip(MODALITIES, reversed(MODALITIES), strict=True):
+        if missing.get(modality) == sum(manifest.splits[n].num_samples for n in ("train", "val")):
+            head = f" model.fusion.name={other}_only"
     return (
         "python -m launch run -n N launch/runs/full_finetune.yaml "
-        f"{shlex.quote(f'data.shards={directory}')} run.dir=runs/first"
+        f"{shlex.quote(f'data.shards={directory}')}{head} run.dir=runs/first"
     )
 
 
@@ -158,6 +163,8 @@ def _counts(manifest: Manifest) -> Table:
     table.add_column("samples", justify="right")
     table.add_row("read", f"{source.get('read', 0):,}")
     table.add_row("kept", f"{source.get('kept', 0):,}")
+    for modality, number in manifest.missing().items():
+        table.add_row(f"without {modality}", f"{number:,}")
     for reason, number in source.get("dropped", {}).items():
         table.add_row(Text(f"dropped: {reason}"), f"{number:,}")
     return table

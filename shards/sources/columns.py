@@ -18,11 +18,12 @@ def find_column(
     what: str,
     flag: str,
     separated_by: str | None = None,
+    otherwise: str = "",
 ) -> str:
     """The column named `given`; where that is None, the one with a usual name, in any case.
 
     Raises `UserError` where none or several match; it names `separated_by`, what separates the
-    fields of the file.
+    fields of the file, and where none was named and found, what to do `otherwise`.
     """
     if given is not None and columns.count(given) == 1:
         return given
@@ -43,6 +44,7 @@ def find_column(
             if given is not None
             else f"; names that are recognised automatically: {', '.join(usual)}"
         )
+        + (otherwise if given is None and not found else "")
     )
 
 

@@ -4,7 +4,8 @@
 
 Any image type; texts in UTF-8, with or without a byte order mark. The id is the path below RAW
 without the suffix. The samples read are all names that have an image or a text. Hidden files, files
-in hidden folders and files of other types are skipped; the manifest's facts count them.
+in hidden folders and files of other types are skipped; the manifest's facts count them. A name
+without an image or without a text is rejected, unless `keep_missing` keeps it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmsa.data.manifest import Modality
 from mmsa.errors import UserError
 from shards.class_names import ClassNames, class_names, unknown
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
@@ -22,7 +24,7 @@ from shards.label_rules import GIVEN
 from shards.sources.dataset_name import name_from
 from shards.sources.encoded_text import decoded
 from shards.sources.file_names import is_image_name, is_text_name, same_names, shown_stem
-from shards.sources.settings import ClassesSettings, clean_text, text_file
+from shards.sources.settings import KeepMissingSettings, text_file, text_or_none
 from shards.sources.source import Source, register_source
 
 NAME = "folder"
@@ -46,9 +48,9 @@ class Folder(Source):
 
     name = NAME
     help = "CLASS/NAME.jpg with CLASS/NAME.txt"
-    Settings = ClassesSettings
+    Settings = KeepMissingSettings
 
-    def read(self, raw: Path, settings: ClassesSettings) -> RawData:
+    def read(self, raw: Path, settings: KeepMissingSettings) -> RawData:
         files, others = _walk(raw)
         found = Counter(name.split("/")[0] for name in files if "/" in name)
         if not found:
@@ -122,7 +124,7 @@ def _first_time(folder: Path, walked: set[str]) -> bool:
 
 
 def _items(
-    files: dict[str, _Files], dataset: str, names: ClassNames, settings: ClassesSettings
+    files: dict[str, _Files], dataset: str, names: ClassNames, settings: KeepMissingSettings
 ) -> Iterator[Example | Rejected]:
     for source_id, entry in files.items():
         try:
@@ -136,7 +138,7 @@ def _example(
     entry: _Files,
     dataset: str,
     names: ClassNames,
-    settings: ClassesSettings,
+    settings: KeepMissingSettings,
 ) -> Example:
     label, slash, _ = source_id.partition("/")
     if not slash:
@@ -144,20 +146,24 @@ def _example(
     name = names.class_of(label)
     if name is None:
         raise Reject(Reason.UNKNOWN_LABEL, unknown(label, names.names))
-    for kind, paths, missing in (
-        ("pictures", entry.images, Reason.NO_IMAGE),
-        ("texts", entry.texts, Reason.NO_TEXT),
-    ):
-        if not paths:
+    modalities: tuple[tuple[Modality, str, list[Path], Reason], ...] = (
+        ("image", "pictures", entry.images, Reason.NO_IMAGE),
+        ("text", "texts", entry.texts, Reason.NO_TEXT),
+    )
+    for modality, kind, paths, missing in modalities:
+        if not paths and modality not in settings.keep_missing:
             raise Reject(missing, f"no such file beside {_names([*entry.images, *entry.texts])}")
         if len(paths) > 1:
             raise Reject(Reason.NAME_REPEATED, f"{len(paths)} {kind}: {_names(paths)}")
+    text = _read_text(entry.texts[0], settings) if entry.texts else ""
+    if not text and not entry.images:
+        raise Reject(Reason.NEITHER, f"{_names(entry.texts)} is empty, and has no image beside it")
     return Example(
         key=f"{dataset}-{key_part(source_id)}",
         source_id=source_id,
         dataset=dataset,
-        text=_read_text(entry.texts[0], settings),
-        image_path=entry.images[0],
+        text=text,
+        image_path=entry.images[0] if entry.images else None,
         label=name,
     )
 
@@ -167,7 +173,7 @@ def _names(paths: list[Path]) -> str:
     return os.fsencode(", ".join(names)).decode("utf-8", "backslashreplace")
 
 
-def _read_text(path: Path, settings: ClassesSettings) -> str:
+def _read_text(path: Path, settings: KeepMissingSettings) -> str:
     content = text_file(path, settings)
     encoding = settings.encoding or "utf-8"
     try:
@@ -175,4 +181,4 @@ def _read_text(path: Path, settings: ClassesSettings) -> str:
     except UnicodeDecodeError as error:
         detail = f"{_names([path])} is not {encoding}: {error.reason}"
         raise Reject(Reason.OTHER_ENCODING, detail) from None
-    return clean_text(text, settings, detail=f"{_names([path])} holds {len(content)} bytes")
+    return text_or_none(text, settings, detail=f"{_names([path])} holds {len(content)} bytes")

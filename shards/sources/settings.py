@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
+from mmsa.data.manifest import MODALITIES, Modality
 from shards.class_names import Similar
 from shards.example import Reason, Reject, read_file
 from shards.label_rules import RULES
@@ -109,6 +110,30 @@ class ClassesSettings(EncodingSettings):
         if names is not None and (not names or any(not name.strip() for name in names)):
             raise ValueError("names an empty class; give names, as in negative,positive")
         return names
+
+
+class KeepMissingSettings(ClassesSettings):
+    """Of sources that can keep samples without a text, an image, or either of the two."""
+
+    keep_missing: tuple[Modality, ...] = ()
+
+    @field_validator("keep_missing", mode="before")
+    @classmethod
+    def _known_modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in MODALITIES]
+        if unknown or not names:
+            raise ValueError("must be text, image, or text,image")
+        return names
+
+
+def text_or_none(text: str, settings: KeepMissingSettings, *, detail: str) -> str:
+    """As `clean_text`; "" for an empty text where `settings` keep samples without one."""
+    try:
+        return clean_text(text, settings, detail=detail)
+    except Reject as reject:
+        if reject.reason is Reason.EMPTY_TEXT and "text" in settings.keep_missing:
+            return ""
+        raise
 
 
 def clean_text(text: str, settings: SourceSettings, *, detail: str) -> str:

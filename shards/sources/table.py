@@ -3,13 +3,14 @@
 Paths are relative to the file's folder (`image_paths.py`). Ids come from the id column
 (`--id-column`, or one called id). Without one a row's number is its id, so appending rows keeps the
 ids of those before them. A column called split, or `--split-column`, is the user's own split. The
-samples read are the rows that are not blank.
+samples read are the rows that are not blank. A row without an image or a text is rejected, unless
+`keep_missing` keeps it; then the table needs no column for it either.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,28 +19,17 @@ from shards.class_names import ClassNames, class_names, unknown
 from shards.example import Example, OwnSplit, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.missing_values import is_missing
-from shards.sources.columns import Repetitions, find_column
+from shards.sources.columns import Repetitions
 from shards.sources.dataset_name import name_from
 from shards.sources.image_paths import ImagePaths
 from shards.sources.rows import Row, Table, cell_text, open_table, undecoded
-from shards.sources.settings import ClassesSettings, clean_text
+from shards.sources.settings import text_or_none
 from shards.sources.source import Source, register_source
+from shards.sources.table_columns import Columns, TableSettings, columns_of
 from shards.splits.names import split_named
 
 NAME = "table"
-_USUAL_TEXT = ("text", "tweet", "caption", "sentence")
-_USUAL_IMAGE = ("image", "image_path", "picture", "path", "file_name", "filename")
-_USUAL_LABEL = ("label", "sentiment", "class")
 _MOST_CLASSES = 1000  # a column with more values hardly holds labels
-
-
-@dataclass(frozen=True)
-class _Columns:
-    text: str
-    image: str
-    label: str
-    id: str | None
-    split: str | None
 
 
 @dataclass
@@ -49,16 +39,6 @@ class _Counts:
     rows: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
-
-
-class TableSettings(ClassesSettings):
-    """Of a table; a column that is None is found by its usual names."""
-
-    text_column: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    id_column: str | None = None
-    split_column: str | None = None
 
 
 @register_source
@@ -76,7 +56,7 @@ class TableSource(Source):
         if raw.is_dir():
             raise UserError(f"{raw} is a folder; the source {NAME} takes the path of a table file")
         table = open_table(raw, encoding=settings.encoding)
-        columns = _columns(table, settings)
+        columns = columns_of(table, settings)
         repetitions = Repetitions()
         counts = _count(table, columns, repetitions, settings)
         if not counts.labels:
@@ -108,7 +88,7 @@ class TableSource(Source):
 
 
 def _count(
-    table: Table, columns: _Columns, repetitions: Repetitions, settings: TableSettings
+    table: Table, columns: Columns, repetitions: Repetitions, settings: TableSettings
 ) -> _Counts:
     counts = _Counts()
     for position, row in enumerate(table.rows(), start=1):
@@ -124,7 +104,7 @@ def _count(
     return counts
 
 
-def _own_split(columns: _Columns, counts: _Counts) -> OwnSplit | None:
+def _own_split(columns: Columns, counts: _Counts) -> OwnSplit | None:
     if columns.split is None:
         return None
     named: Counter[str] = Counter()
@@ -144,9 +124,9 @@ def _split_cell(row: Row, column: str) -> str:
     return "" if is_missing(cell) else cell
 
 
-def _repeats_header(row: Row, columns: _Columns) -> bool:
+def _repeats_header(row: Row, columns: Columns) -> bool:
     """Whether the row is the header again, as where several files were joined."""
-    names = (columns.text, columns.image, columns.label)
+    names = filter(None, (columns.text, columns.image, columns.label))
     return all(str(row.cells.get(name)).strip() == name for name in names)
 
 
@@ -164,35 +144,12 @@ def _counted(
         yield item
 
 
-def _columns(table: Table, settings: TableSettings) -> _Columns:
-    def find(what: str, given: str | None, usual: Sequence[str]) -> str:
-        return find_column(
-            table.columns,
-            given,
-            usual,
-            what=what,
-            flag=f"--{what}-column",
-            separated_by=table.separated_by,
-        )
-
-    def find_if_any(name: str, given: str | None) -> str | None:
-        named = [column.strip().casefold() for column in table.columns].count(name)
-        return find(name, given, (name,)) if given is not None or named == 1 else None
-
-    return _Columns(
-        find("text", settings.text_column, _USUAL_TEXT),
-        find("image", settings.image_column, _USUAL_IMAGE),
-        find("label", settings.label_column, _USUAL_LABEL),
-        find_if_any("id", settings.id_column),
-        find_if_any("split", settings.split_column),
-    )
+def _content(row: Row, columns: Columns) -> list[object]:
+    names = (columns.text, columns.image, columns.label)
+    return [None if name is None else row.cells.get(name) for name in names]
 
 
-def _content(row: Row, columns: _Columns) -> list[object]:
-    return [row.cells.get(name) for name in (columns.text, columns.image, columns.label)]
-
-
-def _id(row: Row, position: int, columns: _Columns) -> str:
+def _id(row: Row, position: int, columns: Columns) -> str:
     """The id of a row: its id cell, else its position; empty where the cell has nothing usable."""
     if columns.id is None:
         return str(position)
@@ -205,7 +162,7 @@ def _items(
     raw: Path,
     dataset: str,
     table: Table,
-    columns: _Columns,
+    columns: Columns,
     repetitions: Repetitions,
     names: ClassNames,
     settings: TableSettings,
@@ -232,12 +189,13 @@ def _example(
     dataset: str,
     row: Row,
     source_id: str,
-    columns: _Columns,
+    columns: Columns,
     names: ClassNames,
     settings: TableSettings,
 ) -> Example:
     text, image, label = (
-        _cell(row, name, settings) for name in (columns.text, columns.image, columns.label)
+        "" if name is None else _cell(row, name, settings)
+        for name in (columns.text, columns.image, columns.label)
     )
     label = label.strip()
     if _no_label(label, settings):
@@ -245,16 +203,32 @@ def _example(
     name = names.class_of(label)
     if name is None:
         raise Reject(Reason.UNKNOWN_LABEL, f"row {row.number}: {unknown(label, names.names)}")
-    image_path = paths.find(image, row=row.number)
+    image_path = _image_or_none(paths, image, row.number, settings)
+    text = text_or_none(text, settings, detail=f"row {row.number}")
+    if not text and image_path is None:
+        raise Reject(Reason.NEITHER, f"row {row.number}")
     return Example(
         key=f"{dataset}-{key_part(source_id)}",
         source_id=source_id,
         dataset=dataset,
-        text=clean_text(text, settings, detail=f"row {row.number}"),
+        text=text,
         image_path=image_path,
         label=name,
         split=None if columns.split is None else split_named(_split_cell(row, columns.split)) or "",
     )
+
+
+def _image_or_none(paths: ImagePaths, cell: str, row: int, settings: TableSettings) -> Path | None:
+    """The file that a cell names; None for a cell that names none, where such rows are kept.
+
+    A path to a file that does not exist is an error of the data, not a row without an image.
+    """
+    try:
+        return paths.find(cell, row=row)
+    except Reject as reject:
+        if reject.reason is Reason.NO_IMAGE and "image" in settings.keep_missing:
+            return None
+        raise
 
 
 def _cell(row: Row, name: str, settings: TableSettings) -> str:

@@ -5,14 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from mmsa.data.manifest import (
-    IndexArray,
-    Manifest,
-    ShardInfo,
-    index_bytes,
-    load_manifest,
-    write_manifest,
-)
+from mmsa.data.index_file import IndexArray, index_bytes
+from mmsa.data.manifest import Manifest, ShardInfo, load_manifest, write_manifest
 
 
 def flip(path: Path, at: int, bit: int = 0) -> None:

@@ -14,7 +14,8 @@ from packed import open_split, packed_set, sample, seal, write_split
 from streaming import assert_equal, batches_of, real_keys
 
 from mmsa.data.batch_requests import EvaluationRequests
-from mmsa.data.manifest import load_manifest, read_index
+from mmsa.data.index_file import read_index
+from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage

@@ -13,15 +13,8 @@ import numpy as np
 import pytest
 from damage import replace_index
 
-from mmsa.data.manifest import (
-    INDEX_DTYPE,
-    MANIFEST_NAME,
-    index_bytes,
-    key_hash,
-    load_manifest,
-    read_index,
-    write_manifest,
-)
+from mmsa.data.index_file import INDEX_DTYPE, index_bytes, key_hash, read_index
+from mmsa.data.manifest import MANIFEST_NAME, load_manifest, write_manifest
 from mmsa.errors import ShardDamage, UserError
 
 
@@ -104,7 +97,12 @@ def test_a_lone_surrogate_is_a_change_and_no_crash(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"version": 2}, r"\('mmsa-shards', 2\); this program reads \('mmsa-shards', 1\)"),
+        (
+            {"version": 3},
+            r"\('mmsa-shards', 3\); this program reads \('mmsa-shards', 1\) and "
+            r"\('mmsa-shards', 2\)",
+        ),
+        ({"version": 2}, "version 2 with the missing counts of another version"),
         ({"format": "other"}, r"\('other', 1\)"),
         ({"version": None}, r"\('mmsa-shards', None\)"),
     ],

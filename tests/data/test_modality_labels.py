@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from packed import PREPROCESSING, open_split, sample, seal, write_split
 from streaming import requests
 
 from mmsa.data.modality_labels import modality_labels, shares_with_labels
+from mmsa.data.raw_sample import RawSample
 from mmsa.data.stream import Loader
 from mmsa.labels import LABEL_NAMES, class_map
 
@@ -34,7 +36,11 @@ from mmsa.labels import LABEL_NAMES, class_map
     ],
 )
 def test_labels_of_a_sample(meta: dict[str, Any], wanted: Any, expected: list[int]) -> None:
-    assert modality_labels(meta, class_map(LABEL_NAMES, wanted)) == expected
+    classes = class_map(LABEL_NAMES, wanted)
+    sample = RawSample("k", "tar", b"", "t", json.dumps(meta).encode(), 0, 0)
+    assert modality_labels(sample, classes) == expected
+    without = sample._replace(has_image=False)
+    assert modality_labels(without, classes) == [expected[0], -1]
 
 
 def test_labels_reach_the_batch_with_their_sample(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ import pytest
 from damage import flip, replace_records
 from packed import SIZES, open_split, packed_set, sample, seal, write_split
 
-from mmsa.data.manifest import key_hash, load_manifest, read_index
+from mmsa.data.index_file import key_hash, read_index
+from mmsa.data.manifest import load_manifest
 from mmsa.data.members import tar_members
-from mmsa.data.reader import RawSample, SplitReader
+from mmsa.data.raw_sample import RawSample
+from mmsa.data.reader import SplitReader
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import class_map
 from shards.packing.tars import PackedSample

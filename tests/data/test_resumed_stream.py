@@ -10,8 +10,10 @@ from damage import flip
 from packed import open_split
 from streaming import assert_equal, batches_of, keys_by_step, real_keys, requests
 
-from mmsa.data.manifest import load_manifest, read_index
-from mmsa.data.reader import RawSample, SplitReader
+from mmsa.data.index_file import read_index
+from mmsa.data.manifest import load_manifest
+from mmsa.data.raw_sample import RawSample
+from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage
 

@@ -6,7 +6,7 @@ import numpy as np
 import webdataset as wds
 from orders import order_of
 
-from mmsa.data.manifest import INDEX_DTYPE
+from mmsa.data.index_file import INDEX_DTYPE
 from mmsa.foundation.hashed_random import permutation
 
 NUM_SHARDS, SIZE, WINDOW, BATCH = 64, 1000, 16, 32

@@ -32,7 +32,10 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
             "labels",
             "targets",
             "weights",
+            "text_present",
+            "image_present",
             "num_real",
+            "num_images",
         ]
         packed = [samples[key] for key in batch["keys"]]
         ids, mask = tokenizer([one.text for one in packed])
@@ -44,7 +47,8 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
         assert batch["images"].dtype == torch.uint8
         assert batch["images"].is_contiguous(memory_format=torch.channels_last)
         assert batch["weights"].tolist() == [1.0, 1.0]
-        assert batch["num_real"] == 2
+        assert (batch["text_present"], batch["image_present"]) == (None, None)
+        assert (batch["num_real"], batch["num_images"]) == (2, 2)
 
 
 def test_an_epoch_reads_every_sample_once(reader: SplitReader, tokenizer: TextTokenizer) -> None:

@@ -22,7 +22,8 @@ from small_set import (
     watched,
 )
 
-from mmsa.data.manifest import load_manifest, read_index
+from mmsa.data.index_file import read_index
+from mmsa.data.manifest import load_manifest
 
 STEP, RANK = 2, 1  # where the damage is found first
 

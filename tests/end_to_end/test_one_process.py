@@ -197,7 +197,8 @@ def test_classes_go_by_name_where_shards_list_them_in_another_order(
     finished: Path, shards: Path, tmp_path: Path
 ) -> None:
     """The same data packed with reversed classes gives the same predictions, sample by sample."""
-    from mmsa.data.manifest import INDEX_DTYPE, index_bytes, read_index, write_manifest
+    from mmsa.data.index_file import INDEX_DTYPE, index_bytes, read_index
+    from mmsa.data.manifest import write_manifest
 
     copy = tmp_path / "shards"
     copy.mkdir()

@@ -12,7 +12,8 @@ import pytest
 from packed import open_split, picture, sample, seal, write_split
 
 from mmsa.calibration import Calibration, described, read_calibration, temperature_of, to_json
-from mmsa.data.manifest import Manifest, key_hash
+from mmsa.data.index_file import key_hash
+from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, fit_floors
 from mmsa.evaluation.inputs import same_content

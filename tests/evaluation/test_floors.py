@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from packed import open_split, seal, write_split
 
-from mmsa.data.manifest import key_hash, load_manifest
+from mmsa.data.index_file import key_hash
+from mmsa.data.manifest import load_manifest
 from mmsa.errors import ShardDamage, UserError
 from mmsa.evaluation.floors.__main__ import main
 from mmsa.evaluation.floors.fitting import read_texts

@@ -11,7 +11,8 @@ import torch
 from packed import PREPROCESSING, packed_set
 
 from mmsa.data.decoding.image_views import decode, evaluation_view
-from mmsa.data.reader import RawSample, SplitReader
+from mmsa.data.raw_sample import RawSample
+from mmsa.data.reader import SplitReader
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.modality_audit.audit import audit, audit_text
 from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from raw import raw_tree, write_pair
 
-from mmsa.data.manifest import key_hash, load_manifest, read_index, write_manifest
+from mmsa.data.index_file import key_hash, read_index
+from mmsa.data.manifest import load_manifest, write_manifest
 from mmsa.errors import ShardDamage, UserError
 from shards.__main__ import main
 from shards.duplicates.leak_counts import leak_counts

@@ -14,7 +14,8 @@ import webdataset as wds
 from PIL import Image
 from raw import digests, jpeg, raw_tree, rejected, write_labels, write_pair
 
-from mmsa.data.manifest import key_hash, load_manifest, read_index
+from mmsa.data.index_file import key_hash, read_index
+from mmsa.data.manifest import load_manifest
 from shards.__main__ import main
 from shards.packing.pack import pack
 from shards.packing.settings import PackSettings

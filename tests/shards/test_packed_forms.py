@@ -14,7 +14,8 @@ from PIL import Image
 from raw import digests, jpeg, raw_tree
 
 from mmsa.data.decoding.packed_form import image_as_packed
-from mmsa.data.manifest import key_hash, load_manifest
+from mmsa.data.index_file import key_hash
+from mmsa.data.manifest import load_manifest
 from mmsa.preprocessing import Preprocessing
 from shards.__main__ import main
 from shards.packing import pack as packing

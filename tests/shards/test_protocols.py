@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsa.data.manifest import key_hash
+from mmsa.data.index_file import key_hash
 from mmsa.errors import UserError
 from shards.example import EncodedSample, Example
 from shards.splits import published

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.manifest import Manifest, Modality, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
 from mmsa.export import Export, code_version, read_export
@@ -136,9 +136,23 @@ def open_split(request: Request, source: Target, export: Export) -> EvalTarget:
     reader = SplitReader(shards, manifest, split, export.class_map(manifest.classes))
     if not len(reader):
         raise UserError(f"the split '{split}' of {shards} has no samples to evaluate")
+    _refuse_missing(export, reader.missing, where=f"the split '{split}' of {shards}")
     reader.shards.check_tars(reader.directory)
     batch_size = request.batch_size or export.config.eval.batch_size
     return EvalTarget(request, source, export, shards, manifest, reader, batch_size)
+
+
+def _refuse_missing(export: Export, missing: Mapping[Modality, int], *, where: str) -> None:
+    """Raise `UserError` where samples lack what the model reads and cannot do without."""
+    read = {"text": export.preprocessing.max_tokens, "image": export.preprocessing.image}
+    for name, number in missing.items():
+        if read[name] is not None and name not in export.may_lack:
+            raise UserError(
+                f"{number:,} samples of {where} have no {name}, and the model in "
+                f"{export.directory} was not trained for that. Train one with "
+                f"data.modality_dropout.{name} or on such samples, or evaluate this one on shards "
+                "packed without --keep-missing"
+            )
 
 
 def with_export(target: EvalTarget, source: Target, export: Export) -> EvalTarget:

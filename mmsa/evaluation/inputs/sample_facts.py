@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.reader import RawSample, SplitReader
+from mmsa.data.raw_sample import RawSample
+from mmsa.data.reader import SplitReader
 from mmsa.errors import UserError
 
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """One sample. `group` is its duplicate group; sizes are of the packed image, in pixels."""
+    """One sample. `group` is its duplicate group; sizes are of the packed image, in pixels.
+
+    Without a text `text` is empty, without an image the sizes are 0.
+    """
 
     key: str
     place: tuple[int, int]  # shard and ordinal, to read its image again
@@ -26,6 +30,8 @@ class SampleFacts:
     image_label: str | None
     width: int
     height: int
+    has_text: bool = True
+    has_image: bool = True
 
 
 def read_facts(reader: SplitReader) -> list[SampleFacts]:
@@ -49,6 +55,8 @@ def read_facts(reader: SplitReader) -> list[SampleFacts]:
                 image_label=_name(sample, "image_label"),
                 width=width,
                 height=height,
+                has_text=sample.has_text,
+                has_image=sample.has_image,
             )
         )
     return sorted(facts, key=lambda sample: sample.key)
@@ -75,6 +83,8 @@ def _name(sample: RawSample, field: str) -> str | None:
 
 def _size(sample: RawSample) -> tuple[int, int]:
     """Width and height as packing wrote them, else from the image header (tars of other tools)."""
+    if not sample.has_image:
+        return 0, 0
     width, height = sample.meta.get("width"), sample.meta.get("height")
     if isinstance(width, int) and isinstance(height, int):
         return width, height

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.manifest import IndexArray, Manifest, load_manifest, read_index
+from mmsa.data.index_file import IndexArray, read_index
+from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.eval_target import EvalTarget
 from mmsa.evaluation.inputs.same_content import same_content

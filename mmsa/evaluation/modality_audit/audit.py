@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmsa.data.index_file import lacks
+from mmsa.data.manifest import MODALITIES
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.eval_target import EvalTarget
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of
-from mmsa.evaluation.inputs.slices import slice_masks
+from mmsa.evaluation.inputs.slices import HAS_BOTH, slice_masks
 from mmsa.evaluation.modality_audit.changed_inputs import Change
 from mmsa.evaluation.scores.bootstrap import AREA_RESAMPLES, Bootstrap, interval, two_sided_p
 from mmsa.evaluation.scores.metrics import Predictions
@@ -36,11 +38,15 @@ def check_modalities(target: EvalTarget) -> None:
             f"--modality-audit needs a model of texts and images, but {target.name} reads only "
             f"{only}; compare it with another model with --compare"
         )
-    if len(target.reader) < 3:
-        raise UserError(
-            f"--modality-audit exchanges texts and images between samples and needs at least 3; "
-            f"the split has {len(target.reader)}"
-        )
+    _, records = target.reader.all_records()
+    for modality in MODALITIES:
+        number = int((~lacks(records, modality)).sum())
+        if number < 3:
+            of_it = f" with its {modality}" if number < len(records) else ""
+            raise UserError(
+                f"--modality-audit exchanges texts and images between samples and needs at least "
+                f"3; the split has {number}{of_it}"
+            )
 
 
 def audit(
@@ -50,7 +56,8 @@ def audit(
 
     `whole` and `changed` are predictions of the same samples. A cost is the unchanged score minus
     the score under the change, by paired bootstrap, with p-values corrected by Holm's rule over
-    the changes.
+    the changes. `missing`, where there are any, counts the samples without a text or an image: no
+    change of that modality reaches them, so they dilute its cost.
     """
     groups = groups_of(facts)
     bootstrap = Bootstrap.of(groups)
@@ -62,6 +69,12 @@ def audit(
     _add_cautions(found["changes"], whole, changed, bootstrap)
     table = score_table(whole, bootstrap, areas=False, names=OVERALL)
     found["whole"] = {"scores": as_json(table)}
+    unchanged = {
+        "text": sum(not sample.has_text for sample in facts),
+        "image": sum(not sample.has_image for sample in facts),
+    }
+    if any(unchanged.values()):
+        found["missing"] = unchanged
     image_changes = {change: changed[change] for change in IMAGE_CHANGES}
     for name, mask in slice_masks(facts).items():
         within = Bootstrap.of(groups[mask], resamples=AREA_RESAMPLES)
@@ -128,6 +141,13 @@ def audit_text(audited: Mapping[str, Any]) -> str:
         cost = one["costs"]["weighted_f1"]
         rows.append([change, *shown, with_interval(cost, signed=True), f"{cost['p_holm']:.4f}"])
     lines = [*columns(rows), "", *answers(audited)]
+    missing = audited.get("missing", {})
+    lines += [
+        f"{number:,} samples have no {modality}: no change of it reaches them, so its cost is that "
+        f"of the others, diluted. See the slice '{HAS_BOTH}'"
+        for modality, number in missing.items()
+        if number
+    ]
     if audited["slices"]:
         rows = [["what the image adds, weighted F1", "samples", *map(str, IMAGE_CHANGES)]]
         for name, one in audited["slices"].items():

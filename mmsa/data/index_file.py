@@ -1,0 +1,124 @@
+"""The index file next to each tar: where its samples are, their checksums, and what they lack.
+
+docs/shard-format.md describes the format for other programs. Packing writes these files; the reader
+and all reports read them. Nothing here opens a tar.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from mmsa.data.manifest import MODALITIES, Modality, ShardInfo
+from mmsa.errors import ShardDamage
+from mmsa.foundation.regular_file import read_regular
+
+INDEX_MAGIC = b"MMSA-IDX"
+# Version 2 has samples that lack a modality. An index without such samples is written as version 1,
+# whose last field is always 0.
+INDEX_VERSIONS = (1, 2)
+# magic, version, bytes per record, records, bytes of the tar, sha256 of the tar: 64 bytes
+_INDEX_HEADER = struct.Struct("<8sIIQQ32s")
+
+# One record per sample, in tar order, little-endian whatever the machine: 40 bytes.
+INDEX_DTYPE = np.dtype(
+    [
+        ("offset", "<u8"),  # of the sample's first tar header, bytes from the start of the tar
+        ("key_hash", "<u8"),  # key_hash(key)
+        ("group", "<u8"),  # key_hash of the first key of its duplicate group; its own when alone
+        ("length", "<u4"),  # bytes of all its members with headers and padding: one read gets it
+        ("crc32", "<u4"),  # zlib.crc32 of those bytes
+        ("text_length", "<u4"),  # characters of its text
+        ("label", "<u2"),  # position in the manifest's `classes`
+        ("missing", "<u2"),  # `missing_bits` of what the sample lacks
+    ]
+)
+IndexArray = np.ndarray[Any, np.dtype[np.void]]
+
+_BIT: dict[Modality, int] = {"text": 1, "image": 2}
+_MOST_MISSING = max(_BIT.values())  # a sample has at least one modality
+
+
+def missing_bits(*, has_text: bool, has_image: bool) -> int:
+    """What a sample lacks, as the index says it: 1 for its text, 2 for its image, else 0."""
+    return _BIT["text"] * (not has_text) + _BIT["image"] * (not has_image)
+
+
+def missing_in_words(bits: int) -> str:
+    """`missing_bits` for a message."""
+    return {0: "nothing", 1: "its text", 2: "its image"}.get(bits, "both")
+
+
+def lacks(records: IndexArray, modality: Modality) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(N,) whether each of `records` is of a sample without its `modality`."""
+    return (records["missing"] & _BIT[modality]) != 0
+
+
+def missing_counts(records: IndexArray) -> dict[Modality, int]:
+    """Modality -> number of samples without it, where there are any: as in the manifest."""
+    counts: dict[Modality, int] = {name: int(lacks(records, name).sum()) for name in MODALITIES}
+    return {name: number for name, number in counts.items() if number}
+
+
+def key_hash(key: str) -> int:
+    """The 64-bit hash of a key in the index: the first 8 bytes of its sha256, little-endian."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "little")
+
+
+def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> bytes:
+    """The content of an index file for `records` (N,) of `INDEX_DTYPE`, in tar order."""
+    assert records.dtype == INDEX_DTYPE, records.dtype
+    header = _INDEX_HEADER.pack(
+        INDEX_MAGIC,
+        INDEX_VERSIONS[bool(records["missing"].any())],
+        INDEX_DTYPE.itemsize,
+        len(records),
+        tar_bytes,
+        bytes.fromhex(tar_sha256),
+    )
+    return header + records.tobytes()
+
+
+def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArray:
+    """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
+
+    It is not memory-mapped, because a file truncated on a network file system would cause SIGBUS.
+    Raises `ShardDamage` if it is missing, changed, or made for another tar.
+    """
+    path = os.path.join(directory, shard.index)
+
+    def damage(what: str) -> ShardDamage:
+        return ShardDamage(
+            f"the index {path} {what}. Restore it, or pack the data again", shard=shard.tar
+        )
+
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise damage(f"cannot be read ({error.strerror or error})") from None
+    if hashlib.sha256(content).hexdigest() != shard.index_sha256:
+        raise damage("does not match the manifest's sha256: it is damaged or of other shards")
+    if len(content) < _INDEX_HEADER.size:
+        raise damage("is shorter than its header")
+    magic, version, record_bytes, count, tar_bytes, tar_sha256 = _INDEX_HEADER.unpack_from(content)
+    expected_size = _INDEX_HEADER.size + shard.num_samples * INDEX_DTYPE.itemsize
+    known = magic == INDEX_MAGIC and version in INDEX_VERSIONS
+    if not known or record_bytes != INDEX_DTYPE.itemsize:
+        raise damage(f"has version {version} and {record_bytes} bytes per record")
+    if count != shard.num_samples or len(content) != expected_size:
+        raise damage(f"holds {count} records; the manifest says {shard.num_samples}")
+    if tar_bytes != shard.tar_bytes or tar_sha256.hex() != shard.tar_sha256:
+        raise damage("was made for another tar")
+    records: IndexArray = np.frombuffer(content, dtype=INDEX_DTYPE, offset=_INDEX_HEADER.size)
+    most = int(records["missing"].max()) if count else 0
+    if most > _MOST_MISSING or version != INDEX_VERSIONS[most > 0]:
+        raise damage(f"has version {version} and a sample that lacks {most}: version 1 has 0 alone")
+    if missing_counts(records) != shard.missing:
+        raise damage(
+            f"says that samples lack {missing_counts(records)}; the manifest says {shard.missing}"
+        )
+    return records

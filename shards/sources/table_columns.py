@@ -1,0 +1,83 @@
+"""The columns of a table: which one is the text, the image, the label, the id, the split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmsa.data.manifest import MODALITIES, Modality
+from mmsa.errors import UserError
+from shards.sources.columns import find_column
+from shards.sources.rows import Table
+from shards.sources.settings import KeepMissingSettings
+
+_USUAL_TEXT = ("text", "tweet", "caption", "sentence")
+_USUAL_IMAGE = ("image", "image_path", "picture", "path", "file_name", "filename")
+_USUAL_LABEL = ("label", "sentiment", "class")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns; None where the table has none."""
+
+    text: str | None  # None: no row has a text
+    image: str | None
+    label: str
+    id: str | None
+    split: str | None
+
+
+class TableSettings(KeepMissingSettings):
+    """Of a table; a column that is None is found by its usual names."""
+
+    text_column: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    id_column: str | None = None
+    split_column: str | None = None
+
+
+def columns_of(table: Table, settings: TableSettings) -> Columns:
+    """The columns of `table`: as named, else by their usual names.
+
+    Raises `UserError` where one is missing or ambiguous. Text or image may have none where rows
+    without it are kept, but not both.
+    """
+
+    def find(what: str, given: str | None, usual: Sequence[str]) -> str:
+        return find_column(
+            table.columns,
+            given,
+            usual,
+            what=what,
+            flag=f"--{what}-column",
+            separated_by=table.separated_by,
+            otherwise=f". Rows without one: --keep-missing {what}" * (what in MODALITIES),
+        )
+
+    def find_if_any(name: str, given: str | None) -> str | None:
+        named = [column.strip().casefold() for column in table.columns].count(name)
+        return find(name, given, (name,)) if given is not None or named == 1 else None
+
+    def find_or_none(modality: Modality, given: str | None, usual: Sequence[str]) -> str | None:
+        """As `find`; None where the table has no such column and its rows may lack the modality."""
+        named = {column.strip().casefold() for column in table.columns} & set(usual)
+        if modality in settings.keep_missing and given is None and not named:
+            return None
+        return find(modality, given, usual)
+
+    text = find_or_none("text", settings.text_column, _USUAL_TEXT)
+    image = find_or_none("image", settings.image_column, _USUAL_IMAGE)
+    if text is None and image is None:
+        raise UserError(
+            f"the table has neither a column for the text ({', '.join(_USUAL_TEXT)}) nor one for "
+            f"the image ({', '.join(_USUAL_IMAGE)}); its columns: {', '.join(table.columns[:20])}. "
+            "Name one with --text-column or --image-column"
+        )
+    return Columns(
+        text,
+        image,
+        find("label", settings.label_column, _USUAL_LABEL),
+        find_if_any("id", settings.id_column),
+        find_if_any("split", settings.split_column),
+    )
