@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from forked_launch import ForkedLaunch
 
 from mmsa.data.audit_files import parts_of, read_part
 from shards.__main__ import main as shards_main
+
+if TYPE_CHECKING:
+    from forked_launch import ForkedLaunch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 180
@@ -70,6 +72,8 @@ def launched(
 
 def forked(command: list[str], config: str, output: Path | None = None) -> ForkedLaunch:
     """Start `accelerate` with the words of `command`, forked; `config` is its launch file."""
+    from forked_launch import ForkedLaunch  # this module is also imported from other folders
+
     return ForkedLaunch(
         command,
         cwd=ROOT,
