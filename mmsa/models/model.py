@@ -10,7 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmsa.config import LossConfig, ModelConfig
+from mmsa.config import (
+    ImageEncoderConfig,
+    LossConfig,
+    ModelConfig,
+    Projection,
+    TextEncoderConfig,
+)
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
 from mmsa.hub import NotOnThisMachine
@@ -20,7 +26,7 @@ from mmsa.models.build_encoders import (
     encoder_problems,
     families_of,
 )
-from mmsa.models.encoders import ImageEncoder
+from mmsa.models.encoders import Encoder, ImageEncoder
 from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_problems
 from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
 from mmsa.models.missing_weights import missing_weights
@@ -125,10 +131,17 @@ def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
         sizes = model.text_encoder.architecture
         pooling = model.text_encoder.pooling  # what `auto` became
         text = text.model_copy(update={"weights": "none", "config": sizes, "pooling": pooling})
+        text = text.model_copy(update={"projection": _width(text, model.text_encoder)})
     if model.image_encoder is not None:
         sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})
+        image = image.model_copy(update={"projection": _width(image, model.image_encoder)})
     return config.model_copy(update={"text_encoder": text, "image_encoder": image})
+
+
+def _width(config: TextEncoderConfig | ImageEncoderConfig, encoder: Encoder) -> Projection:
+    """The projection as a number, where it was the checkpoint's own."""
+    return encoder.width if config.projection == "own" else config.projection
 
 
 def extension_modules(config: ModelConfig) -> list[str]:

@@ -37,7 +37,8 @@ class TextEncoder(Encoder):
         vocab_size: int,
     ) -> None:
         """`body(input_ids=, attention_mask=)` returns one row per token (B, T, `width`), alone or
-        as the first of several outputs.
+        as the first of several outputs. With `pooling="own"` the second one is the features of
+        the texts (B, `width`).
 
         `pooling="auto"` waits for `look_at_order`, which needs the body's weights.
         """
@@ -74,8 +75,11 @@ class TextEncoder(Encoder):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D)."""
         with self._body_gradient():
-            hidden = self._hidden(input_ids, attention_mask)  # (B, T, D)
-            features = pooled(hidden, attention_mask, self.pooling)
+            if self.pooling == "own":
+                features = self.body(input_ids=input_ids, attention_mask=attention_mask)[1]
+            else:
+                hidden = self._hidden(input_ids, attention_mask)  # (B, T, D)
+                features = pooled(hidden, attention_mask, self.pooling)
         return self._project(features)
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
