@@ -44,6 +44,8 @@ LATER_SETTINGS = (
     "train.ema",
     "train.init_from",
 )
+# `own`: the linear layer that a dual encoder (CLIP) brings.
+Projection = Annotated[int, Field(ge=1)] | Literal["own"] | None
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
@@ -116,25 +118,27 @@ class TextEncoderConfig(Section):
     tokenizer: str | None = Field(
         None, description="name or directory; words:N counts N words on the train split"
     )
-    pooling: Literal["auto", "cls", "mean", "last"] = Field(
+    pooling: Literal["auto", "cls", "mean", "last", "own"] = Field(
         "auto", description="auto: last if the encoder reads from left to right, else cls"
     )
-    projection: int | None = Field(None, ge=1, description="width of a linear layer after it")
+    projection: Projection = Field(None, description="width of a linear layer after it, or own")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="layers trained under train: last_n")
     gradient_checkpointing: bool = Field(False, description="compute layers twice to save memory")
 
 
 class ImageEncoderConfig(Section):
-    name: str = Field("resnet50", description="torchvision name, or hf:NAME for Hugging Face")
+    name: str = Field(
+        "resnet50", description="torchvision name, timm:NAME, or hf:NAME (Hugging Face)"
+    )
     weights: str = Field("pretrained", description="pretrained, none, or a PATH")
     config: dict[str, Any] | None = Field(
-        None, description="with hf: and weights none: model_type and sizes"
+        None, description="hf: model_type and sizes; timm: arguments of the model"
     )
     image_size_px: int | None = Field(
         None, ge=16, description="input side; null: the encoder's own"
     )
-    projection: int | None = Field(None, ge=1, description="width of a linear layer after it")
+    projection: Projection = Field(None, description="width of a linear layer after it, or own")
     train: Literal["full", "last_n", "frozen"] = "full"
     last_n: int = Field(0, ge=0, description="stages trained under train: last_n")
     batch_norm: Literal["train", "frozen", "sync"] = Field(

@@ -53,7 +53,7 @@ def from_hub(load: Callable[..., Loaded], name: str, parts: Sequence[str] = TEXT
     except ImportError as error:
         raise UserError(_unloadable(name, error)) from None
     except (OSError, ValueError):
-        _probe_hub(name, parts)
+        _probe_hub(name, _fetching(name, parts))
     return _load(load, name, local_files_only=False)
 
 
@@ -76,8 +76,11 @@ def _unloadable(name: str, error: Exception) -> str:
     )
 
 
-def _probe_hub(name: str, parts: Sequence[str]) -> None:
-    """Return if the hub has `name`; `UserError` if it does not, or does not answer in time."""
+def _probe_hub(name: str, fetching: str) -> None:
+    """Return if the hub has `name`; `UserError` if it does not, or does not answer in time.
+
+    `fetching` is the shell command that downloads it.
+    """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError
 
@@ -96,7 +99,7 @@ def _probe_hub(name: str, parts: Sequence[str]) -> None:
         raise NotOnThisMachine(
             problem,
             message=f"{problem}. Fetch it where there is a network, with the same cache, by "
-            f"{_fetching(name, parts)} - or give a directory, or weights: none",
+            f"{fetching} - or give a directory, or weights: none",
         ) from None
 
 
@@ -104,6 +107,56 @@ def _fetching(name: str, parts: Sequence[str]) -> str:
     """The shell command that downloads `parts` of `name` to the cache."""
     calls = "; ".join(f"{part}.from_pretrained('{name}')" for part in parts)
     return f'python -c "from transformers import {", ".join(parts)}; {calls}"'
+
+
+def hub_file(repository: str, names: Sequence[str], *, fetching: str) -> Path:
+    """The first of the files `names` that the hub's `repository` has, as a file of the cache.
+
+    A revision may follow the repository (`OWNER/NAME@REVISION`). Files of this machine come first,
+    then the hub, if it answers within `PROBE_TIMEOUT_S`. Raises `UserError` where there is none,
+    with `fetching`, the shell command that downloads it.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError, disable_progress_bars
+
+    place, _, stated = repository.partition("@")
+    revision, cache = stated or None, constants.HF_HUB_CACHE
+    for name in names:
+        cached = try_to_load_from_cache(place, name, cache_dir=cache, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    _probe_hub(place, fetching)
+    disable_progress_bars()  # one bar per rank for what takes a second
+    for name in names:
+        try:
+            return Path(hf_hub_download(place, name, cache_dir=cache, revision=revision))
+        except EntryNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be fetched: {first_line(error)}; try again, or give a PATH"
+            ) from None
+    raise UserError(f"{place} has none of {', '.join(names)}; give another model, or a PATH")
+
+
+def checkpoint_of_url(url: str) -> Path:
+    """The file of `url` in torch's folder of checkpoints, downloaded where it is not there yet.
+
+    Raises `UserError` that names the file and its directory if it cannot be fetched.
+    """
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not path.is_file():
+        _probe_url(url, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint {path} cannot be fetched from {url}: {first_line(error)}"
+            ) from None
+    return path
 
 
 def torchvision_state(weights: Any) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 # Imported to register the families of this package.
 import mmsa.models.hf_image_encoders
 import mmsa.models.hf_text_encoders
+import mmsa.models.timm_encoders
 import mmsa.models.torchvision_encoders  # noqa: F401
 from mmsa.config import FusionConfig, ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from mmsa.errors import UserError
@@ -24,6 +25,7 @@ from mmsa.models.fusion import FUSIONS
 from mmsa.models.fusion.sequences import no_sequence
 from mmsa.models.hf_config import HF_PREFIX
 from mmsa.models.text_encoders import TextEncoder
+from mmsa.models.timm_sources import TIMM_PREFIX
 from mmsa.preprocessing import ImagePreprocessing
 
 
@@ -143,7 +145,10 @@ def _unknown(modality: Modality, name: str) -> str:
     if modality == "text":
         return f"{problem}: no encoders are registered as '{name.split(':')[0]}:'; {IMPORT_HINT}"
     names = sorted(one for family in ENCODERS["image"].values() for one in family().names())
-    return f"{problem}; {nearest(name, names)} (a Hugging Face one is written {HF_PREFIX}NAME)"
+    return (
+        f"{problem}; {nearest(name, names)} (one of timm is written {TIMM_PREFIX}NAME, a Hugging "
+        f"Face one {HF_PREFIX}NAME)"
+    )
 
 
 _ARTICLES: dict[Modality, str] = {"text": "a text", "image": "an image"}

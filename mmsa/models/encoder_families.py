@@ -23,6 +23,7 @@ from mmsa.config import ImageEncoderConfig, TextEncoderConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import PartSettings, Registry, settings_problems
 from mmsa.models.blank import is_blank
+from mmsa.models.dual_encoders import plain_pooling, plain_projection
 from mmsa.models.encoders import (
     IMAGE_SECTION,
     TEXT_SECTION,
@@ -108,6 +109,19 @@ class EncoderFamily:
         """The body's tensors in a state dict: without a classifier, say."""
         return state
 
+    def read_weights(self, path: Path, config: EncoderConfig) -> tuple[State, str]:
+        """The state dict at the path that gives `weights` (no export), and a description of it.
+
+        Raises `UserError` where there is none.
+        """
+        if not path.is_file():
+            raise UserError(
+                f"{self.section}.weights={config.weights}: found neither an export "
+                "(model.safetensors, as in RUN/best) nor a .safetensors or .pth file; give "
+                "one, or pretrained, or none"
+            )
+        return read_state(path), f"state dict {path}"
+
     def own_name(self, name: str) -> str:
         """`name` without a prefix that ends with a colon."""
         return name.removeprefix(self.prefix) if self.prefix.endswith(":") else name
@@ -148,14 +162,8 @@ class EncoderFamily:
             if is_export(path):
                 encoder.load_export(path, part)
                 return
-            if not path.is_file():
-                raise UserError(
-                    f"{self.section}.weights={config.weights}: found neither an export "
-                    "(model.safetensors, as in RUN/best) nor a .safetensors or .pth file; give "
-                    "one, or pretrained, or none"
-                )
-            state, where = read_state(path), f"the weights {path}"
-            encoder.source = f"state dict {path}"
+            state, where = self.read_weights(path, config)
+            encoder.source, where = where, f"the weights {path}"
         own_state = self.body_state(encoder, self.own_name(config.name), state)
         load_strictly(encoder.body, own_state, where=where)
 
@@ -202,8 +210,8 @@ class TextFamily(EncoderFamily):
         network = self.network(self.own_name(config.name), settings)
         encoder = TextEncoder(
             network.body,
-            pooling=config.pooling,
-            projection=config.projection,
+            pooling=plain_pooling(config, self.section),
+            projection=plain_projection(config, self.section),
             width=network.width,
             vocab_size=settings.vocab_size,
         )
@@ -257,7 +265,7 @@ class ImageFamily(EncoderFamily):
         encoder = ImageEncoder(
             network.body,
             body_width=network.width,
-            projection=config.projection,
+            projection=plain_projection(config, self.section),
             preprocessing=preprocessing,
         )
         encoder.architecture = None if settings is None else settings.model_dump(mode="json")

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from mmsa.config import ImageEncoderConfig
 from mmsa.errors import UserError
 from mmsa.hub import IMAGE_PARTS, from_hub
+from mmsa.models.dual_encoders import (
+    Part,
+    begin_with,
+    inputs_of_patches,
+    part_of,
+    projection_width,
+    sizes_of,
+)
 from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, register_encoder
 from mmsa.models.encoders import IMAGE_SECTION, ImageEncoder
 from mmsa.models.hf_config import HF_PREFIX, hf_config_from_dict, hf_config_to_dict
@@ -57,8 +65,9 @@ class HfImageBody(nn.Module):
         return rows
 
     def _output(self, images: Tensor) -> Any:
+        inputs = inputs_of_patches(self.model, images) or {"pixel_values": images}
         options = {"noise": self._order(images)} if self._masks else {}
-        return self.model(pixel_values=images, **options)
+        return self.model(**inputs, **options)
 
     def _order(self, images: Tensor) -> Tensor:
         """What a masked autoencoder sorts its patches by: their place, (B, patches)."""
@@ -76,16 +85,19 @@ class HuggingFaceImages(ImageFamily):
     def build(
         self, config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None
     ) -> ImageEncoder:
-        model, found, source = _model(config, preprocessing)
+        part, found, source = _model(config, preprocessing)
+        model = part.model
         found = found.at_size(config.image_size_px)
         body = HfImageBody(model)
         encoder = ImageEncoder(
             body,
             body_width=_body_width(body, found.image_size_px, config.name),
-            projection=config.projection,
+            projection=projection_width(part, config, IMAGE_SECTION),
             preprocessing=found,
         )
-        encoder.architecture = hf_config_to_dict(model.config)
+        if config.projection == "own":
+            begin_with(encoder.projection, part.projection)
+        encoder.architecture = hf_config_to_dict(part.described)
         if source is None:
             encoder.load_export(Path(config.weights).expanduser(), "image_encoder")
         else:
@@ -103,7 +115,7 @@ class HuggingFaceImages(ImageFamily):
 
 def _model(
     config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None
-) -> tuple[Any, ImagePreprocessing, str | None]:
+) -> tuple[Part, ImagePreprocessing, str | None]:
     """The network, its preprocessing, and where its weights came from (None: from an export)."""
     name = config.name.removeprefix(HF_PREFIX)
     if config.weights == "pretrained":
@@ -138,7 +150,7 @@ def _fresh(
     config: ImageEncoderConfig,
     preprocessing: ImagePreprocessing | None,
     sizes: dict[str, Any] | None,
-) -> tuple[Any, ImagePreprocessing]:
+) -> tuple[Part, ImagePreprocessing]:
     from transformers import AutoConfig, AutoModel
 
     if sizes is None:
@@ -148,9 +160,10 @@ def _fresh(
     else:
         architecture = hf_config_from_dict(sizes, section=IMAGE_SECTION)
         brought = preprocessing or ImagePreprocessing()
-    if isinstance(getattr(architecture, "image_size", None), int) and config.image_size_px:
-        architecture.image_size = config.image_size_px
-    set_drop_path_of(architecture, config.drop_path, name=config.name)
+    of_images = sizes_of(architecture, "image")
+    if isinstance(getattr(of_images, "image_size", None), int) and config.image_size_px:
+        of_images.image_size = config.image_size_px
+    set_drop_path_of(of_images, config.drop_path, name=config.name)
     try:
         return _image_part(AutoModel.from_config(architecture)), brought
     except Exception as error:  # each class raises its own types
@@ -159,13 +172,13 @@ def _fresh(
         ) from None
 
 
-def _pretrained(name: str, drop_path: float | None) -> Any:
+def _pretrained(name: str, drop_path: float | None) -> Part:
     from transformers import AutoConfig, AutoModel
 
     changed: dict[str, Any] = {}
     if drop_path is not None:
         changed["config"] = from_hub(AutoConfig.from_pretrained, name, IMAGE_PARTS)
-        set_drop_path_of(changed["config"], drop_path, name=name)
+        set_drop_path_of(sizes_of(changed["config"], "image"), drop_path, name=name)
     model, info = from_hub(
         lambda place, **options: AutoModel.from_pretrained(
             place, output_loading_info=True, **changed, **options
@@ -173,21 +186,25 @@ def _pretrained(name: str, drop_path: float | None) -> Any:
         name,
         IMAGE_PARTS,
     )
-    model = _image_part(model)
-    missing = sorted(set(info["missing_keys"]) & {key for key, _ in model.named_parameters()})
-    if missing and all(key.startswith("pooler.") for key in missing):
+    part = _image_part(model)
+    model = part.model
+    own = {part.prefix + key for key, _ in model.named_parameters()}
+    missing = sorted(set(info["missing_keys"]) & own)
+    if missing and all(key.startswith(f"{part.prefix}pooler.") for key in missing):
         model.pooler = None  # saved without a pooler: use the mean instead of random weights
     elif missing:
         raise UserError(
             f"the weights of {name} lack {len(missing)} tensors of the encoder ({missing[0]}, ...);"
             " they would stay random. Give complete weights, or weights: none"
         )
-    return model
+    return part
 
 
-def _image_part(model: Any) -> Any:
+def _image_part(model: Any) -> Part:
     """The vision part, in float32, of a model that may also have a text part."""
-    return getattr(model, "vision_model", model).float()
+    part = part_of(model, "image")
+    part.model.float()
+    return part
 
 
 def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -200,7 +217,7 @@ def _layers(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
             inside = set(module.modules())
         elif layers is None or module in inside:
             continue
-        elif "Norm" in type(module).__name__ or name == "pooler":
+        elif "Norm" in type(module).__name__ or name in ("pooler", "head"):
             above.append(module)
     return ([], []) if layers is None else (list(layers), above)
 

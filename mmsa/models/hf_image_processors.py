@@ -52,7 +52,18 @@ def read_processor(name: str) -> ImagePreprocessing:
     """
     from transformers import AutoImageProcessor
 
-    return imitate(from_hub(AutoImageProcessor.from_pretrained, name, IMAGE_PARTS), name)
+    processor = from_hub(AutoImageProcessor.from_pretrained, name, IMAGE_PARTS)
+    if hasattr(processor, "max_num_patches"):
+        return _square_of_patches(processor)
+    return imitate(processor, name)
+
+
+def _square_of_patches(processor: Any) -> ImagePreprocessing:
+    """The largest square of patches of a processor that keeps the shape of images (SigLIP 2
+    NaFlex). Our images are squares: squeezed to them or cut from the centre."""
+    side = int(processor.max_num_patches**0.5) * int(processor.patch_size)
+    stated = _stated(processor, side)
+    return stated.model_copy(update={"resize_px": side, "squeezes": True})
 
 
 def imitate(processor: Any, name: str) -> ImagePreprocessing:

@@ -11,7 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmsa.config import LossConfig, ModelConfig
+from mmsa.config import (
+    ImageEncoderConfig,
+    LossConfig,
+    ModelConfig,
+    Projection,
+    TextEncoderConfig,
+)
 from mmsa.data.manifest import Modality
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
@@ -23,7 +29,7 @@ from mmsa.models.build_encoders import (
     encoder_problems,
     families_of,
 )
-from mmsa.models.encoders import ImageEncoder
+from mmsa.models.encoders import Encoder, ImageEncoder
 from mmsa.models.fusion import FusionHead, build_fusion, fusion_class, fusion_problems
 from mmsa.models.fusion.sequences import Features, one_row
 from mmsa.models.losses import build_loss, loss_class, loss_problems, num_outputs
@@ -171,13 +177,20 @@ def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
         sizes = model.text_encoder.architecture
         pooling = model.text_encoder.pooling  # what `auto` became
         text = text.model_copy(update={"weights": "none", "config": sizes, "pooling": pooling})
+        text = text.model_copy(update={"projection": _width(text, model.text_encoder)})
     if model.image_encoder is not None:
         sizes_or_none = model.image_encoder.architecture
         image = image.model_copy(update={"weights": "none", "config": sizes_or_none})
+        image = image.model_copy(update={"projection": _width(image, model.image_encoder)})
     described = config.model_copy(update={"text_encoder": text, "image_encoder": image})
     if model.stand_ins:  # what `auto` became
         described = described.model_copy(update={"stand_ins": tuple(model.stand_ins)})
     return described
+
+
+def _width(config: TextEncoderConfig | ImageEncoderConfig, encoder: Encoder) -> Projection:
+    """The projection as a number, where it was the checkpoint's own."""
+    return encoder.width if config.projection == "own" else config.projection
 
 
 def extension_modules(config: ModelConfig) -> list[str]:

@@ -38,7 +38,8 @@ class TextEncoder(Encoder):
         vocab_size: int,
     ) -> None:
         """`body(input_ids=, attention_mask=)` returns one row per token (B, T, `width`), alone or
-        as the first of several outputs.
+        as the first of several outputs. With `pooling="own"` the second one is the features of
+        the texts (B, `width`).
 
         `pooling="auto"` waits for `look_at_order`, which needs the body's weights.
         """
@@ -80,10 +81,12 @@ class TextEncoder(Encoder):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Features:
         """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D), or (B, T, D)."""
         with self._body_gradient():
-            hidden = self._hidden(input_ids, attention_mask)  # (B, T, D)
-            features = hidden
-            if not self.gives_sequences:
-                features = pooled(hidden, attention_mask, self.pooling)
+            if self.pooling == "own" and not self.gives_sequences:
+                features = self.body(input_ids=input_ids, attention_mask=attention_mask)[1]
+            else:
+                features = self._hidden(input_ids, attention_mask)  # (B, T, D)
+                if not self.gives_sequences:
+                    features = pooled(features, attention_mask, self.pooling)
         features = self._project(features)  # not frozen with the body
         if self.gives_sequences:
             return FeatureSequence(features, attention_mask.bool())

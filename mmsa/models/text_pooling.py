@@ -15,7 +15,7 @@ from mmsa.errors import UserError, first_line
 from mmsa.models.eval_mode import eval_mode
 from mmsa.models.fusion.sequences import masked_mean
 
-Pooling = Literal["cls", "mean", "last"]
+Pooling = Literal["cls", "mean", "last", "own"]
 
 _NUM_TOKENS = 4  # of a probe: as few as every text encoder takes
 _SEES_NOTHING = 1e-6  # a difference up to this share of the largest value is none
@@ -24,7 +24,8 @@ _SEES_NOTHING = 1e-6  # a difference up to this share of the largest value is no
 def pooled(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     """`hidden` (B, T, D) -> (B, D), by the tokens whose mask (B, T) is 1.
 
-    `cls` is the first token, `last` the last one, `mean` the mean of all (float32).
+    `cls` is the first token, `last` the last one, `mean` the mean of all (float32). What a body
+    pools itself (`own`) never gets here.
     """
     if pooling == "cls":
         return hidden[:, 0]
@@ -44,14 +45,17 @@ def last_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def token_width(body: nn.Module, vocab_size: int, *, section: str) -> int:
+def token_width(body: nn.Module, vocab_size: int, *, section: str, of_texts: bool = False) -> int:
     """D of the rows that `body` returns, found by a forward pass over a few tokens.
+
+    With `of_texts` that of the features that the body pools itself, its second output.
 
     A configuration's `hidden_size` is not always it: OPT-350m projects 1,024 to 512. Raises
     `UserError` where the body does not read tokens, or does not return one row for each.
     """
+    tokens = _some_tokens(body, vocab_size)
     try:
-        hidden = _rows(body, torch.tensor([_some_tokens(body, vocab_size)]))
+        hidden = _rows(body, torch.tensor([tokens]))
     except Exception as error:  # each network has its own types
         raise UserError(
             f"{section}: a {type(body).__name__} does not read a text of {_NUM_TOKENS} tokens "
@@ -63,7 +67,7 @@ def token_width(body: nn.Module, vocab_size: int, *, section: str) -> int:
             f"{section}: a {type(body).__name__} returns {found} for one text of {_NUM_TOKENS} "
             "tokens, and not one row per token; use a text encoder such as bert-base-uncased"
         )
-    return hidden.shape[-1]
+    return _output(body, torch.tensor([tokens]))[1].shape[-1] if of_texts else hidden.shape[-1]
 
 
 @torch.no_grad()
@@ -102,7 +106,11 @@ def _some_tokens(body: Any, vocab_size: int) -> list[int]:
 
 def _rows(body: nn.Module, input_ids: Tensor) -> Tensor:
     """One row per token (B, T, D), in eval mode."""
-    with eval_mode(body):
-        output = body(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
+    output = _output(body, input_ids)
     rows: Tensor = output if isinstance(output, Tensor) else output[0]
     return rows
+
+
+def _output(body: nn.Module, input_ids: Tensor) -> Any:
+    with eval_mode(body):
+        return body(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))

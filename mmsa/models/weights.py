@@ -115,6 +115,19 @@ def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool =
     checkpoint) are not: they would be read as weights of 0 and 1 and more. With `assign` the
     tensors of `state` themselves become those of `module`, which then shares their memory.
     """
+    problems = misfits(module, state)
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise UserError(
+            f"{where} do not fit the encoder of this configuration in {len(problems)} tensor(s) "
+            f"of {len(module.state_dict().keys() | state.keys())}: "
+            f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
+        )
+    module.load_state_dict(dict(state), strict=True, assign=assign)
+
+
+def misfits(module: nn.Module, state: State) -> list[str]:
+    """What keeps `state` from being loaded into `module`, tensor by tensor, as text."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -128,14 +141,7 @@ def load_strictly(module: nn.Module, state: State, *, where: str, assign: bool =
         for name in own
         if name in state and _kind(state[name]) != _kind(own[name])
     ]
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(
-            f"{where} do not fit the encoder of this configuration in {len(problems)} tensor(s) "
-            f"of {len(own.keys() | state.keys())}: "
-            f"{'; '.join(problems[:4])}{more}. Use the encoder that they were made with"
-        )
-    module.load_state_dict(dict(state), strict=True, assign=assign)
+    return problems
 
 
 def _kind(tensor: Tensor) -> str:

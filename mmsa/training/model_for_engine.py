@@ -30,7 +30,7 @@ def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -
         # DeepSpeed sends and cuts the bytes of each weight in memory order.
         lay_out(model.image_encoder.body, torch.contiguous_format)
     if config.model.image_encoder.batch_norm == "sync":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        _synchronise_batchnorm(model)
     if config.train.compile:
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
@@ -52,6 +52,14 @@ def statistics_for(model: SentimentModel, batch: Batch, plan: BatchPlan) -> Iter
             return
         with frozen_statistics(model.image_encoder, batch["num_images"] < few):
             yield
+
+
+def _synchronise_batchnorm(model: nn.Module) -> None:
+    """In place, by timm's converter: torch's loses the activation of timm's BatchNorm layers, and
+    does the same for all others."""
+    from timm.layers import convert_sync_batchnorm
+
+    convert_sync_batchnorm(model)
 
 
 def check_taken_by_engine(model: nn.Module, world: World) -> None:
