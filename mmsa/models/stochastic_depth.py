@@ -23,7 +23,7 @@ def set_drop_path(body: nn.Module, rate: float, *, name: str) -> None:
 
     branches = [module for module in body.modules() if isinstance(module, StochasticDepth)]
     if not branches:
-        raise _without(rate, name)
+        raise no_drop_path(rate, name)
     for number, branch in enumerate(branches):
         branch.p = rate * number / max(1, len(branches) - 1)
 
@@ -37,12 +37,13 @@ def set_drop_path_of(architecture: Any, rate: float | None, *, name: str) -> Non
         return
     of_images = getattr(architecture, "vision_config", architecture)
     if not hasattr(of_images, "drop_path_rate"):
-        raise _without(rate, name)
+        raise no_drop_path(rate, name)
     of_images.drop_path_rate = rate
 
 
-def _without(rate: float, name: str) -> UserError:
+def no_drop_path(rate: float, name: str) -> UserError:
+    """The error of an encoder without residual branches that can be left out."""
     return UserError(
         f"{IMAGE_SECTION}.drop_path={rate}, but {name} has no stochastic depth; take the key out, "
-        "or use an encoder that has it (convnext_tiny, hf: ConvNeXt, Swin, DINOv2)"
+        "or use an encoder that has it (convnext_tiny, most of timm:, hf: ConvNeXt, Swin, DINOv2)"
     )

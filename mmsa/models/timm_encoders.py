@@ -23,6 +23,7 @@ from mmsa.errors import UserError, first_line
 from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, register_encoder
 from mmsa.models.encoders import IMAGE_SECTION, Encoder, ImageEncoder
 from mmsa.models.eval_mode import eval_mode
+from mmsa.models.stochastic_depth import no_drop_path
 from mmsa.models.timm_cards import class_counts, is_of_classifier, preprocessing_of
 from mmsa.models.timm_sources import (
     TIMM_PREFIX,
@@ -84,6 +85,10 @@ class TimmImages(ImageFamily):
     def build(
         self, config: ImageEncoderConfig, preprocessing: ImagePreprocessing | None
     ) -> ImageEncoder:
+        if config.drop_path is not None:
+            # timm builds no branches that can be left out where the rate is 0.
+            values = {**(config.config or {}), "drop_path_rate": config.drop_path}
+            config = config.model_copy(update={"drop_path": None, "config": values})
         path = Path(config.weights).expanduser()
         given = config.weights not in ("none", "pretrained")
         if preprocessing is None and given and not is_export(path):
@@ -139,6 +144,8 @@ class TimmImages(ImageFamily):
             return model
         except Exception as error:  # each model raises its own types
             said = first_line(error, with_type=True)
+            if "drop_path_rate" in said:
+                raise no_drop_path(settings.arguments["drop_path_rate"], name) from None
             if resized and not isinstance(error, TypeError):
                 raise _refused_size(name, side, said) from None
             raise UserError(

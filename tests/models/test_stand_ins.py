@@ -133,3 +133,17 @@ def test_settings_that_cannot_work_are_refused(overrides: list[str], said: str) 
     with pytest.raises(UserError) as error:
         load_config(None, overrides, checks=MODEL_CHECKS)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("head", ["cross_attention", "bottleneck"])
+def test_a_head_that_takes_sequences_gets_one_row_for_a_missing_modality(head: str) -> None:
+    model = model_of(BOTH, **{"fusion": {"name": head, "width": 8}})
+    text, image = torch.tensor([True, False, True]), torch.tensor([True, True, False])
+    ids, mask, images = inputs(0)
+    other_ids, _, other_images = inputs(1)
+    one = model(ids, mask, images, text, image)
+    assert torch.allclose(model(other_ids, mask, images, text, image)[1], one[1], atol=1e-6)
+    assert torch.allclose(model(ids, mask, other_images, text, image)[2], one[2], atol=1e-6)
+    one.sum().backward()
+    for modality in BOTH:
+        assert model.stand_ins[modality].vector.grad.abs().sum() > 0

@@ -22,6 +22,7 @@ from mmsa.models.model import build_model, self_contained
 from mmsa.models.timm_cards import preprocessing_of
 from mmsa.models.timm_sources import source_of
 from mmsa.models.weights import load_strictly
+from tests.models.tiny import text_settings
 
 # Real architectures, few parameters.
 TINY: dict[str, dict[str, Any]] = {
@@ -312,3 +313,46 @@ def test_synchronised_statistics_keep_the_activation_of_a_norm() -> None:
     assert "SyncBatchNormAct" in kinds
     assert "BatchNormAct2d" not in kinds
     assert torch.equal(model(images=_images()), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("resnet18", 1), ("convnext_atto", 1), ("vit_tiny_patch16_224", 5), (LITE, 1)],
+)
+def test_heads_that_take_sequences_and_layer_rates(name: str, positions: int) -> None:
+    """One row per position (a ViT of 32 px has four patches and a class token)."""
+    config = ModelConfig.model_validate(
+        {
+            "text_encoder": text_settings(),
+            "image_encoder": {
+                **{"name": f"timm:{name}", "weights": "none", "image_size_px": 32},
+                **({"config": TINY[name]} if name in TINY else {}),
+            },
+            "fusion": {"name": "bottleneck", "width": 8},
+        }
+    )
+    model = build_model(config, 3).eval()
+    assert model.image_encoder is not None
+    rows, mask = model.image_encoder(_images())
+    assert rows.shape == (2, positions, model.image_encoder.width)
+    assert mask.all()
+    ids = torch.ones(2, 4, dtype=torch.long)
+    model(ids, ids, _images()).sum().backward()
+    assert len(model.image_encoder.layers) > 1
+    held = {
+        id(p) for layer in model.image_encoder.layers for one in layer for p in one.parameters()
+    }
+    with_gradient = [p for p in model.image_encoder.body.parameters() if p.grad is not None]
+    assert held & {id(p) for p in with_gradient}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", LITE])
+def test_drop_path_of_timm(name: str) -> None:
+    encoder = _timm(name, drop_path=0.3)
+    rates = [one.drop_prob for one in encoder.body.modules() if type(one).__name__ == "DropPath"]
+    assert rates
+    assert max(rates) <= 0.3
+    assert encoder.architecture is not None
+    assert encoder.architecture["drop_path_rate"] == 0.3
+    with pytest.raises(UserError, match=r"drop_path=0.3, but vgg11 has no stochastic depth"):
+        _timm("vgg11", drop_path=0.3)
