@@ -25,7 +25,7 @@ from mmsa.errors import UserError, first_line, one_or_many
 from mmsa.models.build_encoders import families_of
 from mmsa.models.encoders import FRESH, IMAGE_SECTION, TEXT_SECTION, Encoder, ImageEncoder
 from mmsa.models.eval_mode import eval_mode
-from mmsa.models.fusion.sequences import Features, FeatureSequence, masked_mean
+from mmsa.models.fusion.sequences import one_row
 from mmsa.models.model import SentimentModel
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.models.text_pooling import padding_id
@@ -58,11 +58,11 @@ def probe_text_encoder(encoder: TextEncoder, name: str, max_tokens: int) -> None
         _check_length(encoder, named, max_tokens)
         ids = _two_texts(encoder, min(_NUM_TOKENS, max_tokens))
         first, again = _twice(
-            lambda rows: _one_row(encoder(ids[:rows], torch.ones_like(ids[:rows]))), named
+            lambda rows: one_row(encoder(ids[:rows], torch.ones_like(ids[:rows]))), named
         )
         padded = first[:1]
         if ids.shape[1] < max_tokens:
-            padded = _one_row(encoder(*_padded(encoder, ids[:1])))
+            padded = one_row(encoder(*_padded(encoder, ids[:1])))
     _check_repeats(first, again, named)
     if not _close(first[:1], padded):
         logger.warning(
@@ -85,7 +85,7 @@ def probe_image_encoder(encoder: ImageEncoder, name: str) -> None:
     named = f"{IMAGE_SECTION} ({name})"
     images = _two_images(encoder.preprocessing.image_size_px)
     with _undisturbed(encoder):
-        first, again = _twice(lambda rows: _one_row(encoder(images[:rows])), named)
+        first, again = _twice(lambda rows: one_row(encoder(images[:rows])), named)
     _check_repeats(first, again, named)
     # Fresh weights may vanish in eval mode, where BatchNorm does not normalise yet (MobileViT).
     if encoder.source != FRESH and _same(first[0], first[1]):
@@ -93,13 +93,6 @@ def probe_image_encoder(encoder: ImageEncoder, name: str) -> None:
             f"{named} gives two different images the same features. Expected features that depend "
             "on the image; its weights may be damaged: use others, or another encoder"
         )
-
-
-def _one_row(features: Features) -> Tensor:
-    """Features (B, D); of a sequence the mean of its rows, as heads that take sequences use it."""
-    if isinstance(features, FeatureSequence):
-        return masked_mean(features.rows, features.mask)
-    return features
 
 
 def _check_length(encoder: TextEncoder, named: str, max_tokens: int) -> None:

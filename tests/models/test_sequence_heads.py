@@ -32,6 +32,11 @@ def _sequence(num_inputs: int, num_rows: int, width: int, seed: int) -> FeatureS
     return FeatureSequence(rows, torch.ones(num_inputs, num_rows, dtype=torch.bool))
 
 
+def _of(sequence: FeatureSequence, present: list[bool]) -> FeatureSequence:
+    """The same; an input that is not present has no row."""
+    return sequence._replace(mask=sequence.mask & torch.tensor(present)[:, None])
+
+
 def _attention(values: float = 1.0) -> Attention:
     """Scores are all alike, values are the rows times `values`."""
     attention = Attention(2, 1)
@@ -120,7 +125,7 @@ def test_logits_depend_neither_on_padding_nor_on_the_batch(
     for at, length in enumerate(lengths):
         place = slice(size - length, size) if left else slice(0, length)
         rows[at, place], mask[at, place] = texts[at].rows[0, :length], True
-        text = texts[at].present_in(torch.tensor([length > 0]))
+        text = _of(texts[at], [length > 0])
         alone.append(head(text, FeatureSequence(image.rows[at : at + 1], image.mask[at : at + 1])))
     together = head(FeatureSequence(rows, mask), image)
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
@@ -130,7 +135,6 @@ def test_logits_depend_neither_on_padding_nor_on_the_batch(
 @pytest.mark.parametrize("missing", ["text", "image", "both"])
 def test_a_missing_modality_has_no_effect_and_finite_gradients(name: str, missing: str) -> None:
     head = _head(name)
-    there, away = torch.tensor([True, True]), torch.tensor([True, False])
 
     def logits(noise: float) -> Tensor:
         text, image = _sequence(2, 3, TEXT_WIDTH, 0), _sequence(2, 4, IMAGE_WIDTH, 1)
@@ -138,16 +142,30 @@ def test_a_missing_modality_has_no_effect_and_finite_gradients(name: str, missin
             text.rows[1] += noise
         if missing != "text":
             image.rows[1] += noise
-        return head(
-            text.present_in(there if missing == "image" else away),
-            image.present_in(there if missing == "text" else away),
-        )
+        text_there, image_there = missing == "image", missing == "text"
+        return head(_of(text, [True, text_there]), _of(image, [True, image_there]))
 
     first = logits(0.0)
     torch.testing.assert_close(first, logits(50.0))
     first.sum().backward()
     gradients = [parameter.grad for parameter in head.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_HEADS)
+def test_a_stand_in_is_the_only_row_of_a_missing_modality(name: str) -> None:
+    head, text, image = _head(name), _sequence(2, 3, TEXT_WIDTH, 0), _sequence(2, 4, IMAGE_WIDTH, 1)
+    vector = torch.arange(float(IMAGE_WIDTH), requires_grad=True)
+    replaced = image.where_present(torch.tensor([True, False]), vector)
+    assert replaced.mask.tolist() == [[True] * 4, [True, False, False, False]]
+    alone = FeatureSequence(vector.view(1, 1, -1), torch.ones(1, 1, dtype=torch.bool))
+    found = head(text, replaced)
+    second = FeatureSequence(text.rows[1:], text.mask[1:])
+    torch.testing.assert_close(found[1:], head(second, alone))
+    torch.testing.assert_close(found[:1], head(text, image)[:1])
+    found.sum().backward()
+    assert vector.grad is not None
+    assert vector.grad.abs().sum() > 0
 
 
 def test_the_gate_weighs_image_against_text() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mmsa.errors import UserError, first_line
@@ -23,12 +24,22 @@ class FeatureSequence(NamedTuple):
     rows: Tensor  # (B, N, D)
     mask: Tensor  # (B, N) bool
 
-    def present_in(self, present: Tensor) -> FeatureSequence:
-        """The same rows; where `present` (B,) bool is False, the input has none."""
-        return self._replace(mask=self.mask & present[:, None])
+    def where_present(self, present: Tensor, otherwise: Tensor) -> FeatureSequence:
+        """The same; where `present` (B,) is False, the input's only row is `otherwise` (D,)."""
+        only = torch.zeros_like(self.mask)
+        only[:, 0] = True
+        rows = torch.where(present[:, None, None], self.rows, otherwise.to(self.rows.dtype))
+        return FeatureSequence(rows, torch.where(present[:, None], self.mask, only))
 
 
 Features = Tensor | FeatureSequence  # one row per input (B, D), or a sequence
+
+
+def one_row(features: Features) -> Tensor:
+    """Features (B, D); of a sequence the mean of its rows, as the heads that take them end."""
+    if isinstance(features, FeatureSequence):
+        return masked_mean(features.rows, features.mask)
+    return features
 
 
 def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:
