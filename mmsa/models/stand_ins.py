@@ -37,22 +37,12 @@ class StandIn(nn.Module):
         result in any case, so that its gradient is 0 and not absent on a rank whose samples are all
         complete.
         """
+        rows = features.rows if isinstance(features, FeatureSequence) else features
+        if present is None:
+            present = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         if isinstance(features, FeatureSequence):
-            rows, mask = features
-            present = self._present(rows, present)
-            first = torch.zeros_like(mask)
-            first[:, 0] = True
-            return FeatureSequence(
-                torch.where(present[:, None, None], rows, self.vector.to(rows.dtype)),
-                torch.where(present[:, None], mask, first),
-            )
-        present = self._present(features, present)
+            return features.where_present(present, self.vector)
         return torch.where(present[:, None], features, self.vector.to(features.dtype))
-
-    def _present(self, rows: Tensor, present: Tensor | None) -> Tensor:
-        if present is not None:
-            return present
-        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
 
 
 def modalities_of(head: type[FusionHead]) -> tuple[Modality, ...]:

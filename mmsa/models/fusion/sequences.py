@@ -51,11 +51,6 @@ def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:
     return (rows.float() * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
-def one_row(features: Features) -> Tensor:
-    """One row per input, (B, D): of a sequence the mean of its rows, as `masked_mean`."""
-    return masked_mean(*features) if isinstance(features, FeatureSequence) else features
-
-
 def position_rows(found: Tensor) -> Tensor:
     """Rows (B, P, D) as they are; a feature map (B, D, height, width) as one row per position."""
     return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
