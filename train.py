@@ -36,7 +36,6 @@ from mmsa.evaluation.predict import to_device
 from mmsa.evaluation.scores.metrics import flat_metrics
 from mmsa.extensions import import_extensions
 from mmsa.models.batchnorm import frozen_statistics
-from mmsa.models.model import per_sample_loss
 from mmsa.process.command import Command, leave, run_command
 from mmsa.process.start_clock import StartClock
 from mmsa.training.begin import begin_run
@@ -142,14 +141,9 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
         too_few = batch["num_real"] < min(2, plan.micro_batch_size)
         with accelerator.accumulate(model), frozen_statistics(run.bare_model, too_few):
             with part("forward"):
-                logits = model(batch["input_ids"], batch["attention_mask"], batch["images"])
-                losses = per_sample_loss(
-                    logits.float(),  # (B, C)
-                    batch["labels"] if batch["targets"] is None else batch["targets"],
-                    loss=run.config.model.loss,
-                    class_weights=run.class_weights,
-                    label_smoothing=run.config.model.label_smoothing,
-                )  # (B,)
+                inputs = (batch["input_ids"], batch["attention_mask"], batch["images"])
+                output = model(*inputs, auxiliary=run.objective.has_auxiliary)
+                losses = run.objective.per_sample(output, batch)  # (B,)
                 loss = (losses * batch["weights"]).sum() / (end - first)
             # DDP averages the gradients over ranks; Accelerate divides by the accumulation. This
             # undoes both: the gradient is that of the mean over the global batch. A loss that is

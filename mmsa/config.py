@@ -23,7 +23,10 @@ from mmsa.foundation.settings_yaml import SettingsDumper, read_yaml
 Check = Callable[[dict[str, Any]], list[str]]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 # Settings that came after the first version; see `Config.content`.
-LATER_SETTINGS = ("run.trackers",)
+LATER_SETTINGS = (
+    "run.trackers",
+    "model.auxiliary",
+)
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
@@ -124,6 +127,13 @@ class LossConfig(Section):
         return dict(self.model_extra or {})
 
 
+class AuxiliaryConfig(Section):
+    """Weights of the losses of heads on each modality's own label; 0: no head."""
+
+    text: float = Field(0.0, ge=0)
+    image: float = Field(0.0, ge=0)
+
+
 class ModelConfig(Section):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
@@ -135,6 +145,7 @@ class ModelConfig(Section):
         "none", description="balanced: inverse frequency, mean 1 over the training split"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
 
 
 class OptimConfig(Section):

@@ -21,6 +21,7 @@ from torch import Tensor
 from mmsa.data.batch_requests import EvaluationRequests, Request, Share, TrainRequests
 from mmsa.data.decoding import image_views
 from mmsa.data.loading.workers import DEFAULT_TIMEOUT_S, LoaderWorkers
+from mmsa.data.modality_labels import modality_labels
 from mmsa.data.reader import RawSample, SplitReader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
@@ -30,7 +31,8 @@ from mmsa.process.memory import keep_freed_memory
 
 # {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T),
 #  "images" uint8 (B, 3, S, S), channels_last with and without workers,
-#  "labels" (B,), "targets" (B, C) or None, "weights" (B,) 1 or 0,
+#  "labels" (B,), "targets" (B, C) or None, "modality_labels" (B, 2) or None: of text and image,
+#  "weights" (B,) 1 or 0,
 #  "num_real": rows of weight 1, as a Python number}
 Batch = dict[str, Any]
 
@@ -119,11 +121,12 @@ class Collate:
 
     With `soft_classes` the batch has `targets` (B, C): the annotators' shares of each class
     (`soft_label` in `key.json`), merged in the same way as the classes and scaled so that the
-    kept classes sum to 1.
+    kept classes sum to 1. With `modality_classes` it has `modality_labels`, of these classes.
     """
 
     tokenizer: TextTokenizer | None
     soft_classes: ClassMap | None = None
+    modality_classes: ClassMap | None = None
 
     def __call__(self, source: Iterable[ReadBatch]) -> Iterator[Batch]:
         for read in source:
@@ -136,6 +139,10 @@ class Collate:
             targets = None
             if self.soft_classes is not None:
                 targets = torch.stack([self._target(sample) for sample in samples])
+            own = None
+            if self.modality_classes is not None:
+                classes = self.modality_classes
+                own = torch.tensor([modality_labels(sample.meta, classes) for sample in samples])
             yield {
                 "keys": [sample.key for sample in samples],
                 "input_ids": input_ids,
@@ -143,6 +150,7 @@ class Collate:
                 "images": read.images,
                 "labels": torch.tensor([sample.label for sample in samples]),
                 "targets": targets,
+                "modality_labels": own,
                 "weights": weights,
                 "num_real": num_real,
             }
@@ -198,6 +206,7 @@ class Loader:
     augmentation: Augmentation | None = None
     pin_memory: bool = False
     soft_classes: ClassMap | None = None
+    modality_classes: ClassMap | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S  # to wait for a batch; 0 waits forever
     worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
@@ -219,7 +228,7 @@ class Loader:
         return wds.DataPipeline(
             Share(self.requests, worker, num_workers),
             ReadAndDecode(self.requests.reader, self.preprocessing, self.augmentation),
-            Collate(self.tokenizer, self.soft_classes),
+            Collate(self.tokenizer, self.soft_classes, self.modality_classes),
             errors_as_items,
         )
 

@@ -14,6 +14,7 @@ from mmsa.config import LossConfig, ModelConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
 from mmsa.hub import NotOnThisMachine
+from mmsa.models.auxiliary import auxiliary_problems, build_auxiliary
 from mmsa.models.build_encoders import (
     build_image_encoder,
     build_text_encoder,
@@ -28,14 +29,14 @@ from mmsa.models.text_encoders import TextEncoder
 from mmsa.preprocessing import ImagePreprocessing
 
 # Checks of the model's section for `mmsa.config.load_config`.
-MODEL_CHECKS = (fusion_problems, encoder_problems, loss_problems)
+MODEL_CHECKS = (fusion_problems, encoder_problems, loss_problems, auxiliary_problems)
 
 
 class SentimentModel(nn.Module):
     """Text and image -> logits. An encoder that the fusion head does not use is None.
 
-    The names of its tensors begin with `text_encoder.`, `image_encoder.` or `fusion.`, in exports
-    too.
+    The names of its tensors begin with `text_encoder.`, `image_encoder.`, `fusion.` or
+    `auxiliary.`, in exports too.
     """
 
     def __init__(
@@ -43,28 +44,37 @@ class SentimentModel(nn.Module):
         text_encoder: TextEncoder | None,
         image_encoder: ImageEncoder | None,
         fusion: FusionHead,
+        auxiliary: nn.ModuleDict | None = None,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.image_encoder = image_encoder
         self.fusion = fusion
+        self.auxiliary = auxiliary  # heads by modality, which only training calls
 
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         images: Tensor | None = None,
-    ) -> Tensor:
+        *,
+        auxiliary: bool = False,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """`input_ids`, `attention_mask` (B, T) int64, `images` (B, 3, S, S) uint8 -> logits (B, C).
 
         With one logit (binary cross-entropy) C is 1. The inputs of an absent encoder may be None.
+        With `auxiliary` the logits of the auxiliary heads are returned too, by modality.
         """
         text_features = image_features = None
         if self.text_encoder is not None:
             text_features = self.text_encoder(input_ids, attention_mask)  # (B, D_text)
         if self.image_encoder is not None:
             image_features = self.image_encoder(images)  # (B, D_image)
-        return self.fusion(text_features, image_features)
+        logits: Tensor = self.fusion(text_features, image_features)
+        if not auxiliary or self.auxiliary is None:
+            return logits
+        features = {"text": text_features, "image": image_features}
+        return logits, {name: head(features[name]) for name, head in self.auxiliary.items()}
 
 
 def build_model(
@@ -105,13 +115,13 @@ def build_model(
         raise missing_weights(config, missing + problems, extension_modules(config))
     if problems:
         raise UserError(one_or_many(problems, where="the model cannot be built"))
-    fusion = build_fusion(
-        config.fusion,
-        0 if text_encoder is None else text_encoder.width,
-        0 if image_encoder is None else image_encoder.width,
-        outputs,
-    )
-    return SentimentModel(text_encoder, image_encoder, fusion)
+    widths = {
+        "text": 0 if text_encoder is None else text_encoder.width,
+        "image": 0 if image_encoder is None else image_encoder.width,
+    }
+    fusion = build_fusion(config.fusion, widths["text"], widths["image"], outputs)
+    auxiliary = build_auxiliary(config.auxiliary, widths, outputs)
+    return SentimentModel(text_encoder, image_encoder, fusion, auxiliary)
 
 
 def self_contained(config: ModelConfig, model: SentimentModel) -> ModelConfig:
@@ -156,11 +166,12 @@ def _parts(model: SentimentModel) -> dict[str, nn.Module]:
             named[f"{kind}.body"] = encoder.body
             named[f"{kind}.projection"] = encoder.projection
     named["fusion"] = model.fusion
+    named["auxiliary"] = model.auxiliary
     return {name: part for name, part in named.items() if part is not None}
 
 
 def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
-    """Parameters trained and frozen per part: encoder bodies, projections, fusion head."""
+    """Parameters trained and frozen per part: encoder bodies, projections, heads."""
     counts = {}
     for name, part in _parts(model).items():
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
@@ -172,8 +183,8 @@ def count_parameters(model: SentimentModel) -> dict[str, ParameterCount]:
 def parameter_groups(model: SentimentModel) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Trained parameters with their names in the model, by learning rate.
 
-    The groups are "text" and "image" (the bodies) and "head" (fusion and projections), all three
-    always; they may be empty.
+    The groups are "text" and "image" (the bodies) and "head" (fusion, projections and auxiliary
+    heads), all three always; they may be empty.
     """
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"text": [], "image": [], "head": []}
     owners = {"text_encoder.body": "text", "image_encoder.body": "image"}

@@ -64,5 +64,7 @@ def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
     model.train()
     with torch.random.fork_rng(), frozen_statistics(bare_model, True):
-        model(input_ids, torch.ones_like(input_ids), images).float().sum().backward()
+        output = model(input_ids, torch.ones_like(input_ids), images, auxiliary=True)
+        logits, of_heads = (output, {}) if isinstance(output, torch.Tensor) else output
+        sum((one.float().sum() for one in of_heads.values()), logits.float().sum()).backward()
     model.zero_grad(set_to_none=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -36,6 +35,7 @@ from mmsa.training.checkpoints.resume import config_sha256
 from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
+from mmsa.training.objective import Objective
 from mmsa.training.optim import build_optimizer
 from mmsa.training.prepared_run import PreparedRun
 from mmsa.training.profile import StepProfile
@@ -77,10 +77,7 @@ class Run:
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
-        self.class_weights: Tensor | None = None  # (C,)
-        if self.config.model.class_weights == "balanced":
-            weights = balanced_weights(self.data.class_counts)
-            self.class_weights = weights.to(accelerator.device)
+        self.objective = Objective(self.config.model, self.data.class_counts, accelerator.device)
         self.validated: Predictions | None = None  # by the last validation
         self._run_config = ""  # the content of config.yaml, on the main rank
         if accelerator.is_main_process:
@@ -280,10 +277,3 @@ class Run:
             calibration=calibration,
             sealed=False,  # by those who flush it
         )
-
-
-def balanced_weights(class_counts: list[int]) -> Tensor:
-    """Weights (C,) inverse to the classes' frequency, whose mean over the training split is 1."""
-    counts = torch.tensor(class_counts, dtype=torch.float64)
-    num_present = (counts > 0).sum()
-    return (counts.sum() / (num_present * counts.clamp(min=1))).float()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from mmsa.config import Check, Config
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import Manifest, load_manifest
+from mmsa.data.modality_labels import shares_with_labels
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.labels import ClassMap, class_map
+from mmsa.models.auxiliary import auxiliary_weights
 from mmsa.models.model import MODEL_CHECKS, SentimentModel
 from mmsa.process.runtime import World
 from mmsa.training.checkpoints import checkpoint as checkpoints
@@ -83,6 +85,9 @@ def prepare_run(
     manifest = load_manifest(str(config.data.shards))
     classes = class_map(manifest.classes, config.data.classes)
     train, validation = _splits(config, manifest, classes, world)
+    wants_own_labels = auxiliary_weights(config.model.auxiliary)
+    if wants_own_labels and checkpoint is None:
+        _require_own_labels(wants_own_labels, str(config.data.shards), train, classes)
     plan = batch_plan(
         len(train),
         global_batch_size=config.train.global_batch_size,
@@ -111,9 +116,12 @@ def prepare_run(
         num_steps = min(num_steps, config.train.max_steps)
     need = _disk_need(config, run_dir, parts.model, plan, world, (state.step, num_steps))
     check_room(need, run_dir)
-    soft_classes = classes if manifest.has_soft_labels else None
+    label_classes = {
+        "soft_classes": classes if manifest.has_soft_labels else None,
+        "modality_classes": classes if wants_own_labels else None,
+    }
     steps = (state.step, num_steps)
-    loaders = _loaders(config, train, validation, plan, world, steps, parts, soft_classes)
+    loaders = _loaders(config, train, validation, plan, world, steps, parts, label_classes)
     mark("loader")
     return PreparedRun(
         config=config,
@@ -157,6 +165,33 @@ def _refuse_without_splits(shards: str, manifest: Manifest) -> None:
             "(--ratios 8:1:1), or evaluate a trained run on them with evaluate.py RUN --shards "
             f"{shards}"
         )
+
+
+def _require_own_labels(
+    wanted: Collection[str], shards: str, train: SplitReader, classes: ClassMap
+) -> None:
+    """Raise `UserError` where no sample has the label that an auxiliary head would be trained on.
+
+    Samples without one are trained on the pair's label alone; the log says how many.
+    """
+    shares = shares_with_labels(train, classes)
+    missing = [modality for modality in wanted if not shares[modality]]
+    if missing:
+        names = " and ".join(f"{modality}_label" for modality in missing)
+        keys = " and ".join(f"model.auxiliary.{modality}" for modality in missing)
+        raise UserError(
+            f"{keys} cannot be used: the samples of {shards} that were looked at have no {names} "
+            "of the model's classes. MVSA packed by mvsa-single or mvsa-multiple has them; for "
+            f"this set use {keys.replace(' and ', '=0 ')}=0"
+        )
+    for modality in wanted:
+        if shares[modality] < 1:
+            logger.info(
+                "%.1f %% of the training samples that were looked at have no %s label of their "
+                "own, and are trained on the pair's label alone",
+                100 * (1 - shares[modality]),
+                modality,
+            )
 
 
 def _disk_need(
@@ -208,7 +243,7 @@ def _loaders(
     world: World,
     steps: tuple[int, int],
     parts: ModelParts,
-    soft_classes: ClassMap | None,
+    label_classes: dict[str, ClassMap | None],
 ) -> RunLoaders:
     """Start the loaders of this rank, for `steps` (first, end) and for every validation."""
     train_requests = TrainRequests(
@@ -242,7 +277,7 @@ def _loaders(
         )
 
     return RunLoaders(
-        train=loader(train_requests, augmentation=augmentation, soft_classes=soft_classes),
+        train=loader(train_requests, augmentation=augmentation, **label_classes),
         validation=loader(validation_requests),
         num_validation_batches=len(validation_requests),
     )
