@@ -102,9 +102,14 @@ def test_each_fusion_is_in_the_page() -> None:
 
 def test_each_loss_and_tracker_is_in_the_page() -> None:
     assert _table(CONFIGURATION, "model")["loss"][1].split(", ") == OWN_LOSSES
-    assert not any(LOSSES[name].Settings.model_fields for name in OWN_LOSSES)
     values = _table(CONFIGURATION, "run")["trackers"][1]
     assert values.removeprefix("list of ").split(", ") == OWN_TRACKERS
+
+
+@pytest.mark.parametrize("name", OWN_LOSSES)
+def test_each_setting_of_a_loss_is_in_the_page_with_its_default(name: str) -> None:
+    if LOSSES[name].Settings.model_fields:
+        _check_table(_table(CONFIGURATION, f"Loss {name}"), LOSSES[name].Settings)
 
 
 def test_the_meaning_of_a_setting_is_one_sentence() -> None:

@@ -16,12 +16,12 @@ from tests.end_to_end.harness import TINY, pack_synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-MODULES = ("gated_fusion", "focal_loss", "small_cnn", "csv_tracker")
+MODULES = ("gated_fusion", "poly_loss", "small_cnn", "csv_tracker")
 OPTIONS = [word for module in MODULES for word in ("--import", module)]
-OF_THE_MODEL = ["focal_loss", "gated_fusion", "small_cnn"]
+OF_THE_MODEL = ["gated_fusion", "poly_loss", "small_cnn"]
 SETTINGS = [
     *["model.fusion=null", "model.fusion.name=gated", "model.fusion.width=16"],
-    *["model.loss.name=focal", "model.loss.gamma=1"],
+    *["model.loss.name=poly1", "model.loss.epsilon=2"],
     *["model.image_encoder=null", "model.image_encoder.name=cnn:small"],
     *["model.image_encoder.weights=none", "model.image_encoder.config={channels: 4}"],
     *["model.image_encoder.train=last_n", "model.image_encoder.last_n=1"],
@@ -103,14 +103,14 @@ def test_the_export_is_evaluated_with_the_modules(folder: Path, run_dir: Path) -
 def test_without_the_modules_the_export_says_which_it_needs(
     folder: Path, data: Path, run_dir: Path
 ) -> None:
-    options = "--import focal_loss --import gated_fusion --import small_cnn"
+    options = "--import gated_fusion --import poly_loss --import small_cnn"
     done = command(folder, str(ROOT / "evaluate.py"), str(run_dir))
     assert done.returncode == 2
     assert f"add {options} to the command" in done.stderr
     load = f"import mmsa; mmsa.load({str(run_dir)!r})"
     done = command(folder, "-c", load)
-    assert "In Python: import focal_loss, gated_fusion, small_cnn first" in done.stderr
-    done = command(folder, "-c", f"import focal_loss, gated_fusion, small_cnn; {load}")
+    assert "In Python: import gated_fusion, poly_loss, small_cnn first" in done.stderr
+    done = command(folder, "-c", f"import gated_fusion, poly_loss, small_cnn; {load}")
     assert done.returncode == 0, done.stderr
 
 
@@ -121,7 +121,7 @@ def test_without_the_modules_all_unknown_names_are_reported(folder: Path, data: 
     for problem in (
         "model.fusion.name='gated' is not a fusion; ",
         "model.image_encoder.name='cnn:small' is not an image encoder; ",
-        "model.loss='focal' is not a loss; ",
+        "model.loss='poly1' is not a loss; ",
         "run.trackers: 'csv' is not a tracker; ",
     ):
         assert problem in done.stderr
@@ -129,12 +129,16 @@ def test_without_the_modules_all_unknown_names_are_reported(folder: Path, data: 
 
 
 def test_wrong_settings_of_the_parts_are_reported_together(folder: Path, data: Path) -> None:
-    wrong = ["model.fusion.widht=3", "model.loss.gamma=-1", "model.image_encoder.config={depth: 3}"]
+    wrong = [
+        "model.fusion.widht=3",
+        "model.loss.epsilon=-1",
+        "model.image_encoder.config={depth: 3}",
+    ]
     done = command(folder, *trained(folder, data, folder / "other", *OPTIONS), *wrong)
     assert done.returncode == 2
     assert "3 problems" in done.stderr
     assert "did you mean model.fusion.width?" in done.stderr
-    assert "model.loss.gamma=-1: Input should be greater than or equal to 0" in done.stderr
+    assert "model.loss.epsilon=-1: Input should be greater than or equal to 0" in done.stderr
     assert "unknown key model.image_encoder.config.depth" in done.stderr
 
 

@@ -8,14 +8,19 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from mmsa.config import LossConfig, ModelConfig
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import PartSettings, Registry, nearest, section_of, settings_problems
+
+_LEAST_REST = 1e-7  # of float32, whose numbers near 1 are so far apart
 
 
 class LossSettings(PartSettings):
@@ -31,6 +36,7 @@ class Loss:
 
     name: ClassVar[str]  # set by `register_loss`
     Settings: ClassVar[type[LossSettings]] = LossSettings
+    weights_classes: ClassVar[bool] = False  # by itself: `model.class_weights` must be none
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -41,6 +47,13 @@ class Loss:
         Raises `UserError` for a number of classes that the loss cannot tell apart.
         """
         return num_classes
+
+    def class_weights(self, class_counts: Sequence[int]) -> Tensor | None:
+        """The weights (C,) that the loss gives the classes by itself; None where it gives none.
+
+        `class_counts` (C) are those of the training split.
+        """
+        return None
 
     def per_sample(
         self,
@@ -115,6 +128,65 @@ class BinaryCrossEntropy(Loss):
         return losses if class_weights is None else losses * (shares @ class_weights)
 
 
+class FocalSettings(LossSettings):
+    gamma: float = Field(2.0, ge=0, description="how much less well-classified samples count")
+
+
+@register_loss("focal")
+class FocalLoss(Loss):
+    """Cross-entropy times (1 - p) ** gamma for each class (Lin et al., ICCV 2017, equations 4, 5).
+
+    Their alpha is `model.class_weights`. A soft or smoothed target has its share of each class's
+    term. With gamma 0 it is cross-entropy.
+    """
+
+    Settings = FocalSettings
+
+    def per_sample(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        num_classes = logits.shape[1]
+        shares = targets
+        if targets.ndim == 1:
+            shares = functional.one_hot(targets, num_classes).to(logits.dtype)
+        shares = shares * (1 - label_smoothing) + label_smoothing / num_classes  # (B, C)
+        if class_weights is not None:
+            shares = shares * class_weights
+        log_p = functional.log_softmax(logits, dim=1)
+        # Above 0, where a power below 1 would have an infinite gradient.
+        rest = (-torch.expm1(log_p)).clamp(min=_LEAST_REST)  # 1 - p
+        return -(shares * rest**self.settings.gamma * log_p).sum(dim=1)
+
+
+class ClassBalancedSettings(FocalSettings):
+    beta: float = Field(0.999, ge=0, lt=1, description="0: no weights; towards 1: by frequency")
+    gamma: float = Field(0.0, ge=0, description="as of focal; 0: cross-entropy")
+
+
+@register_loss("class_balanced")
+class ClassBalancedLoss(FocalLoss):
+    """Cross-entropy or focal loss, weighted by effective numbers (Cui et al., CVPR 2019).
+
+    A class of n samples has an effective number of (1 - beta^n) / (1 - beta) (equation 2). Weights
+    are inverse to it, and their sum is the number of classes (section 4).
+    """
+
+    Settings = ClassBalancedSettings
+    weights_classes = True
+
+    def class_weights(self, class_counts: Sequence[int]) -> Tensor:
+        counts = torch.tensor(class_counts, dtype=torch.float64)
+        present = counts > 0  # a class without samples has the weight of one sample
+        effective = 1 - self.settings.beta ** counts.clamp(min=1)
+        weights = 1 / effective
+        return (weights * present.sum() / weights[present].sum()).float()
+
+
 def loss_class(choice: str | LossConfig) -> type[Loss]:
     """The class of a configured loss; `UserError` with the nearest name where there is none."""
     name = choice if isinstance(choice, str) else choice.name
@@ -152,7 +224,15 @@ def loss_problems(raw: dict[str, Any]) -> list[str]:
     name = chosen if not isinstance(chosen, dict) else values.pop("name", LossConfig().name)
     if not isinstance(name, str):
         return []  # the configuration's own check reports it
-    return _settings_problems(LOSSES[name], values) if name in LOSSES else [_unknown_loss(name)]
+    if name not in LOSSES:
+        return [_unknown_loss(name)]
+    problems = _settings_problems(LOSSES[name], values)
+    if LOSSES[name].weights_classes and section_of(raw, "model").get("class_weights") == "balanced":
+        problems.append(
+            f"model.class_weights=balanced with model.loss={name}, which weights the classes "
+            "itself; set one of the two, model.class_weights=none or another loss"
+        )
+    return problems
 
 
 def _unknown_loss(name: str) -> str:

@@ -27,9 +27,10 @@ class Objective:
         self._loss = build_loss(config.loss)
         self._label_smoothing = config.label_smoothing
         self._auxiliary = auxiliary_weights(config.auxiliary)
-        self.class_weights: Tensor | None = None  # (C,)
+        weights = self._loss.class_weights(class_counts)
         if config.class_weights == "balanced":
-            self.class_weights = balanced_weights(class_counts).to(device)
+            weights = balanced_weights(class_counts)
+        self.class_weights = None if weights is None else weights.to(device)  # (C,)
 
     @property
     def has_auxiliary(self) -> bool:
