@@ -158,6 +158,8 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
         skipped = run.guard.skip_if_nonfinite(grad_norm)
         run.optimizer.step()  # does nothing where the guard says skip
         run.optimizer.zero_grad()
+        if run.average is not None:
+            run.average.update(run.state.step + 1)
     if run.audit is not None:
         run.audit.write(run.state.step + 1, keys)
     return StepResult(step_loss, grad_norm, skipped | ~step_loss.isfinite(), keys)

@@ -26,6 +26,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 LATER_SETTINGS = (
     "run.trackers",
     "model.auxiliary",
+    "train.ema",
 )
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
@@ -178,6 +179,9 @@ class TrainConfig(Section):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="null: as the launcher says"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of the average of the weights; null: no average"
     )
     compile: bool = Field(False, description="torch.compile the encoders; not with zero3")
 

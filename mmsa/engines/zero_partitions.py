@@ -57,6 +57,50 @@ def partitions_of(zero: Any) -> list[Tensor]:
     return list(zero.single_partition_of_fp32_groups)
 
 
+def trained_storage(model: nn.Module, optimizer: Any) -> list[Tensor]:
+    """The tensors in which this rank keeps trained weights, float32: ZeRO's partitions, else the
+    trained parameters of the bare `model`."""
+    zero = zero_optimizer(optimizer)
+    if zero is not None:
+        return partitions_of(zero)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def publish(model: nn.Module, optimizer: Any, accelerator: Accelerator) -> None:
+    """Let the bare `model` compute with what `trained_storage` holds; all ranks call it.
+
+    Does nothing without ZeRO, whose models compute with other tensors than its optimizer updates.
+    """
+    zero = zero_optimizer(optimizer)
+    if zero is None:
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if hasattr(zero, "fp32_partitioned_groups_flat"):
+        _publish_in_zero3(trained, zero)
+        return
+    for parameter in trained:
+        fragment = fragment_of(parameter, zero)
+        start, values = 0, None
+        if fragment is not None:
+            start, values = fragment.start, fragment.within(fragment.partition)
+        bits = _bits(parameter.shape, start, values, accelerator)
+        torch.distributed.all_reduce(bits)
+        parameter.data.copy_(bits.view(torch.float32).reshape(parameter.shape))
+
+
+def _publish_in_zero3(trained: list[Any], zero: Any) -> None:
+    # What is gathered must be gathered again; small parameters stay so between the steps.
+    zero.parameter_offload.partition_all_parameters()
+    for parameter in trained:
+        fragment = fragment_of(parameter, zero)
+        if fragment is not None:
+            shown = parameter.ds_tensor.data.view(-1).narrow(0, 0, fragment.numel)
+            shown.copy_(fragment.within(fragment.partition))
+    if zero.persistent_parameters:
+        zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+
 def fragment_of(parameter: Any, zero: Any) -> Fragment | None:
     """The fragment of a trained parameter on this rank; None where another rank has all of it."""
     if hasattr(parameter, "ds_id"):
@@ -90,11 +134,17 @@ def gather(
     CPU memory on the main rank, None on the others. Bit for bit: the parts are added as
     integers, because the sum of 0.0 and -0.0 as floats loses the sign.
     """
+    bits = _bits(shape, start, values, accelerator)
+    torch.distributed.reduce(bits, dst=0)
+    return bits.view(torch.float32).reshape(shape).cpu() if accelerator.is_main_process else None
+
+
+def _bits(shape: torch.Size, start: int, values: Tensor | None, accelerator: Accelerator) -> Tensor:
+    """A flattened float32 tensor as integers, zeros where this rank has no part of it."""
     bits = torch.zeros(shape.numel(), dtype=torch.int32, device=accelerator.device)
     if values is not None:
         bits.narrow(0, start, values.numel()).copy_(values.detach().view(torch.int32))
-    torch.distributed.reduce(bits, dst=0)
-    return bits.view(torch.float32).reshape(shape).cpu() if accelerator.is_main_process else None
+    return bits
 
 
 def gather_weights(

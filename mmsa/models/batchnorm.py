@@ -6,7 +6,7 @@ validation and exports copies are averaged over the ranks: the live model does n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -26,10 +26,15 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def averaged_statistics(model: nn.Module, accelerator: Accelerator) -> dict[str, Tensor]:
-    """The mean of the ranks' running statistics, in copies. A collective: all ranks call it."""
+def averaged_statistics(
+    model: nn.Module, accelerator: Accelerator, own: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The mean of the ranks' running statistics, in copies. A collective: all ranks call it.
+
+    `own` replaces this rank's statistics of the same names, on every rank.
+    """
     averaged = {}
-    for name, buffer in running_statistics(model).items():
+    for name, buffer in {**running_statistics(model), **(own or {})}.items():
         if buffer.is_floating_point():
             total = accelerator.reduce(buffer.detach().clone(), reduction="sum")
             averaged[name] = total / accelerator.num_processes

@@ -27,6 +27,7 @@ from mmsa.models.missing_weights import missing_weights
 from mmsa.models.model import SentimentModel, build_model, extension_modules
 from mmsa.models.weights import is_export, require_intact_export
 from mmsa.preprocessing import Preprocessing
+from mmsa.training.checkpoints.average_state import load_live
 from mmsa.training.prepared_run import ModelParts
 
 logger = logging.getLogger("mmsa")
@@ -45,6 +46,7 @@ def build_or_load(
     if checkpoint is not None:
         export = read_export(checkpoint / CHECKPOINT_EXPORT_NAME)
         model, tokenizer = load_model(export, check=False), load_tokenizer_of(export)
+        load_live(model, checkpoint)
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 encoder.source = f"the checkpoint {checkpoint.name}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.checkpoint_folders import whole_checkpoints
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
+from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
 from mmsa.evaluation.predict import predict_split
@@ -123,12 +125,18 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(self.bare_model, optimizer)
         if isinstance(self.model, DistributedDataParallel) and not self.config.train.compile:
             rehearse(self.model, self.bare_model)
+        self.average: WeightAverage | None = None
+        decay = self.config.train.ema
+        if decay is not None:
+            wrapped = (self.bare_model, self.optimizer, self.accelerator)
+            self.average = WeightAverage(*wrapped, decay)
         if self.resumed_from is not None:
             checkpoints.restore(
                 self.resumed_from,
                 accelerator=self.accelerator,
                 model=self.bare_model,
                 optimizer=self.optimizer,
+                average=self.average,
             )
 
     def is_due(self, every_steps: int | None) -> bool:
@@ -158,9 +166,9 @@ class Run:
         return checkpoints.last_save_s(self.run_dir)
 
     def validate(self) -> dict[str, Any]:
-        """Validation metrics, with the ranks' mean BatchNorm statistics; a collective."""
-        statistics = averaged_statistics(self.bare_model, self.accelerator)
-        with with_statistics(self.bare_model, statistics):
+        """Validation metrics of the weights that are exported; a collective."""
+        statistics = self._exported_statistics()
+        with self._exported_weights(), with_statistics(self.bare_model, statistics):
             self.validated, _ = predict_split(
                 self.bare_model,
                 self.loaders.validation,
@@ -172,6 +180,15 @@ class Run:
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
         return compute_metrics(self.validated)
+
+    def _exported_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights of its exports: with `train.ema` their average."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _exported_statistics(self) -> dict[str, Tensor]:
+        """The BatchNorm statistics of exports, the mean over the ranks; a collective."""
+        own = None if self.average is None else self.average.statistics
+        return averaged_statistics(self.bare_model, self.accelerator, own)
 
     def keep_if_best(self, metrics: dict[str, Any]) -> None:
         """Export the model if it is the best so far; count towards early stopping. A collective."""
@@ -187,36 +204,38 @@ class Run:
         state.stopped_early = patience is not None and state.validations_since_best >= patience
 
     def _write_best(self) -> None:
-        statistics = averaged_statistics(self.bare_model, self.accelerator)
-        weights = gather_weights(self.bare_model, self.optimizer, self.accelerator)
+        statistics = self._exported_statistics()
+        with self._exported_weights():
+            weights = gather_weights(self.bare_model, self.optimizer, self.accelerator)
 
-        def write() -> None:
-            if weights is not None:
-                best_export.write_best(
-                    self.run_dir,
-                    self.state.step,
-                    lambda directory: self._write_export(
-                        directory, weights, statistics, self._calibration()
-                    ),
-                )
+            def write() -> None:
+                if weights is not None:
+                    best_export.write_best(
+                        self.run_dir,
+                        self.state.step,
+                        lambda directory: self._write_export(
+                            directory, weights, statistics, self._calibration()
+                        ),
+                    )
 
-        try:
-            together(self.accelerator, write)
-        except WriteError as error:
-            what = f"the export of step {self.state.step}"
-            raise AgreedError(not_written(what, self.run_dir, error)) from None
+            try:
+                together(self.accelerator, write)
+            except WriteError as error:
+                what = f"the export of step {self.state.step}"
+                raise AgreedError(not_written(what, self.run_dir, error)) from None
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of this step, and remove those beyond the newest k. A collective."""
         if self.audit is not None:
             self.audit.flush()
-        statistics = averaged_statistics(self.bare_model, self.accelerator)
+        statistics = self._exported_statistics()
         checkpoints.save_checkpoint(
             self.run_dir,
             self.state.step,
             accelerator=self.accelerator,
             model=self.bare_model,
             optimizer=self.optimizer,
+            average=self.average,
             write_export=lambda directory, weights: self._write_export(
                 directory, weights, statistics
             ),

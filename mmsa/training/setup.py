@@ -213,6 +213,7 @@ def _disk_need(
         model,
         world_size=world.world_size,
         keep_checkpoints=config.train.keep_checkpoints,
+        averaged=config.train.ema is not None,
         saves_to_come=times(config.train.checkpoint_every_steps),
         validations_to_come=times(config.train.validate_every_steps),
     )

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmsa.engines.weight_average import WeightAverage
 from mmsa.training.checkpoints.checkpoint import save_checkpoint
 from mmsa.training.checkpoints.collective_write import REMOVAL_THREAD
 
@@ -45,6 +46,7 @@ def save(
     optimizer: torch.optim.Optimizer | None = None,
     write_export: Callable[..., None] = write_weights,
     run_config: str = "run: {}\n",
+    average: WeightAverage | None = None,
 ) -> Path:
     fresh_model, fresh_optimizer = trained()
     model = model or fresh_model
@@ -54,6 +56,7 @@ def save(
         accelerator=accelerator,
         model=model,
         optimizer=optimizer or fresh_optimizer,
+        average=average,
         write_export=write_export,
         state={"step": step, "best_value": 0.5, "world_size": 1, "best_step": 1},
         run_config=run_config,

@@ -4,6 +4,7 @@
         export/                  an export of this step, usable on its own
         optimizer.safetensors    the optimizer's state by parameter names
         statistics-00000.safetensors   each rank's own BatchNorm running statistics
+        live.safetensors         with train.ema: the weights behind the average (average_state.py)
         state.json               the step, what does not follow from it, and what must match
         run.yaml                 the run's config.yaml
         COMPLETE                 each file with its size and digest; written last
@@ -23,7 +24,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from mmsa.checkpoint_folders import (
     step_of,
     whole_checkpoints,
 )
+from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError, UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, WEIGHTS_NAME, seal_export
@@ -54,6 +56,7 @@ from mmsa.foundation.atomic_write import (
 from mmsa.foundation.digests import FileDigest, digest_of_file, digests_of, files_below, to_json
 from mmsa.foundation.parsing import parse_json
 from mmsa.models.batchnorm import running_statistics
+from mmsa.training.checkpoints.average_state import load_average, save_live, with_averages
 from mmsa.training.checkpoints.collective_write import (
     WriteError,
     remove_by_thread,
@@ -87,6 +90,7 @@ def save_checkpoint(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
+    average: WeightAverage | None = None,
     write_export: Callable[[Path, Mapping[str, Tensor]], None],
     state: Mapping[str, Any],
     run_config: str,
@@ -94,7 +98,8 @@ def save_checkpoint(
     """Write the checkpoint of `step`; all ranks call it together. Returns its directory.
 
     `model` is the bare model; `write_export(directory, weights)` is called on the main rank, and
-    leaves sealing the export to this function. `run_config` is the content of the run's
+    leaves sealing the export to this function. With `average` the export gets the averages, and
+    the weights themselves have a file of their own. `run_config` is the content of the run's
     `config.yaml` (main rank). Raises `UserError` on every rank if any rank failed to write; earlier
     checkpoints stay.
     """
@@ -102,12 +107,15 @@ def save_checkpoint(
     final = checkpoint_path(run_dir, step)
     temporary = final.with_name(f".{final.name}.tmp")
     on_main = accelerator.is_main_process
-    content = {**CHECKPOINT_FORMAT, **state, "loss_scale": _loss_scale(accelerator)}
+    loss_scale = None if accelerator.scaler is None else dict(accelerator.scaler.state_dict())
+    content = {**CHECKPOINT_FORMAT, **state, "loss_scale": loss_scale}
     try:
         together(accelerator, (lambda: _start_directory(temporary)) if on_main else None)
         with ThreadPoolExecutor(2) as threads:
             # One after the other: the main rank never holds weights and optimizer state at once.
-            statistics = _save_model(temporary, accelerator, model, optimizer, write_export)
+            statistics = _save_model(
+                temporary, accelerator, model, optimizer, average, write_export
+            )
             background = _Background(threads, temporary) if on_main else None
             _save_optimizer(temporary, accelerator, model, optimizer, content, run_config)
             complete = None
@@ -147,11 +155,11 @@ def _save_model(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
+    average: WeightAverage | None,
     write_export: Callable[[Path, Mapping[str, Tensor]], None],
 ) -> dict[str, FileDigest]:
     """Write each rank's statistics and the export; returns the digests of the former, as their
     ranks found them."""
-    weights = gather_weights(model, optimizer, accelerator)
     own_name = statistics_name(accelerator.process_index)
     digests: list[tuple[str, FileDigest]] = []
 
@@ -159,13 +167,20 @@ def _save_model(
         own = {
             name: buffer.cpu().contiguous() for name, buffer in running_statistics(model).items()
         }
+        if average is not None:
+            own = with_averages(own, average)
         save_tensors(own, temporary / own_name)
         flush(temporary / own_name)
         digests.append((own_name, digest_of_file(temporary / own_name)))
         if weights is not None:
             write_export(temporary / CHECKPOINT_EXPORT_NAME, weights)
 
-    together(accelerator, write)
+    with nullcontext() if average is None else average.applied():
+        weights = gather_weights(model, optimizer, accelerator)
+        together(accelerator, write)
+    if average is not None:
+        weights = None  # frees it before the others are gathered
+        save_live(temporary, accelerator, model, optimizer)
     return dict(gather_object(digests))
 
 
@@ -208,9 +223,8 @@ def _complete(
     (temporary / COMPLETE_NAME).write_text(to_json(dict(sorted(listing.items()))), encoding="utf-8")
     flush(temporary / COMPLETE_NAME)
     flush(temporary)
-    shutil.rmtree(
-        final, ignore_errors=True
-    )  # an incomplete one: from a whole one the run would resume
+    # An incomplete one: from a whole one the run would resume.
+    shutil.rmtree(final, ignore_errors=True)
     rename_directory(temporary, final)
 
 
@@ -223,17 +237,25 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def restore(
-    checkpoint: Path, *, accelerator: Accelerator, model: nn.Module, optimizer: Any
+    checkpoint: Path,
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    average: WeightAverage | None = None,
 ) -> None:
-    """Load optimizer state, loss scale and this rank's own BatchNorm statistics; no collective.
+    """Load optimizer state, loss scale, this rank's own BatchNorm statistics, and the `average` of
+    the weights; no collective.
 
-    The weights come from the export, which is loaded before the engine wraps the model. At another
-    world size the ranks start from the averaged statistics, which the export holds.
+    The weights are loaded before the engine wraps the model, from the export or, with an average,
+    by `load_live`. At another world size the ranks start from the averaged statistics, which these
+    files hold.
     """
     state = read_state(checkpoint)
     load_optimizer_state(checkpoint / OPTIMIZER_NAME, model, optimizer)
     if accelerator.scaler is not None and state["loss_scale"] is not None:
         accelerator.scaler.load_state_dict(state["loss_scale"])
+    values: dict[str, Tensor] | None = None
     if state["world_size"] == accelerator.num_processes:
         file = checkpoint / statistics_name(accelerator.process_index)
         try:
@@ -243,6 +265,8 @@ def restore(
         with torch.no_grad():
             for name, buffer in running_statistics(model).items():
                 buffer.copy_(values[name])
+    if average is not None:
+        load_average(average, checkpoint, model, optimizer, values)
 
 
 def keep_newest(run_dir: Path, count: int) -> None:
@@ -273,8 +297,3 @@ def last_save_s(run_dir: Path) -> float | None:
         return float(content["save_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _loss_scale(accelerator: Accelerator) -> dict[str, Any] | None:
-    """The state of fp16's loss scale; None in another precision."""
-    return None if accelerator.scaler is None else dict(accelerator.scaler.state_dict())

@@ -67,14 +67,21 @@ def export_bytes(model: nn.Module) -> int:
     return numbers + len(state) * _HEADER_BYTES + _SMALL_FILES_BYTES
 
 
-def checkpoint_bytes(model: nn.Module, world_size: int) -> int:
-    """The size of a checkpoint of `model`: export, optimizer's state, each rank's statistics."""
+def checkpoint_bytes(model: nn.Module, world_size: int, *, averaged: bool = False) -> int:
+    """The size of a checkpoint of `model`: export, optimizer's state, each rank's statistics.
+
+    With `averaged` (`train.ema`) also the weights behind the average, and averaged statistics.
+    """
     trained = [value for value in model.parameters() if value.requires_grad]
     optimizer = sum(value.numel() for value in trained) * _OPTIMIZER_BYTES
     optimizer += 3 * len(trained) * _HEADER_BYTES
     statistics = running_statistics(model).values()
     of_a_rank = sum(buffer.nbytes + _HEADER_BYTES for buffer in statistics)
-    return export_bytes(model) + optimizer + world_size * of_a_rank
+    live = 0
+    if averaged:
+        live = sum(value.numel() * _WEIGHT_BYTES + _HEADER_BYTES for value in trained) + of_a_rank
+        of_a_rank *= 2
+    return export_bytes(model) + optimizer + live + world_size * of_a_rank
 
 
 def disk_need(
@@ -83,6 +90,7 @@ def disk_need(
     *,
     world_size: int,
     keep_checkpoints: int,
+    averaged: bool = False,
     saves_to_come: int,
     validations_to_come: int,
 ) -> DiskNeed:
@@ -93,7 +101,7 @@ def disk_need(
     there = len(list((run_dir / "checkpoints").glob("step-*")))
     best = len(list((run_dir / "exports").glob("step-*")))
     return DiskNeed(
-        checkpoint_bytes=checkpoint_bytes(model, world_size),
+        checkpoint_bytes=checkpoint_bytes(model, world_size, averaged=averaged),
         num_checkpoints=min(keep_checkpoints + 1, there + saves_to_come),
         export_bytes=export_bytes(model),
         num_exports=min(keep_checkpoints + 2, best + validations_to_come),

@@ -154,11 +154,11 @@ def _fill_fragment(parameter: nn.Parameter, stored: Any, name: str, zero: Any, s
     if fragment is None:
         return
     for moment in MOMENTS:
-        values = _stretch(stored.get_slice(f"{moment}/{name}"), fragment.start, fragment.numel)
+        values = stretch(stored.get_slice(f"{moment}/{name}"), fragment.start, fragment.numel)
         fragment.within(state[fragment.partition][moment]).copy_(values)
 
 
-def _stretch(stored: Any, start: int, numel: int) -> Tensor:
+def stretch(stored: Any, start: int, numel: int) -> Tensor:
     """Elements `start` to `start + numel` of a stored tensor, flattened; reads whole rows only."""
     shape = stored.get_shape()
     if not shape:

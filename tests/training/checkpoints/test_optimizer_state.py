@@ -14,9 +14,9 @@ from torch import nn
 
 from mmsa.errors import UserError
 from mmsa.training.checkpoints.optimizer_state import (
-    _stretch,
     gather_optimizer_state,
     load_optimizer_state,
+    stretch,
 )
 
 
@@ -107,5 +107,5 @@ def test_a_stretch_is_what_lies_there(tmp_path: Path, shape: tuple[int, ...]) ->
     with safe_open(tmp_path / "x.safetensors", framework="pt") as stored:
         for start in range(len(values)):
             for numel in range(1, len(values) - start + 1):
-                found = _stretch(stored.get_slice("x"), start, numel)
+                found = stretch(stored.get_slice("x"), start, numel)
                 assert torch.equal(found, values[start : start + numel])
