@@ -26,6 +26,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 LATER_SETTINGS = (
     "run.trackers",
     "model.auxiliary",
+    "optim.layer_decay",
     "train.ema",
 )
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
@@ -154,6 +155,9 @@ class OptimConfig(Section):
     text_lr: float = Field(2e-5, ge=0, description="peak learning rate of the text encoder")
     image_lr: float = Field(1e-4, ge=0)
     head_lr: float = Field(1e-3, ge=0, description="of fusion head and projections")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="of an encoder's rate, from each layer to the one below"
+    )
     weight_decay: float = Field(0.01, ge=0, description="not on norms and biases")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)

@@ -168,6 +168,9 @@ class EncoderFamily:
             section=self.section,
         )
         encoder.train_only(trained)
+        encoder.layers = tuple(
+            (stage,) if isinstance(stage, nn.Module) else tuple(stage) for stage in network.stages
+        )
 
     def _finish(
         self, encoder: Encoder, config: EncoderConfig, network: Network, *inputs: torch.Tensor

@@ -31,7 +31,8 @@ class Encoder(nn.Module):
 
     Attributes: `width` is D of the output; `source` describes where the weights came from;
     `architecture` is what `config` must contain to build the same body again, None where the name
-    says it all; `unused` names parameters of the body that its features do not depend on (they are
+    says it all; `layers` are the layers of the body from the input on, each of one or more modules;
+    `unused` names parameters of the body that its features do not depend on (they are
     not trained: distributed training would wait for their gradients).
     """
 
@@ -42,6 +43,7 @@ class Encoder(nn.Module):
         self.width = projection or body_width
         self.source = FRESH
         self.architecture: dict[str, Any] | None = None
+        self.layers: tuple[tuple[nn.Module, ...], ...] = ()
         self.unused: tuple[str, ...] = ()
         self._trained: list[nn.Module] = [body]
         self._frozen_statistics = False

@@ -28,7 +28,7 @@ from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
 from mmsa.export import code_version, write_export
 from mmsa.models.batchnorm import averaged_statistics, with_statistics
-from mmsa.models.model import count_parameters, parameter_groups
+from mmsa.models.model import count_parameters
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
@@ -38,7 +38,7 @@ from mmsa.training.checkpoints.run_config import settle_config
 from mmsa.training.model_for_engine import adapt_to_launch, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.objective import Objective
-from mmsa.training.optim import build_optimizer
+from mmsa.training.optim import optimizer_of
 from mmsa.training.prepared_run import PreparedRun
 from mmsa.training.profile import StepProfile
 from mmsa.training.tracking import Tracker
@@ -115,7 +115,7 @@ class Run:
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
         )
-        optimizer = build_optimizer(parameter_groups(self.bare_model), self.config.optim)
+        optimizer = optimizer_of(self.bare_model, self.config.optim)
         self.guard = NonfiniteGuard(
             optimizer,
             self.bare_model,

@@ -9,14 +9,14 @@ from harness import ROOT, TINY, launched
 
 # float32, no dropout, frozen statistics. Adam normalises by a gradient's size: an eps of 1e-4 keeps
 # gradients that are zero up to rounding (a key's bias in attention) from becoming full steps. With
-# auxiliary heads and the average of the weights, which every engine must have.
+# auxiliary heads, rates by layer and the average of the weights, which every engine must have.
 SAME_EVERYWHERE = [
     *[*TINY, "train.max_steps=6", "optim.eps=1e-4", "model.fusion.dropout=0.0"],
     "model.text_encoder.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, "
     "num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64, "
     "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
     "model.image_encoder.batch_norm=frozen",
-    *["model.auxiliary={text: 0.3, image: 0.2}", "train.ema=0.8"],
+    *["model.auxiliary={text: 0.3, image: 0.2}", "optim.layer_decay=0.7", "train.ema=0.8"],
 ]
 
 
