@@ -25,6 +25,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 # Settings that came after the first version; see `Config.content`.
 LATER_SETTINGS = (
     "run.trackers",
+    "data.auto_augment",
+    "data.auto_augment_operations",
+    "data.auto_augment_magnitude",
     "model.auxiliary",
     "optim.layer_decay",
     "train.ema",
@@ -67,6 +70,11 @@ class DataConfig(Section):
     augment: bool = Field(True, description="random crop and flip of training images")
     flip_probability: float = Field(0.5, ge=0, le=1, description="of a training image, mirrored")
     min_crop_scale: float = Field(1.0, gt=0, le=1, description="smallest random crop, of the side")
+    auto_augment: Literal["none", "rand_augment", "trivial_augment"] = Field(
+        "none", description="torchvision's random policy for training images"
+    )
+    auto_augment_operations: int = Field(2, ge=1, description="of rand_augment, for each image")
+    auto_augment_magnitude: int = Field(9, ge=0, le=30, description="of rand_augment")
     drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
     bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmsa.data.batch_requests import EvaluationRequests, Request, Share, TrainRequests
 from mmsa.data.decoding import image_views
+from mmsa.data.decoding.auto_augment import AutoAugment, auto_augmented
 from mmsa.data.loading.workers import DEFAULT_TIMEOUT_S, LoaderWorkers
 from mmsa.data.modality_labels import modality_labels
 from mmsa.data.reader import RawSample, SplitReader
@@ -50,11 +51,16 @@ class ReadBatch:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Settings of the random view of training images."""
+    """Settings of the random view of training images.
+
+    Without `crop_and_flip` the policy `auto` changes the evaluation's view.
+    """
 
     seed: int
     min_crop_scale: float
     flip_probability: float
+    crop_and_flip: bool = True
+    auto: AutoAugment | None = None
 
 
 @dataclass
@@ -104,15 +110,24 @@ class ReadAndDecode:
             ) from None
         if self.augmentation is None:
             return image_views.evaluation_view(image, self.preprocessing)
-        return image_views.training_view(
-            image,
-            self.preprocessing,
-            seed=self.augmentation.seed,
-            epoch=epoch,
-            sample=sample.key_hash,
-            min_crop_scale=self.augmentation.min_crop_scale,
-            flip_probability=self.augmentation.flip_probability,
-        )
+        return self._augmented(image, sample.key_hash, epoch, self.augmentation)
+
+    def _augmented(self, image: Tensor, sample: int, epoch: int, settings: Augmentation) -> Tensor:
+        drawn_by: dict[str, int] = {"seed": settings.seed, "epoch": epoch, "sample": sample}
+        if settings.crop_and_flip:
+            view = image_views.training_view(
+                image,
+                self.preprocessing,
+                **drawn_by,
+                min_crop_scale=settings.min_crop_scale,
+                flip_probability=settings.flip_probability,
+            )
+        else:
+            view = image_views.evaluation_view(image, self.preprocessing)
+        if settings.auto is None:
+            return view
+        assert self.preprocessing.image is not None
+        return auto_augmented(view, settings.auto, **drawn_by, fill=self.preprocessing.image.mean)
 
 
 @dataclass

@@ -15,6 +15,7 @@ import torch
 
 from mmsa.config import Check, Config
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
+from mmsa.data.decoding.auto_augment import AutoAugment
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.modality_labels import shares_with_labels
@@ -236,6 +237,20 @@ def _state_of(checkpoint: Path, run_dir: Path) -> TrainingState:
     return state
 
 
+def _augmentation(config: Config) -> Augmentation | None:
+    """What happens to training images at random; None: nothing."""
+    data, auto = config.data, None
+    if data.auto_augment != "none":
+        auto = AutoAugment(
+            data.auto_augment, data.auto_augment_operations, data.auto_augment_magnitude
+        )
+    if not data.augment and auto is None:
+        return None
+    return Augmentation(
+        config.run.seed, data.min_crop_scale, data.flip_probability, data.augment, auto
+    )
+
+
 def _loaders(
     config: Config,
     train: SplitReader,
@@ -260,11 +275,6 @@ def _loaders(
     validation_requests = EvaluationRequests(
         validation, config.eval.batch_size, world.world_size, world.rank, repeat=True
     )
-    augmentation = None
-    if config.data.augment:
-        augmentation = Augmentation(
-            config.run.seed, config.data.min_crop_scale, config.data.flip_probability
-        )
 
     def loader(requests: TrainRequests | EvaluationRequests, **more: Any) -> Loader:
         return Loader(
@@ -278,7 +288,7 @@ def _loaders(
         )
 
     return RunLoaders(
-        train=loader(train_requests, augmentation=augmentation, **label_classes),
+        train=loader(train_requests, augmentation=_augmentation(config), **label_classes),
         validation=loader(validation_requests),
         num_validation_batches=len(validation_requests),
     )

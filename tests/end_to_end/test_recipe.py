@@ -27,7 +27,7 @@ from train import main as train_main
 
 RECIPE = [
     *[*TINY, "model.auxiliary={text: 0.5, image: 0.25}", "optim.layer_decay=0.6", "train.ema=0.7"],
-    *["model.loss=focal", "train.epochs=1"],
+    *["data.auto_augment=trivial_augment", "model.loss=focal", "train.epochs=1"],
     *["train.max_steps=4", "train.checkpoint_every_steps=2", "train.keep_checkpoints=9"],
 ]
 
