@@ -28,6 +28,7 @@ LATER_SETTINGS = (
     "data.auto_augment",
     "data.auto_augment_operations",
     "data.auto_augment_magnitude",
+    "model.image_encoder.drop_path",
     "model.auxiliary",
     "optim.layer_decay",
     "train.ema",
@@ -113,6 +114,9 @@ class ImageEncoderConfig(Section):
         "train", description="statistics: each rank's own, the pretrained ones, or all ranks' (GPU)"
     )
     gradient_checkpointing: bool = Field(False, description="compute stages twice to save memory")
+    drop_path: float | None = Field(
+        None, ge=0, lt=1, description="stochastic depth of the last block; null: the encoder's own"
+    )
 
 
 class FusionConfig(Section):

@@ -32,6 +32,7 @@ from mmsa.models.encoders import (
     trained_parts,
 )
 from mmsa.models.recompute import recompute_in_backward
+from mmsa.models.stochastic_depth import set_drop_path
 from mmsa.models.text_encoders import TextEncoder
 from mmsa.models.weights import (
     State,
@@ -242,6 +243,8 @@ class ImageFamily(EncoderFamily):
             preprocessing = self.preprocessing(name, settings)
         preprocessing = preprocessing.at_size(config.image_size_px)
         network = self.network(name, settings, preprocessing.image_size_px)
+        if config.drop_path is not None:
+            set_drop_path(network.body, config.drop_path, name=config.name)
         encoder = ImageEncoder(
             network.body,
             body_width=network.width,

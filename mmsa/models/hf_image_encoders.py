@@ -18,6 +18,7 @@ from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, 
 from mmsa.models.encoders import IMAGE_SECTION, ImageEncoder
 from mmsa.models.hf_config import HF_PREFIX, hf_config_from_dict, hf_config_to_dict
 from mmsa.models.hf_image_processors import read_processor
+from mmsa.models.stochastic_depth import set_drop_path_of
 from mmsa.models.weights import (
     export_encoder_config,
     export_preprocessing,
@@ -100,7 +101,8 @@ def _model(
                 f"{IMAGE_SECTION}.config is for {IMAGE_SECTION}.weights: none or an export; "
                 "pretrained weights bring their own. Take one of the two out"
             )
-        return _pretrained(name), preprocessing or read_processor(name), f"pretrained from {name}"
+        model = _pretrained(name, config.drop_path)
+        return model, preprocessing or read_processor(name), f"pretrained from {name}"
     if config.weights == "none":
         return *_fresh(config, preprocessing, config.config), "fresh (seeded)"
     path = Path(config.weights).expanduser()
@@ -110,7 +112,7 @@ def _model(
     if (path / "config.json").is_file():
         place = str(path)
         return (
-            _pretrained(place),
+            _pretrained(place, config.drop_path),
             preprocessing or read_processor(place),
             f"pretrained from {place}",
         )
@@ -137,6 +139,7 @@ def _fresh(
         brought = preprocessing or ImagePreprocessing()
     if isinstance(getattr(architecture, "image_size", None), int) and config.image_size_px:
         architecture.image_size = config.image_size_px
+    set_drop_path_of(architecture, config.drop_path, name=config.name)
     try:
         return _image_part(AutoModel.from_config(architecture)), brought
     except Exception as error:  # each class raises its own types
@@ -145,12 +148,16 @@ def _fresh(
         ) from None
 
 
-def _pretrained(name: str) -> Any:
-    from transformers import AutoModel
+def _pretrained(name: str, drop_path: float | None) -> Any:
+    from transformers import AutoConfig, AutoModel
 
+    changed: dict[str, Any] = {}
+    if drop_path is not None:
+        changed["config"] = from_hub(AutoConfig.from_pretrained, name, IMAGE_PARTS)
+        set_drop_path_of(changed["config"], drop_path, name=name)
     model, info = from_hub(
         lambda place, **options: AutoModel.from_pretrained(
-            place, output_loading_info=True, **options
+            place, output_loading_info=True, **changed, **options
         ),
         name,
         IMAGE_PARTS,
