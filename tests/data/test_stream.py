@@ -31,6 +31,7 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
             "images",
             "labels",
             "targets",
+            "modality_labels",
             "weights",
             "text_present",
             "image_present",

@@ -120,7 +120,7 @@ def filled(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
         r"data/posts$": str(stage / "packed"),
         r"\bOTHER\.csv OTHER\b": f"{stage}/posts.csv {stage}/other",
         r"status runs/first": f"status {stage}/runs/status",
-        r"\bname=gated\b": "name=concat",
+        r"\bname=product\b": "name=concat",
         r"\bmy-format\b": "mvsa-single",
         # The rest of a command that is as everywhere.
         r" \.\.\.": f" data.shards={stage}/shards run.dir={stage}/new/rest "

@@ -42,6 +42,8 @@ def test_a_head_is_a_linear_layer_on_its_modality_alone() -> None:
     logits, of_heads = model(IDS, MASK, IMAGES, auxiliary=True)
     assert torch.equal(logits, model(IDS, MASK, IMAGES))
     assert model.auxiliary is not None
+    assert model.text_encoder is not None
+    assert model.image_encoder is not None
     for name, features in (
         ("text", model.text_encoder(IDS, MASK)),
         ("image", model.image_encoder(IMAGES)),
@@ -84,7 +86,7 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_divided() -> None:
     """The sum over samples divided by the real ones: also where micro-batches have unequally many
     labels of their own."""
     labels = torch.tensor([[0, -1], [1, 2], [-1, -1], [2, 0]])
-    batch = {
+    batch: dict[str, Any] = {
         "labels": torch.tensor([0, 1, 2, 2]),
         "targets": None,
         "modality_labels": labels,

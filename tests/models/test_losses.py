@@ -97,7 +97,7 @@ def test_no_weights_at_beta_0_and_a_class_without_samples_does_not_shift_the_oth
 def test_the_weights_of_the_training_split_reach_the_step() -> None:
     model = ModelConfig.model_validate({"loss": {"name": "class_balanced", "beta": 0.9}})
     objective = Objective(model, [1, 10, 100], torch.device("cpu"))
-    batch = {"labels": torch.tensor([0, 2]), "targets": None}
+    batch: dict[str, Any] = {"labels": torch.tensor([0, 2]), "targets": None}
     even = objective.per_sample(torch.zeros(2, 3), batch)
     assert objective.class_weights is not None
     expected = math.log(3) * objective.class_weights[[0, 2]]
