@@ -18,6 +18,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:|file:/", re.IGNORECASE)
 _SHOWN = 80  # characters
 
 
+class AbsentFile(Reject):
+    """A cell names a file that does not exist: a mistake, unlike a cell that names none."""
+
+
 class ImagePaths:
     """Finds the images of a table whose paths are relative to `folder`.
 
@@ -33,7 +37,7 @@ class ImagePaths:
 
         As it is written, where that is a file; else with slashes for backslashes; else with the
         extension in another case, where exactly one file is called that. Raises `Reject` where the
-        cell is empty, where there is no such file, and where the cell is the address of something
+        cell is empty, `AbsentFile` where there is no such file, and `Reject` where the cell is the address of something
         that is not on this machine.
         """
         written = cell.strip()
@@ -50,7 +54,7 @@ class ImagePaths:
         found = other if _exists(other) else self._other_case(other)
         if not _exists(found):  # said with the cell: a wrong drive or a slash is seen in it alone
             detail = f"row {row}: the file {cell.strip()[-_SHOWN:]!r} does not exist"
-            raise Reject(Reason.NO_IMAGE, detail)
+            raise AbsentFile(Reason.NO_IMAGE, detail)
         return found
 
     def _other_case(self, path: Path) -> Path:

@@ -21,7 +21,7 @@ from shards.label_rules import GIVEN
 from shards.missing_values import is_missing
 from shards.sources.columns import Repetitions
 from shards.sources.dataset_name import name_from
-from shards.sources.image_paths import ImagePaths
+from shards.sources.image_paths import AbsentFile, ImagePaths
 from shards.sources.rows import Row, Table, cell_text, open_table, undecoded
 from shards.sources.settings import text_or_none
 from shards.sources.source import Source, register_source
@@ -225,6 +225,8 @@ def _image_or_none(paths: ImagePaths, cell: str, row: int, settings: TableSettin
     """
     try:
         return paths.find(cell, row=row)
+    except AbsentFile:
+        raise
     except Reject as reject:
         if reject.reason is Reason.NO_IMAGE and "image" in settings.keep_missing:
             return None
