@@ -36,9 +36,9 @@ class ImagePaths:
         """The file that `cell` of row number `row` names.
 
         As it is written, where that is a file; else with slashes for backslashes; else with the
-        extension in another case, where exactly one file is called that. Raises `Reject` where the
-        cell is empty, `AbsentFile` where there is no such file, and `Reject` where the cell is the address of something
-        that is not on this machine.
+        extension in another case, where exactly one file is called that. Raises `AbsentFile` where
+        there is no such file, and another `Reject` where the cell is empty or is the address of
+        something that is not on this machine.
         """
         written = cell.strip()
         if not written:

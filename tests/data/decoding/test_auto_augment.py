@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmsa.config import Config
 from mmsa.data.decoding.auto_augment import AutoAugment, auto_augmented
+from mmsa.data.index_file import key_hash
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer
@@ -85,8 +86,6 @@ def test_without_crop_and_flip_the_policy_sees_the_evaluations_view(reader: Spli
     only = Augmentation(3, 0.6, 0.5, False, auto)
     batch = next(Loader(requests(reader), PREPROCESSING, None, 0, only))
     plain = next(Loader(requests(reader), PREPROCESSING, None, 0))
-    from mmsa.data.manifest import key_hash
-
     assert PREPROCESSING.image is not None
     for row, key in enumerate(batch["keys"]):
         expected = auto_augmented(
