@@ -229,8 +229,8 @@ def test_position_embeddings_of_another_input_size_are_resized_as_timm_does(tmp_
             "num_classes is not a setting of an encoder: the fusion head has the classes",
         ),
         (
-            {"name": "timm:levit_128s", "image_size_px": 64},
-            "timm's levit_128s does not take images of 64 px: ",
+            {"name": "timm:test_vit", "image_size_px": 17},
+            r"timm's test_vit does not take images of 17 px: .* divisible by patch size \(16\)",
         ),
         ({"name": "timm:test_vit", "projection": "own"}, "has no projection of its own"),
         ({"name": "timm:vit_base_patch16_sapiens2x"}, "did you mean vit_base_patch16_sapiens2"),
