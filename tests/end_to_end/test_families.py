@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from engines import train
 from families import EVERYTHING, FAMILIES
-from harness import TINY, metric_lines
+from harness import TINY, metric_lines, status
 
 from evaluate import main as evaluate_main
 from mmsa.data.manifest import load_manifest
@@ -33,7 +33,10 @@ def _check(run_dir: Path, shards: Path, again: Callable[[], None]) -> None:
     assert np.isfinite(losses).all()
     last = run_dir / "checkpoints" / "step-00000004"
     before = {name: (last / name).read_bytes() for name in _FILES}
-    shutil.rmtree(last)  # as if the run had been killed while it wrote it
+    # As if the run had been killed while it wrote the last checkpoint.
+    shutil.rmtree(last)
+    told = status(run_dir) | {"state": "running", "step": 3, "exit_code": None}
+    (run_dir / "status.json").write_text(json.dumps(told))
     again()
     assert "resumed from" in (run_dir / "log.txt").read_text()
     for name, content in before.items():
