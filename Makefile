@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
-# Tests that launch ranks on all cores run one after the other. The rest runs in parallel.
-LAUNCHING := tests/end_to_end tests/faults tests/slurm
+# Tests that launch two or more ranks. Two files at a time: a launch does not keep two cores busy
+# while it imports or waits. The longest files come first.
+LAUNCHING := tests/faults tests/slurm tests/end_to_end
 
 .PHONY: help install demo test lint format bench soak clean
 
@@ -26,7 +27,7 @@ demo: install ## made-up data, packed, trained on all GPUs or two CPU processes,
 
 test: install ## the tests that this machine can run; MMSA_REQUIRE=shared,slurm fails where these are missing
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(LAUNCHING))
-	$(BIN)/python -m pytest $(LAUNCHING)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(LAUNCHING)
 
 lint: install ## ruff, ruff format, mypy
 	$(BIN)/ruff check .
@@ -49,7 +50,7 @@ bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.gpu --tiny --only batch
 
 soak: install ## the long versions of the tests
-	$(BIN)/python -m pytest -m soak --timeout 3600
+	MMSA_TEST_EXEC=1 $(BIN)/python -m pytest -m soak --timeout 3600
 
 clean: ## remove everything that make created, except .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -156,6 +156,7 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
     from mmsa.data.reader import SplitReader
+    from mmsa.data.trainable import require_train_and_val
     from mmsa.labels import class_map
     from mmsa.training.checkpoints import resume
     from mmsa.training.checkpoints.intact import choose_checkpoint
@@ -163,6 +164,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
 
     shards = str(config.data.shards)
     manifest = load_manifest(shards)
+    if "train" not in manifest.splits:  # the ranks look for both
+        require_train_and_val(shards, manifest)
     classes = class_map(manifest.classes, config.data.classes)
     assert config.launch.world_size != "any"
     plan = batch_plan(

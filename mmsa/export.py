@@ -87,6 +87,14 @@ class Export:
                 f"the shards have classes that the model does not know ({', '.join(unknown)}); it "
                 f"knows {', '.join(self.label_names)}. Evaluate it on shards with these classes"
             )
+        missing = [name for name in self.label_names if name not in dataset_classes]
+        if wanted is None and missing:
+            raise UserError(
+                f"the shards do not have the model's class(es) {', '.join(missing)}; they have "
+                f"{', '.join(dataset_classes)}. Pack them with --classes "
+                f"{','.join(self.label_names)}: a set without a training split may lack samples of "
+                "some"
+            )
         return class_map(dataset_classes, list(self.label_names) if wanted is None else wanted)
 
     @property

@@ -20,6 +20,7 @@ Similar = Literal["merge", "keep"]
 _SHOWN = 5  # groups of similar labels
 _SHOWN_LABELS = 20
 _SHOWN_CHARACTERS = 80
+_FEW_PERCENT = 5  # of the labels: so many may be mistakes
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,31 @@ def _stated(found: Counter[str], stated: tuple[str, ...], similar: Similar | Non
             chosen = alike[0]
         if chosen is not None:
             class_of[label] = chosen
+    _refuse_other_numbers(found, class_of, stated)
     # Later than here it can be told too, but then all images have been encoded.
     if len(class_of) < len(found):
         refuse_empty(stated, Counter(class_of.values()), labels=found)
     return ClassNames(stated, class_of)
+
+
+def _refuse_other_numbers(
+    found: Counter[str], class_of: Mapping[str, str], stated: Sequence[str]
+) -> None:
+    """Raise `UserError` where names are given for the numbers from 0, and the numbers are others.
+
+    Labels -1, 0 and 1 with three names would give the first name to 0. A single mistyped number is
+    no reason: its rows are rejected.
+    """
+    numbers = [label for label in found if number_in(label) is not None]
+    others = Counter({label: found[label] for label in numbers if label not in class_of})
+    named = [label for label in numbers if class_of.get(label) not in (None, plain_number(label))]
+    if named and 100 * others.total() > _FEW_PERCENT * found.total():
+        shown = ",".join(sorted({plain_number(n) for n in numbers}, key=float)[:_SHOWN_LABELS])
+        raise UserError(
+            f"--classes {','.join(stated)} names the numbers from 0 to {len(stated) - 1}, but the "
+            f"labels are {_counted(Counter({n: found[n] for n in numbers}))}. Take the numbers as "
+            f"names (--classes={shown}), or write the names into the data"
+        )
 
 
 def stated_class(label: str, stated: Sequence[str]) -> str | None:

@@ -209,6 +209,8 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
         raise Reject(Reason.UNREADABLE_IMAGE, found)
     if settings.decode and image is not None:
         _decode(key, image)
+    if text is not None and not text.strip():
+        raise Reject(Reason.EMPTY_TEXT, f"the text of '{key}' is empty")
     if text is not None and len(text) > settings.max_characters:
         raise Reject(
             Reason.LARGE_TEXT,

@@ -186,7 +186,7 @@ def test_images_that_packing_rejects_are_refused_by_row(
         (np.zeros((4, 4, 3), np.uint8), "expected a path, bytes or a Pillow image"),
         (3, "found 3"),
         (b"", "empty image file"),
-        (b"no image", "unreadable image"),
+        (b"no image", "text; accepted are JPEG"),
         (Image.new("RGB", (0, 0)), "picture of 0x0 has no pixels"),
         (Image.new("RGB", (0, 9)), "picture of 0x9 has no pixels"),
         (Image.new("F", (9, 9)), "mode F has no fixed range"),

@@ -21,6 +21,7 @@ from mmsa.data.modality_dropout import ModalityDropout
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
+from mmsa.data.trainable import how_to_fill, require_train_and_val
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.labels import ClassMap, class_map
@@ -133,31 +134,18 @@ def _splits(
     config: Config, manifest: Manifest, classes: ClassMap, world: World
 ) -> tuple[SplitReader, SplitReader]:
     """Readers of the training and the validation split; `UserError` where one cannot be used."""
-    _refuse_without_splits(str(config.data.shards), manifest)
+    require_train_and_val(str(config.data.shards), manifest)
     train = SplitReader(str(config.data.shards), manifest, "train", classes)
     validation = SplitReader(str(config.data.shards), manifest, "val", classes)
     if not len(validation):
         raise UserError(
             f"the validation split of {config.data.shards} is empty, but the best export is chosen "
-            "on it. Pack with a share for it (--ratios 8:1:1)"
+            f"on it. {how_to_fill(manifest, 'val')}"
         )
     if world.local_rank == 0:  # once per machine, because each may have its own copy
         for reader in (train, validation):
             reader.shards.check_tars(reader.directory)
     return train, validation
-
-
-def _refuse_without_splits(shards: str, manifest: Manifest) -> None:
-    """Raise `UserError` where the set has no train or no val split, as a test set has not."""
-    missing = [name for name in ("train", "val") if name not in manifest.splits]
-    if missing:
-        has = ", ".join(f"{name} ({s.num_samples:,})" for name, s in manifest.splits.items())
-        raise UserError(
-            f"training needs the splits train and val, and the shards {shards} have no "
-            f"{' and no '.join(missing)}; they have: {has or 'none'}. Pack with shares for both "
-            "(--ratios 8:1:1), or evaluate a trained run on them with evaluate.py RUN --shards "
-            f"{shards}"
-        )
 
 
 def _disk_need(

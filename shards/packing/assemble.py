@@ -23,6 +23,7 @@ from shards.packing.write import write_splits
 from shards.reports.card import CARD_NAME, card_text
 from shards.reports.dropped import (
     MOST_DROPPED_PERCENT,
+    OPTION_FOR,
     REJECTED_NAME,
     examples,
     large_shares,
@@ -32,6 +33,7 @@ from shards.splits.by_hash import SPLITS
 from shards.splits.protocols import Assignment, assign
 
 LEFT_OUT = "left out by the protocol"
+_SHOWN = 5  # labels in a message
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,12 @@ def assemble(
         raise UserError(_nothing_kept(raw, rejected, source.source))
     if not settings.allow_dropped:
         _refuse_dropped(raw, len(samples), rejected, source.source)
-    source = replace(source, classes=_classes(source, samples))
+    source = _with_classes_of(source, samples)
     assignment = _assign(samples, source.dataset, settings)
     names = _split_names(assignment)
     if source.classes_are == "stated" and "train" in names:
         counts = Counter(sample.example.label for sample in samples.values())
+        _refuse_rejected_classes(source, counts, rejected)
         refuse_empty(source.classes, counts, labels=Counter(source.labels))
     splits = write_splits(
         work, names, samples, assignment, source.classes, settings.size, pool, quiet=quiet
@@ -130,12 +133,37 @@ def _split_names(assignment: Assignment) -> list[str]:
     return [name for name in SPLITS if name in names]
 
 
-def _classes(source: SourceFacts, samples: Mapping[str, EncodedSample]) -> tuple[str, ...]:
-    """The classes to pack: of those found in the data, the ones with a usable sample."""
+def _with_classes_of(source: SourceFacts, samples: Mapping[str, EncodedSample]) -> SourceFacts:
+    """`source` with the classes to pack: of those found in the data, the ones with a usable sample.
+
+    The others are a warning among its facts.
+    """
     if source.classes_are != "found":
-        return source.classes
+        return source
     labels = {sample.example.label for sample in samples.values()}
-    return tuple(name for name in source.classes if name in labels)
+    facts = dict(source.facts)
+    if lost := [name for name in source.classes if name not in labels]:
+        shown = ", ".join(f"{name!r} ({source.labels.get(name, 0):,})" for name in lost[:_SHOWN])
+        more = f" and {len(lost) - _SHOWN:,} more" * (len(lost) > _SHOWN)
+        told = f"no class, because all samples with this label are rejected: {shown}{more}"
+        facts["warnings"] = [*facts.get("warnings", []), told]
+    classes = tuple(name for name in source.classes if name in labels)
+    return replace(source, classes=classes, facts=facts)
+
+
+def _refuse_rejected_classes(
+    source: SourceFacts, counts: Mapping[str, int], rejected: Sequence[Rejected]
+) -> None:
+    """Raise `UserError` where a stated class has rows in the data, and all of them are rejected."""
+    lost = [name for name in source.classes if not counts.get(name) and source.labels.get(name)]
+    if lost:
+        shown = ", ".join(f"{name!r} ({source.labels[name]:,})" for name in lost[:_SHOWN])
+        reasons = Counter(str(item.reason) for item in rejected).most_common()
+        why = ", ".join(f"{number:,} {reason}" for reason, number in reasons)
+        raise UserError(
+            f"all samples of the class {shown} are rejected, so that there is nothing to learn it "
+            f"from. Rejected in all: {why}. Mend the data, or leave the class out of --classes"
+        )
 
 
 def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected], source: str) -> None:
@@ -143,9 +171,15 @@ def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected], source: s
     counts = Counter(str(item.reason) for item in rejected)
     for share in large_shares(counts, kept + len(rejected), percent=MOST_DROPPED_PERCENT):
         found = [(r.source_id, r.detail) for r in rejected if str(r.reason) == share.reason]
+        told = f"{share} of {raw}: {examples(found)}"
+        option = OPTION_FOR.get(share.reason)
+        if option is not None:  # with another value nothing of the finished work can be used
+            raise UserError(
+                f"{told}. {option}, mend the data, or add --allow-dropped to pack the rest"
+            )
         raise ResumableError(
-            f"{share} of {raw}: {examples(found)}. Mend the data, or add --allow-dropped to pack "
-            "the rest. The images are already encoded and kept: --resume continues"
+            f"{told}. Mend the data and add --resume, or add --allow-dropped --resume to pack the "
+            "rest; the images that are encoded are kept"
             + _keep_missing_hint({share.reason}, source)
         )
 

@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -181,6 +182,9 @@ def read_chunk(directory: Path, number: int, expected: str | None) -> Chunk | No
 def _sample_from_json(sample: dict[str, Any], chunk: Path) -> EncodedSample:
     """`sample` as `asdict` gave it; `chunk` replaces its path, which changes when a part moves."""
     example = sample["example"]
+    for name in ("dataset", "label", "text_label", "image_label", "split"):
+        if example[name] is not None:
+            example[name] = sys.intern(example[name])  # the same few words in a million samples
     votes = example["votes"]
     example["votes"] = None if votes is None else tuple((text, image) for text, image in votes)
     if example["image_path"] is not None:

@@ -55,7 +55,7 @@ def workdir(
     existed = path.is_dir()
     if existed and not resume:
         raise UserError(
-            f"an earlier packing of {out} was interrupted; its finished work is in {path}. "
+            f"an earlier packing of {out} did not end; its finished work is in {path}. "
             "Continue with --resume, or remove that directory to start again"
         )
     try:

@@ -19,6 +19,16 @@ _SHOWN_CHARACTERS = 100
 _BY_RULE = {str(r) for r in (Reason.LABELS_CONFLICT, Reason.LABELS_DISAGREE, Reason.NO_MAJORITY)}
 _REASONS = {str(reason) for reason in Reason} - _BY_RULE
 
+# What an option of `pack` may change: reason -> advice.
+OPTION_FOR = {
+    str(
+        Reason.OTHER_ENCODING
+    ): "Name their encoding with --encoding (latin-1, cp1252, utf-16, ...)",
+    str(Reason.TEXT_ENCODING): "Name their encoding with --encoding (utf-8, ...)",
+    str(Reason.LARGE_TEXT): "Allow longer texts with --max-characters",
+    str(Reason.LARGE_IMAGE): "Allow larger images with --max-pixels",
+}
+
 
 @dataclass(frozen=True)
 class Share:
@@ -66,7 +76,9 @@ def drop_warnings(manifest: Manifest, directory: Path | None) -> list[str]:
     wanted = {share.reason for share in shares}
     found = _examples_of(directory, wanted) if directory is not None and wanted else {}
     return [
-        f"{share}" + (f": {examples(found[share.reason])}" if share.reason in found else "")
+        f"{share}"
+        + (f": {examples(found[share.reason])}" if share.reason in found else "")
+        + (f". {OPTION_FOR[share.reason]}" if share.reason in OPTION_FOR else "")
         for share in shares
     ]
 

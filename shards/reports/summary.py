@@ -18,7 +18,7 @@ from shards.label_rules import shown_rule
 from shards.reports.dropped import drop_warnings
 
 _SHOWN_CLASSES = 5  # in a sentence
-_WIDTH_OF_NUMBERS = 56  # characters of the columns of three splits and their sum
+_SHORTEST_COLUMN = 20  # characters of the names of classes in a line
 _MOST_ROWS = 40  # of classes in a table
 
 
@@ -68,12 +68,14 @@ def _duplicates(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def missing_classes(manifest: Manifest) -> list[str]:
-    """A sentence for each split that has samples, but none of some class.
+    """A sentence for each split that has samples, but none of some class; and for a single class.
 
     A score on such a split says nothing of that class, and its macro F1 is another score. A model
     trained without it never predicts it.
     """
     found = []
+    if len(manifest.classes) == 1:
+        found.append(f"there is one class, {manifest.classes[0]!r}: nothing to tell apart")
     for name, split in manifest.splits.items():
         if not split.num_samples:
             continue
@@ -93,9 +95,9 @@ def next_steps(directory: Path, manifest: Manifest) -> str:
 
 def use_command(directory: Path, manifest: Manifest) -> str:
     """The command that uses the packed set in `directory`: it trains, where train and val are not
-    empty, and else evaluates a trained run."""
+    empty and there are two classes, and else evaluates a trained run."""
     filled = [name for name, split in manifest.splits.items() if split.num_samples]
-    if filled and not {"train", "val"} <= set(filled):
+    if filled and not ({"train", "val"} <= set(filled) and len(manifest.classes) > 1):
         quoted = shlex.quote(str(directory))
         return f"python evaluate.py RUN --shards {quoted} --split {filled[-1]}"
     missing = manifest.missing("train", "val") if filled else {}
@@ -131,9 +133,14 @@ def print_distributions(facts: Mapping[str, Any], *, console: Console | None = N
     table.add_column("mean", justify="right", no_wrap=True)
     for name, one in distributions.items():
         table.add_row(
-            name, *(f"{value:.4g}" for value in one["quantiles"].values()), f"{one['mean']:.4g}"
+            name, *(_short(value) for value in one["quantiles"].values()), _short(one["mean"])
         )
     console.print(table)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of a whole part that is longer."""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def _as_text(settings: Mapping[str, Any]) -> str:
@@ -172,7 +179,9 @@ def split_table(manifest: Manifest, *, width: int) -> Table:
     options = Console(width=10**6).options  # measures without a limit
     if Measurement.get(Console(width=10**6), options, table).maximum <= width:
         return table
-    return _rows_of_classes(manifest, longest_name=max(20, width - _WIDTH_OF_NUMBERS))
+    narrow = _rows_of_classes(manifest, longest_name=_SHORTEST_COLUMN)
+    spare = width - Measurement.get(Console(width=10**6), options, narrow).maximum
+    return _rows_of_classes(manifest, longest_name=_SHORTEST_COLUMN + max(0, spare))
 
 
 def _rows_of_splits(manifest: Manifest) -> Table:
@@ -193,7 +202,8 @@ def _rows_of_splits(manifest: Manifest) -> Table:
 def _rows_of_classes(manifest: Manifest, *, longest_name: int) -> Table:
     splits = manifest.splits
     table = Table(box=box.SIMPLE)
-    table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=longest_name)
+    # Folded, not cut: names may differ in their ends alone.
+    table.add_column("class", overflow="fold", max_width=longest_name)
     for name in (*splits, "all"):
         table.add_column(Text(name), justify="right", no_wrap=True)
     largest = sorted(manifest.classes, key=lambda label: -_total(manifest, label))[:_MOST_ROWS]

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from shards.example import Reason, Reject
 from shards.missing_values import is_missing
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", re.IGNORECASE)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:|file:/", re.IGNORECASE)
 _SHOWN = 80  # characters
 
 
@@ -29,11 +29,12 @@ class ImagePaths:
         self._names: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, cell: str, *, row: int) -> Path:
-        """The file that `cell` of row number `row` names; it need not exist.
+        """The file that `cell` of row number `row` names.
 
         As it is written, where that is a file; else with slashes for backslashes; else with the
         extension in another case, where exactly one file is called that. Raises `Reject` where the
-        cell is empty or is the address of something that is not on this machine.
+        cell is empty, where there is no such file, and where the cell is the address of something
+        that is not on this machine.
         """
         written = cell.strip()
         if not written:
@@ -46,7 +47,11 @@ class ImagePaths:
         if is_missing(written):
             raise Reject(Reason.NO_IMAGE, f"row {row} names no picture but {written!r}")
         other = self._folder / written.replace("\\", "/")
-        return other if _exists(other) else self._other_case(other)
+        found = other if _exists(other) else self._other_case(other)
+        if not _exists(found):  # said with the cell: a wrong drive or a slash is seen in it alone
+            detail = f"row {row}: the file {cell.strip()[-_SHOWN:]!r} does not exist"
+            raise Reject(Reason.NO_IMAGE, detail)
+        return found
 
     def _other_case(self, path: Path) -> Path:
         """`path`, or the one file of its folder whose extension differs from it in case alone."""
@@ -59,6 +64,8 @@ class ImagePaths:
 
 def _local(url: str, row: int) -> str:
     """The path of a `file:` URL of this machine. Raises `Reject` for every other URL."""
+    if url.lower().startswith("file:/") and not url.lower().startswith("file://"):
+        url = f"file://{url[len('file:') :]}"  # RFC 8089 allows both
     if not url.lower().startswith("file://"):
         raise Reject(Reason.IMAGE_URL, f"row {row}: {url[:_SHOWN]!r}; download it first")
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmsa.errors import UserError
-from shards.example import RawData
+from shards.example import EncodedSample, RawData
 from shards.splits.by_hash import SPLITS
 
 COLUMN = "column"  # the protocol
@@ -53,3 +53,14 @@ def notes(protocol: str | None, data: RawData) -> tuple[str, ...]:
 def _shown(counts: Mapping[str, int]) -> str:
     shown = [f"{value[:40]!r} ({number:,})" for value, number in list(counts.items())[:_SHOWN]]
     return ", ".join(shown) + (", ..." if len(counts) > _SHOWN else "")
+
+
+def by_column(samples: Sequence[EncodedSample]) -> dict[str, str]:
+    """Key -> split, of the samples whose row names one. Raises `UserError` where none does."""
+    split_of = {s.key: s.example.split for s in samples if s.example.split}
+    if not split_of:
+        raise UserError(
+            f"none of the {len(samples)} usable samples names a split in its column. Use another "
+            "protocol"
+        )
+    return split_of

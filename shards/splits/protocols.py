@@ -17,7 +17,7 @@ from shards.splits import published
 from shards.splits.by_group import fold_groups, split_groups
 from shards.splits.by_hash import SPLITS, split_by_hash
 from shards.splits.from_file import read_split_file
-from shards.splits.own_split import COLUMN
+from shards.splits.own_split import COLUMN, by_column
 
 # What --protocol takes -> one line of help.
 PROTOCOLS: dict[str, str] = {
@@ -126,7 +126,7 @@ def assign(
         split_of, name, settings = _by_list(parsed, samples, dataset, allow_missing, warnings)
         reason = f"not in protocol {name}"
     elif parsed.name == COLUMN:
-        split_of, name, settings = _by_column(samples), COLUMN, {}
+        split_of, name, settings = by_column(samples), COLUMN, {}
         reason = "its cell names no split"
     else:
         split_of, settings = _by_rule(parsed, samples, groups, seed, ratios)
@@ -203,17 +203,6 @@ def _by_rule(
         of_group = [held_out.get(fold, "train") for fold in folds]
     split_of = {s.key: split for group, split in zip(groups, of_group, strict=True) for s in group}
     return split_of, {**settings, **GROUP_RULE}
-
-
-def _by_column(samples: Sequence[EncodedSample]) -> dict[str, str]:
-    """Key -> split, of the samples whose row names one."""
-    split_of = {s.key: s.example.split for s in samples if s.example.split}
-    if not split_of:
-        raise UserError(
-            f"none of the {len(samples)} usable samples names a split in its column. Use another "
-            "protocol"
-        )
-    return split_of
 
 
 def _labels_agree(example: Example) -> bool:
@@ -294,9 +283,8 @@ def _warnings(
             f"largest holds {len(largest)} of {total} samples ({largest[0].key} is one)"
         )
     empty = [split for split in SPLITS if split not in split_of.values()]
-    if (
-        ratios is not None and not ratios["train"]
-    ):  # a set to be evaluated: what is left out is known
+    if ratios is not None and not ratios["train"]:
+        # A set to be evaluated: its user has left these splits out.
         empty = [split for split in empty if ratios[split]]
     if empty:
         # In `clean` a group stays together, and one that is too large to hold out is trained on.

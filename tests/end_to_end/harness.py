@@ -8,15 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from mmsa.data.audit_files import parts_of, read_part
 from shards.__main__ import main as shards_main
 
+if TYPE_CHECKING:
+    from forked_launch import ForkedLaunch
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 180
+EXECUTE_ALL = os.environ.get("MMSA_TEST_EXEC") == "1"  # no forked launches (fork_server.py)
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 DEFAULT_LAUNCH = "accelerate_config.yaml"
 LAUNCH_RUN = [sys.executable, "-m", "launch", "run", "-n", "2"]
@@ -54,9 +58,29 @@ def launched(
     config: str = DEFAULT_LAUNCH,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script under `accelerate launch` with one of the project's own configuration files."""
-    process = start_launch(script, *arguments, processes=processes, config=config, **environment)
-    return _ended(process)
+    """Run a script under `accelerate launch` with one of the project's own configuration files.
+
+    Its processes are forked (`fork_server.py`), or executed where `environment` is given.
+    """
+    if environment or EXECUTE_ALL:
+        return _ended(
+            start_launch(script, *arguments, processes=processes, config=config, **environment)
+        )
+    command = [*launch_command(processes, config)[len(LAUNCH) - 1 :], script, *arguments]
+    return _ended(forked(command, config))
+
+
+def forked(command: list[str], config: str, output: Path | None = None) -> ForkedLaunch:
+    """Start `accelerate` with the words of `command`, forked; `config` is its launch file."""
+    from forked_launch import ForkedLaunch  # this module is also imported from other folders
+
+    return ForkedLaunch(
+        command,
+        cwd=ROOT,
+        env=environment_of_launches(),
+        deepspeed="DEEPSPEED" in (ROOT / config).read_text(),
+        output=output,
+    )
 
 
 def run_by_launch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,7 +88,7 @@ def run_by_launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return _ended(_start([*LAUNCH_RUN, *arguments]))
 
 
-def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def _ended(process: subprocess.Popen[str] | ForkedLaunch) -> subprocess.CompletedProcess[str]:
     try:
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -92,11 +116,16 @@ def start_launch(
     return _start([*launch_command(processes, config), script, *arguments], **environment)
 
 
+def environment_of_launches() -> dict[str, str]:
+    """One thread for each rank, and no download."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
 def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+        env={**environment_of_launches(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -104,7 +133,7 @@ def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
+def end_group(process: subprocess.Popen[str] | ForkedLaunch) -> None:
     """kill -9 the launcher and all its ranks at once, as a power cut would.
 
     The launcher starts each rank in its own session, so killing its group would not reach them.

@@ -41,6 +41,7 @@ class LiveRun:
         self._tokenizer = load_tokenizer_of(self._export)
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.1)
         self._busy = False  # it opens files itself
+        self._guard = threading.Lock()
         self._accelerator = Accelerator(cpu=True, mixed_precision="no")
 
     def advance(self) -> None:
@@ -102,10 +103,16 @@ class LiveRun:
         count = [0]
 
         def before_opening(path: Any) -> None:
-            if not self._busy and str(path).startswith(str(self.directory)):
+            if not str(path).startswith(str(self.directory)):
+                return
+            with self._guard:  # files are hashed by several threads
+                if self._busy:
+                    return
                 count[0] += 1
-                if count[0] in moments:
-                    self.advance()
+                self._busy = count[0] in moments
+                if not self._busy:
+                    return
+            self.advance()
 
         with _heard(before_opening):
             yield count

@@ -143,6 +143,23 @@ def test_a_run_directory_of_another_configuration(
     assert status(tmp_path / "run") == before  # the finished run is not marked as failed
 
 
+@pytest.fixture(scope="module")
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("bad-input") / "run"
+    settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
+    assert train_main(settings) == 0
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def no_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set that has only the split train."""
+    directory = tmp_path_factory.mktemp("bad-input") / "no-test"
+    directory.mkdir()
+    packed_set(directory)
+    return directory
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -154,17 +171,20 @@ def test_a_run_directory_of_another_configuration(
     ],
 )
 def test_evaluation_of_a_missing_target(
-    shards: Path, tmp_path: Path, capsys: Capture, arguments: list[str], words: str
+    trained: Path, no_test: Path, capsys: Capture, arguments: list[str], words: str
 ) -> None:
-    run_dir = tmp_path / "run"
-    settings = [*TINY, f"data.shards={shards}", f"run.dir={run_dir}", "train.max_steps=1"]
-    assert train_main(settings) == 0
-    capsys.readouterr()
-    no_test = tmp_path / "no-test"
-    no_test.mkdir()
-    packed_set(no_test)
-    filled = [argument.format(run=run_dir, no_test=no_test) for argument in arguments]
+    filled = [argument.format(run=trained, no_test=no_test) for argument in arguments]
     assert words in refused(capsys, evaluate_main, *filled)
+
+
+def test_a_set_without_a_split_to_validate_on(
+    no_test: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    settings = [*TINY, f"data.shards={no_test}", f"run.dir={tmp_path / 'run'}"]
+    message = refused(capsys, train_main, *settings)
+    assert "training needs the splits train and val" in message
+    assert "have no val; they have: train" in message
+    assert "or evaluate a trained run on them" in message
 
 
 @pytest.mark.parametrize("command", [["train.py"], ["evaluate.py"], ["-m", "shards"]])

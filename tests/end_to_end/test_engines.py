@@ -34,7 +34,7 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("ddp", 2, 8),
         ("ddp", 4, 2),
-        ("zero0", 2, 4),
+        pytest.param("zero0", 2, 4, marks=pytest.mark.soak),  # only for comparisons
         ("zero1", 2, 4),
         pytest.param("zero1", 4, 4, marks=pytest.mark.soak),  # covered by test_elastic.py
         ("zero2", 2, 4),
@@ -66,7 +66,9 @@ def test_losses_and_weights_do_not_depend_on_engine_and_world(
         )
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    "engine", ["ddp", pytest.param("zero1", marks=pytest.mark.soak), "zero2", "zero3"]
+)
 def test_bf16_with_batch_norm_and_recomputed_layers(
     shards: Path, tmp_path: Path, engine: str
 ) -> None:

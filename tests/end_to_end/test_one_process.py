@@ -93,7 +93,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     assert train_main([*settings, f"run.dir={parts}"]) == 130
     assert status(parts)["state"] == "failed"
     monkeypatch.setattr(train, "seed_step", real)
-    assert train_main([*settings, f"run.dir={parts}"]) == 0
+    # The shards are at another place since, and the run is reached by another path.
+    (tmp_path / "moved").symlink_to(shards)
+    (tmp_path / "link").symlink_to(parts)
+    settings = [*settings, f"data.shards={tmp_path / 'moved'}", f"run.dir={tmp_path / 'link'}"]
+    assert train_main(settings) == 0
     assert f"at step {stop_after}" in (parts / "log.txt").read_text()
     for name in ("checkpoints/step-00000020/export/model.safetensors", "best/model.safetensors"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from packed import open_split, sample, seal, write_split
+from packed import open_split, picture, sample, seal, write_split
 
 from mmsa.calibration import Calibration, described, read_calibration, temperature_of, to_json
 from mmsa.data.index_file import key_hash
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, fit_floors
+from mmsa.evaluation.inputs import same_content
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of, read_facts
 from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
 from mmsa.evaluation.inputs.slices import slice_masks
@@ -288,6 +290,42 @@ def test_leaks_are_searched_in_the_shards_of_training(
     assert "not at their place" in gone.why_unknown
     changed = leaked_of(shards, manifest, "test", "0" * 64, other)
     assert changed.leaked is None
+
+
+def test_another_data_set_is_searched_for_equal_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keys differ even where it is the same file, packed under another name."""
+    trained, other = tmp_path / "trained", tmp_path / "other"
+    for directory in (trained, other):
+        directory.mkdir()
+
+    def renamed(number: int, **changed: Any) -> PackedSample:
+        key = f"else-{number}"
+        return PackedSample(
+            **{**vars(sample(number)), "key": key, "group": key_hash(key), **changed}
+        )
+
+    long = "  A text that is long enough\tto be no accident "
+    samples = [
+        *(renamed(0), renamed(5), renamed(6, text=long)),
+        *(renamed(7, text="So cute"), renamed(8, image=picture(1))),
+    ]
+    splits = {"test": write_split(other, "test", [samples])}
+    evaluated = seal(other, splits).model_copy(update={"dataset": "else"})
+    first = write_split(
+        *(trained, "train"),
+        [[sample(0), renamed(9, text="a text that is long enough to be no accident"), sample(1)]],
+    )
+    manifest = seal(trained, {"train": first})
+    found = leaked_of(other, evaluated, "test", manifest.digest, trained)
+    assert found.by_content
+    assert found.leaked is not None
+    assert found.leaked.tolist() == [True, False, True, False, True]
+    monkeypatch.setattr(same_content, "MOST_BYTES", 10)
+    large = leaked_of(other, evaluated, "test", manifest.digest, trained)
+    assert large.leaked is None
+    assert "too many to be compared" in large.why_unknown
 
 
 def test_shards_packed_without_a_search_for_duplicates(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,18 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from harness import ROOT, TIMEOUT_S, TINY, launch_command, status
+from forked_launch import ForkedLaunch
+from harness import (
+    EXECUTE_ALL,
+    LAUNCH,
+    ROOT,
+    TIMEOUT_S,
+    TINY,
+    environment_of_launches,
+    forked,
+    launch_command,
+    status,
+)
 from processes import tree
 
 from mmsa.checkpoint_folders import is_whole
@@ -37,21 +47,36 @@ def _hear_the_terminal() -> None:
 class Launch:
     """One launch on a run directory, started by the constructor."""
 
-    def __init__(self, run_dir: Path, *settings: str, by: list[str], **environment: str) -> None:
+    process: subprocess.Popen[str] | ForkedLaunch
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *settings: str,
+        by: list[str],
+        fork: bool = False,
+        **environment: str,
+    ) -> None:
+        """`by` is the command of the launcher; with `fork` it is not executed (fork_server.py)."""
         self.run_dir = run_dir
         self.log = run_dir / "log.txt"
         self._log_begins = self.log.stat().st_size if self.log.exists() else 0
         self._output: IO[str] = open(run_dir.with_name(f"{run_dir.name}.out"), "w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [*by, "train.py", *TINY, f"run.dir={run_dir}", *settings],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            preexec_fn=_hear_the_terminal,
-        )
+        command = [*by, "train.py", *TINY, f"run.dir={run_dir}", *settings]
+        if fork and not EXECUTE_ALL:
+            words, config = command[len(LAUNCH) - 1 :], by[by.index("--config_file") + 1]
+            self.process = forked(words, config, output=Path(self._output.name))
+        else:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**environment_of_launches(), **environment},
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_hear_the_terminal,
+            )
         self._seen: dict[int, psutil.Process] = {}
 
     def output(self) -> str:
@@ -86,7 +111,7 @@ class Launch:
     def ranks(self) -> list[psutil.Process]:
         """The processes that train, in the order in which they were started."""
         children = psutil.Process(self.process.pid).children()
-        found = [one for one in children if "train.py" in one.cmdline()]
+        found = [one for one in children if "train.py" in one.cmdline() or one.name() == "rank"]
         return sorted(found or [psutil.Process(self.process.pid)], key=lambda one: one.pid)
 
     def wait(self) -> int:

@@ -65,7 +65,7 @@ def run_killed(
     killer, ran = Killer(seed), 0
     while True:
         whole = checkpoint_steps(run_dir)
-        launch = Launch(run_dir, *settings, by=by)
+        launch = Launch(run_dir, *settings, by=by, fork=True)
         if len(killer.kills) < kills:
             killer.kill(launch)
         else:
@@ -97,7 +97,7 @@ def check(
     if (engine, world) == ("ddp", 2):
         settings.append("data.num_workers=1")
     by = launcher(engine, world)
-    never = Launch(directory / "never", *settings, f"train.max_steps={steps}", by=by)
+    never = Launch(directory / "never", *settings, f"train.max_steps={steps}", by=by, fork=True)
     assert never.wait() == 0, never.output()
     killed = directory / "killed"
     seed = sum(map(ord, engine)) + world
@@ -113,9 +113,10 @@ def check(
     ("engine", "world", "kills"),
     [
         *[("ddp", 2, 2), ("ddp", 4, 1)],
-        ("zero1", 2, 2),  # four ranks: as of ZeRO-3 here, and in soak
-        ("zero2", 2, 2),
-        *[("zero3", 2, 2), ("zero3", 4, 1)],
+        # ZeRO-1 saves and resumes by the code of ZeRO-2.
+        pytest.param("zero1", 2, 1, marks=pytest.mark.soak),
+        *[("zero2", 2, 1), ("zero3", 2, 1)],
+        pytest.param("zero3", 4, 1, marks=pytest.mark.soak),
     ],
 )
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(

@@ -25,8 +25,8 @@ time.sleep(600)
 CHILD = """\
 import os, signal, time
 from mmsa.process.launcher import end_with_launcher
-print(os.getpid(), end_with_launcher(), flush=True)
 signal.signal(signal.SIGTERM, lambda *_: (print("SIGTERM", flush=True), os._exit(0)))
+print(os.getpid(), end_with_launcher(), flush=True)
 time.sleep(600)
 """
 

@@ -118,6 +118,7 @@ def filled(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
         r"\bRAW\b": str(stage / "raw"),
         r"(?<![\w/])(posts\.csv|[ab]\.yaml)": rf"{stage}/\1",
         r"data/posts$": str(stage / "packed"),
+        r"\bOTHER\.csv OTHER\b": f"{stage}/posts.csv {stage}/other",
         r"status runs/first": f"status {stage}/runs/status",
         r"\bname=gated\b": "name=concat",
         r"\bmy-format\b": "mvsa-single",

@@ -66,6 +66,18 @@ def test_what_is_similar(one: str, other: str) -> None:
         class_names(Counter([one, other, "z"]), None, None, where="x")
 
 
+def test_names_for_numbers_that_do_not_begin_at_0(tmp_path: Path) -> None:
+    """The first name would be given to the second number."""
+    path = table(tmp_path, ["-1", "0", "1"] * 4)
+    for names in (("neg", "neu", "pos"), ("neg", "neu")):
+        with pytest.raises(UserError, match=r"--classes=-1,0,1\), or write the names"):
+            opened("table", path, classes=names)
+    assert outcomes("table", path, classes=("-1", "0", "1")) == {"-1": 4, "0": 4, "1": 4}
+    one_wrong = table(tmp_path, [*["0", "1"] * 15, "7"])
+    found = outcomes("table", one_wrong, classes=("neg", "pos"))
+    assert found == {"neg": 15, "pos": 15, "unknown label": 1}
+
+
 @settings(max_examples=200, deadline=None)
 @given(labels=st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=6))
 def test_every_label_gets_one_class(labels: list[str]) -> None:

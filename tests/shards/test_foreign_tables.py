@@ -156,19 +156,24 @@ def test_paths_of_images(folder: Path) -> None:
         "img/p0.JPG",
         "img/p2.jpg",
         "img/p2.Jpg",  # two files are called that
+        "C:\\img\\p0.jpg",
+        "/img/p0.jpg",
         "img/w\\x.jpg",  # a name with a backslash, as it is written
         url,
         local,
+        local.replace("//localhost", ""),
     ) == [
         "img/p0.jpg",
         "img/p0.jpg",
         "img/p1.JPG",
         "img/p0.jpg",
         "img/p2.jpg",
-        "img/p2.Jpg",
+        "missing image: row 7: the file 'img/p2.Jpg' does not exist",
+        "missing image: row 8: the file 'C:\\\\img\\\\p0.jpg' does not exist",
+        "missing image: row 9: the file '/img/p0.jpg' does not exist",
         "img/w\\x.jpg",
         "img/a b%c.png",
-        "img/p0.jpg",
+        *["img/p0.jpg"] * 2,
     ]
 
 

@@ -163,11 +163,13 @@ def test_classes_come_from_samples_that_are_packed(
     path = table(tmp_path, rows[:-1])
     assert pack(path, tmp_path / "out") == 0
     assert load_manifest(tmp_path / "out").classes == ("joy", "sad")
+    lost = "warning: no class, because all samples with this label are rejected: 'anger' (1)\n"
+    assert lost in capsys.readouterr().out
     capsys.readouterr()
     assert pack(path, tmp_path / "other", "--classes", "joy,sad,anger") == 2
     said = capsys.readouterr().err
-    assert "--classes names 'anger', of which there is no sample" in said
-    assert "'anger' (1)" in said
+    assert "all samples of the class 'anger' (1) are rejected" in said
+    assert "Rejected in all: 1 missing image" in said
 
 
 def test_a_class_that_a_held_out_split_lacks_is_told(
@@ -178,6 +180,16 @@ def test_a_class_that_a_held_out_split_lacks_is_told(
     said = capsys.readouterr().out
     assert "warning: val has no sample of 'anger'\n" in said
     assert "warning: test has no sample of 'anger'\n" in said
+
+
+def test_one_class_is_told_and_not_offered_for_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Row] = [(image, "joy", split) for image, _, split in ROWS]
+    assert pack(table(tmp_path, rows), tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "warning: there is one class, 'joy': nothing to tell apart\n" in said
+    assert "launch run" not in said
 
 
 def test_a_set_to_evaluate_may_lack_a_class_of_its_model(

@@ -87,7 +87,9 @@ def test_columns_by_option(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:
-    path = write(tmp_path, "csv", [{"text": "a", "Tweet": "b", "picture": "c", "label": "d"}])
+    path = write(
+        tmp_path, "csv", [{"text": "a", "Tweet": "b", "picture": "pictures/1.jpg", "label": "d"}]
+    )
     with pytest.raises(UserError, match="2 columns for the text: text, Tweet.*--text-column"):
         opened("table", path)
     with pytest.raises(

@@ -33,7 +33,7 @@ _ACCEPTED_STARTS = (
 )
 _OTHER_STARTS = (
     (b"\0\0\1\0", "a Windows icon"),
-    (b"\0\0\2\0", "a Windows cursor"),
+    (b"\0\0\2\0", "a Windows cursor or a Targa image"),
     (b"icns", "an Apple icon"),
     (b"8BPS", "a Photoshop file"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),

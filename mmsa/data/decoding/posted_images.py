@@ -95,7 +95,12 @@ def decode_image(
     except Exception as error:
         # Any exception means that these bytes are bad: for damaged files Pillow raises OSError, but
         # also SyntaxError, struct.error, IndexError, KeyError and more.
-        if accepted_format(content) == "JPEG" and not has_all_parts(content):
+        kind = accepted_format(content)
+        # A WebP's length is in its bytes 4 to 8, as of every RIFF file.
+        webp_bytes = 8 + int.from_bytes(content[4:8], "little")
+        if (kind == "JPEG" and not has_all_parts(content)) or (
+            kind == "WEBP" and len(content) < webp_bytes
+        ):
             raise BadImage("truncated image", "truncated") from None
         if isinstance(error, UnidentifiedImageError):
             raise BadImage(_unidentified(content)) from None

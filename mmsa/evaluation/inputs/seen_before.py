@@ -1,6 +1,7 @@
 """Which evaluated samples the model has seen before: the same sample or a duplicate of it.
 
-Only index files are read, for their duplicate groups; no tar is opened.
+Index files say it, by their keys and duplicate groups. Tars are read only where the model was
+trained on a data set of another name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mmsa.data.index_file import IndexArray, read_index
 from mmsa.data.manifest import Manifest
 from mmsa.errors import UserError
+from mmsa.evaluation.inputs.same_content import same_content
 from mmsa.evaluation.inputs.trained_on import trained_manifest
 
 # Evaluated split -> the splits that training and the choice of the best export used.
@@ -22,10 +24,15 @@ _SEEN_BEFORE = {"val": ("train",), "test": ("train", "val")}
 
 @dataclass(frozen=True)
 class SeenBefore:
-    """`leaked` (N,), in the order of the given groups; None if unknown, with the reason."""
+    """`leaked` (N,), in the order of the given groups; None if unknown, with the reason.
+
+    With `by_content` the training data is another set, in which only equal texts and pictures were
+    looked for.
+    """
 
     leaked: NDArray[np.bool_] | None
     why_unknown: str = ""
+    by_content: bool = False
 
 
 def seen_before(
@@ -41,7 +48,9 @@ def seen_before(
     """Look for the samples (`groups` and `key_hashes`, (N,)) in the splits used for training.
 
     If the model was trained on other shards than the evaluated ones, these are searched, provided
-    that they are still at `trained_shards`: packing again can move a sample to another split.
+    that they are still at `trained_shards`: packing again can move a sample to another split. In a
+    data set of another name they are searched for equal contents. Raises `ShardDamage` as reading
+    them does.
     """
     earlier_splits = _SEEN_BEFORE.get(split)
     if earlier_splits is None:
@@ -55,6 +64,10 @@ def seen_before(
             )
         manifest, directory = found, str(trained_shards)
     try:
+        if manifest.dataset != evaluated.dataset:
+            there = [name for name in earlier_splits if name in manifest.splits]
+            same = same_content((shards, evaluated, [split]), (directory, manifest, there))
+            return SeenBefore(np.isin(key_hashes, same), by_content=True)
         records = _records(directory, manifest, earlier_splits)
     except UserError as error:
         return SeenBefore(None, str(error))

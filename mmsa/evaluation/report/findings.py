@@ -84,6 +84,8 @@ def _leaks(predictions: Predictions, bootstrap: Bootstrap, seen: SeenBefore) -> 
     if seen.leaked is None:
         return {"known": False, "why": seen.why_unknown}
     leaks: dict[str, Any] = {"known": True}
+    if seen.by_content:
+        leaks["compared"] = "equal texts and pictures"
     for name, mask in (("clean", ~seen.leaked), ("leaked", seen.leaked)):
         leaks[name] = {"num_samples": int(mask.sum())}
         if mask.any() and not mask.all():

@@ -88,6 +88,9 @@ def _leaks(leaks: Mapping[str, Any]) -> list[str]:
     counts = {name: leaks[name]["num_samples"] for name in ("clean", "leaked")}
     if "scores" not in leaks["clean"]:
         share = "no sample has" if not counts["leaked"] else "every sample has"
+        if "compared" in leaks:
+            what = "its text or its picture in the training data, which is another set"
+            return [f"leaks: {share} {what}; near duplicates were not looked for"]
         return [f"leaks: {share} a duplicate in a split that was used before this one"]
     rows = [["leaks", f"clean, n = {counts['clean']:,}", f"leaked, n = {counts['leaked']:,}"]]
     for name in ("accuracy", "macro_f1", "weighted_f1", "loss"):
