@@ -69,8 +69,9 @@ def sample_of(
     """(key, image, text, unparsed `json` or b"") of one sample's tar members.
 
     Keys are those of `key_and_field`, and members without one are skipped. The image or the text is
-    None where it is missing and optional; an empty text counts as missing. Raises `ValueError` if
-    the members belong to several keys, if one is missing that is not optional, and if both are.
+    None where it is missing and optional; a text of nothing but whitespace is then missing. Raises
+    `ValueError` if the members belong to several keys, if one is missing that is not optional, and
+    if both are.
     """
     by_field: dict[str, C] = {}
     keys = set()
@@ -87,6 +88,8 @@ def sample_of(
     image = next((by_field[name] for name in fields.image if name in by_field), None)
     texts = [field_text(name, by_field) for name in fields.text]
     text = next(filter(None, texts), None)
+    if text is not None and "text" in fields.optional and not text.strip():
+        text = None
     json = bytes(by_field.get("json", b""))
     needs_image = "image" not in fields.optional or text is None
     if text is None and "text" in fields.optional and image is not None:

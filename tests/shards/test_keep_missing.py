@@ -182,6 +182,7 @@ def test_tars_of_others_may_lack_a_modality(
             ("b", {"jpg": jpeg(2), "cls": "happy"}),
             ("c", {"txt": "no picture", "cls": "sad"}),
             ("d", {"jpg": jpeg(3), "txt": "", "cls": "happy"}),
+            ("e", {"jpg": jpeg(4), "txt": " \n", "cls": "sad"}),
         ):
             content = {name: v.encode() if isinstance(v, str) else v for name, v in members.items()}
             tar.write({"__key__": key, **content})
@@ -189,7 +190,7 @@ def test_tars_of_others_may_lack_a_modality(
     assert "--keep-missing keeps samples without" in capsys.readouterr().err
     assert main(["index", str(tmp_path), "--keep-missing", "text,image", "--quiet"]) == 0
     manifest = load_manifest(tmp_path)
-    assert manifest.missing() == {"text": 2, "image": 1}
+    assert manifest.missing() == {"text": 3, "image": 1}
     records = read_index(tmp_path, manifest.splits["train"].shards[0])
-    assert records["missing"].tolist() == [0, 1, 2, 1]
+    assert records["missing"].tolist() == [0, 1, 2, 1, 1]
     assert main(["verify", str(tmp_path), "--quiet"]) == 0

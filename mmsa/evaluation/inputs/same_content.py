@@ -54,7 +54,9 @@ def _marked(place: Place) -> Iterator[tuple[int, list[bytes]]]:
         reader = SplitReader(directory, manifest, split, ClassMap(names, {n: n for n in names}))
         for shard, ordinal in reader.places():
             sample = reader.read(shard, ordinal)
-            marks = [hashlib.blake2b(sample.image, digest_size=16).digest()]
+            marks = []
+            if sample.has_image:
+                marks.append(hashlib.blake2b(sample.image, digest_size=16).digest())
             text = " ".join(sample.text.casefold().split())
             if len(text) >= _MIN_CHARACTERS:
                 marks.append(
