@@ -42,7 +42,9 @@ class PartitionedHead(nn.Module):
         self.register_buffer("part", torch.where(mine[:, None], whole, 0.0))
         self.passes = 0
 
-    def forward(self, input_ids: None, attention_mask: None, images: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: None, attention_mask: None, images: Tensor, *present: None
+    ) -> Tensor:
         weight = self.part.clone()
         if distributed.is_initialized():
             distributed.all_reduce(weight)  # only adds zeros, so it is exact
