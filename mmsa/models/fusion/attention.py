@@ -5,12 +5,14 @@ Shapes: B batch, N rows that ask, M rows that are asked, H attention heads, W wi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmsa.models.fusion.head import FusionSettings, MlpSettings
+from mmsa.models.fusion.head import FusionHead, FusionSettings, MlpSettings, mlp
 from mmsa.models.fusion.sequences import FeatureSequence, masked_mean
 
 
@@ -117,11 +119,40 @@ class MeanOfRows(nn.Module):
         return masked_mean(self.norm(sequence.rows), sequence.mask)
 
 
-def projected(projection: nn.Module, sequence: FeatureSequence) -> FeatureSequence:
-    """The sequence with each row taken to the common width."""
-    return FeatureSequence(projection(sequence.rows), sequence.mask)
+class ExchangingHead(FusionHead):
+    """A head in which the rows of both modalities exchange; their means go through a classifier.
 
+    D_text -> W and D_image -> W by a linear layer; (B, N, W) of both through the `exchange` of a
+    subclass; the mean over tokens and the mean over patches, concatenated (B, 2 W), to (B, C).
+    """
 
-def joined(text: Tensor, image: Tensor) -> Tensor:
-    """Two rows per sample -> one, (B, 2 W)."""
-    return torch.cat([text, image], dim=1)
+    takes = "sequences"
+
+    def __init__(self, settings: Any, text_width: int, image_width: int, num_outputs: int) -> None:
+        """`settings` are a `SequenceSettings`."""
+        super().__init__()
+        width = settings.width
+        self.text_projection = nn.Linear(text_width, width)
+        self.image_projection = nn.Linear(image_width, width)
+        self.build_exchange(settings)
+        self.text_mean, self.image_mean = MeanOfRows(width), MeanOfRows(width)
+        self.classifier = mlp(2 * width, settings.classifier, num_outputs)
+
+    def build_exchange(self, settings: Any) -> None:
+        """Make the modules of `exchange`, between projections and classifier: they draw there."""
+        raise NotImplementedError
+
+    def exchange(
+        self, text: FeatureSequence, image: FeatureSequence
+    ) -> tuple[FeatureSequence, FeatureSequence]:
+        """Sequences of width W -> the same, each with what it has of the other."""
+        raise NotImplementedError
+
+    def forward(self, text_features: FeatureSequence, image_features: FeatureSequence) -> Tensor:
+        text, image = self.exchange(
+            text_features._replace(rows=self.text_projection(text_features.rows)),
+            image_features._replace(rows=self.image_projection(image_features.rows)),
+        )
+        means = torch.cat([self.text_mean(text), self.image_mean(image)], dim=1)  # (B, 2 W)
+        logits: Tensor = self.classifier(means)
+        return logits

@@ -9,14 +9,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from mmsa.models.fusion.attention import (
-    AttentionLayer,
-    MeanOfRows,
-    SequenceSettings,
-    joined,
-    projected,
-)
-from mmsa.models.fusion.head import FusionHead, mlp, register_fusion
+from mmsa.models.fusion.attention import AttentionLayer, ExchangingHead, SequenceSettings
+from mmsa.models.fusion.head import register_fusion
 from mmsa.models.fusion.sequences import FeatureSequence
 
 _INITIAL_DEVIATION = 0.02  # of the shared tokens, as of embeddings in BERT
@@ -64,37 +58,26 @@ def _with_shared(
 
 
 @register_fusion("bottleneck")
-class BottleneckFusion(FusionHead):
+class BottleneckFusion(ExchangingHead):
     """`num_layers` of exchange; the means of both modalities' rows through a classifier.
 
-    D_text -> W and D_image -> W by a linear layer; (B, T, W), (B, P, W) and the shared tokens
-    (B, K, W) through the layers; the mean over tokens and the mean over patches, concatenated
-    (B, 2 W), to (B, C). A modality without any row leaves only shared tokens to ask, and its mean
-    is zero.
+    The shared tokens (B, K, W) go through the layers with (B, T, W) and (B, P, W). A modality
+    without any row leaves only shared tokens to ask, and its mean is zero.
     """
 
     Settings = BottleneckSettings
-    takes = "sequences"
 
-    def __init__(
-        self, settings: BottleneckSettings, text_width: int, image_width: int, num_outputs: int
-    ) -> None:
-        super().__init__()
-        width = settings.width
-        self.text_projection = nn.Linear(text_width, width)
-        self.image_projection = nn.Linear(image_width, width)
-        self.shared = nn.Parameter(_INITIAL_DEVIATION * torch.randn(settings.num_tokens, width))
+    def build_exchange(self, settings: BottleneckSettings) -> None:
+        shared = torch.randn(settings.num_tokens, settings.width)
+        self.shared = nn.Parameter(_INITIAL_DEVIATION * shared)
         layers = [BottleneckLayer(settings) for _ in range(settings.num_layers)]
         self.layers = nn.ModuleList(layers)
-        self.text_mean, self.image_mean = MeanOfRows(width), MeanOfRows(width)
-        self.classifier = mlp(2 * width, settings.classifier, num_outputs)
 
-    def forward(self, text_features: FeatureSequence, image_features: FeatureSequence) -> Tensor:
-        text = projected(self.text_projection, text_features)
-        image = projected(self.image_projection, image_features)
+    def exchange(
+        self, text: FeatureSequence, image: FeatureSequence
+    ) -> tuple[FeatureSequence, FeatureSequence]:
         # In the type of the rows, which under autocast is not that of the parameter.
         shared = self.shared.to(text.rows.dtype).expand(len(text.rows), -1, -1)
         for layer in self.layers:
             text, image, shared = layer(text, image, shared)
-        logits: Tensor = self.classifier(joined(self.text_mean(text), self.image_mean(image)))
-        return logits
+        return text, image
