@@ -20,6 +20,7 @@ from mmsa.engines.deepspeed_settings import check_engine_file, deepspeed_setting
 from mmsa.engines.hardware import device_type, has_bf16
 from mmsa.errors import UserError
 from mmsa.process import runtime
+from mmsa.process.memory import keep_freed_memory
 from mmsa.process.runtime import World
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ def make_accelerator(
     with_deepspeed = world.deepspeed and plan is not None
     precision = precision_of_launch(mixed_precision, world)
     _check_precision(precision, on_cpu)
+    if on_cpu:
+        keep_freed_memory(for_steps=True)
     plugin = None
     if with_deepspeed:
         assert plan is not None
