@@ -1,0 +1,165 @@
+"""Which recipe is best out of fold: trains and evaluates every variant of a study on every fold.
+
+    python -m benchmarks.recipes STUDY.yaml RAW OUT --text DIR --image DIR [--jobs 2] [--minutes M]
+    python -m benchmarks.recipes STUDY.yaml RAW OUT --status
+    python -m benchmarks.recipes STUDY.yaml RAW OUT --table
+
+STUDY.yaml has `base` (a run configuration), `variants` (name -> list of settings) and `order`
+(rows of variants and folds, the most wanted first). Each run is one process of one thread; `--jobs`
+of them run at a time. The same command again goes on: runs resume, finished ones stay. Variants are
+compared by the validation scores of `--status` alone until `--table` opens the reports of the test
+folds, which pooled are every sample once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Trial(NamedTuple):
+    """One run of the study."""
+
+    variant: str
+    fold: int
+
+    def directory(self, out: Path) -> Path:
+        return out / self.variant / f"fold-{self.fold}"
+
+
+def trials(study: dict[str, Any]) -> list[Trial]:
+    """All runs of the study, in its order, each once."""
+    rows = [
+        Trial(variant, fold)
+        for row in study["order"]
+        for fold in row["folds"]
+        for variant in row["variants"]
+    ]
+    return list(dict.fromkeys(rows))
+
+
+def shards_of(study: dict[str, Any], raw: str, out: Path, trial: Trial) -> Path:
+    """The shards of the trial's fold, packed if they are not there."""
+    own = study.get("sources", {}).get(trial.variant, study["source"])
+    name, folder, fold = own["name"], own.get("raw", "."), trial.fold
+    shards = out / "shards" / name / f"fold-{fold}"
+    if not (shards / "manifest.json").exists():
+        protocol = f"kfold:{fold}/{study['folds']}"
+        command = ["-m", "shards", "pack", name, str(Path(raw, folder)), str(shards)]
+        command += ["--protocol", protocol, "--quiet", "--resume", *own.get("options", [])]
+        subprocess.run([sys.executable, *command], cwd=_ROOT, check=True)
+    return shards
+
+
+def seconds_of_cpu() -> float:
+    """CPU seconds of all children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) -> str:
+    """Train the trial and evaluate it on its test fold; what came of it."""
+    out = options.out
+    directory, shards = trial.directory(out), shards_of(study, options.raw, out, trial)
+    if (directory / "evaluation" / "test" / "metrics.json").exists():
+        return "there already"
+    settings = [*study["variants"][trial.variant], f"data.shards={shards}", f"run.dir={directory}"]
+    base = out / "base.yaml"
+    log = directory.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    commands = [
+        ["train.py", "--config", str(base), *settings],
+        ["evaluate.py", str(directory), "--split", "test", "--no-page"],
+    ]
+    with log.open("a") as lines:
+        for command in commands:
+            begin = time.monotonic()
+            ended = subprocess.run(
+                [sys.executable, *command],
+                cwd=_ROOT,
+                env=environment,
+                stdout=lines,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            lines.write(f"{command[0]}: {time.monotonic() - begin:.0f} s, {ended.returncode}\n")
+            if ended.returncode:
+                return f"{command[0]} ended with {ended.returncode}; see {log}"
+    return "done"
+
+
+def validation_score(directory: Path) -> float | None:
+    """The best weighted F1 of a run on validation so far."""
+    file = directory / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    rows = [json.loads(line) for line in lines]
+    scores = [row["weighted_f1"] for row in rows if row["kind"] == "validation"]
+    return max(scores, default=None)
+
+
+def status(study: dict[str, Any], out: Path) -> Iterator[str]:
+    """A line for each variant: validation scores of its folds."""
+    done: dict[str, dict[int, float]] = {}
+    for trial in trials(study):
+        score = validation_score(trial.directory(out))
+        row = done.setdefault(trial.variant, {})
+        if score is not None:
+            row[trial.fold] = score
+    for variant, row in done.items():
+        shown = " ".join(
+            f"{row[fold]:.4f}" if fold in row else "     -"
+            for fold in range(1, study["folds"] + 1)
+        )
+        mean = sum(row.values()) / len(row) if row else float("nan")
+        yield f"{variant:24} {shown}  mean {mean:.4f} of {len(row)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("raw", help="the raw data of MVSA-Single")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--text", default="", help="what TEXT stands for in the study's settings")
+    parser.add_argument("--image", default="", help="what IMAGE stands for")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
+    parser.add_argument("--status", action="store_true")
+    options = parser.parse_args()
+    options.out = options.out.resolve()
+    study = yaml.safe_load(options.study.read_text())
+    if options.status:
+        print("\n".join(status(study, options.out)))
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    base = yaml.safe_dump(study["base"], sort_keys=False)
+    named = base.replace(": TEXT", f": {options.text}").replace(": IMAGE", f": {options.image}")
+    (options.out / "base.yaml").write_text(named)
+    deadline = time.monotonic() + 60 * options.minutes
+
+    def worked(trial: Trial) -> str:
+        if time.monotonic() > deadline or (options.out / "stop").exists():
+            return "not begun"
+        return run_trial(study, options, trial)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        todo = trials(study)
+        for trial, ended in zip(todo, pool.map(worked, todo), strict=True):
+            print(f"{trial.variant} fold {trial.fold}: {ended}", flush=True)
+    print(f"{seconds_of_cpu() / 3600:.2f} hours of CPU")
+
+
+if __name__ == "__main__":
+    main()
