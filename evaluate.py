@@ -5,6 +5,7 @@
 
     python evaluate.py runs/a runs/b --compare
     python evaluate.py runs/fold-* --folds
+    python evaluate.py runs/a/fold-* runs/b/fold-* --folds --compare
     python evaluate.py runs/a runs/b runs/c --ensemble
 
 A target is a run directory, an export, or RUN/checkpoints/step-N. Any number of processes gives
@@ -66,7 +67,11 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     )
     if joint:
         joint_report.check(
-            targets, arguments.metric, folds=arguments.folds, ensemble=arguments.ensemble
+            targets,
+            arguments.metric,
+            folds=arguments.folds,
+            compare=arguments.compare,
+            ensemble=arguments.ensemble,
         )
     if arguments.modality_audit:
         for target in targets:
@@ -106,7 +111,13 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         ensembles = joint_report.write_ensembles(targets, options, folds=arguments.folds, out=out)
         targets = ensembles if arguments.folds else [*targets, *ensembles]
     if one_result:
-        joint_report.write(targets, arguments.metric, folds=arguments.folds, out=arguments.out)
+        joint_report.write(
+            targets,
+            arguments.metric,
+            folds=arguments.folds,
+            compare=arguments.compare,
+            out=arguments.out,
+        )
 
 
 if __name__ == "__main__":

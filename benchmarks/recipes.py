@@ -120,8 +120,7 @@ def status(study: dict[str, Any], out: Path) -> Iterator[str]:
             row[trial.fold] = score
     for variant, row in done.items():
         shown = " ".join(
-            f"{row[fold]:.4f}" if fold in row else "     -"
-            for fold in range(1, study["folds"] + 1)
+            f"{row[fold]:.4f}" if fold in row else "     -" for fold in range(1, study["folds"] + 1)
         )
         mean = sum(row.values()) / len(row) if row else float("nan")
         yield f"{variant:24} {shown}  mean {mean:.4f} of {len(row)}"

@@ -68,12 +68,14 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_report_options(group: argparse._ArgumentGroup) -> None:
-    joint = group.add_mutually_exclusive_group()
-    joint.add_argument(
+    group.add_argument(
         "--compare", action="store_true", help="paired tests of several targets on the same samples"
     )
-    joint.add_argument(
-        "--folds", action="store_true", help="combine the runs of all folds into one result"
+    group.add_argument(
+        "--folds",
+        action="store_true",
+        help="combine the runs of all folds into one result; with --compare the folds of each "
+        "configuration, which are then compared",
     )
     group.add_argument(
         "--ensemble",
@@ -169,6 +171,11 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         )
     if len(arguments.targets) < 2 and joint:
         raise UserError("--compare, --folds and --ensemble need several targets; one was given")
+    if arguments.ensemble and arguments.folds and arguments.compare:
+        raise UserError(
+            "--ensemble --folds --compare together would mix the experiments; make the ensembles "
+            "of each with --ensemble --folds, then compare their reports with --folds --compare"
+        )
     if arguments.ensemble and (arguments.calibrate or arguments.modality_audit):
         option = "--calibrate" if arguments.calibrate else "--modality-audit"
         raise UserError(

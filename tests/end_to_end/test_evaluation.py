@@ -177,6 +177,16 @@ def test_a_kfold_experiment_end_to_end_by_its_printed_lines(
     manifest = read(tmp_path / "fold-1" / "shards" / "manifest.json")
     assert sum(sizes) == sum(split["num_samples"] for split in manifest["splits"].values())
     assert found["over_folds"]["accuracy"]["deviation"] is not None
+    # A second experiment on the same folds, compared with the first.
+    for line in lines[3:6]:
+        run_line(line.replace("/run ", "/text ") + " model.fusion.name=text_only")
+    runs = [str(tmp_path / f"fold-{n}" / name) for name in ("run", "text") for n in (1, 2, 3)]
+    assert evaluate_main([*runs, "--folds", "--compare", "--out", str(tmp_path / "both")]) == 0
+    compared = read(tmp_path / "both" / "comparison.json")
+    assert compared["num_samples"] == sum(sizes)
+    first = next(one for one in compared["contenders"] if one["runs"] != ["text"])
+    assert first["scores"]["accuracy"] == found["pooled"]["scores"]["accuracy"]
+    assert "protocol kfold, 3 folds" in capsys.readouterr().out
     # Refused without the second fold.
     rest = [str(tmp_path / f"fold-{number}" / "run") for number in (1, 3)]
     assert evaluate_main([*rest, "--folds"]) == 2

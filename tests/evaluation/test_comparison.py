@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 from mmsa.errors import UserError
 from mmsa.evaluation.compare.comparison import check_comparable, check_metric, compare
 from mmsa.evaluation.compare.comparison_text import comparison_text
+from mmsa.evaluation.compare.experiments import check_experiments, pooled_experiments
 from mmsa.evaluation.compare.folds import check_folds, fold_findings, folds_text, pooled
 from mmsa.evaluation.report.read_report import Report
 from mmsa.evaluation.scores.metrics import Predictions
@@ -184,9 +185,9 @@ def test_an_unknown_metric_suggests_the_nearest() -> None:
         check_metric("f1", NAMES)
 
 
-def folds(count: int = 3) -> list[Report]:
+def folds(count: int = 3, whole: Report | None = None) -> list[Report]:
     """One model's report, split into folds by key."""
-    whole = make_report("whole", 0.7)
+    whole = whole or make_report("whole", 0.7)
     found = []
     for number in range(count):
         rows = np.arange(number, N, count)
@@ -197,8 +198,10 @@ def folds(count: int = 3) -> list[Report]:
             NAMES,
         )
         protocol = {"name": f"kfold:{number + 1}/{count}", "hash": "ab" * 32}
-        identity = whole.identity | {"protocol": protocol, "weights_sha256": str(number)}
-        found.append(Report(f"f{number}", Path("x"), identity, part, whole.groups[rows]))
+        weights = f"{whole.name} {whole.identity['seed']} {number}"
+        identity = whole.identity | {"protocol": protocol, "weights_sha256": weights}
+        name = f"{whole.name}/f{number}"
+        found.append(Report(name, Path("x"), identity, part, whole.groups[rows]))
     return found
 
 
@@ -243,3 +246,51 @@ def test_folds_that_do_not_belong_together_are_refused() -> None:
         check_folds([three[0], ("x", three[1][1] | {"configuration": "z"})])
     with pytest.raises(UserError, match="'0000' is in this split of two folds"):
         pooled([folds()[0], folds()[0]])
+
+
+def test_whole_experiments_are_compared_like_models_on_one_split() -> None:
+    wholes = [make_report("good", 0.8, noise=1), make_report("bad", 0.6, noise=2)]
+    reports = [fold for whole in wholes for fold in folds(whole=whole)]
+    mixed = [reports[place] for place in (4, 0, 3, 2, 5, 1)]  # in any order
+    check_experiments(identities(mixed))
+    found, expected = compare(pooled_experiments(mixed), "accuracy"), compare(wholes, "accuracy")
+    assert [one["name"] for one in found["contenders"]] == ["good", "bad"]
+    for ours, whole in zip(found["contenders"], expected["contenders"], strict=True):
+        assert ours["scores"] == whole["scores"]
+    assert found["pairs"][0]["differences"] == expected["pairs"][0]["differences"]
+    assert "d, test split, protocol kfold, 3 folds " in comparison_text(found)
+
+
+def test_seeds_of_an_experiment_are_one_contender() -> None:
+    wholes = [
+        *[make_report("good", 0.8, seed=seed, noise=seed) for seed in (0, 1)],
+        make_report("bad", 0.6, noise=9),
+    ]
+    reports = [fold for whole in wholes for fold in folds(whole=whole)]
+    check_experiments(identities(reports))
+    good, bad = compare(pooled_experiments(reports), "accuracy")["contenders"]
+    assert (len(good["runs"]), len(bad["runs"])) == (2, 1)
+
+
+def test_experiments_that_do_not_belong_together_are_refused() -> None:
+    one, other = folds(), folds(whole=make_report("other", 0.6, noise=3))
+    with pytest.raises(UserError, match="all targets have the same configuration and seed"):
+        check_experiments(identities(one))
+    with pytest.raises(UserError, match="needs all 3 folds of kfold; missing: 3"):
+        check_experiments(identities([*one, *other[:2]]))
+    with pytest.raises(
+        UserError, match="protocol of one is kfold, 3 folds .*of the other kfold, 4"
+    ):
+        check_experiments(identities([*one, *folds(4, whole=make_report("four", 0.6, noise=3))]))
+    others_hash = {"name": "kfold:1/3", "hash": "cd" * 32}
+    moved = [
+        (name, identity | {"protocol": others_hash}) if name == "other/f0" else (name, identity)
+        for name, identity in identities(other)
+    ]
+    with pytest.raises(UserError, match="cannot be compared: the protocol of one"):
+        check_experiments([*identities(one), *moved])
+    lacking = other[0].predictions
+    fewer = Predictions(lacking.keys[1:], lacking.labels[1:], lacking.logits[1:], NAMES)
+    short = Report("other/f0", Path("x"), other[0].identity, fewer, other[0].groups[1:])
+    with pytest.raises(UserError, match="the sample set"):
+        pooled_experiments([*one, short, *other[1:]])

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.evaluation.arguments import Options
-from mmsa.evaluation.compare.comparison import check_comparable, check_metric, compare
+from mmsa.evaluation.compare.comparison import check_comparable, check_metric
+from mmsa.evaluation.compare.comparison import compare as comparison_of
 from mmsa.evaluation.compare.comparison_text import comparison_text
 from mmsa.evaluation.compare.ensemble import check_ensemble, ensemble_identity, write_ensemble
+from mmsa.evaluation.compare.experiments import check_experiments, pooled_experiments
 from mmsa.evaluation.compare.folds import check_folds, fold_findings, fold_of, folds_text, pooled
 from mmsa.evaluation.report import files
 from mmsa.evaluation.report.read_report import read_report
@@ -22,7 +24,12 @@ FOLDS_NAME = "folds"
 
 
 def check(
-    targets: Sequence[RequestedTarget], metric: str, *, folds: bool, ensemble: bool = False
+    targets: Sequence[RequestedTarget],
+    metric: str,
+    *,
+    folds: bool,
+    compare: bool = False,
+    ensemble: bool = False,
 ) -> None:
     """Raise `UserError` if the targets do not belong together, before any is evaluated."""
     identities: list[tuple[str, Mapping[str, Any]]] = [
@@ -37,11 +44,13 @@ def check(
                 (group[0].name, ensemble_identity([member.identity for member in group]))
                 for group in groups
             ]
-    if folds:
+    if folds and compare:
+        check_experiments(identities)
+    elif folds:
         check_folds(identities)
     elif not ensemble:
         check_comparable(identities)
-    if not folds:
+    if compare or not folds:
         check_metric(metric, targets[0].identity["label_names"])
 
 
@@ -66,24 +75,34 @@ def _groups(targets: Sequence[RequestedTarget], *, folds: bool) -> list[list[Req
 
 
 def write(
-    targets: Sequence[RequestedTarget], metric: str, *, folds: bool, out: Path | None
+    targets: Sequence[RequestedTarget],
+    metric: str,
+    *,
+    folds: bool,
+    out: Path | None,
+    compare: bool = False,
 ) -> None:
     """Main rank: read all reports, print their joint result and write it.
+
+    With both `folds` and `compare`, whole experiments are compared.
 
     Raises `UserError` if the reports do not belong together.
     """
     reports = [read_report(target.report, target.name) for target in targets]
     identities = [(report.name, report.identity) for report in reports]
     split = reports[0].identity["split"]
-    if folds:
+    if folds and not compare:
         fold_numbers = check_folds(identities)
         predictions, groups = pooled(reports)
         content = fold_findings(reports, fold_numbers, predictions, groups)
         text = classification_report_text(predictions) + "\n" + folds_text(content)
         name = FOLDS_NAME
     else:
-        check_comparable(identities)
-        content = compare(reports, metric)
+        if folds:
+            reports = pooled_experiments(reports)
+        else:
+            check_comparable(identities)
+        content = comparison_of(reports, metric)
         text, name = comparison_text(content), COMPARISON_NAME
     common = os.path.commonpath([target.parent.resolve() for target in targets])
     directory = out or Path(common) / f"{name}-{split}{targets[0].data_suffix}"
