@@ -24,7 +24,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+
+from mmsa.evaluation.compare.comparison import compare
+from mmsa.evaluation.compare.comparison_text import comparison_text
+from mmsa.evaluation.compare.experiments import pooled_experiments
+from mmsa.evaluation.report.read_report import Report, read_report
+from mmsa.evaluation.scores.metrics import Predictions
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +58,11 @@ def trials(study: dict[str, Any]) -> list[Trial]:
     return list(dict.fromkeys(rows))
 
 
+def report_of(directory: Path) -> Path:
+    """The metrics of a run's test fold."""
+    return directory / "reports" / "test-best" / "metrics.json"
+
+
 def shards_of(study: dict[str, Any], raw: str, out: Path, trial: Trial) -> Path:
     """The shards of the trial's fold, packed if they are not there."""
     own = study.get("sources", {}).get(trial.variant, study["source"])
@@ -73,7 +86,7 @@ def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) 
     """Train the trial and evaluate it on its test fold; what came of it."""
     out = options.out
     directory, shards = trial.directory(out), shards_of(study, options.raw, out, trial)
-    if (directory / "evaluation" / "test" / "metrics.json").exists():
+    if report_of(directory).exists():
         return "there already"
     settings = [*study["variants"][trial.variant], f"data.shards={shards}", f"run.dir={directory}"]
     base = out / "base.yaml"
@@ -126,6 +139,60 @@ def status(study: dict[str, Any], out: Path) -> Iterator[str]:
         yield f"{variant:24} {shown}  mean {mean:.4f} of {len(row)}"
 
 
+def whole_experiments(study: dict[str, Any], out: Path) -> Iterator[Report]:
+    """The variants whose folds are all done, each sample predicted by the run of its fold."""
+    variants = dict.fromkeys(trial.variant for trial in trials(study))
+    every = range(1, study["folds"] + 1)
+    for variant in variants:
+        directories = [Trial(variant, fold).directory(out) for fold in every]
+        if not all(report_of(directory).exists() for directory in directories):
+            continue
+        reports = [
+            read_report(report_of(directory).parent, f"{variant}/{directory.name}")
+            for directory in directories
+        ]
+        yield from pooled_experiments(reports)
+
+
+def labels_agree(report: Report, out: Path) -> NDArray[np.bool_]:
+    """(N,): whether text and image of each sample have the same label."""
+    rows: dict[str, bool] = {}
+    for file in (out / report.name).glob("fold-*/reports/test-best/predictions.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rows[row["key"]] = row["text_label"] == row["image_label"]
+    return np.array([rows[key] for key in report.predictions.keys])
+
+
+def part_of(report: Report, chosen: NDArray[np.bool_]) -> Report:
+    """The report of the chosen samples (N,) alone."""
+    whole = report.predictions
+    part = Predictions(
+        [key for key, is_chosen in zip(whole.keys, chosen, strict=True) if is_chosen],
+        whole.labels[chosen],
+        whole.logits[chosen],
+        whole.label_names,
+    )
+    return Report(report.name, report.directory, report.identity, part, report.groups[chosen])
+
+
+def tables(study: dict[str, Any], out: Path) -> Iterator[str]:
+    """The whole experiments compared: on all samples, where both labels agree, and where not."""
+    of_set: dict[str, list[Report]] = {}
+    for report in whole_experiments(study, out):
+        of_set.setdefault(str(report.identity["dataset"]), []).append(report)
+    for dataset, reports in of_set.items():
+        agree = labels_agree(reports[0], out)
+        for title, chosen in (
+            (f"{dataset}, all samples", np.ones_like(agree)),
+            ("text and image label agree", agree),
+            ("they conflict", ~agree),
+        ):
+            if chosen.any():
+                found = compare([part_of(report, chosen) for report in reports], "weighted_f1")
+                yield f"## {title}\n\n{comparison_text(found)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("study", type=Path)
@@ -136,11 +203,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
     parser.add_argument("--status", action="store_true")
+    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     options.out = options.out.resolve()
     study = yaml.safe_load(options.study.read_text())
     if options.status:
         print("\n".join(status(study, options.out)))
+        return
+    if options.table:
+        print("\n".join(tables(study, options.out)))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     base = yaml.safe_dump(study["base"], sort_keys=False)
