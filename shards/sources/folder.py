@@ -111,8 +111,12 @@ def _join_same_names(files: dict[str, _Files]) -> None:
 
 
 def _hidden(path: Path, raw: Path) -> bool:
-    """Whether a file or a folder around it below `raw` is hidden, as `.ipynb_checkpoints` is."""
-    return any(part.startswith(".") for part in path.relative_to(raw).parts)
+    """Whether a file or a folder around it below `raw` is hidden, as `.ipynb_checkpoints` is.
+
+    `__MACOSX` is what macOS adds to the archives that it makes.
+    """
+    parts = path.relative_to(raw).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _first_time(folder: Path, walked: set[str]) -> bool:

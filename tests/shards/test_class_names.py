@@ -154,7 +154,7 @@ def test_an_unknown_label_that_is_similar_to_a_class(tmp_path: Path) -> None:
 
 
 def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
-    for name in ("joy", "sad", ".ipynb_checkpoints", "joy/.thumbnails"):
+    for name in ("joy", "sad", ".ipynb_checkpoints", "joy/.thumbnails", "__MACOSX/joy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(jpeg(1))
         (tmp_path / name / "1.txt").write_text("text")
