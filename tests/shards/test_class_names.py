@@ -155,12 +155,12 @@ def test_an_unknown_label_that_is_similar_to_a_class(tmp_path: Path) -> None:
 
 def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     for name in ("joy", "sad", ".ipynb_checkpoints", "joy/.thumbnails", "__MACOSX/joy"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "1.jpg").write_bytes(jpeg(1))
         (tmp_path / name / "1.txt").write_text("text")
     data = opened("folder", tmp_path)
     assert data.classes == ("joy", "sad")
-    assert (data.total, data.facts()["other_files"]) == (2, 4)
+    assert (data.total, data.facts()["other_files"]) == (2, 6)
     (tmp_path / "JOY").mkdir()
     (tmp_path / "JOY" / "2.txt").write_text("text")
     with pytest.raises(UserError, match="'JOY' .1., 'joy' .1."):
