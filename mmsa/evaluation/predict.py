@@ -79,7 +79,7 @@ def predict_split(
             real = batch["num_real"]  # rows of weight 0 follow the real ones
             if of_heads is not None:
                 own = {name: logits[:real] for name, logits in in_heads.items()}
-                of_heads.add(own, host_batch["modality_labels"][:real])
+                of_heads.add(own, batch["modality_labels"][:real])
             keys += batch["keys"][:real]
             labels.append(host_batch["labels"][:real].numpy())
             # Kept on the device: copying them here would wait for the forward pass before the next

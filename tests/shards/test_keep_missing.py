@@ -156,7 +156,7 @@ def test_reports_count_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ("table", "video", "--keep-missing video must be text, image, or text,image"),
         ("table", ",", "--keep-missing  must be text, image, or text,image"),
-        ("mvsa-single", "image", "--keep-missing does not apply to the source mvsa-single"),
+        ("mvsa-single", "label", "--keep-missing label must be text, image, or text,image"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(
@@ -224,11 +224,12 @@ def test_mvsa_keeps_ids_that_lack_one_and_their_labels(tmp_path: Path) -> None:
         ("6", "neither text nor image"),
         ("7", "empty image file"),
     ]
-    reader = SplitReader(str(out), load_manifest(out), "train", class_map(LABEL_NAMES, None))
+    classes = class_map(LABEL_NAMES, None)
+    reader = SplitReader(str(out), load_manifest(out), "train", classes)
     samples = [reader.read(*place) for place in reader.places()]
     assert {sample.meta["label"] for sample in samples} == {"positive"}
     # A modality that a sample lacks has no label of its own to be trained on.
-    own = {sample.meta["source_id"]: modality_labels(sample, reader.classes) for sample in samples}
+    own = {sample.meta["source_id"]: modality_labels(sample, classes) for sample in samples}
     assert own == {"1": [2, 1], **dict.fromkeys("23", [2, -1]), **dict.fromkeys("45", [-1, 1])}
     assert main(["verify", str(out), "--quiet"]) == 0
 
@@ -256,9 +257,7 @@ def test_mvsa_rejects_them_without_the_option_and_names_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = mvsa(tmp_path / "raw")
-    assert pack(raw, tmp_path / "no", source="mvsa-single") == 2
-    assert "--keep-missing text,image" in capsys.readouterr().err
-    assert pack(raw, tmp_path / "out", "--allow-dropped", "--quiet", source="mvsa-single") == 0
+    assert pack(raw, tmp_path / "out", "--quiet", source="mvsa-single") == 0
     assert list(stored(tmp_path / "out")) == ["1"]
     reasons = {line["source_id"]: line["reason"] for line in rejected(tmp_path / "out")}
     assert reasons == {
@@ -267,3 +266,7 @@ def test_mvsa_rejects_them_without_the_option_and_names_it(
         **dict.fromkeys("56", "missing text"),
         "7": "empty image file",
     }
+    for name in "1457":
+        (raw / "data" / f"{name}.jpg").unlink()
+    assert pack(raw, tmp_path / "no", source="mvsa-single") == 2
+    assert "--keep-missing text,image" in capsys.readouterr().err
