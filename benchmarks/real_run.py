@@ -175,8 +175,13 @@ def gflop_of(size: str, samples: int, rows: int, tokens: int) -> float:
     return 1e-9 * counter.get_total_flops()
 
 
-def plain_model(size: str, vocab_size: int) -> Any:
-    """The same two networks and head, combined as one would without this project."""
+def plain_model(
+    size: str, vocab_size: int, text_weights: str | None = None, image_weights: str | None = None
+) -> Any:
+    """The same two networks and head, combined as one would without this project.
+
+    Pretrained weights are directories as `AutoModel` and timm write them, of this size.
+    """
     import torch
     import yaml
     from torch import nn
@@ -187,6 +192,8 @@ def plain_model(size: str, vocab_size: int) -> Any:
     text = AutoModel.from_config(
         AutoConfig.for_model(sizes.pop("model_type"), vocab_size=vocab_size, **sizes)
     )
+    if text_weights is not None:
+        text = AutoModel.from_pretrained(text_weights)
     text.pooler = None
 
     class Plain(nn.Module):
@@ -200,6 +207,10 @@ def plain_model(size: str, vocab_size: int) -> Any:
                 import timm
 
                 self.image = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+                if image_weights is not None:
+                    timm.models.load_checkpoint(
+                        self.image, f"{image_weights}/model.safetensors", strict=False
+                    )
                 width = self.image.num_features
             else:
                 self.image, width = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten()), 8 * 64

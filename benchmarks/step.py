@@ -8,6 +8,7 @@ own process or processes (gloo), one thread each, on the same samples. seed: pad
 channels first, plain AdamW, images decoded by Pillow, no workers. accelerate: the loop of
 Accelerate's examples, padded to the longest. lightning: its Trainer, if it is installed. ours:
 train.py's own step on its own stream. CPU seconds of all processes, or seconds of the GPU if any.
+--text-weights, --image-weights: directories of pretrained weights for size small.
 --precision: of all arms but seed; a CPU without bf16 instructions needs `no`.
 --rounds: the arms alternate, and the fastest round of each counts.
 --curves: losses of ours and of plain float32, on the same samples at each step.
@@ -32,12 +33,19 @@ ARMS = ("seed", "accelerate", "lightning", "ours")
 
 
 def our_settings(options: argparse.Namespace, run_dir: str) -> list[str]:
+    pretrained = []
+    if options.text_weights:
+        pretrained += [f"model.text_encoder.name={options.text_weights}"]
+        pretrained += ["model.text_encoder.weights=pretrained", "model.text_encoder.config=null"]
+    if options.image_weights:
+        pretrained += [f"model.image_encoder.weights={options.image_weights}"]
     return [
         *real_run.settings_of(options.size, options.shards, run_dir, options.tokenizer),
         f"train.global_batch_size={options.batch}",
         f"train.micro_batch_size={MICRO_BATCH}",
         f"train.mixed_precision={json.dumps(options.precision)}",
         "model.fusion.hidden=[512]",
+        *pretrained,
     ]
 
 
@@ -144,6 +152,9 @@ def in_a_process(arm: str, batch: int, steps: int, options: argparse.Namespace) 
     command += ["--steps", str(steps), "--size", options.size, "--shards", options.shards]
     command += ["--tokenizer", options.tokenizer, "--precision", options.precision]
     command += ["--processes", str(options.processes)]
+    for name in ("text_weights", "image_weights"):
+        if getattr(options, name):
+            command += [f"--{name.replace('_', '-')}", getattr(options, name)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     if ended.returncode != 0:
@@ -212,6 +223,10 @@ def main() -> None:
     parser.add_argument("--shards", help="packed data (default: a synthetic set)")
     parser.add_argument("--tokenizer", default="words:30000", help="directory, or words:N")
     parser.add_argument("--size", default="large", choices=tuple(real_run.SIZES))
+    parser.add_argument("--text-weights", metavar="DIR", help="small: pretrained, not fresh")
+    parser.add_argument(
+        "--image-weights", metavar="DIR", help="small: of timm's EfficientNet-Lite0"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--steps", type=int, default=0, help="timed steps of each arm")
     parser.add_argument("--rounds", type=int, default=1)
@@ -228,6 +243,8 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(found), flush=True)
         return
+    if options.size != "small" and (options.text_weights or options.image_weights):
+        parser.error("--text-weights and --image-weights are for --size small")
     if options.processes > 1 and {"seed", "lightning"} & set(options.arms):
         parser.error("seed and lightning run in one process; give --arms accelerate ours")
     arms = [arm for arm in options.arms if arm != "lightning" or importlib.util.find_spec(arm)]

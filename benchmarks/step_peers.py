@@ -82,7 +82,9 @@ def peer(arm: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
     side: Any = real_run.SIZES[options.size]["image_size_px"]
     samples = Samples(options.shards, options.tokenizer, side, padded=arm == "seed")
     torch.manual_seed(0)
-    model = real_run.plain_model(options.size, samples.tokenizer.vocab_size)
+    model = real_run.plain_model(
+        options.size, samples.tokenizer.vocab_size, options.text_weights, options.image_weights
+    )
     loader: Any = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=MICRO_BATCH,
