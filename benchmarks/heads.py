@@ -1,10 +1,11 @@
 """What a fusion head costs: its parameters, and a step with it compared with `concat`.
 
-    python -m benchmarks.heads [--rounds N] [--heads NAME ...]
+    python -m benchmarks.heads [--rounds N] [--heads NAME ...] [--precision no]
 
 MiniLM (6 layers, width 384) and MobileNetV2 at 224 px by their sizes, fresh weights, all trained,
-micro-batches of 16 in bf16, texts of 8 to 59 tokens (32 on average), one thread. The heads take
-turns; CPU seconds of forward and backward pass, the fastest round of each.
+micro-batches of 16, texts of 8 to 59 tokens (32 on average), one thread. The heads take turns; CPU
+seconds of forward and backward pass, the fastest round of each. --precision bf16 is for CPUs with
+bf16 instructions; without them it takes more than ten times as long.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return ids, mask, torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def seconds_of(model: SentimentModel, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+def seconds_of(
+    model: SentimentModel, batch: tuple[Tensor, Tensor, Tensor], precision: str
+) -> float:
     """CPU seconds of one forward and backward pass."""
     begin = time.process_time()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         loss = model(*batch).float().logsumexp(dim=1).sum()
     loss.backward()
     model.zero_grad(set_to_none=True)
@@ -65,6 +68,7 @@ def seconds_of(model: SentimentModel, batch: tuple[Tensor, Tensor, Tensor]) -> f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "no"))
     heads = [name for name, head in FUSIONS.items() if head.uses_text and head.uses_image]
     parser.add_argument("--heads", nargs="+", default=heads, choices=heads)
     options = parser.parse_args()
@@ -74,7 +78,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(options.rounds + 1):
         for name, model in models.items():
-            found = seconds_of(model, batch)
+            found = seconds_of(model, batch, options.precision)
             if turn:  # the first one warms up
                 seconds[name].append(found)
     base = min(seconds[options.heads[0]])
@@ -82,6 +86,8 @@ def main() -> None:
     for name, model in models.items():
         fastest, trained = min(seconds[name]), count_parameters(model)["fusion"].trained
         rows.append([name, f"{trained:,}", f"{fastest:.2f}", f"{fastest / base:.3f}"])
+    facts = {**real_run.hardware(), "precision": options.precision}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(real_run.markdown(["head", "parameters", "s", f"against {options.heads[0]}"], rows))
 
 

@@ -19,6 +19,12 @@ SIZES = {  # the two encoders' own sizes, written out: nothing is downloaded
         "image": ["model.image_encoder.name=resnet50"],
         "image_size_px": 224,
     },
+    "small": {  # MiniLM and EfficientNet-Lite0
+        "text": "{model_type: bert, hidden_size: 384, num_hidden_layers: 6, "
+        "num_attention_heads: 12, intermediate_size: 1536}",
+        "image": ["model.image_encoder.name=timm:tf_efficientnet_lite0"],
+        "image_size_px": 224,
+    },
     "tiny": {
         "text": "{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
         "intermediate_size: 64}",
@@ -33,7 +39,7 @@ SIZES = {  # the two encoders' own sizes, written out: nothing is downloaded
 
 
 def settings_of(size: str, shards: str, run_dir: str, tokenizer: str) -> list[str]:
-    """`section.key=value` of a run with fresh weights of `size` ("large" or "tiny")."""
+    """`section.key=value` of a run with fresh weights of `size` ("large", "small" or "tiny")."""
     sizes: dict[str, Any] = SIZES[size]
     return [
         *[f"data.shards={shards}", f"run.dir={run_dir}", "train.epochs=100000"],
@@ -169,8 +175,13 @@ def gflop_of(size: str, samples: int, rows: int, tokens: int) -> float:
     return 1e-9 * counter.get_total_flops()
 
 
-def plain_model(size: str, vocab_size: int) -> Any:
-    """The same two networks and head, combined as one would without this project."""
+def plain_model(
+    size: str, vocab_size: int, text_weights: str | None = None, image_weights: str | None = None
+) -> Any:
+    """The same two networks and head, combined as one would without this project.
+
+    Pretrained weights are directories as `AutoModel` and timm write them, of this size.
+    """
     import torch
     import yaml
     from torch import nn
@@ -181,6 +192,8 @@ def plain_model(size: str, vocab_size: int) -> Any:
     text = AutoModel.from_config(
         AutoConfig.for_model(sizes.pop("model_type"), vocab_size=vocab_size, **sizes)
     )
+    if text_weights is not None:
+        text = AutoModel.from_pretrained(text_weights)
     text.pooler = None
 
     class Plain(nn.Module):
@@ -190,6 +203,15 @@ def plain_model(size: str, vocab_size: int) -> Any:
             if size == "large":
                 self.image, width = resnet50(), 2048
                 self.image.fc = nn.Identity()
+            elif size == "small":
+                import timm
+
+                self.image = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+                if image_weights is not None:
+                    timm.models.load_checkpoint(
+                        self.image, f"{image_weights}/model.safetensors", strict=False
+                    )
+                width = self.image.num_features
             else:
                 self.image, width = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten()), 8 * 64
             self.head = nn.Sequential(

@@ -82,7 +82,9 @@ def peer(arm: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
     side: Any = real_run.SIZES[options.size]["image_size_px"]
     samples = Samples(options.shards, options.tokenizer, side, padded=arm == "seed")
     torch.manual_seed(0)
-    model = real_run.plain_model(options.size, samples.tokenizer.vocab_size)
+    model = real_run.plain_model(
+        options.size, samples.tokenizer.vocab_size, options.text_weights, options.image_weights
+    )
     loader: Any = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=MICRO_BATCH,
@@ -90,12 +92,14 @@ def peer(arm: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
         drop_last=True,
         collate_fn=Samples.collated,
     )
-    accumulation = options.batch // MICRO_BATCH
+    accumulation = options.batch // (MICRO_BATCH * options.processes)
     run = {"seed": seed_steps, "accelerate": accelerate_steps, "lightning": lightning_steps}[arm]
-    return run(model, loader, accumulation, steps)
+    return run(model, loader, accumulation, steps, options.precision)
 
 
-def seed_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[str, Any]:
+def seed_steps(
+    model: Any, loader: Any, accumulation: int, steps: int, _precision: str
+) -> dict[str, Any]:
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -121,14 +125,16 @@ def seed_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[s
     return {"seconds": real_run.clock() - begin, "shapes": seen}
 
 
-def accelerate_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[str, Any]:
+def accelerate_steps(
+    model: Any, loader: Any, accumulation: int, steps: int, precision: str
+) -> dict[str, Any]:
     """Like `examples/by_feature/gradient_accumulation.py` of Accelerate."""
     import torch
     from accelerate import Accelerator
 
     on_cpu = not torch.cuda.is_available()
     accelerator = Accelerator(
-        cpu=on_cpu, mixed_precision="bf16", gradient_accumulation_steps=accumulation
+        cpu=on_cpu, mixed_precision=precision, gradient_accumulation_steps=accumulation
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -152,7 +158,9 @@ def accelerate_steps(model: Any, loader: Any, accumulation: int, steps: int) -> 
     return {"seconds": real_run.clock() - begin, "shapes": seen}
 
 
-def lightning_steps(model: Any, loader: Any, accumulation: int, steps: int) -> dict[str, Any]:
+def lightning_steps(
+    model: Any, loader: Any, accumulation: int, steps: int, precision: str
+) -> dict[str, Any]:
     import lightning
     import torch
 
@@ -177,7 +185,7 @@ def lightning_steps(model: Any, loader: Any, accumulation: int, steps: int) -> d
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
-        precision="bf16-mixed",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
         accumulate_grad_batches=accumulation,
         max_steps=steps + 1,
         logger=False,

@@ -153,7 +153,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     """Raise `UserError` if the run cannot start; returns notes, and whether it is finished.
 
     Checks the shards, the batch arithmetic for this shape, that the run directory belongs to this
-    configuration, and that what a new run begins from is there.
+    configuration, that what a new run begins from is there, and that it can learn from samples
+    without a text or an image where the data has such.
     """
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
@@ -165,6 +166,7 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     from mmsa.training.checkpoints import resume
     from mmsa.training.checkpoints.intact import choose_checkpoint
     from mmsa.training.checkpoints.run_config import resumes
+    from mmsa.training.missing_modalities import settle_stand_ins
 
     shards = str(config.data.shards)
     manifest = load_manifest(shards)
@@ -187,6 +189,7 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     ):
         if config.train.init_from is not None:
             read_export(resolve_export(Path(config.train.init_from).expanduser()).directory)
+        settle_stand_ins(config, manifest)
         return [plan.in_words()], False
     notes = [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
     return notes, resume.is_finished(run_dir)

@@ -26,6 +26,7 @@ LAYERS = (
         "mmsa.checkpoint_folders",
         "mmsa.lineage",
     ),
+    ("mmsa.model_config",),
     ("mmsa.config",),
     ("mmsa.process",),
     ("mmsa.data.decoding", "mmsa.data.loading"),

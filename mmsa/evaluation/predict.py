@@ -14,6 +14,7 @@ from torch import nn
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
 from mmsa.errors import UserError
+from mmsa.evaluation.auxiliary_scores import AuxiliaryScores
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.process.progress import Progress
 
@@ -32,6 +33,16 @@ def inputs_of(batch: Batch) -> tuple[torch.Tensor | None, ...]:
     return tuple(batch[name] for name in names)
 
 
+def outputs_of(
+    model: nn.Module, batch: Batch, *, heads: bool
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The model's logits (B, C) and, with `heads`, those of its auxiliary heads by modality."""
+    if not heads:
+        return model(*inputs_of(batch)), {}
+    logits, of_heads = model(*inputs_of(batch), auxiliary=True)
+    return logits, of_heads
+
+
 # Not inference mode: ZeRO-3 frees gathered weights by changing them in place.
 @torch.no_grad()
 def predict_split(
@@ -43,13 +54,15 @@ def predict_split(
     label_names: Sequence[str],
     num_samples: int,
     progress: str = "",
+    of_heads: AuxiliaryScores | None = None,
 ) -> tuple[Predictions, list[int]]:
     """Run `num_batches` of this rank's evaluation batches and gather the results of all ranks.
 
     `model` is the unwrapped model; its training mode is restored afterwards. Collective: all ranks
     get the same predictions, sorted by key, and the number of samples that each rank computed.
     `progress` is the title of a progress bar on the main rank (or of lines in its log); "" shows
-    none. Raises `UserError` unless the gathered keys are `num_samples` distinct ones.
+    none. `of_heads` is given what the auxiliary heads predict; the batches then need
+    `modality_labels`. Raises `UserError` unless the gathered keys are `num_samples` distinct ones.
     """
     was_training = model.training
     model.eval()
@@ -62,8 +75,11 @@ def predict_split(
             host_batch = next(batches)
             batch = to_device(host_batch, accelerator.device)
             with engine.autocast(accelerator):
-                output = model(*inputs_of(batch))
+                output, in_heads = outputs_of(model, batch, heads=of_heads is not None)
             real = batch["num_real"]  # rows of weight 0 follow the real ones
+            if of_heads is not None:
+                own = {name: logits[:real] for name, logits in in_heads.items()}
+                of_heads.add(own, batch["modality_labels"][:real])
             keys += batch["keys"][:real]
             labels.append(host_batch["labels"][:real].numpy())
             # Kept on the device: copying them here would wait for the forward pass before the next

@@ -130,6 +130,13 @@ def _difference(first: Ingredient, other: Ingredient) -> str | None:
         )
     if ours.preprocessing != theirs.preprocessing:
         return "their inputs are prepared differently (preprocessing.json). Train them alike"
+    if ours.may_lack != theirs.may_lack:
+        said = [" and ".join(one.may_lack) or "none" for one in (ours, theirs)]
+        return (
+            f"they have stand-ins for other missing modalities ({said[0]}; {said[1]}). A soup "
+            "needs the same model.stand_ins in all; the mean of probabilities takes any on "
+            "complete samples: evaluate.py ... --ensemble"
+        )
     return (
         _other_tensors(first.state(), other.state())
         or _other_settings(_architecture(first), _architecture(other))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,6 +23,7 @@ from mmsa.engines import engine
 from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
+from mmsa.evaluation.auxiliary_scores import AuxiliaryScores
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import Predictions, compute_metrics, selection_value
@@ -31,6 +31,7 @@ from mmsa.export import code_version, write_export
 from mmsa.lineage import HISTORY_KEY
 from mmsa.models.batchnorm import averaged_statistics, with_statistics
 from mmsa.models.model import count_parameters
+from mmsa.training.agreement import check_agreement
 from mmsa.training.checkpoints import best_export
 from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.collective_write import WriteError, together
@@ -71,7 +72,9 @@ class Run:
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
         self.profile = StepProfile(self.run_dir, accelerator.device, enabled=profiled)
-        self._check_agreement()
+        encoders = (self.bare_model.text_encoder, self.bare_model.image_encoder)
+        sources = tuple("" if encoder is None else encoder.source for encoder in encoders)
+        check_agreement(self.run_dir, self.state, sources)
         self._wrap()
         self.audit: AuditWriter | None = None
         if self.config.run.audit:
@@ -88,30 +91,6 @@ class Run:
             checkpoints.keep_newest(self.run_dir, self.config.train.keep_checkpoints)
             best_export.settle_best(self.run_dir, self.state.best_step, self._best_steps())
             self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
-
-    def _check_agreement(self) -> None:
-        """Raise on every rank where ranks found different intact files, or where `weights=RUN/best`
-        was another export on each; a collective."""
-        encoders = (self.bare_model.text_encoder, self.bare_model.image_encoder)
-        own = tuple("" if encoder is None else encoder.source for encoder in encoders)
-        position = (self.state.step, self.state.best_step or 0)
-        found = gather_object([(position, own)])
-        positions, sources = ({one[part] for one in found} for part in (0, 1))
-        if len(positions) > 1:
-            words = "; ".join(
-                f"step {step}, best export {best}" for step, best in sorted(positions)
-            )
-            raise AgreedError(
-                f"the ranks found different intact checkpoints in {self.run_dir}: {words} (0: none)"
-                ". Its file system shows them different files; check it, then repeat the command"
-            )
-        if len(sources) > 1:
-            words = "; ".join(" and ".join(filter(None, source)) for source in sorted(sources))
-            raise AgreedError(
-                f"the ranks read different weights: {words}. The run that they are of is still "
-                "training and has moved its best export; repeat the command, or copy the export "
-                "and give that as weights"
-            )
 
     def _wrap(self) -> None:
         adapt_to_launch(
@@ -168,8 +147,15 @@ class Run:
         return checkpoints.last_save_s(self.run_dir)
 
     def validate(self) -> dict[str, Any]:
-        """Validation metrics of the weights that are exported; a collective."""
+        """Validation metrics of the weights that are exported; a collective.
+
+        With auxiliary heads also their scores, under `auxiliary` by modality.
+        """
         statistics = self._exported_statistics()
+        of_heads = None
+        if self.bare_model.auxiliary is not None:
+            names = list(self.bare_model.auxiliary)
+            of_heads = AuxiliaryScores(names, len(self.data.label_names))
         with self._exported_weights(), with_statistics(self.bare_model, statistics):
             self.validated, _ = predict_split(
                 self.bare_model,
@@ -179,9 +165,13 @@ class Run:
                 label_names=self.data.label_names,
                 num_samples=self.data.num_validation_samples,
                 progress="validating",
+                of_heads=of_heads,
             )
         # All ranks hold the same predictions, so all decide alike without a further collective.
-        return compute_metrics(self.validated)
+        metrics = compute_metrics(self.validated)
+        if of_heads is not None:
+            metrics["auxiliary"] = of_heads.scores()
+        return metrics
 
     def _exported_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights of its exports: with `train.ema` their average."""

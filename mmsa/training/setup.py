@@ -283,6 +283,6 @@ def _loaders(
     of_training = {"augmentation": _augmentation(config), "dropout": dropout, **label_classes}
     return RunLoaders(
         train=loader(train_requests, **of_training),
-        validation=loader(validation_requests),
+        validation=loader(validation_requests, modality_classes=label_classes["modality_classes"]),
         num_validation_batches=len(validation_requests),
     )

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mmsa.config import Config
+from mmsa.data.manifest import MODALITIES
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.held_directory import HeldDirectory
@@ -146,6 +147,14 @@ class Tracker:
             metrics["macro_f1"],
             metrics["weighted_f1"],
         )
+        for name in MODALITIES:
+            if f"auxiliary_{name}_accuracy" in metrics:
+                logger.info(
+                    "  auxiliary head of the %s, on its own label: accuracy %.4f  weighted F1 %.4f",
+                    name,
+                    metrics[f"auxiliary_{name}_accuracy"],
+                    metrics[f"auxiliary_{name}_weighted_f1"],
+                )
         self._last = (time.perf_counter(), step)  # validation is not training time
 
     def close(self) -> None:

@@ -12,60 +12,31 @@ as repeated; where they differ, nobody knows which is right and all are rejected
 MVSA-Multiple has three annotators. A label needs a majority of at least two, for text and image
 separately; then the label rule decides. By the fusion rule 17,024 of its 19,600 pairs remain (Xu
 and Mao, CIKM 2017). Some of its files are empty and a few images do not decode: they are rejected.
+
+`keep_missing` keeps an id without an image file, or without a text file or words in it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import field_validator
 
+from mmsa.data.manifest import Modality
 from mmsa.errors import UserError
-from mmsa.foundation.regular_file import read_regular
 from mmsa.labels import LABEL_NAMES
 from shards.example import Example, RawData, Reason, Reject, Rejected
 from shards.label_rules import Vote, decide, rule_name
 from shards.sources.encoded_text import CountedTexts
 from shards.sources.file_names import TEXT_SUFFIX, is_image_name, is_text_name, shown_stem
-from shards.sources.settings import LabelRuleSettings, clean_text, text_file
+from shards.sources.mvsa_lines import LABEL_FILE, Layout, Line, Votes, label_lines, parse_line
+from shards.sources.settings import LabelRuleSettings, text_file, text_or_none
 from shards.sources.source import Source, register_source
 
-LABEL_FILE = "labelResultAll.txt"
 ENCODING = "gb18030"
-_HEADER_ID = "id"
-_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_SHOWN = 80  # characters of a bad line that are repeated in its detail
 _ONE_ANNOTATOR_RULES = ("fused", "agree", "text", "image")
-
-Votes = tuple[Vote, ...]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A data set of this layout: its name in keys, its name in messages, its annotators."""
-
-    dataset: str
-    title: str
-    annotators: int
-
-    @property
-    def line_form(self) -> str:
-        """What a label line looks like."""
-        return "ID<TAB>" + "<TAB>".join(["text,image"] * self.annotators)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A label line: its number from 1, its id, and its votes or why there are none."""
-
-    number: int
-    source_id: str
-    votes: Votes | None
-    rejected: Rejected | None = None
 
 
 def read_layout(layout: Layout, raw: Path, settings: LabelRuleSettings) -> RawData:
@@ -74,7 +45,7 @@ def read_layout(layout: Layout, raw: Path, settings: LabelRuleSettings) -> RawDa
     Raises `UserError` where the layout is not as described above. Items come in the order of the
     label file, then the ids without a label line, sorted.
     """
-    lines = [_parse(layout, number, line) for number, line in _label_lines(layout, raw)]
+    lines = [parse_line(layout, number, line) for number, line in label_lines(layout, raw)]
     labelled = {line.source_id for line in lines}
     files = _files_by_id(raw / "data")
     unlabelled = sorted(set(files) - labelled)
@@ -127,68 +98,6 @@ class MvsaMultiple(Source):
         return read_layout(Layout(self.name, "MVSA-Multiple", annotators=3), raw, settings)
 
 
-def _label_lines(layout: Layout, raw: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of each label line; blank lines and the header are skipped."""
-    path = raw / LABEL_FILE
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        what = f"{path} cannot be read ({error.strerror})"
-        raise UserError(_layout_message(layout, raw, what)) from None
-    if not os.path.isdir(raw / "data"):
-        raise UserError(_layout_message(layout, raw, f"{raw / 'data'} is not a folder"))
-    # Only the ASCII part can become a label; other bytes stay visible in the rejected line.
-    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace")
-    first = True
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip():
-            continue
-        if first and line.split("\t")[0].strip().lower() == _HEADER_ID:
-            first = False
-            continue
-        first = False
-        yield number, line
-
-
-def _layout_message(layout: Layout, raw: Path, what: str) -> str:
-    message = (
-        f"{what}. Expected the layout of {layout.title}: {raw}/{LABEL_FILE} with lines "
-        f"{layout.line_form}, and {raw}/data/ID.txt with {raw}/data/ID.jpg"
-    )
-    nested = sorted(raw.glob(f"*/{LABEL_FILE}")) if os.path.isdir(raw) else []
-    return f"{message}. Did you mean {nested[0].parent}?" if nested else message
-
-
-def _parse(layout: Layout, number: int, line: str) -> _Line:
-    fields = [field.strip() for field in line.split("\t")]
-    while len(fields) > 2 and not fields[-1]:
-        fields.pop()  # tabs at the end of a line
-    source_id = fields[0][:_SHOWN]
-    shown = f"line {number}: {line[:_SHOWN]!r}"
-
-    def rejected(reason: Reason, detail: str) -> _Line:
-        return _Line(number, source_id, None, Rejected(source_id, reason, detail))
-
-    if not _ID.fullmatch(fields[0]):
-        return rejected(Reason.BAD_ID, f"{shown}; expected 1 to 64 letters, digits, _ or -")
-    pairs = [[name.strip() for name in field.split(",")] for field in fields[1:]]
-    if len(pairs) != layout.annotators or any(len(pair) != 2 for pair in pairs):
-        hint = _other_layout(layout, len(pairs))
-        return rejected(Reason.LABEL_LINE, f"{shown}; expected {layout.line_form}{hint}")
-    if any(name not in LABEL_NAMES for pair in pairs for name in pair):
-        return rejected(Reason.UNKNOWN_LABEL, f"{shown}; expected {', '.join(LABEL_NAMES)}")
-    return _Line(number, source_id, tuple((pair[0], pair[1]) for pair in pairs))
-
-
-def _other_layout(layout: Layout, num_pairs: int) -> str:
-    if (layout.annotators, num_pairs) == (1, 3):
-        return " (MVSA-Multiple has three pairs: the source mvsa-multiple)"
-    if (layout.annotators, num_pairs) == (3, 1):
-        return " (MVSA-Single has one pair: the source mvsa-single)"
-    return ""
-
-
 def _files_by_id(folder: Path) -> dict[str, list[str]]:
     """The names of the texts and images of each id."""
     try:
@@ -222,7 +131,7 @@ class _Reader:
         """What the texts say about their encoding."""
         return self._texts.facts()
 
-    def items(self, lines: list[_Line], unlabelled: list[str]) -> Iterator[Example | Rejected]:
+    def items(self, lines: list[Line], unlabelled: list[str]) -> Iterator[Example | Rejected]:
         """One item for each line, then one for each id without a line."""
         votes_of: dict[str, set[Votes]] = {}
         for line in lines:
@@ -244,12 +153,17 @@ class _Reader:
 
     def _example(self, source_id: str, votes: Votes) -> Example:
         decided = decide(votes, self._settings.labels)
+        text, image_path = self._text(source_id), self._image(source_id)
+        if not text and image_path is None:
+            raise Reject(
+                Reason.NEITHER, f"data/ has no image of {source_id}, and no text in a file"
+            )
         return Example(
             key=f"{self._layout.dataset}-{source_id}",
             source_id=source_id,
             dataset=self._layout.dataset,
-            text=self._read_text(self._file(source_id, TEXT_SUFFIX, is_text_name)),
-            image_path=self._file(source_id, ".jpg", is_image_name),
+            text=text,
+            image_path=image_path,
             label=decided.label,
             text_label=decided.text_label,
             image_label=decided.image_label,
@@ -257,14 +171,28 @@ class _Reader:
             soft=decided.soft,
         )
 
-    def _file(self, source_id: str, usual: str, fits: Callable[[str], bool]) -> Path:
+    def _text(self, source_id: str) -> str:
+        """The text; "" where there is none and the settings keep such samples."""
+        found = self._file(source_id, "text", TEXT_SUFFIX, is_text_name)
+        return "" if found is None else self._read_text(found)
+
+    def _image(self, source_id: str) -> Path | None:
+        """The image; None where there is none and the settings keep such samples."""
+        return self._file(source_id, "image", ".jpg", is_image_name)
+
+    def _file(
+        self, source_id: str, modality: Modality, usual: str, fits: Callable[[str], bool]
+    ) -> Path | None:
         """The text or image of an id: the one with the suffix `usual`, else the only one there is.
 
-        Where there is none, the path is that of the usual one, which is then missing.
+        Where there is none, it is None if the settings keep such samples, and else the path of the
+        usual one, which is then missing.
         """
         found = [name for name in self._files.get(source_id, ()) if fits(name)]
         if len(found) > 1 and source_id + usual not in found:
             raise Reject(Reason.NAME_REPEATED, f"data/ has {', '.join(found)}")
+        if not found and modality in self._settings.keep_missing:
+            return None
         only = found[0] if len(found) == 1 else source_id + usual
         return self._raw / "data" / only
 
@@ -279,10 +207,10 @@ class _Reader:
         detail = f"data/{path.name} holds {len(content)} bytes"
         if not text.strip():
             detail += ", blanks at most"
-        return clean_text(text, self._settings, detail=detail)
+        return text_or_none(text, self._settings, detail=detail)
 
 
-def _check_repetition(line: _Line, votes: set[Votes], first_line: dict[str, int]) -> None:
+def _check_repetition(line: Line, votes: set[Votes], first_line: dict[str, int]) -> None:
     if len(votes) > 1:
         said = "; ".join(_in_words(each) for each in sorted(votes))
         raise Reject(Reason.LABELS_DIFFER, f"line {line.number}; its lines say {said}")

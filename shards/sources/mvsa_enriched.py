@@ -4,7 +4,8 @@
     RAW/Images/CLASS/ID.jpg            or RAW/Images/Images/CLASS/ID.jpg; names in any case
 
 Its labels differ from MVSA's, so it is a data set of its own. The samples read are every row that
-is not blank, and every id that has an image and no row.
+is not blank, and every id that has an image and no row. `keep_missing` keeps rows without an image
+or without a text.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from shards.sources.columns import Repetitions, find_column
 from shards.sources.file_names import is_image_name, same_names, shown_stem
 from shards.sources.mojibake import is_mojibake, repair_line_ends, undo_mojibake
 from shards.sources.rows import cell_text, open_table, undecoded
-from shards.sources.settings import EncodingSettings, clean_text
+from shards.sources.settings import MayKeepMissing, text_or_none
 from shards.sources.source import Source, register_source
 
 NAME = "mvsa-enriched"
@@ -49,9 +50,9 @@ class MvsaEnriched(Source):
 
     name = NAME
     help = "LabeledText.xlsx or .csv, Images/CLASS/ID.jpg"
-    Settings = EncodingSettings
+    Settings = MayKeepMissing
 
-    def read(self, raw: Path, settings: EncodingSettings) -> RawData:
+    def read(self, raw: Path, settings: MayKeepMissing) -> RawData:
         sheet = _sheet(raw)
         rows = _rows(sheet, settings)
         images = _images(raw)
@@ -94,7 +95,7 @@ def _listed(folder: Path) -> list[str]:
         ) from None
 
 
-def _rows(sheet: Path, settings: EncodingSettings) -> list[_Row]:
+def _rows(sheet: Path, settings: MayKeepMissing) -> list[_Row]:
     table = open_table(sheet, encoding=settings.encoding)
     names = [
         find_column(
@@ -174,7 +175,7 @@ class _Reader:
         images: Images,
         repetitions: Repetitions,
         without_row: list[str],
-        settings: EncodingSettings,
+        settings: MayKeepMissing,
     ) -> None:
         self._rows = rows
         self._images = images
@@ -211,18 +212,28 @@ class _Reader:
         if label not in LABEL_NAMES:
             detail = f"row {row.number}: {row.label[:80]!r}; expected {', '.join(LABEL_NAMES)}"
             raise Reject(Reason.UNKNOWN_LABEL, detail)
+        detail = f"row {row.number}"
+        text = text_or_none(self._repaired(row.text), self._settings, detail=detail)
+        image_path = self._image(row.source_id, label)
+        if not text and image_path is None:
+            raise Reject(Reason.NEITHER, detail)
         return Example(
             key=f"{NAME}-{key_part(row.source_id)}",
             source_id=row.source_id,
             dataset=NAME,
-            text=clean_text(self._repaired(row.text), self._settings, detail=f"row {row.number}"),
-            image_path=self._image(row.source_id, label),
+            text=text,
+            image_path=image_path,
             label=label,
         )
 
-    def _image(self, source_id: str, label: str) -> Path:
-        """The image in the folder of the row's label; one in another folder contradicts the row."""
+    def _image(self, source_id: str, label: str) -> Path | None:
+        """The image in the folder of the row's label; one in another folder contradicts the row.
+
+        None where there is none and the settings keep such rows.
+        """
         found = self._images.get(source_id, [])
+        if not found and "image" in self._settings.keep_missing:
+            return None
         if not found:
             raise Reject(Reason.NO_IMAGE, f"Images/CLASS/{source_id}.jpg does not exist")
         fitting = [path for class_name, path in found if class_name == label]

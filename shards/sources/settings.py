@@ -63,7 +63,21 @@ class EncodingSettings(SourceSettings):
         return name
 
 
-class LabelRuleSettings(EncodingSettings):
+class MayKeepMissing(EncodingSettings):
+    """Of sources that can keep samples without a text, an image, or either of the two."""
+
+    keep_missing: tuple[Modality, ...] = ()
+
+    @field_validator("keep_missing", mode="before")
+    @classmethod
+    def _known_modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in MODALITIES]
+        if unknown or not names:
+            raise ValueError("must be text, image, or text,image")
+        return names
+
+
+class LabelRuleSettings(MayKeepMissing):
     """Of sources with a label for the text and one for the image."""
 
     labels: str = "fused"
@@ -112,21 +126,11 @@ class ClassesSettings(EncodingSettings):
         return names
 
 
-class KeepMissingSettings(ClassesSettings):
-    """Of sources that can keep samples without a text, an image, or either of the two."""
-
-    keep_missing: tuple[Modality, ...] = ()
-
-    @field_validator("keep_missing", mode="before")
-    @classmethod
-    def _known_modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in names if name not in MODALITIES]
-        if unknown or not names:
-            raise ValueError("must be text, image, or text,image")
-        return names
+class KeepMissingSettings(ClassesSettings, MayKeepMissing):
+    """Of sources with classes of their own that can keep samples without a text or an image."""
 
 
-def text_or_none(text: str, settings: KeepMissingSettings, *, detail: str) -> str:
+def text_or_none(text: str, settings: MayKeepMissing, *, detail: str) -> str:
     """As `clean_text`; "" for an empty text where `settings` keep samples without one."""
     try:
         return clean_text(text, settings, detail=detail)

@@ -30,6 +30,12 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+def auxiliary_scores(run_dir: Path) -> dict[str, float]:
+    """Those of the last validation."""
+    last = metric_lines(run_dir, "validation")[-1]
+    return {name: value for name, value in last.items() if name.startswith("auxiliary_")}
+
+
 @pytest.mark.parametrize(
     ("engine", "world_size", "micro_batch_size"),
     [
@@ -56,6 +62,9 @@ def test_losses_and_weights_do_not_depend_on_engine_and_world(
     losses = [[line["loss"] for line in metric_lines(run, "train")] for run in (alone, run_dir)]
     assert len(losses[0]) == 6
     np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    of_heads = [auxiliary_scores(run) for run in (alone, run_dir)]
+    assert len(of_heads[0]) == 4
+    assert of_heads[1] == pytest.approx(of_heads[0], abs=0.02)  # one sample of 57
     weights = [load_file(run / "best" / "model.safetensors") for run in (alone, run_dir)]
     assert weights[1].keys() == weights[0].keys()
     for name, expected in weights[0].items():

@@ -128,9 +128,17 @@ def test_what_cannot_be_an_ensemble_opens_nothing(
     assert read_ledger(runs[0]).num_openings == before
 
 
+def test_members_may_differ_in_what_may_be_missing_where_nothing_is(
+    runs: list[Path], others: dict[str, str], tmp_path: Path, capsys: Captured
+) -> None:
+    words = [str(runs[0]), others["masked"], "--ensemble", "--split", "val", *QUICK]
+    assert evaluate_main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert len(read(tmp_path / "out" / "metrics.json")["members"]) == 2
+
+
 @pytest.fixture(scope="module")
 def others(shards: Path, source: Path) -> dict[str, str]:
-    """Runs of other classes, other shards and another architecture."""
+    """Runs of other classes, other shards, another architecture, and with a stand-in for images."""
     folder, raw = source.parent, str(shards.parent / "raw")
     packing = ["--image-short-side", "64", "--protocol", "random", "--quiet"]
     assert shards_main(["pack", "mvsa-single", raw, str(folder / "random"), *packing]) == 0
@@ -139,6 +147,7 @@ def others(shards: Path, source: Path) -> dict[str, str]:
         ("classes", ["data.classes=[negative, positive]"]),
         ("shards", [f"data.shards={folder / 'random'}"]),
         ("wider", ["model.fusion.hidden=[24]"]),
+        ("masked", ["data.modality_dropout.image=0.2"]),
     ):
         run = [*TINY, f"data.shards={shards}", f"run.dir={folder / name}", "train.max_steps=1"]
         assert train_main([*run, *settings]) == 0
@@ -234,6 +243,7 @@ def test_the_statistics_of_a_soup_are_those_of_its_own_activations(
         (["{0}", "{classes}"], "cannot be mixed: the classes of one are negative, neutral"),
         (["{0}", "{shards}"], "cannot be mixed: they were trained on different shards"),
         (["{0}", "{wider}"], "cannot be mixed: 3 of "),
+        (["{0}", "{masked}"], "have stand-ins for other missing modalities (none; image)"),
         (["{0}", "{1}", "--metric", "f1"], "--metric: unknown metric 'f1'"),
         (["{0}", "{1}", "--output", "{0}"], "exists already; choose a new directory"),
     ],

@@ -12,6 +12,7 @@ from harness import TINY, status
 
 import mmsa
 from evaluate import main as evaluate_main
+from launch.checks import check_start
 from mmsa.config import load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
@@ -121,8 +122,14 @@ def test_a_model_that_was_not_trained_for_it_says_so(
     with pytest.raises(UserError, match="give images as a list"):
         export.predict(["word1"])
     capsys.readouterr()
-    assert evaluate_main([str(run_dir), "--shards", str(lacking), "--split", "test"]) == 2
+    of_lacking = ["--shards", str(lacking), "--split", "test"]
+    assert evaluate_main([str(run_dir), *of_lacking]) == 2
     assert "have no text, and the model in" in capsys.readouterr().err
+    masked = tmp_path / "masked"
+    assert train(complete, masked, "data.modality_dropout={text: 0.2, image: 0.2}") == 0
+    assert evaluate_main([str(masked), str(run_dir), "--ensemble", *of_lacking]) == 2
+    assert f"and the model in {run_dir}" in capsys.readouterr().err
+    assert not (masked / "reports").exists()  # refused before a member was evaluated
 
 
 def test_settings_that_the_data_refutes_are_refused(tmp_path: Path) -> None:
@@ -130,6 +137,12 @@ def test_settings_that_the_data_refutes_are_refused(tmp_path: Path) -> None:
     assert train(shards, tmp_path / "run", "model.stand_ins=[text]") == 2
     said = status(tmp_path / "run")["reason"]
     assert "have no image, and model.stand_ins names none for it" in said
+    # A launch says so before it starts its ranks.
+    shape = ["launch.engine=ddp", "launch.world_size=1", f"run.dir={tmp_path / 'launched'}"]
+    settings = [*TINY, f"data.shards={shards}", *shape]
+    with pytest.raises(UserError, match="have no image, and model.stand_ins names none for it"):
+        check_start(load_config(None, [*settings, "model.stand_ins=[text]"]))
+    assert check_start(load_config(None, settings))[1] is False
     # On a CPU the launch itself refuses it before.
     sync = load_config(None, [f"data.shards={shards}", "model.image_encoder.batch_norm=sync"])
     with pytest.raises(UserError, match="batch_norm=sync needs images on every rank"):

@@ -80,6 +80,16 @@ def test_exports_have_the_average_and_its_validation(whole: Path, tmp_path: Path
     assert metrics["weighted"]["f1"] == pytest.approx(validated["weighted_f1"], abs=1e-4)
 
 
+def test_a_validation_scores_the_heads_on_their_own_labels(whole: Path) -> None:
+    validated = metric_lines(whole, "validation")[-1]
+    for modality in ("text", "image"):
+        for score in ("accuracy", "weighted_f1"):
+            assert 0 < validated[f"auxiliary_{modality}_{score}"] <= 1
+    log = (whole / "log.txt").read_text()
+    assert f"accuracy {validated['auxiliary_text_accuracy']:.4f}" in log
+    assert "auxiliary head of the image, on its own label: accuracy" in log
+
+
 def test_an_export_with_heads_predicts_without_them(whole: Path) -> None:
     model = load_model(read_export(whole / "best"))
     assert sorted(model.auxiliary or ()) == ["image", "text"]

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import webdataset as wds
-from raw import digests, jpeg, rejected
+from raw import digests, jpeg, raw_tree, rejected
 
 from mmsa.data.index_file import read_index
 from mmsa.data.manifest import load_manifest
+from mmsa.data.modality_labels import modality_labels
+from mmsa.data.reader import SplitReader
+from mmsa.labels import LABEL_NAMES, class_map
 from shards.__main__ import main
 from shards.reports.info import describe
 
@@ -153,7 +156,7 @@ def test_reports_count_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ("table", "video", "--keep-missing video must be text, image, or text,image"),
         ("table", ",", "--keep-missing  must be text, image, or text,image"),
-        ("mvsa-single", "image", "--keep-missing does not apply to the source mvsa-single"),
+        ("mvsa-single", "label", "--keep-missing label must be text, image, or text,image"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(
@@ -194,3 +197,76 @@ def test_tars_of_others_may_lack_a_modality(
     records = read_index(tmp_path, manifest.splits["train"].shards[0])
     assert records["missing"].tolist() == [0, 1, 2, 1, 1]
     assert main(["verify", str(tmp_path), "--quiet"]) == 0
+
+
+def mvsa(raw: Path) -> Path:
+    """1 is whole; 2 and 3 have no image; 4 has blanks for a text, 5 no text file; 6 has neither;
+    the image of 7 is empty."""
+    raw_tree(raw, ["positive,neutral"] * 7)
+    for name in ("2.jpg", "3.jpg", "5.txt", "6.jpg", "6.txt"):
+        (raw / "data" / name).unlink()
+    (raw / "data" / "4.txt").write_bytes(b" \r\n")
+    (raw / "data" / "7.jpg").write_bytes(b"")
+    return raw
+
+
+def test_mvsa_keeps_ids_that_lack_one_and_their_labels(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--keep-missing", "text,image", "--quiet"]
+    assert pack(mvsa(tmp_path / "raw"), out, *options, source="mvsa-single") == 0
+    assert stored(out) == {
+        "1": ["jpg", "json", "txt"],
+        **dict.fromkeys("23", ["json", "txt"]),
+        **dict.fromkeys("45", ["jpg", "json"]),
+    }
+    assert load_manifest(out).missing() == {"text": 2, "image": 2}
+    assert [(line["source_id"], line["reason"]) for line in rejected(out)] == [
+        ("6", "neither text nor image"),
+        ("7", "empty image file"),
+    ]
+    classes = class_map(LABEL_NAMES, None)
+    reader = SplitReader(str(out), load_manifest(out), "train", classes)
+    samples = [reader.read(*place) for place in reader.places()]
+    assert {sample.meta["label"] for sample in samples} == {"positive"}
+    # A modality that a sample lacks has no label of its own to be trained on.
+    own = {sample.meta["source_id"]: modality_labels(sample, classes) for sample in samples}
+    assert own == {"1": [2, 1], **dict.fromkeys("23", [2, -1]), **dict.fromkeys("45", [-1, 1])}
+    assert main(["verify", str(out), "--quiet"]) == 0
+
+
+def test_the_enriched_sheet_keeps_rows_that_lack_one(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for number in (1, 3):
+        folder = raw / "Images" / "Positive"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = ["1,both,positive", "2,a text alone,neutral", "3, ,positive", "4,,positive"]
+    (raw / "LabeledText.csv").write_text("\n".join(["ID,Text,Label", *rows]) + "\n")
+    assert pack(raw, out, "--keep-missing", "text,image", "--quiet", source="mvsa-enriched") == 0
+    assert stored(out) == {
+        "1": ["jpg", "json", "txt"],
+        "2": ["json", "txt"],
+        "3": ["jpg", "json"],
+    }
+    assert [(line["source_id"], line["reason"]) for line in rejected(out)] == [
+        ("4", "neither text nor image")
+    ]
+
+
+def test_mvsa_rejects_them_without_the_option_and_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = mvsa(tmp_path / "raw")
+    assert pack(raw, tmp_path / "out", "--quiet", source="mvsa-single") == 0
+    assert list(stored(tmp_path / "out")) == ["1"]
+    reasons = {line["source_id"]: line["reason"] for line in rejected(tmp_path / "out")}
+    assert reasons == {
+        **dict.fromkeys("23", "missing image"),
+        "4": "empty text",
+        **dict.fromkeys("56", "missing text"),
+        "7": "empty image file",
+    }
+    for name in "1457":
+        (raw / "data" / f"{name}.jpg").unlink()
+    assert pack(raw, tmp_path / "no", source="mvsa-single") == 2
+    assert "--keep-missing text,image" in capsys.readouterr().err

@@ -231,13 +231,16 @@ def _named(precision: float, recall: float, f1: float) -> dict[str, float]:
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of `compute_metrics` by flat name, for TensorBoard and `metrics.jsonl`.
 
-    `loss`, `accuracy`, `macro_f1`, `weighted_recall`, ..., and per class `f1/negative`, ...
+    `loss`, `accuracy`, `macro_f1`, `weighted_recall`, ..., and per class `f1/negative`, ... Of
+    auxiliary heads, whose scores may be under `auxiliary` by modality: `auxiliary_text_accuracy`.
     """
     flat = {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
     for average in ("macro", "weighted"):
         flat |= {f"{average}_{name}": value for name, value in metrics[average].items()}
     for class_name, values in metrics["per_class"].items():
         flat |= {f"{name}/{class_name}": values[name] for name in ("precision", "recall", "f1")}
+    for modality, scores in metrics.get("auxiliary", {}).items():
+        flat |= {f"auxiliary_{modality}_{name}": value for name, value in scores.items()}
     return flat
 
 
