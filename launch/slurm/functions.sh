@@ -12,6 +12,12 @@ export SRUN_CPUS_PER_TASK=$cpus # srun does not inherit it from sbatch
 threads=$((cpus / PROCESSES_PER_NODE))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
+# ---- With GPUs: each rank on the cores next to its own, by Accelerate, which needs NVIDIA's library.
+if [ -n "${SLURM_GPUS_ON_NODE:-}" ] && [ -z "${ACCELERATE_CPU_AFFINITY:-}" ] &&
+    $CONTAINER python -c 'import pynvml' 2>/dev/null; then
+    export ACCELERATE_CPU_AFFINITY=1
+fi
+
 # Makes the launchers forward SIGUSR1; by default it would kill them and leave their ranks behind.
 # Two names, for older and newer versions of torch.
 signals=${TORCHELASTIC_SIGNALS_TO_HANDLE:-${PET_SIGNALS_TO_HANDLE:-}}

@@ -24,7 +24,12 @@ _OURS = {"optimizer": "optim.*", "scheduler": "optim.schedule"}
 
 
 def deepspeed_settings(
-    world: World, *, precision: str, plan: BatchPlan, clip_norm: float | None
+    world: World,
+    *,
+    precision: str,
+    plan: BatchPlan,
+    clip_norm: float | None,
+    communication: str = "float32",
 ) -> dict[str, Any]:
     """The dictionary that DeepSpeed is started with.
 
@@ -38,6 +43,8 @@ def deepspeed_settings(
     for kind in ("bf16", "fp16", "amp"):
         settings.pop(kind, None)  # `precision` was read from them
     settings |= {key: value for key, (value, _) in ours.items()}
+    if communication == "bf16":  # else in the gradients' own type, float32
+        settings["communication_data_type"] = "bf16"
     settings["steps_per_print"] = 2**31  # our tracker reports
     settings["zero_allow_untested_optimizer"] = True
     settings["torch_autocast"] = {

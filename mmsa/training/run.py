@@ -21,6 +21,7 @@ from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.checkpoint_folders import whole_checkpoints
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
+from mmsa.engines.compiled import CompileWatch
 from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
@@ -67,6 +68,8 @@ class Run:
         self.data, self.loaders, self.parts = prepared.data, prepared.loaders, prepared.parts
         self.resumed_from, self.disk_need = prepared.resumed_from, prepared.disk_need
         self.accelerator = accelerator
+        if accelerator.device.type == "cuda" and self.config.gpu.copy_stream:
+            self.loaders.send_to(accelerator.device)
         self.bare_model = self.parts.model
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
@@ -114,6 +117,8 @@ class Run:
             )
 
     def _wrap(self) -> None:
+        self._compile_watch = CompileWatch() if self.config.train.compile else None
+        self._first_step = self.state.step + 1
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
         )
@@ -140,6 +145,12 @@ class Run:
                 optimizer=self.optimizer,
                 average=self.average,
             )
+
+    def log_compilation(self) -> None:
+        """After a step: log what torch.compile compiled again or gave up."""
+        if self._compile_watch is not None:
+            for words in self._compile_watch.news(1 + self.state.step - self._first_step):
+                logger.warning("%s", words) if "uncompiled" in words else logger.info("%s", words)
 
     def is_due(self, every_steps: int | None) -> bool:
         """Whether something is due after the current step: every so many steps (None: once an
