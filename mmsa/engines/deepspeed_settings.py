@@ -43,8 +43,6 @@ def deepspeed_settings(
     for kind in ("bf16", "fp16", "amp"):
         settings.pop(kind, None)  # `precision` was read from them
     settings |= {key: value for key, (value, _) in ours.items()}
-    if communication == "bf16":  # else in the gradients' own type, float32
-        settings["communication_data_type"] = "bf16"
     settings["steps_per_print"] = 2**31  # our tracker reports
     settings["zero_allow_untested_optimizer"] = True
     settings["torch_autocast"] = {
@@ -53,6 +51,9 @@ def deepspeed_settings(
         # Of no module: gradients and weights travel in float32, as with DDP.
         "lower_precision_safe_modules": [],
     }
+    if communication == "bf16":
+        settings["communication_data_type"] = "bf16"  # which its autocast does not read
+        del settings["torch_autocast"]["lower_precision_safe_modules"]  # its own list
     return settings
 
 

@@ -114,6 +114,13 @@ def check_device(config: Config, world: World) -> None:
             "it is called; use zero2 or ddp, or train.compile=false"
         )
 
+    if config.train.communication == "bf16" and world.engine == "zero3":
+        raise UserError(
+            "train.communication=bf16 does not work with ZeRO-3, which would gather the weights of "
+            "checkpoints and exports in bfloat16 too; use zero2 or ddp, or "
+            "train.communication=float32"
+        )
+
 
 def _check_precision(precision: str, on_cpu: bool) -> None:
     if precision == "fp16" and on_cpu:

@@ -12,6 +12,7 @@ These switches belong to the process. On a CPU none of them changes a result.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +21,14 @@ import torch
 from torch import nn
 
 from mmsa.config import GpuConfig
+from mmsa.engines.hardware import device_type
 
 TF32 = "tf32"
+
+# Of `strict_float32`: the switches of the process, which all its threads share.
+_lock = threading.Lock()
+_inside = 0
+_before = (False, True)
 
 
 def choose_kernels(precision: str, gpu: GpuConfig, *, training: bool) -> None:
@@ -33,7 +40,8 @@ def choose_kernels(precision: str, gpu: GpuConfig, *, training: bool) -> None:
     _set_tf32(precision == TF32)
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = training and gpu.cudnn_benchmark and not deterministic
-    _allow_attention(gpu.attention)
+    if device_type() == "cuda":  # some of the switches hold for a CPU as well
+        allow_attention(gpu.attention)
 
 
 def _set_tf32(allowed: bool) -> None:
@@ -48,16 +56,23 @@ def computes_in_tf32() -> bool:
 
 @contextmanager
 def strict_float32() -> Iterator[None]:
-    """Inside, a GPU computes float32 as float32; the switches are put back afterwards.
+    """Inside, a GPU computes float32 as float32; the last thread to leave puts the switches back.
 
     For code that runs in a process that is not ours.
     """
-    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    _set_tf32(False)
+    global _before, _inside
+    with _lock:
+        if not _inside:
+            _before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+            _set_tf32(False)
+        _inside += 1
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = _before
 
 
 def kernel_facts() -> dict[str, Any]:
@@ -69,7 +84,7 @@ def kernel_facts() -> dict[str, Any]:
     }
 
 
-def _allow_attention(names: Sequence[str]) -> None:
+def allow_attention(names: Sequence[str]) -> None:
     """Which backends `scaled_dot_product_attention` may choose from on a GPU.
 
     cuDNN's is off unless it is named: it builds a plan for each new (batch, length), which takes

@@ -13,6 +13,7 @@ from mmsa.config import Config
 from mmsa.data.plan import BatchPlan
 from mmsa.data.stream import Batch
 from mmsa.engines.compiled import mark_lengths
+from mmsa.engines.hardware import own_gpus
 from mmsa.errors import UserError
 from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.encoders import lay_out
@@ -89,15 +90,13 @@ def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None
     every step of every launch has the second one.
     """
     device = next(bare_model.parameters()).device
-    gpus = [device.index] if device.type == "cuda" else []
     side = 32
     if bare_model.image_encoder is not None:
         side = bare_model.image_encoder.preprocessing.image_size_px
     input_ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
     model.train()
-    # Else the generators of all GPUs of the machine would be kept, with a warning.
-    with torch.random.fork_rng(gpus), frozen_statistics(bare_model, True):
+    with torch.random.fork_rng(own_gpus(device)), frozen_statistics(bare_model, True):
         output = model(input_ids, torch.ones_like(input_ids), images, auxiliary=True)
         logits, of_heads = (output, {}) if isinstance(output, torch.Tensor) else output
         sum((one.float().sum() for one in of_heads.values()), logits.float().sum()).backward()

@@ -11,7 +11,12 @@ from torch import nn
 
 from mmsa.config import GpuConfig, load_config
 from mmsa.engines import engine, gpu_kernels
-from mmsa.engines.gpu_kernels import attention_in_words, choose_kernels, kernel_facts
+from mmsa.engines.gpu_kernels import (
+    allow_attention,
+    attention_in_words,
+    choose_kernels,
+    kernel_facts,
+)
 from mmsa.errors import UserError
 from mmsa.process.runtime import World
 
@@ -23,6 +28,7 @@ def switches_as_before() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     choose_kernels("no", GpuConfig(), training=False)
+    allow_attention(("flash", "efficient", "cudnn", "math"))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,8 @@ def test_a_precision_is_one_for_convolutions_and_matrix_products(
 def test_strict_float32_puts_back_what_the_process_had() -> None:
     choose_kernels("tf32", GpuConfig(), training=True)
     with gpu_kernels.strict_float32():
+        with gpu_kernels.strict_float32():  # as by another thread
+            assert not kernel_facts()["tf32_matmul"]
         assert not kernel_facts()["tf32_matmul"]
         assert not kernel_facts()["tf32_convolution"]
     assert gpu_kernels.computes_in_tf32()
@@ -61,14 +69,17 @@ def test_cudnn_tries_its_convolutions_in_training_alone(
 
 def test_attention_of_cudnn_is_off_unless_it_is_named() -> None:
     cuda = torch.backends.cuda
-    choose_kernels("bf16", GpuConfig(), training=True)
+    allow_attention(GpuConfig().attention)
     assert not cuda.cudnn_sdp_enabled()
     assert cuda.flash_sdp_enabled()
     assert cuda.mem_efficient_sdp_enabled()
     assert cuda.math_sdp_enabled()
-    choose_kernels("bf16", GpuConfig(attention=("cudnn", "math")), training=True)
+    allow_attention(("cudnn", "math"))
     assert cuda.cudnn_sdp_enabled()
     assert not cuda.flash_sdp_enabled()
+    assert not cuda.mem_efficient_sdp_enabled()
+    choose_kernels("bf16", GpuConfig(attention=("efficient",)), training=True)
+    assert not cuda.flash_sdp_enabled()  # there is no GPU: nothing was touched
     assert not cuda.mem_efficient_sdp_enabled()
 
 
@@ -81,7 +92,7 @@ def test_the_backend_of_an_encoder_is_told() -> None:
     sdpa = body(_attn_implementation="sdpa", num_attention_heads=2, hidden_size=32)
     told = attention_in_words(sdpa, CPU, torch.float32)
     assert told == "PyTorch's, flash_attention for masked texts in float32"
-    choose_kernels("no", GpuConfig(attention=("math",)), training=True)
+    allow_attention(("math",))
     assert "math for masked" in attention_in_words(sdpa, CPU, torch.float32)
     assert attention_in_words(body(_attn_implementation="eager"), CPU, torch.float32) == (
         "the encoder's own (eager)"
