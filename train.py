@@ -105,7 +105,7 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
         result = train_step(run, clock)
         command.step = state.step = state.step + 1
         tracker.advance()
-        run.log_compilation()
+        run.compile_watch.log_news(state.step)
         validation_due = run.is_due(config.train.validate_every_steps)
         checkpoint_due = run.is_due(config.train.checkpoint_every_steps)
         # Reports are all-reduced in the background and read one step later, so that no rank waits;

@@ -13,6 +13,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
+logger = logging.getLogger("mmsa")
+
 _DYNAMO = "torch._dynamo.convert_frame"  # the logger of what is compiled
 
 
@@ -30,14 +32,20 @@ def mark_lengths(*tokens: Tensor | None) -> None:
 
 
 class CompileWatch(logging.Handler):
-    """Counts compiled graphs and hears of functions that run uncompiled from now on."""
+    """Counts compiled graphs and hears of functions that run uncompiled from now on.
 
-    def __init__(self) -> None:
+    Does nothing unless `enabled`.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
         super().__init__(logging.WARNING)
+        self._enabled = enabled
         self._given_up: list[str] = []
-        self._graphs = _graphs()
+        self._graphs = _graphs() if enabled else 0
+        self._is_first = True
         self.recompiled = 0  # graphs of steps after the first one
-        logging.getLogger(_DYNAMO).addHandler(self)
+        if enabled:
+            logging.getLogger(_DYNAMO).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
@@ -45,11 +53,14 @@ class CompileWatch(logging.Handler):
             self._given_up.append(" ".join(said.split("\nTo log all")[0].split()))
 
     def news(self, step: int) -> list[str]:
-        """What happened since the last call, for the log after step `step` of this launch."""
+        """What happened since the last call, after step `step`; the first call is after the first
+        step of this launch."""
+        if not self._enabled:
+            return []
         new = _graphs() - self._graphs
         self._graphs += new
         words = []
-        if new and step <= 1:
+        if new and self._is_first:
             words.append(f"train.compile: {new} graph(s) compiled in the first step")
         elif new:
             self.recompiled += new
@@ -57,6 +68,7 @@ class CompileWatch(logging.Handler):
                 f"train.compile: {new} graph(s) compiled again at step {step}, {self.recompiled} "
                 "in all; TORCH_LOGS=recompiles says why"
             )
+        self._is_first = False
         words += [
             f"train.compile: from step {step} on a function runs uncompiled, because it was "
             f"compiled too often ({one}). train.compile=false may be as fast"
@@ -64,6 +76,12 @@ class CompileWatch(logging.Handler):
         ]
         self._given_up = []
         return words
+
+    def log_news(self, step: int) -> None:
+        """Log the `news` after step `step`; what runs uncompiled as a warning."""
+        for words in self.news(step):
+            level = logging.WARNING if "uncompiled" in words else logging.INFO
+            logger.log(level, "%s", words)
 
     def detach(self) -> None:
         """Hear no more."""

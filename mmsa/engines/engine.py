@@ -8,7 +8,6 @@ what really started is compared once more with what the launcher announced.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmsa.config import Config, GpuConfig, LaunchConfig
 from mmsa.data.plan import BatchPlan
-from mmsa.engines.deepspeed_settings import check_engine_file, deepspeed_settings, file_precision
+from mmsa.engines.deepspeed_plugin import deepspeed_plugin
+from mmsa.engines.deepspeed_settings import check_engine_file, file_precision
 from mmsa.engines.gpu_kernels import TF32, choose_kernels, computes_in_tf32, kernel_facts
 from mmsa.engines.hardware import device_type, has_bf16
 from mmsa.errors import UserError
@@ -166,7 +166,7 @@ def make_accelerator(
     plugin = None
     if with_deepspeed:
         assert plan is not None
-        plugin = _deepspeed_plugin(world, precision, plan, clip_norm, on_cpu, communication)
+        plugin = deepspeed_plugin(world, precision, plan, clip_norm, on_cpu, communication)
     else:
         runtime.leave_deepspeed_out()
     # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
@@ -217,36 +217,6 @@ def _hook_of(communication: str) -> Any:
     from accelerate.utils import DDPCommunicationHookType
 
     return DDPCommunicationHookType.BF16 if communication == "bf16" else DDPCommunicationHookType.NO
-
-
-def _deepspeed_plugin(
-    world: World,
-    precision: str,
-    plan: BatchPlan,
-    clip_norm: float | None,
-    on_cpu: bool,
-    communication: str,
-) -> Any:
-    settings = deepspeed_settings(
-        world, precision=precision, plan=plan, clip_norm=clip_norm, communication=communication
-    )
-    runtime.prepare_deepspeed(on_cpu=on_cpu)
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
-    from accelerate.utils import DeepSpeedPlugin
-
-    if on_cpu:
-        # Its all-reduce through shared memory for CPU ranks needs a compiler at the first start
-        # (half a minute), and a killed rank leaves files in /dev/shm. gloo does the same work. Not
-        # on a GPU: looking at this table tries the compiler for each of DeepSpeed's operators.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return DeepSpeedPlugin(
-        hf_ds_config=settings,
-        gradient_accumulation_steps=settings["gradient_accumulation_steps"],
-        gradient_clipping=settings["gradient_clipping"],
-        zero_stage=settings["zero_optimization"]["stage"],
-        zero3_init_flag=False,  # the model is built before the engine, with weights that were read
-    )
 
 
 def engine_name(accelerator: Accelerator) -> str:

@@ -117,8 +117,7 @@ class Run:
             )
 
     def _wrap(self) -> None:
-        self._compile_watch = CompileWatch() if self.config.train.compile else None
-        self._first_step = self.state.step + 1
+        self.compile_watch = CompileWatch(enabled=self.config.train.compile)
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
         )
@@ -145,12 +144,6 @@ class Run:
                 optimizer=self.optimizer,
                 average=self.average,
             )
-
-    def log_compilation(self) -> None:
-        """After a step: log what torch.compile compiled again or gave up."""
-        if self._compile_watch is not None:
-            for words in self._compile_watch.news(1 + self.state.step - self._first_step):
-                logger.warning("%s", words) if "uncompiled" in words else logger.info("%s", words)
 
     def is_due(self, every_steps: int | None) -> bool:
         """Whether something is due after the current step: every so many steps (None: once an
