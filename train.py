@@ -74,6 +74,8 @@ def train(command: Command, arguments: argparse.Namespace) -> None:
         prepared.data.plan,
         clip_norm=config.optim.clip_norm,
         timeout_s=config.run.collective_timeout_s,
+        communication=config.train.communication,
+        gpu=config.gpu,
     )
     clock.mark("process group")
     run = Run(prepared, accelerator)  # wrapped by the engine, restored from its checkpoint
@@ -103,6 +105,7 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
         result = train_step(run, clock)
         command.step = state.step = state.step + 1
         tracker.advance()
+        run.compile_watch.log_news(state.step)
         validation_due = run.is_due(config.train.validate_every_steps)
         checkpoint_due = run.is_due(config.train.checkpoint_every_steps)
         # Reports are all-reduced in the background and read one step later, so that no rank waits;

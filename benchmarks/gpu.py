@@ -39,6 +39,8 @@ def arms(tiny: bool, workers: int) -> list[dict[str, Any]]:
         changes.append(("batch", {"batch": batch}))
     changes += [("engine", {"engine": "zero2"}), ("engine", {"engine": "zero3"})]
     changes += [("precision", {"precision": "no"})]
+    if not tiny:  # a CPU has none
+        changes += [("precision", {"precision": "tf32"})]
     if not tiny:  # on a CPU compiling alone takes minutes
         changes += [("compile", {"compile": True})]
     changes += [("workers", {"workers": number}) for number in ((1,) if tiny else (0, 2, 4, 8, 16))]
@@ -79,7 +81,8 @@ def run_arm(arm: dict[str, Any], shards: str, size: str, seconds: float) -> dict
                 steps += 1
             finish()
         spent = time.perf_counter() - begin
-        dtype = "float32" if arm["precision"] == "no" else "bfloat16"
+        # The peak of the same arithmetic as the step's.
+        dtype = {"no": "float32", "tf32": "tf32"}.get(arm["precision"], "bfloat16")
         samples_per_s = steps * arm["batch"] / spent
         return {
             **arm,
@@ -88,6 +91,7 @@ def run_arm(arm: dict[str, Any], shards: str, size: str, seconds: float) -> dict
             "samples_per_s": samples_per_s,
             "seconds": spent,
             "shapes": seen,
+            "peak_of": dtype,
             "peak_gflops": real_run.peak_gflops(dtype),
             "memory_mib": real_run.memory_mib(),
             "epoch_s": MVSA_SINGLE / samples_per_s,

@@ -83,7 +83,11 @@ def start_run(settings: list[str]) -> tuple[Any, Any]:
     run_dir.mkdir(parents=True, exist_ok=True)
     prepared = prepare_run(config, world, choose_checkpoint(run_dir).checkpoint)
     accelerator = engine.make_accelerator(
-        config.train.mixed_precision, prepared.data.plan, clip_norm=config.optim.clip_norm
+        config.train.mixed_precision,
+        prepared.data.plan,
+        clip_norm=config.optim.clip_norm,
+        communication=config.train.communication,
+        gpu=config.gpu,
     )
     run = Run(prepared, accelerator)
     run.model.train()
@@ -138,7 +142,25 @@ def clock() -> float:
 
 
 def peak_gflops(dtype: str, side: int | None = None, seconds: float = 1.5) -> float:
-    """GFLOP per second of square matrix products in bfloat16 or float32, as `clock` counts."""
+    """GFLOP per second of square matrix products in bfloat16, float32 or tf32, as `clock` counts.
+
+    float32 is strict, tf32 float32 as a GPU's tensor cores take it: a run with `mixed_precision`
+    no refers to the first, with tf32 to the second.
+    """
+    from mmsa.config import GpuConfig
+    from mmsa.engines.gpu_kernels import choose_kernels, computes_in_tf32
+
+    if dtype in ("float32", "tf32"):
+        before = "tf32" if computes_in_tf32() else "no"
+        choose_kernels("tf32" if dtype == "tf32" else "no", GpuConfig(), training=True)
+        try:
+            return _peak_gflops("float32", side, seconds)
+        finally:
+            choose_kernels(before, GpuConfig(), training=True)
+    return _peak_gflops(dtype, side, seconds)
+
+
+def _peak_gflops(dtype: str, side: int | None, seconds: float) -> float:
     import torch
 
     on_gpu = torch.cuda.is_available()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import job_log, slurm_queue
+from launch.nccl_endings import log_of_start, nccl_ending
 from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option
 
@@ -92,6 +93,7 @@ def _end(arguments: argparse.Namespace) -> int:
         starts_without_checkpoint=job_log.without_checkpoint(starts, run_dir),
         max_restarts=arguments.max_restarts,
         max_retries=arguments.max_retries,
+        nccl=nccl_ending(log_of_start(_log_of(run_dir, job), f"job {job.number}, restart ")),
     )
     print(f"{run_dir}: {message}", file=sys.stdout if code == 0 else sys.stderr)
     return code
@@ -106,13 +108,15 @@ def verdict(
     starts_without_checkpoint: int,
     max_restarts: int,
     max_retries: int,
+    nccl: str | None = None,
 ) -> tuple[int, str]:
     """(exit code, message) for a start that ended with `status`, which was `before` when it began.
 
     0: done. `EXIT_PREEMPTED`: requeue the job. Anything else: do not. `restarts` counts the
     restarts of this job so far, `starts_without_checkpoint` the starts in a row, including this
-    one, without a new checkpoint; `signal_name` is the signal that the script received, if any. A
-    user error would recur at every start, so it is not retried.
+    one, without a new checkpoint; `signal_name` is the signal that the script received, if any,
+    and `nccl` what NCCL's watchdog said of a rank that it ended. A user error would recur at every
+    start, so it is not retried.
     """
     if status.get("state") == "done":
         return 0, "done"
@@ -128,7 +132,8 @@ def verdict(
     elif failed:
         what = f"failed at step {step} ({reason})"
     elif reported:
-        what = f"ended without reporting a reason after step {step}: killed, or out of memory"
+        why = nccl or "killed, or out of memory"
+        what = f"ended without reporting a reason after step {step}: {why}"
     else:
         what = "ended before it wrote status.json; see the log above"
     if restarts >= max_restarts:

@@ -235,6 +235,12 @@ def _what_happened(ended: Ended, status: dict[str, Any]) -> str:
         how = f"was killed by {_signal_name(-code)}"
         if -code == signal.SIGKILL:
             how += ", often because memory ran out"
+        if -code == signal.SIGABRT:
+            how += (
+                ", on GPUs often by NCCL's watchdog: a collective did not finish within "
+                "run.collective_timeout_s because another rank hangs or is gone (its own words are "
+                "above, what each rank did last is in RUN/nccl/)"
+            )
     step = f" after step {status['step']}; the same command resumes" if status.get("step") else ""
     return f"rank {ended.first_failure.rank} {how}{step}"
 

@@ -29,6 +29,9 @@ _SETUP, _ARGUMENTS = "# ---- setup", "# ---- arguments"
 _OPTIONS = ("partition", "account", "qos", "nodes", "gpus_per_node", "cpus_per_task", "mem", "time")
 _SETTINGS = ("engine", "cpu_processes", "max_restarts", "max_retries", "container")
 _ON_ONE_NODE = ("pack", "merge")  # and without GPUs
+# Of a node with GPUs, for each of them, unless the site says otherwise: a rank, its loader
+# processes (mmsa/engines/gpu_supply.py) and what they hold.
+CPUS_PER_GPU, MEMORY_GB_PER_GPU = 8, 32
 
 
 def fill_in(
@@ -44,6 +47,7 @@ def fill_in(
     `options` are further sbatch options (output, array), `settings` further variables.
     """
     lines = (SCRIPTS / f"{kind}.sbatch").read_text(encoding="utf-8").splitlines()
+    site = by_gpu(kind, site)
     requested = {key: getattr(site, key) for key in _OPTIONS}
     if kind in _ON_ONE_NODE:
         requested |= {"nodes": None, "gpus_per_node": None}
@@ -68,6 +72,19 @@ def fill_in(
     return _checked("\n".join(lines) + "\n", kind)
 
 
+def by_gpu(kind: str, site: Site) -> Site:
+    """The site with cores and memory of a node in proportion to its GPUs, where it says neither."""
+    if kind in _ON_ONE_NODE or not site.gpus_per_node:
+        return site
+    memory = any(key.replace("_", "-").startswith("mem") for key in site.sbatch)
+    return site.model_copy(
+        update={
+            "cpus_per_task": site.cpus_per_task or CPUS_PER_GPU * site.gpus_per_node,
+            "mem": site.mem or (None if memory else f"{MEMORY_GB_PER_GPU * site.gpus_per_node}G"),
+        }
+    )
+
+
 def log_pattern(folder: Path, name: str) -> str:
     """The value of --output for the log `name` in `folder`; `name` may hold sbatch's %j, %A, %a.
 
@@ -90,6 +107,7 @@ def log_path(pattern: str, **symbols: str) -> str:
 def shape_of(kind: str, site: Site) -> Shape:
     """What a job of `launch/slurm/KIND.sbatch` requests: from the site, else from the script."""
     text = (SCRIPTS / f"{kind}.sbatch").read_text(encoding="utf-8")
+    site = by_gpu(kind, site)
     script = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.M))
     on_one_node = kind in _ON_ONE_NODE
     return Shape(

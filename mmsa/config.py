@@ -74,6 +74,8 @@ LATER_SETTINGS = (
     "optim.layer_decay",
     "train.ema",
     "train.init_from",
+    "train.communication",
+    "gpu",
 )
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
@@ -113,7 +115,9 @@ class DataConfig(Section):
         None, description="kept classes in order, or new name -> merged classes; null keeps all"
     )
     window_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
-    num_workers: int = Field(2, ge=0, description="loader processes per rank")
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        2, description="loader processes per rank; auto: by the cores that a rank has, with a GPU"
+    )
     timeout_s: float = Field(300, ge=0, description="for a batch of a loader process; 0: no limit")
     max_tokens: int = Field(128, ge=4, description="longer texts are cut, special tokens kept")
     image_view: Literal["crop", "whole"] = Field(
@@ -165,8 +169,11 @@ class TrainConfig(Section):
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a loss or gradient that is not finite: end, or leave the step out"
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
-        None, description="null: as the launcher says"
+    mixed_precision: Literal["no", "tf32", "bf16", "fp16"] | None = Field(
+        None, description="no: strict float32; null: as the launcher says"
+    )
+    communication: Literal["float32", "bf16"] = Field(
+        "float32", description="what gradients are summed in over the ranks; bf16 changes results"
     )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of the average of the weights; null: no average"
@@ -189,6 +196,21 @@ class EvalConfig(Section):
     )
 
 
+class GpuConfig(Section):
+    """How a GPU computes. On a CPU none of it changes anything."""
+
+    attention: tuple[Literal["flash", "efficient", "cudnn", "math"], ...] = Field(
+        ("flash", "efficient", "math"), min_length=1, description="backends that may be used"
+    )
+    pad_tokens_to: int = Field(
+        8, ge=1, description="texts of a batch are padded to a multiple of this; 1: off"
+    )
+    cudnn_benchmark: bool = Field(
+        True, description="try cuDNN's convolutions and keep the fastest; not if deterministic"
+    )
+    copy_stream: bool = Field(True, description="copy batches beside the step, one ahead")
+
+
 class LaunchConfig(Section):
     engine: Literal["any", "ddp", "zero1", "zero2", "zero3"] = "any"
     world_size: Annotated[int, Field(ge=1)] | Literal["any"] = "any"
@@ -203,6 +225,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    gpu: GpuConfig = GpuConfig()
     launch: LaunchConfig = LaunchConfig()
 
     def content(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mmsa.data.decoding import image_views
 from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
 from mmsa.data.decoding.posted_images import image_file
 from mmsa.data.manifest import MODALITIES
+from mmsa.engines.gpu_kernels import strict_float32
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export
@@ -157,9 +158,10 @@ class Predictor:
             views = (self._view(image, first_row + row) for row, image in enumerate(images))
             preprocessing = self.export.preprocessing
             pixels = image_views.stacked(views, len(images), preprocessing).to(self._device)
-        logits: NDArray[np.float32] = (
-            self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
-        )
+        with strict_float32():  # as in evaluation
+            logits: NDArray[np.float32] = (
+                self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
+            )
         return logits
 
     def _text(self, text: str, row: int) -> str:

@@ -129,7 +129,10 @@ def test_what_is_written_is_read_back(tmp_path: Path, overrides: list[str]) -> N
             "eval.zzz=1",
             "unknown key eval.zzz; known here: batch_size, cpu_threads",
         ),
-        ("zzz.a=1", "unknown key zzz; known here: run, data, model, optim, train, eval, launch"),
+        (
+            "zzz.a=1",
+            "unknown key zzz; known here: run, data, model, optim, train, eval, gpu, launch",
+        ),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override: str, hint: str) -> None:

@@ -12,6 +12,14 @@ export SRUN_CPUS_PER_TASK=$cpus # srun does not inherit it from sbatch
 threads=$((cpus / PROCESSES_PER_NODE))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
+# ---- With GPUs: each rank on the cores next to its own GPU, by Accelerate, which needs NVIDIA's
+# library. It counts all GPUs and cores of the node, so only where the job has the whole node.
+# shellcheck disable=SC2086
+if [ -n "${SLURM_GPUS_ON_NODE:-}" ] && [ "${SLURM_CPUS_ON_NODE:-}" = "$(nproc --all)" ] &&
+    $CONTAINER python -c 'import pynvml' 2>/dev/null; then
+    export ACCELERATE_CPU_AFFINITY=${ACCELERATE_CPU_AFFINITY:-1}
+fi
+
 # Makes the launchers forward SIGUSR1; by default it would kill them and leave their ranks behind.
 # Two names, for older and newer versions of torch.
 signals=${TORCHELASTIC_SIGNALS_TO_HANDLE:-${PET_SIGNALS_TO_HANDLE:-}}

@@ -10,7 +10,6 @@ because loader workers are started by forkserver. Legend: B batch, T tokens, S i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from mmsa.data.batch_requests import EvaluationRequests, Request, Share, TrainRequests
 from mmsa.data.decoding import image_views
 from mmsa.data.decoding.auto_augment import AutoAugment, auto_augmented
+from mmsa.data.loading.device_copies import CudaCopies, PinnedCopies, copied_ahead
 from mmsa.data.loading.workers import DEFAULT_TIMEOUT_S, LoaderWorkers
 from mmsa.data.modality_dropout import ModalityDropout, kept_modalities
 from mmsa.data.modality_labels import modality_labels
@@ -153,6 +153,7 @@ class Collate:
     """Tokenize and stack. Without a tokenizer the batch has no token ids.
 
     A missing text is tokenized as an empty one. `dropout` masks modalities, in training alone.
+    Texts are padded to a multiple of `pad_tokens_to`.
 
     With `soft_classes` the batch has `targets` (B, C): the annotators' shares of each class
     (`soft_label` in `key.json`), merged in the same way as the classes and scaled so that the
@@ -163,13 +164,15 @@ class Collate:
     soft_classes: ClassMap | None = None
     modality_classes: ClassMap | None = None
     dropout: ModalityDropout | None = None
+    pad_tokens_to: int = 1
 
     def __call__(self, source: Iterable[ReadBatch]) -> Iterator[Batch]:
         for read in source:
             samples, num_real = read.samples, read.request.num_real
             input_ids, attention_mask = None, None
             if self.tokenizer is not None:
-                input_ids, attention_mask = self.tokenizer([sample.text for sample in samples])
+                texts = [sample.text for sample in samples]
+                input_ids, attention_mask = self.tokenizer(texts, pad_to=self.pad_tokens_to)
             weights = torch.zeros(len(samples))
             weights[:num_real] = 1.0
             epoch = read.request.epoch
@@ -255,6 +258,7 @@ class Loader:
     modality_classes: ClassMap | None = None
     dropout: ModalityDropout | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S  # to wait for a batch; 0 waits forever
+    pad_tokens_to: int = 1
     worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
 
@@ -269,13 +273,26 @@ class Loader:
         else:
             self._iterator = iter(self._pipeline(0, 1))
         if self.pin_memory:
-            self._iterator = pinned_ahead(self._iterator)
+            self._iterator = copied_ahead(self._iterator, PinnedCopies())
+
+    def send_to(self, device: torch.device) -> None:
+        """From now on batches are on the GPU `device`, copied one ahead; before the first one.
+
+        Of a loader without `pin_memory`: the copy includes it.
+        """
+        self._iterator = copied_ahead(self._iterator, CudaCopies(device))
 
     def _pipeline(self, worker: int, num_workers: int) -> wds.DataPipeline:
         return wds.DataPipeline(
             Share(self.requests, worker, num_workers),
             ReadAndDecode(self.requests.reader, self.preprocessing, self.augmentation),
-            Collate(self.tokenizer, self.soft_classes, self.modality_classes, self.dropout),
+            Collate(
+                self.tokenizer,
+                self.soft_classes,
+                self.modality_classes,
+                self.dropout,
+                self.pad_tokens_to,
+            ),
             errors_as_items,
         )
 
@@ -287,25 +304,3 @@ class Loader:
         if isinstance(item, Failure):
             raise item.error
         return item
-
-
-def pinned_ahead(source: Iterator[Batch | Failure]) -> Iterator[Batch | Failure]:
-    """`source` with its tensors copied to pinned memory by a thread, one item ahead.
-
-    The thread starts with the first item, so that creating a loader does not touch the device.
-    """
-
-    def pinned() -> Batch | Failure | None:
-        item = next(source, None)
-        if not isinstance(item, dict):
-            return item
-        return {
-            name: value.pin_memory() if isinstance(value, Tensor) else value
-            for name, value in item.items()
-        }
-
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(pinned)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(pinned)
-            yield item

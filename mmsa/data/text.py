@@ -72,8 +72,10 @@ class TextTokenizer:
         """All that decides about token ids; equal for tokenizers that give the same ones."""
         return str(self._backend.to_str())
 
-    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def __call__(self, texts: Sequence[str], *, pad_to: int = 1) -> tuple[Tensor, Tensor]:
         """(input_ids (B, T), attention_mask (B, T)), int64, padded to the longest text.
+
+        T is a multiple of `pad_to`, or `max_tokens` where the next multiple would be more.
 
         Padding is on the right, where a causal encoder's tokens never see it. A text without any
         token is one end token.
@@ -81,7 +83,9 @@ class TextTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts))
         rows = [encoding.ids or self._empty for encoding in encodings]
         lengths = np.array([len(row) for row in rows])
-        real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+        longest = int(lengths.max())
+        padded = max(longest, min(-(-longest // pad_to) * pad_to, self.max_tokens))
+        real = np.arange(padded) < lengths[:, None]  # (B, T)
         ids = np.full(real.shape, self._pad_id, dtype=np.int64)
         ids[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=lengths.sum())
         return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))

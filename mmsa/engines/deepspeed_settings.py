@@ -24,7 +24,12 @@ _OURS = {"optimizer": "optim.*", "scheduler": "optim.schedule"}
 
 
 def deepspeed_settings(
-    world: World, *, precision: str, plan: BatchPlan, clip_norm: float | None
+    world: World,
+    *,
+    precision: str,
+    plan: BatchPlan,
+    clip_norm: float | None,
+    communication: str = "float32",
 ) -> dict[str, Any]:
     """The dictionary that DeepSpeed is started with.
 
@@ -46,6 +51,9 @@ def deepspeed_settings(
         # Of no module: gradients and weights travel in float32, as with DDP.
         "lower_precision_safe_modules": [],
     }
+    if communication == "bf16":
+        settings["communication_data_type"] = "bf16"  # which its autocast does not read
+        del settings["torch_autocast"]["lower_precision_safe_modules"]  # its own list
     return settings
 
 

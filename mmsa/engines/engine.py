@@ -8,15 +8,16 @@ what really started is compared once more with what the launcher announced.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mmsa.config import Config, LaunchConfig
+from mmsa.config import Config, GpuConfig, LaunchConfig
 from mmsa.data.plan import BatchPlan
-from mmsa.engines.deepspeed_settings import check_engine_file, deepspeed_settings, file_precision
+from mmsa.engines.deepspeed_plugin import deepspeed_plugin
+from mmsa.engines.deepspeed_settings import check_engine_file, file_precision
+from mmsa.engines.gpu_kernels import TF32, choose_kernels, computes_in_tf32, kernel_facts
 from mmsa.engines.hardware import device_type, has_bf16
 from mmsa.errors import UserError
 from mmsa.process import runtime
@@ -84,7 +85,8 @@ def precision_of_launch(wanted: str | None, world: World) -> str:
     """The precision of this launch: `wanted` (train.mixed_precision), else the launcher's, else
     bf16 if the hardware has it.
 
-    Returns "no", "bf16" or "fp16". Raises `UserError` for what cannot run: fp16 under DeepSpeed.
+    Returns "no", "tf32", "bf16" or "fp16". Raises `UserError` for what cannot run: fp16 under
+    DeepSpeed.
     """
     precision = wanted or (file_precision(world) if world.deepspeed else None)
     precision = precision or world.mixed_precision or ("bf16" if has_bf16() else "no")
@@ -112,10 +114,23 @@ def check_device(config: Config, world: World) -> None:
             "it is called; use zero2 or ddp, or train.compile=false"
         )
 
+    if config.train.communication == "bf16" and world.engine == "zero3":
+        raise UserError(
+            "train.communication=bf16 does not work with ZeRO-3, which would gather the weights of "
+            "checkpoints and exports in bfloat16 too; use zero2 or ddp, or "
+            "train.communication=float32"
+        )
+
 
 def _check_precision(precision: str, on_cpu: bool) -> None:
     if precision == "fp16" and on_cpu:
         raise UserError("mixed precision fp16 needs a GPU; on CPU use bf16 or no")
+    if precision == TF32 and (on_cpu or not has_bf16()):  # both came with the same generation
+        found = "this machine has none" if on_cpu else "this GPU is older"
+        raise UserError(
+            "precision tf32 is how NVIDIA's GPUs since Ampere (compute capability 8.0) may compute "
+            f"float32, and {found}; use no, which is strict float32, or bf16"
+        )
 
 
 def make_accelerator(
@@ -124,14 +139,17 @@ def make_accelerator(
     *,
     clip_norm: float | None = None,
     timeout_s: int = 1800,
+    communication: str = "float32",
+    gpu: GpuConfig | None = None,
 ) -> Accelerator:
     """The Accelerator on all GPUs of the launch, or on CPU processes where there is no GPU.
 
     With `plan` it is for training, by the engine of the launch. Without one it is for evaluation:
     the ranks share the batches, and no engine wraps the model, whatever the launch says.
     `mixed_precision` None takes the launcher's; `timeout_s` is how long a collective waits for its
-    peers. Raises `UserError` if the world that started is not the one that the launcher announced
-    (two unconnected copies, say), or if an engine file contradicts the configuration.
+    peers; `communication` is `train.communication`; `gpu` None takes its defaults.
+    Raises `UserError` if the world that started is not the one that the launcher announced (two
+    unconnected copies, say), or if an engine file contradicts the configuration.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import InitProcessGroupKwargs
@@ -148,12 +166,18 @@ def make_accelerator(
     plugin = None
     if with_deepspeed:
         assert plan is not None
-        plugin = _deepspeed_plugin(world, precision, plan, clip_norm, on_cpu)
+        plugin = deepspeed_plugin(world, precision, plan, clip_norm, on_cpu, communication)
     else:
         runtime.leave_deepspeed_out()
     # Each rank keeps its own BatchNorm statistics; they are averaged where they are used.
     bucket_mib = BUCKET_MIB["cpu" if on_cpu else "gpu"]
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=bucket_mib)
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        bucket_cap_mb=bucket_mib,
+        comm_hook=_hook_of(communication),
+        # Gradients are parts of the buckets that are summed, not copies of them.
+        gradient_as_bucket_view=True,
+    )
     handlers: list[Any] = [ddp]
     if world.launched:
         # Without gloo's name Accelerate reports one process on every rank of a DeepSpeed launch.
@@ -166,11 +190,13 @@ def make_accelerator(
         cpu=on_cpu and not with_deepspeed,
         # DeepSpeed's own bf16 casts the parameters of a BatchNorm and not its statistics; its
         # autocast is set by `deepspeed_settings` instead.
-        mixed_precision="no" if with_deepspeed else precision,
+        mixed_precision="no" if with_deepspeed or precision == TF32 else precision,
         gradient_accumulation_steps=1 if plan is None else plan.accumulation_steps,
         deepspeed_plugin=plugin,
         kwargs_handlers=handlers,
     )
+    # After it: a launcher's file may have it change them.
+    choose_kernels(precision, gpu or GpuConfig(), training=plan is not None)
     if accelerator.num_processes != world.world_size:
         raise UserError(
             f"the launcher announced {world.world_size} processes, but Accelerate started "
@@ -186,25 +212,11 @@ def make_accelerator(
     return accelerator
 
 
-def _deepspeed_plugin(
-    world: World, precision: str, plan: BatchPlan, clip_norm: float | None, on_cpu: bool
-) -> Any:
-    settings = deepspeed_settings(world, precision=precision, plan=plan, clip_norm=clip_norm)
-    runtime.prepare_deepspeed(on_cpu=on_cpu)
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
-    from accelerate.utils import DeepSpeedPlugin
+def _hook_of(communication: str) -> Any:
+    """How DDP sums gradients; bf16: rounded to bfloat16, summed by the backend, and back."""
+    from accelerate.utils import DDPCommunicationHookType
 
-    # Its all-reduce through shared memory for CPU ranks needs a compiler at the first start (half a
-    # minute), and a killed rank leaves files in /dev/shm. gloo does the same work.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return DeepSpeedPlugin(
-        hf_ds_config=settings,
-        gradient_accumulation_steps=settings["gradient_accumulation_steps"],
-        gradient_clipping=settings["gradient_clipping"],
-        zero_stage=settings["zero_optimization"]["stage"],
-        zero3_init_flag=False,  # the model is built before the engine, with weights that were read
-    )
+    return DDPCommunicationHookType.BF16 if communication == "bf16" else DDPCommunicationHookType.NO
 
 
 def engine_name(accelerator: Accelerator) -> str:
@@ -220,11 +232,13 @@ def is_deepspeed(accelerator: Accelerator) -> bool:
 
 
 def precision(accelerator: Accelerator) -> str:
-    """The precision as it really is: no, bf16 or fp16."""
-    if not is_deepspeed(accelerator):
-        return str(accelerator.mixed_precision)
-    autocast = accelerator.state.deepspeed_plugin.deepspeed_config.get("torch_autocast", {})
-    return "bf16" if autocast.get("enabled") else "no"
+    """The precision as it really is: no, tf32, bf16 or fp16."""
+    if is_deepspeed(accelerator):
+        autocast = accelerator.state.deepspeed_plugin.deepspeed_config.get("torch_autocast", {})
+        found = "bf16" if autocast.get("enabled") else "no"
+    else:
+        found = str(accelerator.mixed_precision)
+    return TF32 if found == "no" and computes_in_tf32() else found
 
 
 def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
@@ -267,4 +281,5 @@ def launch_facts(accelerator: Accelerator) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if on_gpu else accelerator.device.type,
         "mixed_precision": precision(accelerator),
         "threads_per_process": torch.get_num_threads(),
+        **(kernel_facts() if on_gpu else {}),
     }

@@ -120,8 +120,9 @@ def _add_computation_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--precision",
         default="no",
-        choices=("no", "bf16", "fp16"),
-        help="autocast precision; no means float32 (default: %(default)s)",
+        choices=("no", "tf32", "bf16", "fp16"),
+        help="no: strict float32; tf32: float32 rounded to 10 bits in a GPU's products; bf16, "
+        "fp16: autocast (default: %(default)s)",
     )
     group.add_argument(
         "--batch-size",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,13 +66,12 @@ def predict_split(
     was_training = model.training
     model.eval()
     keys: list[str] = []
-    labels: list[np.ndarray[Any, Any]] = []
+    labels: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     quiet = not (progress and accelerator.is_main_process)
     with Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as bar:
         for _ in range(num_batches):
-            host_batch = next(batches)
-            batch = to_device(host_batch, accelerator.device)
+            batch = to_device(next(batches), accelerator.device)
             with engine.autocast(accelerator):
                 output, in_heads = outputs_of(model, batch, heads=of_heads is not None)
             real = batch["num_real"]  # rows of weight 0 follow the real ones
@@ -81,13 +79,13 @@ def predict_split(
                 own = {name: logits[:real] for name, logits in in_heads.items()}
                 of_heads.add(own, batch["modality_labels"][:real])
             keys += batch["keys"][:real]
-            labels.append(host_batch["labels"][:real].numpy())
             # Kept on the device: copying them here would wait for the forward pass before the next
             # batch is sent.
+            labels.append(batch["labels"][:real])
             logits.append(output[:real].float())
             bar.advance()
     model.train(was_training)
-    of_this_rank = (keys, np.concatenate(labels), torch.cat(logits).cpu().numpy())
+    of_this_rank = (keys, torch.cat(labels).cpu().numpy(), torch.cat(logits).cpu().numpy())
     parts = gather_object([of_this_rank])
     all_keys = [key for part in parts for key in part[0]]
     if len(all_keys) != num_samples or len(set(all_keys)) != num_samples:

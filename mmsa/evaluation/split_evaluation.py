@@ -26,6 +26,7 @@ from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
+from mmsa.engines.gpu_supply import loader_workers
 from mmsa.errors import UserError
 from mmsa.evaluation.arguments import Options
 from mmsa.evaluation.floors.fitting import Floors, floors_of
@@ -97,18 +98,22 @@ class SplitEvaluation:
     def _workers_of(self, target: EvalTarget) -> int:
         """Loader processes of each rank."""
         asked = self.options.num_workers
-        return target.export.config.data.num_workers if asked is None else asked
+        if asked is not None:
+            return asked
+        return loader_workers(target.export.config.data.num_workers, self._world)
 
     def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
         world, config = self._world, self.target.export.config
         requests = EvaluationRequests(reader, self.target.batch_size, world.world_size, world.rank)
+        on_gpu = torch.cuda.is_available()
         loader = Loader(
             requests,
             self.target.export.preprocessing,
             self._opened.tokenizer,
             self._workers_of(self.target),
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_gpu,
             timeout_s=config.data.timeout_s,
+            pad_tokens_to=config.gpu.pad_tokens_to if on_gpu else 1,
         )
         return requests, loader
 

@@ -24,6 +24,8 @@ from mmsa.process.launcher import (
 
 logger = logging.getLogger("mmsa")
 
+NCCL_FOLDER_NAME = "nccl"
+
 
 @dataclass(frozen=True)
 class World:
@@ -32,6 +34,7 @@ class World:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    local_world_size: int = 1  # ranks of this launch on this machine
     launched: bool = False
     deepspeed: bool = False
     zero_stage: int = 2  # of a DeepSpeed launch; -1 where its file does not say
@@ -69,6 +72,7 @@ def world_from_environment() -> World:
         rank=_number("RANK") or 0,
         world_size=announced if launched else 1,
         local_rank=_number("LOCAL_RANK") or 0,
+        local_world_size=(_number("LOCAL_WORLD_SIZE") or 1) if launched else 1,
         launched=launched,
         deepspeed=_flag("ACCELERATE_USE_DEEPSPEED"),
         zero_stage=_zero_stage(file),
@@ -148,6 +152,26 @@ def prepare_process() -> None:
     # Threads that spin while they wait steal each other's cores on a busy machine: ten times slower
     # was measured with two threads on two cores that had other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _prepare_gpu_libraries()
+
+
+def _prepare_gpu_libraries() -> None:
+    """What torch and NCCL read when they first use a GPU; what the user has set stays."""
+    # Blocks that can grow: texts of another length would leave holes in the GPU's memory.
+    if "PYTORCH_ALLOC_CONF" not in os.environ:  # the newer name
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("NCCL_DEBUG", "WARN")
+    # NCCL's last collectives, written where one times out: the only trace of which rank was late.
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+
+
+def record_collectives(run_dir: Path) -> None:
+    """Have a rank whose collective times out write NCCL's last ones to RUN/nccl/; for GPUs."""
+    folder = run_dir / NCCL_FOLDER_NAME
+    if "TORCH_FR_DUMP_TEMP_FILE" not in os.environ:
+        folder.mkdir(exist_ok=True)
+        os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(folder / "rank_")  # the rank is added
 
 
 def make_deterministic() -> None:

@@ -19,6 +19,7 @@ from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines.engine import make_accelerator
+from mmsa.engines.gpu_supply import loader_workers
 from mmsa.errors import UserError
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
@@ -33,7 +34,7 @@ from mmsa.export import load_tokenizer_of, untrained_model, write_export
 from mmsa.foundation.atomic_write import flush_tree, rename_directory
 from mmsa.lineage import HISTORY_KEY, SOUP_KEY, history_of, merged_history
 from mmsa.models.model import SentimentModel
-from mmsa.process.runtime import logger
+from mmsa.process.runtime import logger, world_from_environment
 from mmsa.soup.choice import Choice, by_score, greedy, uniform
 from mmsa.soup.ingredients import Ingredient, open_ingredients, select_by
 from mmsa.soup.mixing import layers_with_other_statistics, mean_of, recompute_statistics
@@ -81,7 +82,8 @@ class Kitchen:
         self.target = ingredients[0].target
         export = self.target.export
         torch.set_num_threads(export.config.eval.cpu_threads)
-        workers = export.config.data.num_workers if num_workers is None else num_workers
+        asked = export.config.data.num_workers if num_workers is None else num_workers
+        workers = loader_workers(asked, world_from_environment())
         self._num_workers = workers
         if workers:
             start_forkserver()

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmsa.checkpoint_folders import checkpoint_directories
 from mmsa.config import Config
 from mmsa.engines import engine
+from mmsa.engines.hardware import device_type
 from mmsa.process import runtime
 from mmsa.process.command import Command
 from mmsa.process.status import STATUS_NAME
@@ -59,6 +60,8 @@ def begin_run(command: Command, config: Config) -> Beginning | None:
         choice.set_aside()
     engine.check_launch(config.launch, command.world)
     engine.check_device(config, command.world)
+    if device_type() == "cuda" and command.world.world_size > 1:
+        runtime.record_collectives(run_dir)
     if config.run.deterministic:
         runtime.make_deterministic()
     return Beginning(choice.checkpoint)

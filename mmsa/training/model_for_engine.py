@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mmsa.config import Config
 from mmsa.data.plan import BatchPlan
 from mmsa.data.stream import Batch
+from mmsa.engines.compiled import mark_lengths
+from mmsa.engines.hardware import own_gpus
 from mmsa.errors import UserError
 from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.encoders import lay_out
@@ -32,6 +34,8 @@ def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -
     if config.model.image_encoder.batch_norm == "sync":
         _synchronise_batchnorm(model)
     if config.train.compile:
+        # Before the encoders are called: what is compiled cannot say it itself.
+        model.register_forward_pre_hook(lambda _, inputs: mark_lengths(*inputs[:2]))
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 # `Module.compile` compiles the call; torch.compile would rename every tensor.
@@ -92,7 +96,7 @@ def rehearse(model: DistributedDataParallel, bare_model: SentimentModel) -> None
     input_ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
     model.train()
-    with torch.random.fork_rng(), frozen_statistics(bare_model, True):
+    with torch.random.fork_rng(own_gpus(device)), frozen_statistics(bare_model, True):
         output = model(input_ids, torch.ones_like(input_ids), images, auxiliary=True)
         logits, of_heads = (output, {}) if isinstance(output, torch.Tensor) else output
         sum((one.float().sum() for one in of_heads.values()), logits.float().sum()).backward()

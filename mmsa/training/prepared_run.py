@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmsa.config import Config
 from mmsa.data.manifest import Manifest
 from mmsa.data.plan import BatchPlan
-from mmsa.data.stream import Batch
+from mmsa.data.stream import Batch, Loader
 from mmsa.data.text import TextTokenizer
 from mmsa.models.model import SentimentModel
 from mmsa.preprocessing import Preprocessing
@@ -47,6 +49,12 @@ class RunLoaders:
     train: Iterator[Batch]
     validation: Iterator[Batch]
     num_validation_batches: int  # of this rank, in one validation
+
+    def send_to(self, device: torch.device) -> None:
+        """From now on the batches are on the GPU `device`, copied one ahead; before the first."""
+        for loader in (self.train, self.validation):
+            if isinstance(loader, Loader):
+                loader.send_to(device)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ FOLDER_NAME, TABLE_NAME, JSON_NAME, TRACE_NAME = (
 WARM_UP_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 5, 2
 OF_A_STEP = ("data", "forward", "backward", "optimizer")
 BESIDE = ("validation", "checkpoint")
-_COLLECTIVES = ("gloo:", "nccl:", "nccldevkernel", "ncclkernel")
+_ON_HOST = ("gloo:", "nccl:")  # collectives by the names of their events, in lower case
+_ON_DEVICE = ("nccldevkernel", "ncclkernel")
 
 Interval = tuple[float, float]
 
@@ -158,7 +159,9 @@ class StepProfile:
         steps = max(1, self._steps - WARM_UP_STEPS - TIMED_STEPS)
         traced_ms = 1e3 * (time.perf_counter() - self._trace_began) / steps
         self._profiler.stop()
-        under_way, waited = communication(self._profiler.events())
+        under_way, waited = communication(
+            self._profiler.events(), on_gpu=self._device.type == "cuda"
+        )
         self._traced = {
             "traced_steps": steps,
             "ms_per_step": round(traced_ms, 3),
@@ -174,22 +177,32 @@ class StepProfile:
         self._profiler = None
 
 
-def communication(events: Any) -> tuple[float, float]:
+def communication(events: Any, *, on_gpu: bool) -> tuple[float, float]:
     """Milliseconds in which a collective was running, and those in which nothing else was.
 
-    `events` are a profiler's. Nothing else: no operation of torch, on host or device.
+    `events` are a profiler's. On a CPU an operation of torch is something else. On a GPU only what
+    the GPU itself did counts, kernels and copies: the host runs ahead of it, so that its operations
+    overlap with collectives that nothing hides. Ranges that somebody named (`record_function`)
+    come back as events of the GPU as well and are not work.
     """
     collectives: list[Interval] = []
     work: list[Interval] = []
     for event in events:
+        if on_gpu and not _of_the_gpu(event):
+            continue
         interval = (event.time_range.start / 1e3, event.time_range.end / 1e3)
         name = event.name.lower()
-        if name.startswith(_COLLECTIVES):
+        if name.startswith(_ON_DEVICE if on_gpu else _ON_HOST):
             collectives.append(interval)
-        elif name.startswith("aten::") or str(event.device_type) == "DeviceType.CUDA":
+        elif on_gpu or name.startswith("aten::"):
             work.append(interval)
     collectives, work = merged(collectives), merged(work)
     return length(collectives), length(collectives) - length(overlaps(collectives, work))
+
+
+def _of_the_gpu(event: Any) -> bool:
+    """Whether an event is a kernel, a copy or a fill of the GPU."""
+    return str(event.device_type) == "DeviceType.CUDA" and not event.is_user_annotation
 
 
 def merged(intervals: list[Interval]) -> list[Interval]:

@@ -20,6 +20,7 @@ from mmsa.calibration import FITTED_ON, Calibration, described
 from mmsa.checkpoint_folders import whole_checkpoints
 from mmsa.data.audit_files import AuditWriter
 from mmsa.engines import engine
+from mmsa.engines.compiled import CompileWatch
 from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError
@@ -68,6 +69,8 @@ class Run:
         self.data, self.loaders, self.parts = prepared.data, prepared.loaders, prepared.parts
         self.resumed_from, self.disk_need = prepared.resumed_from, prepared.disk_need
         self.accelerator = accelerator
+        if accelerator.device.type == "cuda" and self.config.gpu.copy_stream:
+            self.loaders.send_to(accelerator.device)
         self.bare_model = self.parts.model
         self.parameter_counts = count_parameters(self.bare_model)  # ZeRO-3 leaves empty tensors
         profiled = self.config.run.profile and accelerator.is_main_process
@@ -93,6 +96,7 @@ class Run:
             self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
 
     def _wrap(self) -> None:
+        self.compile_watch = CompileWatch(enabled=self.config.train.compile)
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
         )

@@ -24,6 +24,7 @@ from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.trainable import how_to_fill, require_train_and_val
+from mmsa.engines.gpu_supply import loader_workers
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.labels import ClassMap, class_map
@@ -83,7 +84,7 @@ def prepare_run(
     the name of each finished part: data, model, read back, loader.
     """
     run_dir = Path(str(config.run.dir))
-    if config.data.num_workers:
+    if config.data.num_workers:  # "auto" is never 0
         start_forkserver()
     manifest = load_manifest(str(config.data.shards))
     classes = class_map(manifest.classes, config.data.classes)
@@ -265,14 +266,18 @@ def _loaders(
         validation, config.eval.batch_size, world.world_size, world.rank, repeat=True
     )
 
+    on_gpu = torch.cuda.is_available()
+
     def loader(requests: TrainRequests | EvaluationRequests, **more: Any) -> Loader:
         return Loader(
             requests,
             parts.preprocessing,
             parts.tokenizer,
-            config.data.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            loader_workers(config.data.num_workers, world),
+            # A batch that is copied to the GPU ahead (`Run`) is pinned there.
+            pin_memory=on_gpu and not config.gpu.copy_stream,
             timeout_s=config.data.timeout_s,
+            pad_tokens_to=config.gpu.pad_tokens_to if on_gpu else 1,
             **more,
         )
 

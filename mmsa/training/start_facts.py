@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from mmsa.engines.engine import launch_facts
+import torch
+
+from mmsa.engines.engine import launch_facts, precision
+from mmsa.engines.gpu_kernels import attention_in_words
+from mmsa.engines.gpu_supply import supply_in_words, supply_warnings
 from mmsa.engines.single_process_warning import warn_if_single_process
 from mmsa.evaluation.inputs.seen_before import count_seen
 from mmsa.models.batchnorm import running_statistics
@@ -25,6 +29,7 @@ def log_start_facts(run: Run, world: World) -> None:
     launch, data = launch_facts(run.accelerator), run.data
     logger.info("launch: %s", ", ".join(f"{name} {value}" for name, value in launch.items()))
     logger.info("batches: %s", data.plan.in_words())
+    _log_gpu_facts(run, world)
     counts = zip(data.label_names, data.class_counts, strict=True)
     logger.info(
         "data: %s, protocol %s, digest %s; train: %s; val: %d samples",
@@ -49,6 +54,21 @@ def log_start_facts(run: Run, world: World) -> None:
     logger.info("disk: %s", run.disk_need.in_words())
     if run.config.launch.world_size == "any":
         warn_if_single_process(world)
+
+
+def _log_gpu_facts(run: Run, world: World) -> None:
+    """How the GPU computes, and what would leave it idle; nothing on a CPU."""
+    device, config = run.accelerator.device, run.config
+    if device.type != "cuda":
+        return
+    encoder = run.bare_model.text_encoder
+    if encoder is not None:
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = dtypes.get(precision(run.accelerator), torch.float32)
+        logger.info("attention: %s", attention_in_words(encoder.body, device, dtype))
+    logger.info("supply: %s", supply_in_words(config, world))
+    for words in supply_warnings(config, run.data.plan, world):
+        logger.warning("%s", words)
 
 
 def _warn_of_samples_seen(run: Run) -> None:

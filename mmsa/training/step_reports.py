@@ -139,7 +139,8 @@ class StepReports:
                 torch.distributed.all_reduce(told, async_op=True).wait()
             on_host.copy_(told, non_blocking=True)
         told.record_stream(stream)
-        done = torch.cuda.Event()
+        # Waits asleep. By default a host waits by asking again and again, which takes a core.
+        done = torch.cuda.Event(blocking=True)
         done.record(stream)
 
         def values() -> list[float]:

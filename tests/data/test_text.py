@@ -49,6 +49,21 @@ def test_a_batch_is_padded_to_its_longest() -> None:
     assert short.tolist() == [[CLS, 6, SEP]]  # nothing of an earlier batch's length is left
 
 
+def test_a_length_is_a_multiple_and_at_most_what_texts_may_have() -> None:
+    tokenizer = words(max_tokens=12)
+    texts = ["the cat", "dog"]  # of 4 and 3 tokens
+    ids, mask = tokenizer(texts)
+    padded = tokenizer(texts, pad_to=8)
+    assert [one.shape for one in padded] == [(2, 8), (2, 8)]
+    assert padded[0][:, :4].equal(ids)
+    assert padded[1][:, :4].equal(mask)
+    assert not padded[1][:, 4:].any()
+    assert (padded[0][:, 4:] == PAD).all()
+    assert tokenizer(["cat " * 6], pad_to=8)[0].shape == (1, 8)  # exactly
+    assert tokenizer(["cat " * 7], pad_to=8)[0].shape == (1, 12)  # the next would be 16
+    assert tokenizer(["cat " * 40], pad_to=5)[0].shape == (1, 12)
+
+
 def test_truncation_keeps_the_special_tokens() -> None:
     ids, mask = words(max_tokens=4)(["the cat the dog a", "a"])
     assert ids.tolist() == [[CLS, 4, 5, SEP], [CLS, 8, SEP, PAD]]

@@ -203,6 +203,7 @@ def test_a_compiled_run_resumes_uncompiled(shards: Path, tmp_path: Path) -> None
     assert train_main(whole) == 0
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "resumed from" in log
+    assert "train.compile: 1 graph(s) compiled in the first step" in log
     losses = [
         [line["loss"] for line in metric_lines(tmp_path / name, "train")]
         for name in ("run", "whole")
@@ -213,3 +214,19 @@ def test_a_compiled_run_resumes_uncompiled(shards: Path, tmp_path: Path) -> None
         set(load_file(tmp_path / name / "best" / "model.safetensors")) for name in ("run", "whole")
     ]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "tolerance"),
+    [("ddp", "no", 1e-5), pytest.param("zero2", "bf16", 2**-8, marks=pytest.mark.soak)],
+)
+def test_gradients_summed_in_bf16_change_results_by_rounding_alone(
+    alone: Path, shards: Path, tmp_path: Path, engine: str, precision: str, tolerance: float
+) -> None:
+    settings = [*SAME_EVERYWHERE, "train.micro_batch_size=8", f"data.shards={shards}"]
+    settings += [f"train.mixed_precision={precision}", "train.communication=bf16"]
+    run_dir = train(tmp_path / "run", engine, 2, *settings)
+    losses = [[line["loss"] for line in metric_lines(run, "train")] for run in (alone, run_dir)]
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=tolerance)  # before any gradient
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2)
+    assert not np.allclose(losses[1][1:], losses[0][1:], rtol=1e-6)

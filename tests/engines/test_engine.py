@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,28 @@ def test_what_this_device_or_engine_cannot_run_is_refused() -> None:
     with pytest.raises(UserError, match="does not work with ZeRO-3"):
         engine.check_device(compiled, zero3)
     engine.check_device(compiled, ZERO2)
+    halved = load_config(None, ["train.communication=bf16"])
+    with pytest.raises(UserError, match="communication=bf16 does not work with ZeRO-3"):
+        engine.check_device(halved, zero3)
+    engine.check_device(halved, ZERO2)
+
+
+def test_generators_of_the_own_gpu_alone_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware.own_gpus(torch.device("cuda:3")) == [3]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # of the machine
+    own = hardware.own_gpus(torch.device("cpu"))
+    with warnings.catch_warnings(), torch.random.fork_rng(own):
+        warnings.simplefilter("error")  # as without devices
+
+
+def test_bf16_between_ranks_reaches_deepspeed(tmp_path: Path) -> None:
+    given = {"precision": "bf16", "plan": PLAN, "clip_norm": 1.0}
+    usual = deepspeed_settings(engine_file(tmp_path), **given)  # type: ignore[arg-type]
+    assert usual["torch_autocast"]["lower_precision_safe_modules"] == []
+    assert "communication_data_type" not in usual
+    bf16 = deepspeed_settings(engine_file(tmp_path), **given, communication="bf16")  # type: ignore[arg-type]
+    assert bf16["communication_data_type"] == "bf16"
+    assert "lower_precision_safe_modules" not in bf16["torch_autocast"]
 
 
 def test_every_launch_file_names_what_it_is_called() -> None:

@@ -54,6 +54,8 @@ def test_a_dry_run_shows_script_and_configuration_and_writes_nothing(
     for line in (
         "#SBATCH --nodes=2",
         "#SBATCH --gpus-per-node=4",
+        "#SBATCH --cpus-per-task=32",
+        "#SBATCH --mem=128G",
         "#SBATCH --partition=gpu",
         "#SBATCH --time=4:00:00",
         '#SBATCH --qos="a b"',

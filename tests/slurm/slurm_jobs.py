@@ -17,7 +17,8 @@ from mmsa.config import load_config
 
 COMES_WITHIN_S = 300.0  # for what must come; nothing here is fast because of it
 PACKING = ["--image-short-side", "64", "--ratios", "6:2:2"]
-SHAPE = ["--nodes", "2", "--gpus-per-node", "1", "--cpus-per-task", "1", "--time", "10"]
+SHAPE = ["--nodes", "2", "--gpus-per-node", "1", "--cpus-per-task", "1", "--mem", "500M"]
+SHAPE += ["--time", "10"]
 ZERO = ["--nodes", "2", "--cpu-processes", "1", "--cpus-per-task", "1", "--engine", "zero2"]
 ON_CPUS = ["--nodes", "1", "--cpu-processes", "2", "--cpus-per-task", "2", "--time", "10"]
 

@@ -41,6 +41,7 @@ _FREE = (
     "data.num_workers",
     "data.timeout_s",
     "eval",
+    "gpu",
     "launch",
     "train.micro_batch_size",
     "train.keep_checkpoints",
