@@ -27,10 +27,10 @@ from pydantic import field_validator
 from mmsa.errors import UserError
 from mmsa.foundation.regular_file import read_regular
 from mmsa.labels import LABEL_NAMES
+from mmsa.raw_files.file_names import TEXT_SUFFIX, is_image_name, is_text_name, shown_stem
 from shards.example import Example, RawData, Reason, Reject, Rejected
 from shards.label_rules import Vote, decide, rule_name
 from shards.sources.encoded_text import CountedTexts
-from shards.sources.file_names import TEXT_SUFFIX, is_image_name, is_text_name, shown_stem
 from shards.sources.settings import LabelRuleSettings, clean_text, text_file
 from shards.sources.source import Source, register_source
 
