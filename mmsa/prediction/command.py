@@ -103,7 +103,7 @@ def predict_rows(command: Command, arguments: argparse.Namespace) -> None:
         one.name: getattr(arguments, one.name, None) for one in fields(Options)
     }
     options = Options(**{**chosen, "calibrated": not arguments.uncalibrated})
-    opened = open_all(arguments.export, options, num_workers=arguments.num_workers)
+    opened = open_all(arguments.export, options)
     accelerator = command.accelerator = make_accelerator(arguments.precision, timeout_s=_DAY_S)
     summary = predict(opened, options, accelerator, command.world)
     if command.world.is_main_process:

@@ -178,7 +178,8 @@ class Delimited(Writer):
         self._text = io.TextIOWrapper(
             self._file, encoding="utf-8", errors="backslashreplace", newline=""
         )
-        self._csv = csv.writer(self._text, lineterminator="\n")
+        # With CRLF, as RFC 4180 has it: only characters of the line end get quotes in a cell.
+        self._csv = csv.writer(self._text)
         self._line(self._names)
 
     def write(self, row: Mapping[str, Any]) -> None:

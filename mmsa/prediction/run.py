@@ -82,14 +82,14 @@ class Opened:
         return options.batch_size or self.export.config.eval.batch_size
 
 
-def open_all(export: Path, options: Options, *, num_workers: int | None = None) -> Opened:
+def open_all(export: Path, options: Options) -> Opened:
     """The model and the input. Raises `UserError` where one cannot be used."""
     check_table(options.input)
-    if num_workers is None or num_workers:
-        start_forkserver()  # imports for the loader processes meanwhile
 
     def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
         found = read_export(target.directory)
+        if _workers(found, options):
+            start_forkserver()  # imports for the loader processes meanwhile
         model = load_model(found)
         assert found.weights_sha256  # of these files, and kept
         return found, model, load_tokenizer_of(found)
@@ -152,12 +152,17 @@ def _predict(
         opened.source, opened.export.preprocessing, opened.tokenizer,
         opened.batch_size(options), done, world.rank, world.world_size,
     )  # fmt: skip
-    config = opened.export.config.data
-    workers = config.num_workers if options.num_workers is None else options.num_workers
-    loaded = batches(stream, workers, timeout_s=config.timeout_s)
+    timeout_s = opened.export.config.data.timeout_s
+    loaded = batches(stream, _workers(opened.export, options), timeout_s=timeout_s)
     _compute(opened, loaded, pieces, accelerator, _bar(total, options, world))
     accelerator.wait_for_everyone()
     return main_rank_does(accelerator, lambda: _finish(opened, pieces, options))
+
+
+def _workers(export: Export, options: Options) -> int:
+    """Loader processes of each process."""
+    asked = options.num_workers
+    return export.config.data.num_workers if asked is None else asked
 
 
 def _settings(opened: Opened, options: Options) -> dict[str, Any]:

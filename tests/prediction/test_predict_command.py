@@ -167,6 +167,59 @@ def test_a_bad_row_keeps_its_place(
         np.testing.assert_allclose(probabilities(row), expected[row["key"]], rtol=1e-5)
 
 
+def test_a_damaged_sample_of_shards_keeps_its_place(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = Path(shutil.copytree(world / "shards", tmp_path / "shards"))
+    (tar,) = shards.glob("*.tar")
+    content = bytearray(tar.read_bytes())
+    content[content.index(b"\xff\xd8\xff", len(content) // 2) + 300] ^= 1
+    tar.write_bytes(content)
+    assert predict(world, shards, tmp_path / "out.jsonl") == 0
+    assert "44 of 45 rows predicted" in capsys.readouterr().out
+    rows, expected = rows_of(tmp_path / "out.jsonl"), evaluated(world)
+    (bad,) = [place for place, row in enumerate(rows) if "error" in row]
+    assert "do not match the index (crc32)" in rows[bad]["error"]
+    for place, row in enumerate(rows):
+        if place != bad:
+            assert row["key"] == f"tiny-test-{place}"
+            np.testing.assert_allclose(probabilities(row), expected[row["key"]], rtol=1e-5)
+
+
+def test_a_model_of_one_modality_needs_no_other_column(world: Path, tmp_path: Path) -> None:
+    """A text that it does not read decides about the order alone, never about an error."""
+    export = write_tiny_export(
+        tmp_path / "export", model={"fusion": {"name": "image_only"}}, data={"num_workers": 0}
+    )
+    shutil.copytree(world / "images", tmp_path / "images")
+    (tmp_path / "a.csv").write_text("image\nimages/1.png\nimages/2.png\n")
+    (tmp_path / "b.csv").write_bytes(b"text,image\n\xff,images/1.png\n,images/2.png\n")
+    outs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for out in outs:
+        table = tmp_path / f"{out.stem}.csv"
+        assert main(["predict", str(export), str(table), "--out", str(out)]) == 0
+    first, second = map(rows_of, outs)
+    assert [probabilities(row) for row in first] == [probabilities(row) for row in second]
+    assert [row["image"] for row in second] == ["images/1.png", "images/2.png"]
+    paths = [tmp_path / "images" / f"{number}.png" for number in (1, 2)]
+    expected = mmsa.load(export, device="cpu").predict(images=paths).probabilities
+    np.testing.assert_allclose([probabilities(row) for row in first], expected, rtol=1e-5)
+
+
+def test_a_table_of_other_programs(world: Path, tmp_path: Path) -> None:
+    """Semicolons, another encoding, other names of columns, paths as Windows writes them."""
+    (tmp_path / "images").symlink_to(world / "images")
+    lines = ["body;no;photo", "你好 word1;1;images\\1.PNG", '"word2; word3";2;images/2.png']
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="gb18030")
+    options = ["--text-column", "body", "--image-column", "photo", "--id-column", "no"]
+    out = tmp_path / "out.csv"
+    assert predict(world, tmp_path / "a.csv", out, *options, "--encoding", "gb18030") == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["body"] for row in rows] == ["你好 word1", "word2; word3"]
+    assert [row["error"] for row in rows] == ["", ""]
+
+
 def test_a_folder_of_images_with_texts(world: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     (raw / "inner").mkdir(parents=True)

@@ -71,16 +71,21 @@ class FolderRows(RawRows):
                     if len(paths) > 1:
                         raise BadRow(f"{len(paths)} {kind} have this name")
                 image = files.images[0] if files.images else None
-                text = self.needs.text((self._text(files) or "") if self._reads_text else "")
+                text = self._packed_text(files)
                 self.needs.check(has_text=text is not None, has_image=image is not None)
             except BadRow as error:
                 yield RawRow(key, problem=str(error))
             else:
                 yield RawRow(key, text, image)
 
-    @property
-    def _reads_text(self) -> bool:
-        return "text" in self.needs.read
+    def _packed_text(self, files: Files) -> str | None:
+        """As the model reads it. Of a model that reads none it only decides about the order."""
+        try:
+            return self.needs.text(self._text(files) or "")
+        except BadRow:
+            if "text" in self.needs.read:
+                raise
+            return None
 
     def _text(self, files: Files) -> str | None:
         if not files.texts:

@@ -106,7 +106,7 @@ class TableRows(RawRows):
     def _content(self, row: Row, paths: ImagePaths) -> tuple[str | None, Path | None]:
         if row.problem is not None:
             raise BadRow(f"row {row.number}: {row.problem}")
-        text = self.needs.text(self._cell(row, self.read.text))
+        text = self._text(row)
         image = None
         if "image" in self.needs.read:
             try:
@@ -116,6 +116,15 @@ class TableRows(RawRows):
                     raise BadRow(f"image: {error}") from None
         self.needs.check(has_text=text is not None, has_image=image is not None)
         return text, image
+
+    def _text(self, row: Row) -> str | None:
+        """The text in packed form. Of a model that reads none it only decides about the order."""
+        try:
+            return self.needs.text(self._cell(row, self.read.text))
+        except BadRow:
+            if "text" in self.needs.read:
+                raise
+            return None
 
     def _cell(self, row: Row, column: str | None) -> str:
         if column is None:
@@ -146,12 +155,16 @@ def _columns_of(
     Raises `UserError`.
     """
 
+    def by_name(*names: str) -> str | None:
+        named = [column for column in table.columns if column.strip().casefold() in names]
+        return named[0] if len(named) == 1 else None
+
     def find(what: str, given: str | None, usual: tuple[str, ...]) -> str | None:
         needed = what in needs.read and what not in needs.may_lack
         if given is None and not needed and not has_column(table.columns, usual):
             return None
         if given is None and what not in needs.read:
-            return None
+            return by_name(*usual)
         return find_column(
             table.columns,
             given,
@@ -160,10 +173,6 @@ def _columns_of(
             flag=f"--{what}-column",
             separated_by=table.separated_by,
         )
-
-    def by_name(name: str) -> str | None:
-        named = [column for column in table.columns if column.strip().casefold() == name]
-        return named[0] if len(named) == 1 else None
 
     found = TableColumns(
         find("text", text, USUAL_TEXT),
