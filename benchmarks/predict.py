@@ -1,16 +1,29 @@
-"""What evaluation spends outside the forward passes, over ready batches.
+"""What evaluation spends outside the forward passes, and what `python -m mmsa predict` gains.
 
     python -m benchmarks.predict EXPORT [--samples N] [--precision no|bf16] [--json FILE]
+    python -m benchmarks.predict EXPORT --table FILE [--rows N] [--loop-rows N] [--json FILE]
 
 Reads up to N samples of the validation split into memory, then predicts them with the real loop
 (`predict_split`: copies to the device, keys, gathering, sorting). Reports CPU seconds of the loop
 and of the forward passes inside it; on a GPU wall time, with the device synchronised after each.
+
+With `--table` it repeats the rows of a table up to `--rows`, predicts them by the command, with its
+start, and the first `--loop-rows` of them one by one, by `mmsa.load(EXPORT).predict([text],
+[image])`. Reports wall and CPU time per row and the largest memory of a process of the command.
 """
 
 from __future__ import annotations
 
 import argparse
-from itertools import islice
+import csv
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +90,84 @@ def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:
     }  # fmt: skip
 
 
+def timed(act: Callable[[], object]) -> tuple[float, float]:
+    """(wall, CPU) seconds of `act`; CPU time is that of this process and of all that have ended."""
+
+    def cpu_s() -> float:
+        both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(used.ru_utime + used.ru_stime for used in both)
+
+    wall, cpu = time.perf_counter(), cpu_s()
+    act()
+    return time.perf_counter() - wall, cpu_s() - cpu
+
+
+def pairs_of(table: Path) -> list[tuple[str, Path]]:
+    """(text, image file) of each row of a table whose columns have usual names."""
+    from mmsa.raw_files.columns import USUAL_IMAGE, USUAL_TEXT, find_column
+    from mmsa.raw_files.rows import cell_text, open_table
+
+    opened = open_table(table)
+    text, image = (
+        find_column(opened.columns, None, usual, what=what, flag="--table")
+        for what, usual in (("text", USUAL_TEXT), ("image", USUAL_IMAGE))
+    )
+    return [
+        (cell_text(row.cells[text]) or "", table.parent / str(row.cells[image]))
+        for row in opened.rows()
+        if row.problem is None
+    ]
+
+
+def measure_table(target: Path, table: Path, num_rows: int, loop_rows: int) -> dict[str, float]:
+    """Seconds per row of the command and of a loop, and how many times as fast the command is."""
+    import mmsa
+
+    pairs = pairs_of(table)
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder) / "rows.csv", Path(folder) / "out.csv"
+        with given.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "image"])
+            rows.writerows(islice(cycle(pairs), num_rows))
+        words = ["predict", str(target), str(given), "--out", str(out), "--quiet"]
+        words += ["--num-workers", str(max(1, (os.cpu_count() or 1) - 1))]
+        command = timed(lambda: subprocess.run([sys.executable, "-m", "mmsa", *words], check=True))
+    peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    model = mmsa.load(target)
+    first = list(islice(cycle(pairs), loop_rows))
+    for text, image in first[:5]:
+        model.predict([text], [image])
+    loop = timed(lambda: [model.predict([text], [image]) for text, image in first])
+    return {
+        "rows": num_rows, "loop_rows": loop_rows,
+        "command_ms": 1000 * command[0] / num_rows, "command_cpu_ms": 1000 * command[1] / num_rows,
+        "loop_ms": 1000 * loop[0] / loop_rows, "loop_cpu_ms": 1000 * loop[1] / loop_rows,
+        "times": loop[0] / loop_rows * num_rows / command[0], "peak_mib": peak_mib,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path, help="run or export whose shards still exist")
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--precision", default="no", choices=("no", "bf16"))
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--table", type=Path, help="measure the command on the rows of this table")
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--loop-rows", type=int, default=200)
     arguments = parser.parse_args()
+    if arguments.table is not None:
+        found = measure_table(
+            arguments.target, arguments.table, arguments.rows, arguments.loop_rows
+        )
+        print(
+            f"{found['rows']} rows by the command: {found['command_ms']:.2f} ms each "
+            f"({found['command_cpu_ms']:.2f} ms of CPU), {found['peak_mib']:.0f} MiB; one by one: "
+            f"{found['loop_ms']:.2f} ms ({found['loop_cpu_ms']:.2f}); {found['times']:.1f} times"
+        )
+        write_json(arguments.json, found)
+        return
     found = measure(arguments.target, arguments.samples, arguments.precision)
     print(
         f"{found['samples']} samples in {found['batches']} batches: {found['loop_s']:.3f} s, "

@@ -1,5 +1,6 @@
-"""Commands for what training has written: `python -m mmsa verify` and `python -m mmsa soup`.
+"""Commands for what training has written: `python -m mmsa predict`, `verify` and `soup`.
 
+    python -m mmsa predict EXPORT INPUT --out FILE  labels for a table, a folder or packed shards
     python -m mmsa verify RUN|EXPORT|CHECKPOINT    are the files what was written?
     python -m mmsa soup A B C                      the mean of the weights of several exports
 
@@ -15,15 +16,21 @@ from collections.abc import Sequence
 from mmsa.errors import EXIT_USER_ERROR, UserError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 after a user error or for damaged files."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `run` of what it returns runs the chosen one."""
     parser = argparse.ArgumentParser(
         prog="python -m mmsa", description="Commands for what training has written."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     from mmsa import verify
+    from mmsa.prediction import command as predict
     from mmsa.soup import command as soup
 
+    predict.add_arguments(
+        commands.add_parser(
+            "predict", help="predict every row of your own data", description=predict.DESCRIPTION
+        )
+    )
     verify.add_arguments(
         commands.add_parser(
             "verify",
@@ -37,7 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "soup", help="average the weights of several exports", description=soup.DESCRIPTION
         )
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 after a user error or for damaged files."""
+    arguments = build_parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except UserError as error:

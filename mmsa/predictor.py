@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmsa.calibration import temperature_of
 from mmsa.data.decoding import image_views
-from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
-from mmsa.data.decoding.posted_images import image_file
-from mmsa.data.manifest import MODALITIES
+from mmsa.data.decoding.given_images import ImageInput, content_of, is_one_image, shown
+from mmsa.data.decoding.packed_form import BadImage, BadText, text_as_packed
+from mmsa.data.decoding.raw_input import raw_view
+from mmsa.data.manifest import MODALITIES, Modality
 from mmsa.engines.gpu_kernels import strict_float32
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
 from mmsa.export import Export, load_model, load_tokenizer_of, read_export
 from mmsa.export_target import read_export_whole
+from mmsa.models.fusion.sequences import Features, one_row
+from mmsa.predicted import Result
 
-# A file's path, its bytes, or an image that Pillow has opened or made.
-ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
+if TYPE_CHECKING:
+    from mmsa.models.model import SentimentModel
 
-# One text or one image where a list of them is expected.
-_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
+OnError = Literal["keep", "raise"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One row per pair: `labels` are names, `probabilities` (N, C) in the order `label_names`."""
+class _BadRow(UserError):
+    """A row that cannot be predicted."""
 
-    labels: list[str]
-    probabilities: NDArray[np.float64]
-    label_names: tuple[str, ...]
+
+class _Row(NamedTuple):
+    """One row as the model reads it: its text in packed form, its view (3, S, S)."""
+
+    text: str | None
+    view: torch.Tensor | None
 
 
 class Predictor:
@@ -53,6 +56,15 @@ class Predictor:
         self._reads = {name: one is not None for name, one in read.items()}
         self._may_lack = export.may_lack
 
+    def __repr__(self) -> str:
+        read = " and ".join(name for name in MODALITIES if self._reads[name])
+        lacking = f" (may lack {' or '.join(self._may_lack)})" if self._may_lack else ""
+        step = self.export.facts.get("step")
+        return (
+            f"<Predictor of {self.export.directory}: {read}{lacking} -> "
+            f"{', '.join(self.label_names)}; step {step}, on {self._device}>"
+        )
+
     @torch.inference_mode()
     def predict(
         self,
@@ -61,6 +73,8 @@ class Predictor:
         *,
         batch_size: int = 64,
         calibrated: bool = True,
+        on_error: OnError = "keep",
+        embeddings: bool = False,
     ) -> Result:
         """Labels and probabilities of `texts` with `images`, N of each.
 
@@ -69,34 +83,54 @@ class Predictor:
         model. None in place of a text or an image says that the row has none, where the model was
         trained for it (`model.stand_ins` of its export); so does None for all texts or all images.
 
-        Probabilities use the export's temperature, if it has one, unless `calibrated` is False.
-        Labels do not depend on it.
-
         Raw input goes through the packing's own functions (short side, JPEG quality), so that the
-        model sees what it saw in evaluation, and refuses what packing rejects: raises `UserError`
-        naming the row of a text that is empty or too long, of an image that does not open, and of
-        one that is None where the model was not trained for it or the row has nothing else. Also
-        for a `batch_size` below 1, and for logits that are not finite, as evaluation does.
+        model sees what it saw in evaluation, and what packing rejects is not predicted: a text
+        that is empty or too long, an image that does not open, one that is None where the model was
+        not trained for it, and a row that has nothing. With `on_error` "keep" such a row has its
+        reason in `errors` and the others are predicted; with "raise" it raises `UserError`, which
+        names the row.
+
+        Probabilities use the export's temperature, if it has one, unless `calibrated` is False.
+        Labels do not depend on it. With `embeddings` the result has what the encoders made of each
+        modality, projected, before the fusion head: one row for the text, one for the image.
+
+        Raises `UserError` for inputs that are not lists of equal length, for a `batch_size` below
+        1, and for logits that are not finite, as evaluation does.
         """
-        _check_batch_size(batch_size)
+        _check_options(batch_size, on_error)
         texts, images = self._both(texts, images)
-        self._refuse_missing(texts, images)
-        rows = [
-            self._logits(
-                texts[start : start + batch_size], images[start : start + batch_size], start
-            )
-            for start in range(0, len(texts), batch_size)
-        ]
-        logits = np.concatenate(rows) if rows else np.empty((0, len(self.label_names)), np.float32)
-        self._refuse_nonfinite(logits)
-        calibration = self.export.calibration if calibrated else None
-        temperature = temperature_of(calibration)
-        probs = probabilities(logits.astype(np.float64) / temperature)
-        return Result(
-            labels=[self.label_names[label] for label in probs.argmax(axis=1)],
-            probabilities=probs,
-            label_names=self.label_names,
-        )
+        errors: list[str | None] = [None] * len(texts)
+        # One logit may stand for two classes, so the first batch says how many there are.
+        predicted: list[int] = []
+        logits: list[NDArray[np.float32]] = []
+        seen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self._read_names}
+        for start in range(0, len(texts), batch_size):
+            rows, prepared = [], []
+            for row in range(start, min(start + batch_size, len(texts))):
+                try:
+                    prepared.append(self._prepared(texts[row], images[row], row))
+                    rows.append(row)
+                except _BadRow as error:
+                    if on_error == "raise":
+                        raise
+                    errors[row] = str(error)
+            if rows:
+                predicted += rows
+                logits.append(self._logits(prepared, seen if embeddings else None))
+        found = np.concatenate(logits) if logits else np.empty((0, len(self.label_names)))
+        self._refuse_nonfinite(found, predicted)
+        temperature = temperature_of(self.export.calibration if calibrated else None)
+        probs = np.full((len(texts), len(self.label_names)), np.nan)
+        probs[predicted] = probabilities(found.astype(np.float64) / temperature)
+        labels: list[str | None] = [None] * len(texts)
+        for row in predicted:
+            labels[row] = self.label_names[int(probs[row].argmax())]
+        rows_of = {name: _in_place(parts, predicted, len(texts)) for name, parts in seen.items()}
+        return Result(labels, probs, self.label_names, errors, rows_of if embeddings else None)
+
+    @property
+    def _read_names(self) -> list[Modality]:
+        return [name for name in MODALITIES if self._reads[name]]
 
     def _both(
         self, texts: Iterable[str | None] | None, images: Iterable[ImageInput | None] | None
@@ -117,83 +151,72 @@ class Predictor:
             )
         return given_texts, given_images
 
-    def _refuse_missing(
-        self, texts: Sequence[str | None], images: Sequence[ImageInput | None]
-    ) -> None:
-        """Raise `UserError` for a None that the model was not trained for, or that leaves a row
-        without input."""
-        given = {"text": texts, "image": images}
-        read = [name for name in MODALITIES if self._reads[name]]
-        for name in read:
-            row = next((row for row, one in enumerate(given[name]) if one is None), None)
-            if row is not None and name not in self._may_lack:
-                raise UserError(
+    def _prepared(self, text: str | None, image: ImageInput | None, row: int) -> _Row:
+        """One row as the model reads it. Raises `_BadRow`."""
+        given = {"text": text, "image": image}
+        for name in self._read_names:
+            if given[name] is None and name not in self._may_lack:
+                raise _BadRow(
                     f"{name} {row}: it is None, and the model in {self.export.directory} was not "
                     f"trained for a missing {name}. Give one, or train with "
                     f"data.modality_dropout.{name} or on samples without {name}"
                 )
-        for row, inputs in enumerate(zip(*(given[name] for name in read), strict=True)):
-            if all(one is None for one in inputs):
-                raise UserError(f"row {row} has neither a text nor an image; give one of them")
+        if all(given[name] is None for name in self._read_names):
+            raise _BadRow(f"row {row} has neither a text nor an image; give one of them")
+        reads = self._reads
+        return _Row(
+            None if text is None or not reads["text"] else self._text(text, row),
+            None if image is None or not reads["image"] else self._view(image, row),
+        )
 
     def _logits(
-        self, texts: Sequence[str | None], images: Sequence[ImageInput | None], first_row: int
+        self, rows: Sequence[_Row], seen: dict[str, list[NDArray[np.float32]]] | None
     ) -> NDArray[np.float32]:
+        """The logits of one batch; what the encoders give is appended to `seen`."""
         input_ids = attention_mask = pixels = None
+        has = {
+            "text": torch.tensor([row.text is not None for row in rows]),
+            "image": torch.tensor([row.view is not None for row in rows]),
+        }
         present = [
-            torch.tensor([one is not None for one in given]).to(self._device)
-            if name in self._may_lack
-            else None
-            for name, given in zip(MODALITIES, (texts, images), strict=True)
+            has[name].to(self._device) if name in self._may_lack else None for name in MODALITIES
         ]
         if self._tokenizer is not None:
-            cleaned = [
-                "" if text is None else self._text(text, first_row + row)
-                for row, text in enumerate(texts)
-            ]
             input_ids, attention_mask = (
-                tensor.to(self._device) for tensor in self._tokenizer(cleaned)
+                tensor.to(self._device)
+                for tensor in self._tokenizer([row.text or "" for row in rows])
             )
         if self.export.preprocessing.image is not None:
-            views = (self._view(image, first_row + row) for row, image in enumerate(images))
-            preprocessing = self.export.preprocessing
-            pixels = image_views.stacked(views, len(images), preprocessing).to(self._device)
-        with strict_float32():  # as in evaluation
-            logits: NDArray[np.float32] = (
-                self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
-            )
+            side = self.export.preprocessing.image.image_size_px
+            empty = torch.zeros(3, side, side, dtype=torch.uint8)  # its features do not count
+            views = (empty if row.view is None else row.view for row in rows)
+            pixels = image_views.stacked(views, len(rows), self.export.preprocessing)
+            pixels = pixels.to(self._device)
+        with strict_float32(), _watched(self._model, seen, has):  # precision as in evaluation
+            output = self._model(input_ids, attention_mask, pixels, *present)
+        logits: NDArray[np.float32] = output.float().cpu().numpy()
         return logits
 
     def _text(self, text: str, row: int) -> str:
         if not isinstance(text, str):
-            raise UserError(f"text {row} is not a string: {_shown(text)}")
+            raise _BadRow(f"text {row} is not a string: {shown(text)}")
         try:
             return text_as_packed(text, self.export.preprocessing.packed_normalize)
         except BadText as error:
-            raise UserError(f"text {row}: {error}") from None
+            raise _BadRow(f"text {row}: {error}") from None
 
-    def _view(self, image: ImageInput | None, row: int) -> torch.Tensor:
-        preprocessing = self.export.preprocessing
-        if image is None:  # its features do not count
-            side = preprocessing.image.image_size_px if preprocessing.image is not None else 1
-            return torch.zeros(3, side, side, dtype=torch.uint8)
+    def _view(self, image: ImageInput, row: int) -> torch.Tensor:
         try:
-            packed, _, _ = image_as_packed(
-                _content(image),
-                mode=preprocessing.packed_mode,
-                short_side_px=preprocessing.packed_short_side_px,
-                quality=preprocessing.packed_quality,
-            )
+            return raw_view(content_of(image), self.export.preprocessing)
         except BadImage as error:
-            raise UserError(f"image {row}: {error}") from None
-        return image_views.evaluation_view(image_views.decode(packed), preprocessing)
+            raise _BadRow(f"image {row}: {error}") from None
 
-    def _refuse_nonfinite(self, logits: NDArray[np.float32]) -> None:
+    def _refuse_nonfinite(self, logits: NDArray[Any], rows: Sequence[int]) -> None:
         broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(broken):
             raise UserError(
                 f"the model in {self.export.directory} gives logits that are not finite for "
-                f"{len(broken)} of {len(logits)} rows, the first is row {broken[0]}. It has "
+                f"{len(broken)} of {len(logits)} rows, the first is row {rows[broken[0]]}. It has "
                 "diverged or its weights are damaged: use the export of an earlier checkpoint"
             )
 
@@ -201,7 +224,7 @@ class Predictor:
 def load_predictor(export: str | os.PathLike[str], *, device: str | None = None) -> Predictor:
     """Open the export at a path (a run directory means its best); see `mmsa.load`."""
     if not isinstance(export, str | os.PathLike):
-        raise UserError(f"give the path of an export or a run; found {_shown(export)}")
+        raise UserError(f"give the path of an export or a run; found {shown(export)}")
     chosen = _device(device)
     # All files of one export, even if its run replaces `best` in the meantime.
     _, predictor = read_export_whole(
@@ -224,19 +247,21 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _check_batch_size(batch_size: object) -> None:
+def _check_options(batch_size: object, on_error: object) -> None:
+    if on_error not in ("keep", "raise"):
+        raise UserError(f"on_error is {shown(on_error)}; it must be 'keep' or 'raise'")
     whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
     if not whole or batch_size < 1:  # type: ignore[operator]
-        raise UserError(f"batch_size is {_shown(batch_size)}; it must be an integer of at least 1")
+        raise UserError(f"batch_size is {shown(batch_size)}; it must be an integer of at least 1")
 
 
 def _listed(name: str, given: Any, *, needed: bool) -> list[Any]:
     """`given` as a list; empty for None, unless it is `needed`."""
     if given is None and not needed:
         return []
-    expected = f"give {name} as a list, one for each row; found {_shown(given)}"
+    expected = f"give {name} as a list, one for each row; found {shown(given)}"
     # Neither a mapping nor a set has rows in an order.
-    if given is None or isinstance(given, (*_SINGLE, Mapping, Set)):
+    if given is None or isinstance(given, (str, Mapping, Set)) or is_one_image(given):
         raise UserError(expected)
     try:
         return list(given)
@@ -244,17 +269,33 @@ def _listed(name: str, given: Any, *, needed: bool) -> list[Any]:
         raise UserError(expected) from None
 
 
-def _content(image: Any) -> bytes | Image.Image:
-    """What packing takes of an image. Raises `BadImage` where it is none or cannot be read."""
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, str | os.PathLike):
-        return image_file(image)
-    raise BadImage(f"expected a path, bytes or a Pillow image, found {_shown(image)}")
+@contextmanager
+def _watched(
+    model: SentimentModel,
+    seen: dict[str, list[NDArray[np.float32]]] | None,
+    has: Mapping[str, torch.Tensor],
+) -> Iterator[None]:
+    """Append what the encoders give in a forward pass to `seen`; NaN for rows without input."""
+    with ExitStack() as hooks:
+        for name in seen or ():
+
+            def keep(_: Any, __: Any, output: Features, name: str = name) -> None:
+                assert seen is not None
+                rows = one_row(output).float().cpu().clone()
+                rows[~has[name]] = torch.nan
+                seen[name].append(rows.numpy())
+
+            encoder = getattr(model, f"{name}_encoder")
+            hooks.callback(encoder.register_forward_hook(keep).remove)
+        yield
 
 
-def _shown(value: object) -> str:
-    """A value in a message: the start of how Python writes it, on one line."""
-    return " ".join(repr(value)[:60].split())[:40]
+def _in_place(
+    parts: Sequence[NDArray[np.float32]], rows: Sequence[int], count: int
+) -> NDArray[np.float32]:
+    """The parts (n, D) together as rows `rows` of (count, D); the others are NaN."""
+    if not parts:
+        return np.empty((count, 0), np.float32)
+    found = np.full((count, parts[0].shape[1]), np.nan, np.float32)
+    found[list(rows)] = np.concatenate(parts)
+    return found

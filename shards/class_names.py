@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mmsa.errors import UserError
-from shards.numbers import number_in, plain_number, position_in
+from mmsa.raw_files.numbers import number_in, plain_number, position_in
 
 Similar = Literal["merge", "keep"]
 _SHOWN = 5  # groups of similar labels

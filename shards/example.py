@@ -5,9 +5,7 @@ source -> Example -> EncodedSample (its image in packed form) -> PackedSample (p
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,14 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmsa.foundation.regular_file import NotRegular, open_regular
+from mmsa.raw_files.keys import key_part as key_part
 
 if TYPE_CHECKING:  # imports Pillow, which --help must not
     from mmsa.data.decoding.posted_images import BadImage
-
-# A key is a file name inside a tar: WebDataset cuts it at the first dot, a slash is a folder, and
-# a ustar header has room for 100 bytes.
-_KEY_PART = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_KEPT_OF_NAME = 48  # characters of a name that is not a valid key part
 
 
 class Reason(StrEnum):
@@ -169,15 +163,6 @@ class Reject(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-
-def key_part(source_id: str) -> str:
-    """The form of an id in a key: the id itself where that is valid, else cleaned with a hash."""
-    if _KEY_PART.fullmatch(source_id):
-        return source_id
-    cleaned = re.sub(r"[^0-9A-Za-z_-]+", "_", source_id)[:_KEPT_OF_NAME]
-    digest = hashlib.sha256(source_id.encode("utf-8", "backslashreplace")).hexdigest()
-    return f"{cleaned}-{digest[:12]}"
 
 
 def image_reason(error: BadImage) -> Reason:

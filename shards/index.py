@@ -26,9 +26,9 @@ from mmsa.data.manifest import (
 )
 from mmsa.errors import UserError
 from mmsa.process.progress import Progress
+from mmsa.raw_files.numbers import number_in, position_in
 from shards.class_names import refuse_empty, refuse_similar
 from shards.example import Reason, Rejected
-from shards.numbers import number_in, position_in
 from shards.packing.assemble import write_rejected
 from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.packing.write import split_info

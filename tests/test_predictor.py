@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +22,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mmsa
-from mmsa.config import Config, ModelConfig
-from mmsa.data.text import word_tokenizer
 from mmsa.errors import UserError
-from mmsa.export import FACTS_NAME, write_export
+from mmsa.export import FACTS_NAME
 from mmsa.foundation.digests import DIGESTS_NAME
-from mmsa.models.model import build_model
 from mmsa.predictor import Predictor
-from mmsa.preprocessing import Preprocessing
-from tests.models.tiny import image_settings, text_settings
+from tests.exports import write_tiny_export
 
 Refused = Callable[..., str]
 
@@ -37,30 +34,7 @@ Refused = Callable[..., str]
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of a tiny model of both modalities with fresh weights."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        text_encoder=text_settings(), image_encoder=image_settings(), fusion={"name": "concat"}
-    )
-    tokenizer = word_tokenizer(["what a day", "not my day"], 40, max_tokens=12)
-    model = build_model(config, 3, vocab_size=tokenizer.vocab_size)
-    assert model.image_encoder is not None
-    directory = tmp_path_factory.mktemp("export") / "best"
-    write_export(
-        directory,
-        model,
-        model.state_dict(),
-        statistics={},
-        config=Config(model=config),
-        label_names=["negative", "neutral", "positive"],
-        preprocessing=Preprocessing(
-            image=model.image_encoder.preprocessing,
-            packed_short_side_px=64,
-            max_tokens=tokenizer.max_tokens,
-        ),
-        tokenizer=tokenizer,
-        facts={"step": 1, "dataset": "tiny", "shards_digest": "0" * 64},
-    )
-    return directory
+    return write_tiny_export(tmp_path_factory.mktemp("export") / "best")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +61,7 @@ def probabilities(predictor: Predictor, *images: Any) -> list[list[float]]:
 
 def refused(predictor: Predictor, texts: Any, images: Any, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
-        predictor.predict(texts, images, **options)
+        predictor.predict(texts, images, **{"on_error": "raise", **options})
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -183,8 +157,10 @@ def test_images_that_packing_rejects_are_refused_by_row(
     Image.new("1", (9000, 8000)).save(large, "PNG")
     for bad, words in (
         (None, "was not trained for a missing image. Give one, or train with"),
-        (np.zeros((4, 4, 3), np.uint8), "expected a path, bytes or a Pillow image"),
-        (3, "found 3"),
+        (np.zeros((4, 4, 3), np.float32), "an array of float32 with the shape (4, 4, 3); expected"),
+        (np.zeros((4, 4, 2), np.uint8), "an array of uint8 with the shape (4, 4, 2); expected"),
+        (np.zeros((0, 4, 3), np.uint8), "picture of 4x0 has no pixels"),
+        (3, "expected a path, bytes, a Pillow image or an array, found 3"),
         (b"", "empty image file"),
         (b"no image", "text; accepted are JPEG"),
         (Image.new("RGB", (0, 0)), "picture of 0x0 has no pixels"),
@@ -228,6 +204,67 @@ def test_texts_that_packing_rejects_are_refused_by_row(predictor: Predictor) -> 
     assert "half a surrogate pair at character 1" in refused(predictor, ["a\udcff"], [image])
     assert "text 0: it is None, and the model in" in refused(predictor, [None], [image])
     assert "text 0 is not a string: nan" in refused(predictor, [float("nan")], [image])
+
+
+def test_one_bad_row_does_not_fail_the_others(predictor: Predictor) -> None:
+    images = [structured("RGB", 30, 30, seed) for seed in range(4)]
+    texts = ["what a day", "not my day", "day", " "]
+    given = [images[0], b"no image", images[2], images[3]]
+    found = predictor.predict(texts, given, batch_size=2, embeddings=True)
+    alone = predictor.predict(["what a day", "day"], [images[0], images[2]], embeddings=True)
+    assert found.errors[1] == "image 1: text; accepted are JPEG, PNG, GIF, WebP, BMP, AVIF and TIFF"
+    assert found.errors == [None, found.errors[1], None, "text 3: empty text"]
+    assert found.labels == [alone.labels[0], None, alone.labels[1], None]
+    assert (len(found), found.num_errors) == (4, 2)
+    np.testing.assert_allclose(found.probabilities[[0, 2]], alone.probabilities, rtol=1e-5)
+    assert np.isnan(found.probabilities[[1, 3]]).all()
+    np.testing.assert_array_equal(found.confidence[[0, 2]], found.probabilities[[0, 2]].max(axis=1))
+    assert found.embeddings is not None
+    assert alone.embeddings is not None
+    assert found.embeddings.keys() == {"text", "image"}
+    for name, rows in found.embeddings.items():
+        np.testing.assert_allclose(rows[[0, 2]], alone.embeddings[name], rtol=1e-4, atol=1e-6)
+        assert np.isnan(rows[[1, 3]]).all()
+        assert np.ptp(rows[[0, 2]], axis=0).any()
+    assert alone.embeddings["text"].shape[0] == 2
+    assert predictor.predict(texts[:1], images[:1]).embeddings is None
+    lines = repr(found).splitlines()
+    assert lines[0] == "<Result: 4 rows, 2 with an error>"
+    assert lines[1].startswith("  0: negative 0.")
+    assert lines[2].startswith("  1: error: image 1")
+    assert "text and image -> negative, neutral, positive; step 1, on cpu" in repr(predictor)
+    nothing = predictor.predict([""], images[:1], embeddings=True)
+    assert (nothing.labels, nothing.num_errors) == ([None], 1)
+    assert "on_error is 'skip'" in refused(predictor, texts, images, on_error="skip")
+
+
+def test_an_array_is_the_image_that_it_holds(predictor: Predictor) -> None:
+    for mode in ("RGB", "RGBA", "L"):
+        image = structured(mode, 70, 90, 1)
+        pixels = np.asarray(image)
+        first, *others = probabilities(predictor, image, pixels, np.asfortranarray(pixels))
+        assert all(other == first for other in others)
+    stack = np.stack([np.asarray(structured("RGB", 30, 30, seed)) for seed in (1, 2)])
+    assert len(predictor.predict(["a", "b"], stack)) == 2
+    assert "give images as a list" in refused(predictor, ["a"], stack[0])
+
+
+def test_results_become_a_data_frame(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = predictor.predict(["day", ""], [structured("RGB", 30, 30, 1)] * 2)
+    names = [f"probability_{name}" for name in predictor.label_names]
+    columns = result.columns()
+    assert list(columns) == ["label", "confidence", *names, "error"]
+    assert [columns[name][0] for name in names] == result.probabilities[0].tolist()
+    assert (columns["label"], columns["error"]) == (result.labels, [None, "text 1: empty text"])
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pandas", None)  # as where it is not installed
+        with pytest.raises(UserError, match="needs pandas; install it: pip install pandas"):
+            result.to_pandas()
+    pytest.importorskip("pandas")
+    frame = result.to_pandas()
+    assert list(frame.columns) == list(columns)
+    assert (frame["label"][0], frame["label"].isna().tolist()) == (result.labels[0], [False, True])
+    assert frame["error"].isna().tolist() == [True, False]
 
 
 class Column:

@@ -13,29 +13,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsa.data.manifest import Modality
 from mmsa.errors import UserError
+from mmsa.raw_files.folders import Files, files_by_id
+from mmsa.raw_files.text_files import decoded
 from shards.class_names import ClassNames, class_names, unknown
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
 from shards.sources.dataset_name import name_from
-from shards.sources.encoded_text import decoded
-from shards.sources.file_names import is_image_name, is_text_name, same_names, shown_stem
 from shards.sources.settings import KeepMissingSettings, text_file, text_or_none
 from shards.sources.source import Source, register_source
 
 NAME = "folder"
-
-
-@dataclass
-class _Files:
-    """The files of one id."""
-
-    images: list[Path] = field(default_factory=list)
-    texts: list[Path] = field(default_factory=list)
 
 
 @register_source
@@ -51,7 +42,7 @@ class Folder(Source):
     Settings = KeepMissingSettings
 
     def read(self, raw: Path, settings: KeepMissingSettings) -> RawData:
-        files, others = _walk(raw)
+        files, others = files_by_id(raw)
         found = Counter(name.split("/")[0] for name in files if "/" in name)
         if not found:
             raise UserError(
@@ -74,61 +65,8 @@ class Folder(Source):
         )
 
 
-def _walk(raw: Path) -> tuple[dict[str, _Files], int]:
-    """The files by id, ids sorted, and how many other files there are."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"the folder {error.filename} cannot be listed ({error.strerror})")
-
-    files: dict[str, _Files] = {}
-    others = 0
-    walked: set[str] = set()
-    for folder, inner, names in os.walk(raw, onerror=refuse, followlinks=True):
-        inner[:] = [name for name in sorted(inner) if _first_time(Path(folder, name), walked)]
-        for name in names:
-            path = Path(folder, name)
-            is_text = is_text_name(name)
-            if _hidden(path, raw) or not (is_text or is_image_name(name)):
-                others += 1
-                continue
-            source_id = shown_stem(path.relative_to(raw).as_posix())
-            entry = files.setdefault(source_id, _Files())
-            (entry.texts if is_text else entry.images).append(path)
-    _join_same_names(files)
-    return dict(sorted(files.items())), others
-
-
-def _join_same_names(files: dict[str, _Files]) -> None:
-    """Give an image without text the text without image whose name looks equal, but differs.
-
-    `é` is one character or two, and archives change it; the id is that of the image.
-    """
-    for group in same_names(files):
-        images = [name for name in group if files[name].images and not files[name].texts]
-        texts = [name for name in group if files[name].texts and not files[name].images]
-        if len(images) == len(texts) == 1:
-            files[images[0]].texts += files.pop(texts[0]).texts
-
-
-def _hidden(path: Path, raw: Path) -> bool:
-    """Whether a file or a folder around it below `raw` is hidden, as `.ipynb_checkpoints` is.
-
-    `__MACOSX` is what macOS adds to the archives that it makes.
-    """
-    parts = path.relative_to(raw).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def _first_time(folder: Path, walked: set[str]) -> bool:
-    """Whether `folder` is new: symbolic links may form a circle."""
-    real = os.path.realpath(folder)
-    first = real not in walked
-    walked.add(real)
-    return first
-
-
 def _items(
-    files: dict[str, _Files], dataset: str, names: ClassNames, settings: KeepMissingSettings
+    files: dict[str, Files], dataset: str, names: ClassNames, settings: KeepMissingSettings
 ) -> Iterator[Example | Rejected]:
     for source_id, entry in files.items():
         try:
@@ -139,7 +77,7 @@ def _items(
 
 def _example(
     source_id: str,
-    entry: _Files,
+    entry: Files,
     dataset: str,
     names: ClassNames,
     settings: KeepMissingSettings,

@@ -27,10 +27,10 @@ from pydantic import field_validator
 from mmsa.data.manifest import Modality
 from mmsa.errors import UserError
 from mmsa.labels import LABEL_NAMES
+from mmsa.raw_files.file_names import TEXT_SUFFIX, is_image_name, is_text_name, shown_stem
 from shards.example import Example, RawData, Reason, Reject, Rejected
 from shards.label_rules import Vote, decide, rule_name
 from shards.sources.encoded_text import CountedTexts
-from shards.sources.file_names import TEXT_SUFFIX, is_image_name, is_text_name, shown_stem
 from shards.sources.mvsa_lines import LABEL_FILE, Layout, Line, Votes, label_lines, parse_line
 from shards.sources.settings import LabelRuleSettings, text_file, text_or_none
 from shards.sources.source import Source, register_source

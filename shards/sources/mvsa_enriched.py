@@ -18,12 +18,13 @@ from pathlib import Path
 
 from mmsa.errors import UserError
 from mmsa.labels import LABEL_NAMES
+from mmsa.raw_files.columns import find_column
+from mmsa.raw_files.file_names import is_image_name, same_names, shown_stem
+from mmsa.raw_files.rows import cell_text, open_table, undecoded
 from shards.example import Example, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
-from shards.sources.columns import Repetitions, find_column
-from shards.sources.file_names import is_image_name, same_names, shown_stem
 from shards.sources.mojibake import is_mojibake, repair_line_ends, undo_mojibake
-from shards.sources.rows import cell_text, open_table, undecoded
+from shards.sources.repeated_ids import Repetitions
 from shards.sources.settings import MayKeepMissing, text_or_none
 from shards.sources.source import Source, register_source
 

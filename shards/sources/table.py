@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsa.errors import UserError
+from mmsa.raw_files.image_paths import ImagePaths, NoImageFile
+from mmsa.raw_files.missing_values import is_missing
+from mmsa.raw_files.rows import Row, Table, cell_text, open_table, undecoded
 from shards.class_names import ClassNames, class_names, unknown
 from shards.example import Example, OwnSplit, RawData, Reason, Reject, Rejected, key_part
 from shards.label_rules import GIVEN
-from shards.missing_values import is_missing
-from shards.sources.columns import Repetitions
 from shards.sources.dataset_name import name_from
-from shards.sources.image_paths import AbsentFile, ImagePaths
-from shards.sources.rows import Row, Table, cell_text, open_table, undecoded
+from shards.sources.repeated_ids import Repetitions
 from shards.sources.settings import text_or_none
 from shards.sources.source import Source, register_source
 from shards.sources.table_columns import Columns, TableSettings, columns_of
@@ -225,12 +225,11 @@ def _image_or_none(paths: ImagePaths, cell: str, row: int, settings: TableSettin
     """
     try:
         return paths.find(cell, row=row)
-    except AbsentFile:
-        raise
-    except Reject as reject:
-        if reject.reason is Reason.NO_IMAGE and "image" in settings.keep_missing:
+    except NoImageFile as error:
+        if error.kind == "none" and "image" in settings.keep_missing:
             return None
-        raise
+        reason = Reason.IMAGE_URL if error.kind == "address" else Reason.NO_IMAGE
+        raise Reject(reason, str(error)) from None
 
 
 def _cell(row: Row, name: str, settings: TableSettings) -> str:

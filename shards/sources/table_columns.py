@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmsa.data.manifest import MODALITIES, Modality
-from mmsa.errors import UserError
-from shards.sources.columns import find_column
-from shards.sources.rows import Table
+from mmsa.raw_files.columns import (
+    USUAL_IMAGE,
+    USUAL_LABEL,
+    USUAL_TEXT,
+    find_column,
+    has_column,
+    no_input_columns,
+)
+from mmsa.raw_files.rows import Table
 from shards.sources.settings import KeepMissingSettings
-
-_USUAL_TEXT = ("text", "tweet", "caption", "sentence")
-_USUAL_IMAGE = ("image", "image_path", "picture", "path", "file_name", "filename")
-_USUAL_LABEL = ("label", "sentiment", "class")
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,19 @@ def columns_of(table: Table, settings: TableSettings) -> Columns:
 
     def find_or_none(modality: Modality, given: str | None, usual: Sequence[str]) -> str | None:
         """As `find`; None where the table has no such column and its rows may lack the modality."""
-        named = {column.strip().casefold() for column in table.columns} & set(usual)
+        named = has_column(table.columns, usual)
         if modality in settings.keep_missing and given is None and not named:
             return None
         return find(modality, given, usual)
 
-    text = find_or_none("text", settings.text_column, _USUAL_TEXT)
-    image = find_or_none("image", settings.image_column, _USUAL_IMAGE)
+    text = find_or_none("text", settings.text_column, USUAL_TEXT)
+    image = find_or_none("image", settings.image_column, USUAL_IMAGE)
     if text is None and image is None:
-        raise UserError(
-            f"the table has neither a column for the text ({', '.join(_USUAL_TEXT)}) nor one for "
-            f"the image ({', '.join(_USUAL_IMAGE)}); its columns: {', '.join(table.columns[:20])}. "
-            "Name one with --text-column or --image-column"
-        )
+        raise no_input_columns(table.columns)
     return Columns(
         text,
         image,
-        find("label", settings.label_column, _USUAL_LABEL),
+        find("label", settings.label_column, USUAL_LABEL),
         find_if_any("id", settings.id_column),
         find_if_any("split", settings.split_column),
     )

@@ -1,6 +1,6 @@
 """A user's own split: a CSV or TSV file with the columns `id` and `split`.
 
-Its separator and its encoding are found as in tables (`shards/delimited.py`).
+Its separator and its encoding are found as in tables (`mmsa/raw_files/delimited.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
-from shards.delimited import Separator, marked_encoding, separator_of
+from mmsa.raw_files.delimited import Separator, marked_encoding, separator_of
 from shards.splits.by_hash import SPLITS
 from shards.splits.names import split_named
 

@@ -119,7 +119,7 @@ class _Rank:
 
 
 def _fork_rank(handler: Any, arguments: tuple[str, ...], env: dict[str, str]) -> _Rank:
-    """In place of `SubprocessHandler._popen`: `python -u SCRIPT ...`, forked."""
+    """In place of `SubprocessHandler._popen`: `python -u SCRIPT ...`, or `-m MODULE`, forked."""
     python, unbuffered, script, *rest = arguments
     assert (python, unbuffered) == (sys.executable, "-u"), arguments
 
@@ -127,9 +127,13 @@ def _fork_rank(handler: Any, arguments: tuple[str, ...], env: dict[str, str]) ->
         for stream, target in ((handler._stdout, 1), (handler._stderr, 2)):
             if stream is not None:
                 os.dup2(stream.fileno(), target)
-        _become(env, [script, *rest], os.path.dirname(os.path.abspath(script)))
+        folder = os.getcwd() if script == "-m" else os.path.dirname(os.path.abspath(script))
+        _become(env, rest if script == "-m" else [script, *rest], folder)
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-        runpy.run_path(script, run_name="__main__")
+        if script == "-m":
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
 
     return _Rank(_forked(rank, name="rank"))
 

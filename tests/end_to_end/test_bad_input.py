@@ -261,6 +261,6 @@ def test_what_a_predictor_is_given(shards: Path, tmp_path: Path) -> None:
         (["fine", "  "], "text 1: empty text"),
     ):
         with pytest.raises(UserError, match=words):
-            predictor.predict(texts)  # type: ignore[arg-type]
+            predictor.predict(texts, on_error="raise")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="1 texts came with 2 images"):
         predictor.predict(["a"], ["b", "c"])

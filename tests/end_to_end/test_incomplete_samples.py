@@ -103,7 +103,7 @@ def test_a_set_with_missing_modalities_trains_resumes_and_is_evaluated(
         predictor.predict(images=[image]).probabilities, both[1:2], atol=2e-6
     )
     with pytest.raises(UserError, match="row 1 has neither a text nor an image"):
-        predictor.predict(["word1", None], [None, None])
+        predictor.predict(["word1", None], [None, None], on_error="raise")
 
 
 def test_a_model_that_was_not_trained_for_it_says_so(
@@ -118,7 +118,7 @@ def test_a_model_that_was_not_trained_for_it_says_so(
     with pytest.raises(
         UserError, match="text 1: it is None, and the model in .* was not trained for"
     ):
-        export.predict(["word1", None], [jpeg(1), jpeg(2)])
+        export.predict(["word1", None], [jpeg(1), jpeg(2)], on_error="raise")
     with pytest.raises(UserError, match="give images as a list"):
         export.predict(["word1"])
     capsys.readouterr()

@@ -116,6 +116,22 @@ def test_metrics_have_the_same_bytes_from_one_and_two_processes(
     assert (alone["engine"], alone["world_size"]) == ("single", 1)
 
 
+def test_a_prediction_has_the_same_bytes_from_one_and_two_processes(
+    trained: Path, shards: Path, tmp_path: Path
+) -> None:
+    from mmsa.__main__ import main as mmsa_main
+
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    words = ["predict", str(trained), str(shards), "--batch-size", "2", "--out"]
+    assert mmsa_main([*words, str(one)]) == 0
+    ended = launched("-m", "mmsa", *words, str(two))
+    assert ended.returncode == 0, ended.stderr
+    assert "58 of 58 rows predicted" in ended.stdout
+    assert ended.stdout.count("rows predicted") == 1
+    assert one.read_bytes() == two.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.csv", "two.csv"]
+
+
 def test_a_killed_run_resumes_to_the_same_weights(
     trained: Path, shards: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from launch import checks, run
 from launch.__main__ import COMMANDS, build_parser
 from launch.__main__ import main as launch_main
 from launch.site import ROOT
+from mmsa.__main__ import build_parser as mmsa_parser
 from mmsa.config import load_config
 from mmsa.data.plan import batch_plan
 from mmsa.errors import UserError
@@ -160,6 +161,9 @@ def check_accelerate(words: list[str]) -> None:
     assert arguments.multi_gpu or arguments.use_deepspeed  # else it starts one process
     if arguments.training_script == "train.py":
         check_training(arguments.training_script_args, arguments.num_processes)
+    elif arguments.module:
+        assert arguments.training_script == "mmsa"
+        mmsa_parser().parse_args(arguments.training_script_args)
     else:
         assert arguments.training_script == "evaluate.py"
         check_evaluation(arguments.training_script_args)
@@ -215,7 +219,12 @@ def check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         check_training(words[2:], 1)
     elif words[:2] == ["python", "evaluate.py"]:
         check_evaluation(words[2:])
-    elif words[:2] == ["python", "-m"]:  # of mmsa or benchmarks: parsed where it is tested
+    elif words[:3] == ["python", "-m", "mmsa"]:
+        mmsa_parser().parse_args(words[3:])
+    elif words[:2] == [
+        "python",
+        "-m",
+    ]:  # of a module of mmsa or benchmarks: parsed where it is tested
         assert importlib.util.find_spec(words[2])
     elif words[0] == "accelerate":
         check_accelerate(words[1:])

@@ -14,9 +14,9 @@ from raw import jpeg
 from reading import opened, outcomes, read
 
 from mmsa.errors import UserError
+from mmsa.raw_files.missing_values import is_missing
+from mmsa.raw_files.numbers import number_in, plain_number, position_in
 from shards.class_names import class_names
-from shards.missing_values import is_missing
-from shards.numbers import number_in, plain_number, position_in
 
 
 def table(folder: Path, labels: list[Any], form: str = "csv") -> Path:

@@ -12,8 +12,8 @@ from reading import opened, read
 
 from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
+from mmsa.raw_files.file_names import IMAGE_SUFFIXES
 from shards.__main__ import main
-from shards.sources.file_names import IMAGE_SUFFIXES
 
 
 def pair(raw: Path, name: str, *, suffix: str = ".jpg", text: bytes = b"a text") -> None:

@@ -14,9 +14,9 @@ from raw import jpeg
 from reading import opened, read
 
 from mmsa.errors import UserError
-from shards.delimited import marked_encoding, separator_of
+from mmsa.raw_files.delimited import marked_encoding, separator_of
+from mmsa.raw_files.rows import open_table
 from shards.example import Rejected
-from shards.sources.rows import open_table
 
 LINES = [["text", "image", "label"], ["caf\u00e9; one, two", "1.jpg", "joy"], ["x", "2.jpg", "sad"]]
 

@@ -9,17 +9,28 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from shards.example import Reason, Reject
-from shards.missing_values import is_missing
+from mmsa.raw_files.missing_values import is_missing
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:|file:/", re.IGNORECASE)
 _SHOWN = 80  # characters
 
 
-class AbsentFile(Reject):
-    """A cell names a file that does not exist: a mistake, unlike a cell that names none."""
+class NoImageFile(ValueError):
+    """A cell does not name an image file; the message says what it says.
+
+    `kind` is "none" where it names no image, "absent" where the file that it names does not exist
+    (a mistake, unlike the former), "address" where it is the address of something elsewhere.
+    """
+
+    def __init__(self, kind: Literal["none", "absent", "address"], message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[NoImageFile], tuple[str, str]]:
+        return NoImageFile, (self.kind, str(self))  # loader processes pickle it
 
 
 class ImagePaths:
@@ -36,25 +47,25 @@ class ImagePaths:
         """The file that `cell` of row number `row` names.
 
         As it is written, where that is a file; else with slashes for backslashes; else with the
-        extension in another case, where exactly one file is called that. Raises `AbsentFile` where
-        there is no such file, and another `Reject` where the cell is empty or is the address of
+        extension in another case, where exactly one file is called that. Raises `NoImageFile`
+        where there is no such file, where the cell is empty, and where it is the address of
         something that is not on this machine.
         """
         written = cell.strip()
         if not written:
-            raise Reject(Reason.NO_IMAGE, f"row {row} names no picture")
+            raise NoImageFile("none", f"row {row} names no picture")
         if _URL.match(written):
             written = _local(written, row)
         path = self._folder / written
         if _exists(path):
             return path
         if is_missing(written):
-            raise Reject(Reason.NO_IMAGE, f"row {row} names no picture but {written!r}")
+            raise NoImageFile("none", f"row {row} names no picture but {written!r}")
         other = self._folder / written.replace("\\", "/")
         found = other if _exists(other) else self._other_case(other)
         if not _exists(found):  # said with the cell: a wrong drive or a slash is seen in it alone
             detail = f"row {row}: the file {cell.strip()[-_SHOWN:]!r} does not exist"
-            raise AbsentFile(Reason.NO_IMAGE, detail)
+            raise NoImageFile("absent", detail)
         return found
 
     def _other_case(self, path: Path) -> Path:
@@ -67,18 +78,18 @@ class ImagePaths:
 
 
 def _local(url: str, row: int) -> str:
-    """The path of a `file:` URL of this machine. Raises `Reject` for every other URL."""
+    """The path of a `file:` URL of this machine. Raises `NoImageFile` for every other URL."""
     if url.lower().startswith("file:/") and not url.lower().startswith("file://"):
         url = f"file://{url[len('file:') :]}"  # RFC 8089 allows both
     if not url.lower().startswith("file://"):
-        raise Reject(Reason.IMAGE_URL, f"row {row}: {url[:_SHOWN]!r}; download it first")
+        raise NoImageFile("address", f"row {row}: {url[:_SHOWN]!r}; download it first")
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise Reject(Reason.IMAGE_URL, f"row {row}: {url[:_SHOWN]!r} does not parse") from None
+        raise NoImageFile("address", f"row {row}: {url[:_SHOWN]!r} does not parse") from None
     if parts.netloc.lower() not in ("", "localhost", "127.0.0.1"):
         detail = f"row {row}: {url[:_SHOWN]!r} is on the machine {parts.netloc[:_SHOWN]!r}"
-        raise Reject(Reason.IMAGE_URL, detail)
+        raise NoImageFile("address", detail)
     path = url[len("file://") + len(parts.netloc) :]
     raw = unquote(path, errors="surrogateescape")
     # Not every program escapes a `%` or a `#`: the name as it is written may be the file's.
@@ -105,5 +116,5 @@ def _by_plain_name(folder: Path) -> dict[str, list[str]]:
             for entry in entries:
                 found.setdefault(_plain(entry.name), []).append(entry.name)
     except (OSError, ValueError):
-        pass  # the image is then missing, and rejected as that
+        pass  # the image is then missing, and reported as that
     return found

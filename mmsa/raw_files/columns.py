@@ -1,13 +1,15 @@
-"""Which column of a table is the text, the image, the label, the id; and ids that repeat."""
+"""Which column of a table is the text, the image, the label."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from mmsa.errors import UserError
-from shards.example import Reason, Reject
+
+# Names by which a column is recognised, in any letter case.
+USUAL_TEXT = ("text", "tweet", "caption", "sentence")
+USUAL_IMAGE = ("image", "image_path", "picture", "path", "file_name", "filename")
+USUAL_LABEL = ("label", "sentiment", "class")
 
 
 def find_column(
@@ -48,27 +50,15 @@ def find_column(
     )
 
 
-@dataclass
-class Repetitions:
-    """Ids that have several rows. Note every row first, then check each.
+def has_column(columns: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether at least one column has one of `names`, in any letter case."""
+    return bool({column.strip().casefold() for column in columns} & set(names))
 
-    Where the rows of an id are equal, the first counts; where they differ, none does.
-    """
 
-    _first: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    _differing: set[str] = field(default_factory=set)
-
-    def note(self, source_id: str, number: int, content: Sequence[object]) -> None:
-        """Note that row `number` has `content` for `source_id`."""
-        shown = repr(tuple(content)).encode("utf-8", "backslashreplace")
-        digest = hashlib.sha256(shown).digest()[:16]
-        if self._first.setdefault(source_id, (number, digest))[1] != digest:
-            self._differing.add(source_id)
-
-    def check(self, source_id: str, number: int) -> None:
-        """Raise `Reject` where row `number` is not the one that counts for `source_id`."""
-        first = self._first[source_id][0]
-        if source_id in self._differing:
-            raise Reject(Reason.ID_REPEATED, f"row {number}; its rows differ, the first is {first}")
-        if number != first:
-            raise Reject(Reason.ID_REPEATED, f"row {number} says the same as row {first}")
+def no_input_columns(columns: Sequence[str]) -> UserError:
+    """The error for a table that has neither a column for the text nor one for the image."""
+    return UserError(
+        f"the table has neither a column for the text ({', '.join(USUAL_TEXT)}) nor one for "
+        f"the image ({', '.join(USUAL_IMAGE)}); its columns: {', '.join(columns[:20])}. "
+        "Name one with --text-column or --image-column"
+    )

@@ -1,8 +1,8 @@
 """Rows of a table file: CSV, TSV, JSONL, Parquet, XLSX. The suffix says which.
 
 CSV follows RFC 4180: fields in double quotes may contain separators and line ends. The separator is
-found by `shards/delimited.py`. TSV is IANA's text/tab-separated-values, which has no quoting: a
-quotation mark is part of the text. A file that cannot be read (a quote that never closes, no
+found by `delimited.py`. TSV is IANA's text/tab-separated-values, which has no quoting: a quotation
+mark is part of the text. A file that cannot be read (a quote that never closes, no
 header) raises `UserError`; a single damaged row becomes a `Row` with a `problem`.
 """
 
@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_json
-from shards.delimited import Separator, marked_encoding, separator_of
-from shards.numbers import plain_number
+from mmsa.raw_files.delimited import Separator, marked_encoding, separator_of
+from mmsa.raw_files.numbers import plain_number
 
 _LARGEST_FIELD = 1_000_000  # characters; a longer field has an unclosed quote
 

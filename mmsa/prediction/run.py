@@ -1,0 +1,298 @@
+"""One prediction: from INPUT to OUT, by all processes of a launch.
+
+Each process computes its pieces and keeps them in a folder; when all are done, the main process
+reads INPUT once more and writes each row with its result. Nothing is gathered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmsa.calibration import temperature_of
+from mmsa.data.loading.workers import start_forkserver
+from mmsa.data.manifest import load_manifest
+from mmsa.data.stream import Batch
+from mmsa.engines import engine
+from mmsa.errors import AgreedError, UserError
+from mmsa.evaluation.inputs import ledger
+from mmsa.evaluation.one_model import main_rank_does
+from mmsa.evaluation.predict import inputs_of, to_device
+from mmsa.evaluation.scores.metrics import probabilities
+from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export_target import Target, read_export_whole
+from mmsa.prediction.batches import PieceName
+from mmsa.prediction.inputs.folder import FolderRows
+from mmsa.prediction.inputs.shards import ShardRows
+from mmsa.prediction.inputs.source import Needs, Source
+from mmsa.prediction.inputs.table import TableRows, check_table
+from mmsa.prediction.loader import BatchStream, batches
+from mmsa.prediction.outputs import Columns, writer_for
+from mmsa.prediction.pieces import Pieces, Results
+from mmsa.process.progress import Progress
+from mmsa.process.runtime import World
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mmsa.data.text import TextTokenizer
+    from mmsa.models.model import SentimentModel
+
+_MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says, but for EXPORT."""
+
+    input: Path
+    out: Path
+    text_column: str | None = None
+    image_column: str | None = None
+    id_column: str | None = None
+    encoding: str | None = None
+    split: str | None = None
+    batch_size: int | None = None
+    num_workers: int | None = None
+    precision: str = "no"
+    calibrated: bool = True
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in memory with its input."""
+
+    target: Target
+    export: Export
+    model: SentimentModel
+    tokenizer: TextTokenizer | None
+    source: Source
+
+    def batch_size(self, options: Options) -> int:
+        """Rows of a forward pass."""
+        return options.batch_size or self.export.config.eval.batch_size
+
+
+def open_all(export: Path, options: Options) -> Opened:
+    """The model and the input. Raises `UserError` where one cannot be used."""
+    check_table(options.input)
+
+    def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
+        found = read_export(target.directory)
+        if _workers(found, options):
+            start_forkserver()  # imports for the loader processes meanwhile
+        model = load_model(found)
+        assert found.weights_sha256  # of these files, and kept
+        return found, model, load_tokenizer_of(found)
+
+    target, (found, model, tokenizer) = read_export_whole(export, "best", read)
+    return Opened(target, found, model, tokenizer, open_source(found, options))
+
+
+def open_source(export: Export, options: Options) -> Source:
+    """The input of `options` for the model of `export`. Raises `UserError`."""
+    path, needs, preprocessing = options.input, Needs.of(export), export.preprocessing
+    dataset = str(export.facts.get("dataset") or "input")
+    if not path.is_dir():
+        return TableRows(
+            path,
+            needs,
+            preprocessing,
+            dataset=dataset,
+            encoding=options.encoding,
+            text_column=options.text_column,
+            image_column=options.image_column,
+            id_column=options.id_column,
+        )
+    if not (path / _MANIFEST_NAME).is_file():
+        return FolderRows(path, needs, preprocessing, dataset=dataset, encoding=options.encoding)
+    manifest = load_manifest(str(path))
+    split = options.split or _usual_split(list(manifest.splits))
+    if split not in manifest.splits:
+        raise UserError(
+            f"the shards {path} have no split '{split}'; choose one with --split: "
+            f"{', '.join(manifest.splits)}"
+        )
+    return ShardRows(path, manifest, split, export)
+
+
+def _usual_split(splits: list[str]) -> str:
+    """As in an evaluation; the only one of shards that have one."""
+    return splits[0] if len(splits) == 1 else ledger.TEST_SPLIT
+
+
+def predict(opened: Opened, options: Options, accelerator: Accelerator, world: World) -> str:
+    """Predict all rows and write OUT; returns the summary. A collective of all processes."""
+    pieces = Pieces(options.out)
+    try:
+        return _predict(opened, options, pieces, accelerator, world)
+    finally:
+        pieces.release()
+
+
+def _predict(
+    opened: Opened, options: Options, pieces: Pieces, accelerator: Accelerator, world: World
+) -> str:
+    # Reads a table to its end: one that is damaged is refused before anything is computed.
+    total = main_rank_does(accelerator, lambda: len(opened.source))
+    settings = {**_settings(opened, options), "device": accelerator.device.type}
+    main_rank_does(accelerator, lambda: _begin(opened, pieces, settings, options))
+    done = main_rank_does(accelerator, pieces.done)
+    _agree(accelerator, settings)
+    stream = BatchStream(
+        opened.source, opened.export.preprocessing, opened.tokenizer,
+        opened.batch_size(options), done, world.rank, world.world_size,
+    )  # fmt: skip
+    timeout_s = opened.export.config.data.timeout_s
+    loaded = batches(stream, _workers(opened.export, options), timeout_s=timeout_s)
+    _compute(opened, loaded, pieces, accelerator, _bar(total, options, world))
+    accelerator.wait_for_everyone()
+    return main_rank_does(accelerator, lambda: _finish(opened, pieces, options))
+
+
+def _workers(export: Export, options: Options) -> int:
+    """Loader processes of each process."""
+    asked = options.num_workers
+    return export.config.data.num_workers if asked is None else asked
+
+
+def _settings(opened: Opened, options: Options) -> dict[str, Any]:
+    """What the results depend on. Also whether two processes would compute the same."""
+    return {
+        "model": opened.export.weights_sha256,
+        "batch_size": opened.batch_size(options),
+        "precision": options.precision,
+        "input": opened.source.identity(),
+    }
+
+
+def _begin(opened: Opened, pieces: Pieces, settings: Mapping[str, Any], options: Options) -> None:
+    pieces.begin(settings, resume=options.resume, overwrite=options.overwrite)
+    source = opened.source
+    if isinstance(source, ShardRows) and source.reader.split == ledger.TEST_SPLIT:
+        ledger.record_opening(
+            opened.target.home,
+            split=ledger.TEST_SPLIT,
+            weights_sha256=opened.export.weights_sha256,
+            shards_digest=source.manifest_digest,
+        )
+
+
+def _agree(accelerator: Accelerator, settings: Mapping[str, Any]) -> None:
+    from accelerate.utils import gather_object
+
+    if any(one != settings for one in gather_object([dict(settings)])):
+        raise AgreedError(
+            "the processes found different models or inputs, because a run or another program is "
+            "replacing them; repeat the command, with a copy of the export"
+        )
+
+
+def _bar(num_rows: int, options: Options, world: World) -> Progress:
+    quiet = options.quiet or not world.is_main_process
+    total = -(-num_rows // world.world_size)
+    return Progress(total=total, what="predicting", quiet=quiet, unit="rows")
+
+
+# Not inference mode: some models of extensions change tensors in place.
+@torch.no_grad()
+def _compute(
+    opened: Opened,
+    loaded: Iterator[Batch],
+    pieces: Pieces,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> None:
+    """Compute the batches of this process, and keep every piece as soon as it is whole."""
+    # As in an evaluation: the order of additions depends on the threads.
+    torch.set_num_threads(opened.export.config.eval.cpu_threads)
+    model = opened.model.to(accelerator.device).eval()
+    results, on_device = Results(), []
+    with progress as bar:
+        for host_batch in loaded:
+            rows = host_batch["rows"]
+            if rows:
+                batch = to_device(host_batch, accelerator.device)
+                with engine.autocast(accelerator):
+                    output = model(*inputs_of(batch))
+                on_device.append(output[: len(rows)].float())
+            results.rows += rows
+            results.errors |= host_batch["errors"]
+            results.cells |= host_batch["cells"]
+            if host_batch["is_last"]:
+                results.logits = [logits.cpu().numpy() for logits in on_device]
+                _refuse_nonfinite(opened.export, results)
+                pieces.write(host_batch["piece"], results)
+                results, on_device = Results(), []
+            bar.advance(len(rows))
+
+
+def _refuse_nonfinite(export: Export, results: Results) -> None:
+    broken = ~np.isfinite(results.all_logits).all(axis=1)
+    for row in np.array(results.rows, dtype=np.int64)[broken].tolist():
+        if row not in results.errors:
+            raise UserError(
+                f"the model in {export.directory} gives logits that are not finite, for row {row} "
+                "for example. It has diverged or its weights are damaged: use the export of an "
+                "earlier checkpoint"
+            )
+
+
+def _finish(opened: Opened, pieces: Pieces, options: Options) -> str:
+    """Write OUT from the pieces, remove these; returns the summary."""
+    columns = Columns(opened.source.columns, opened.export.label_names)
+    calibration = opened.export.calibration if options.calibrated else None
+    temperature = temperature_of(calibration)
+    total, failed, first = 0, 0, ""
+    with writer_for(options.out, columns, opened.source.arrow_fields()) as writer:
+        for cells, probs, error in _joined(opened.source, pieces, temperature):
+            if probs is None:
+                failed, first = failed + 1, first or f"row {total + 1}: {error}"
+                writer.write(columns.failed(cells, error))
+            else:
+                writer.write(columns.predicted(cells, probs))
+            total += 1
+    pieces.remove()
+    said = f"{total - failed:,} of {total:,} rows predicted, in {options.out}"
+    return f"{said}; {failed:,} with an error, the first: {first}" if failed else said
+
+
+def _joined(
+    source: Source, pieces: Pieces, temperature: float
+) -> Iterator[tuple[Mapping[str, Any], NDArray[np.float64] | None, str]]:
+    """(cells, probabilities (C,) or None, error) of each row of the input, in order."""
+    by_window: dict[int, list[PieceName]] = {}
+    for name in sorted(pieces.done()):
+        by_window.setdefault(name.window, []).append(name)
+    all_cells, first = source.cells(), 0
+    for names in by_window.values():
+        results = pieces.read(names)
+        probs = probabilities(results.all_logits, temperature) if results.rows else None
+        places = {row: place for place, row in enumerate(results.rows)}
+        num_rows = len(places.keys() | results.errors.keys())
+        for row in range(first, first + num_rows):
+            cells = next(all_cells, _END)
+            error = results.errors.get(row, "")
+            if cells is _END or not (error or row in places):
+                raise _changed(source)
+            shown = results.cells.get(row, {}) if cells is None else cells
+            yield shown, None if error or probs is None else probs[places[row]], error
+        first += num_rows
+    if next(all_cells, _END) is not _END:
+        raise _changed(source)
+
+
+_END: Mapping[str, Any] = {}  # no more cells
+
+
+def _changed(source: Source) -> UserError:
+    return UserError(f"{source.path} changed while it was predicted; begin again with --overwrite")
