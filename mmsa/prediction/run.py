@@ -20,6 +20,7 @@ from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import load_manifest
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
+from mmsa.engines.gpu_supply import loader_workers
 from mmsa.errors import AgreedError, UserError
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.one_model import main_rank_does
@@ -153,16 +154,17 @@ def _predict(
         opened.batch_size(options), done, world.rank, world.world_size,
     )  # fmt: skip
     timeout_s = opened.export.config.data.timeout_s
-    loaded = batches(stream, _workers(opened.export, options), timeout_s=timeout_s)
+    loaded = batches(stream, _workers(opened.export, options, world), timeout_s=timeout_s)
     _compute(opened, loaded, pieces, accelerator, _bar(total, options, world))
     accelerator.wait_for_everyone()
     return main_rank_does(accelerator, lambda: _finish(opened, pieces, options))
 
 
-def _workers(export: Export, options: Options) -> int:
+def _workers(export: Export, options: Options, world: World) -> int:
     """Loader processes of each process."""
-    asked = options.num_workers
-    return export.config.data.num_workers if asked is None else asked
+    if options.num_workers is not None:
+        return options.num_workers
+    return loader_workers(export.config.data.num_workers, world)
 
 
 def _settings(opened: Opened, options: Options) -> dict[str, Any]:
