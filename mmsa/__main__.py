@@ -1,7 +1,8 @@
-"""Commands for what training has written: `python -m mmsa verify` and `python -m mmsa soup`.
+"""Commands for what training has written: `python -m mmsa verify`, `soup` and `serve`.
 
     python -m mmsa verify RUN|EXPORT|CHECKPOINT    are the files what was written?
     python -m mmsa soup A B C                      the mean of the weights of several exports
+    python -m mmsa serve RUN|EXPORT                an HTTP API and a page
 
 Training and evaluation are `train.py` and `evaluate.py`; packing is `python -m shards`.
 """
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     from mmsa import verify
+    from mmsa.serve import command as serve
     from mmsa.soup import command as soup
 
     verify.add_arguments(
@@ -35,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     soup.add_arguments(
         commands.add_parser(
             "soup", help="average the weights of several exports", description=soup.DESCRIPTION
+        )
+    )
+    serve.add_arguments(
+        commands.add_parser(
+            "serve", help="serve a model over HTTP, with a page", description=serve.DESCRIPTION
         )
     )
     arguments = parser.parse_args(argv)

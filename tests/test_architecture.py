@@ -41,7 +41,7 @@ LAYERS = (
     ("mmsa.evaluation.compare", "mmsa"),
     ("mmsa.training.checkpoints",),
     ("mmsa.training",),
-    ("mmsa.verify", "mmsa.soup"),
+    ("mmsa.verify", "mmsa.soup", "mmsa.serve"),
     ("train", "evaluate", "mmsa.__main__"),
     ("shards.example", "shards.numbers", "shards.missing_values", "shards.delimited"),
     ("shards.duplicates", "shards.label_rules", "shards.class_names"),
