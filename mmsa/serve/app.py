@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from mmsa.serve.answers import (
     Answer,
@@ -164,7 +164,13 @@ def _add_operation(
             raise busy("the queue is full")
         return _answer({"status": "ready"})
 
-    @app.get("/metrics", summary="Numbers for Prometheus", response_model=None, responses=_OTHER)
+    @app.get(
+        "/metrics",
+        summary="Numbers for Prometheus",
+        response_class=PlainTextResponse,
+        response_model=None,
+        responses=_OTHER,
+    )
     async def metrics() -> Response:
         return Response(counters.text(), headers={"Content-Type": CONTENT_TYPE})
 
