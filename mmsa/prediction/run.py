@@ -89,7 +89,8 @@ def open_all(export: Path, options: Options) -> Opened:
 
     def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
         found = read_export(target.directory)
-        if _workers(found, options):
+        asked = options.num_workers
+        if found.config.data.num_workers if asked is None else asked:
             start_forkserver()  # imports for the loader processes meanwhile
         model = load_model(found)
         assert found.weights_sha256  # of these files, and kept

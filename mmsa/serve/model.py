@@ -1,0 +1,196 @@
+"""An export in service: one post -> a row (in a decoding thread), rows -> answers (in one thread).
+
+The steps are those of `mmsa.load(EXPORT).predict`, with the same functions; a server runs the
+first on other threads than the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmsa.calibration import temperature_of
+from mmsa.data.decoding import image_views
+from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
+from mmsa.data.manifest import MODALITIES, Modality
+from mmsa.errors import UserError
+from mmsa.evaluation.modality_audit.changed_inputs import plain_image
+from mmsa.evaluation.scores.metrics import probabilities
+from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export_target import Target, read_export_whole
+from mmsa.serve.bodies import RawPost
+from mmsa.serve.options import Options
+from mmsa.serve.problems import Problem
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch. `text` is cleaned; `view` is uint8 (3, S, S), None for no image."""
+
+    model: ServedModel
+    text: str | None
+    view: torch.Tensor | None
+
+    @property
+    def length(self) -> int:
+        """What its text costs, roughly: rows of one length make a batch without padding."""
+        return len(self.text or "")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The probabilities (C,) of one row, in the order of the model's label names."""
+
+    label_names: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+
+    def as_json(self) -> dict[str, Any]:
+        best = int(self.probabilities.argmax())
+        values = [float(value) for value in self.probabilities]
+        return {
+            "label": self.label_names[best],
+            "confidence": values[best],
+            "probabilities": dict(zip(self.label_names, values, strict=True)),
+        }
+
+
+class ServedModel:
+    """A model with its tokenizer and preprocessing on one device. Its methods may be called by
+    several threads, but `compute` only by one at a time."""
+
+    def __init__(self, export: Export, target: Target, device: torch.device, options: Options):
+        self.export = export
+        self.target = target
+        self.label_names = export.label_names
+        self.digest = export.weights_sha256
+        self._options = options
+        self.device = device
+        self._model = load_model(export).to(device)
+        self.num_parameters = sum(one.numel() for one in self._model.parameters())
+        self._tokenizer = load_tokenizer_of(export)
+        reads: dict[Modality, bool] = {
+            "text": self._tokenizer is not None,
+            "image": export.preprocessing.image is not None,
+        }
+        self.reads = tuple(name for name in MODALITIES if reads[name])
+        self.may_lack = export.may_lack
+        self._plain = self._plain_view()
+        self.compute([self._warm_up_row()])  # the first pass is slower, and shows broken weights
+
+    def row(self, post: RawPost) -> Row:
+        """`post` as a row. Raises `Problem` (413, 422) where the model cannot use it."""
+        if post.problem is not None:
+            raise Problem(422, post.problem)
+        given = {"text": post.text, "image": post.image}
+        for name in self.reads:
+            if given[name] is None and name not in self.may_lack:
+                raise Problem(422, f"{name}: it is missing, and this model needs one")
+        if all(given[name] is None for name in self.reads):
+            raise Problem(422, "the post has neither a text nor an image; give one")
+        return Row(self, self._text(post.text), self._view(post.image))
+
+    def alone(self, row: Row) -> dict[Modality, Row]:
+        """The same row with only one modality each, for a model that reads both and a row that
+        has both: the other is masked as in the modality audit."""
+        if len(self.reads) < 2 or row.text is None or row.view is None:
+            return {}
+        return {
+            "text": Row(self, row.text, None if "image" in self.may_lack else self._plain),
+            "image": Row(self, None if "text" in self.may_lack else "", row.view),
+        }
+
+    @torch.inference_mode()
+    def compute(self, rows: Sequence[Row]) -> list[Scores]:
+        """The scores of `rows`. Raises `UserError` where a logit is not finite."""
+        has = {
+            "text": [row.text is not None for row in rows],
+            "image": [row.view is not None for row in rows],
+        }
+        present = [
+            torch.tensor(has[name]).to(self.device) if name in self.may_lack else None
+            for name in MODALITIES
+        ]
+        input_ids = attention_mask = pixels = None
+        if self._tokenizer is not None:
+            input_ids, attention_mask = (
+                tensor.to(self.device) for tensor in self._tokenizer([r.text or "" for r in rows])
+            )
+        preprocessing = self.export.preprocessing
+        if preprocessing.image is not None:
+            views = (self._blank() if row.view is None else row.view for row in rows)
+            pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
+        logits = self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise UserError("the model gives logits that are not finite; use another checkpoint")
+        temperature = temperature_of(self.export.calibration)
+        found = probabilities(logits.astype(np.float64) / temperature)
+        return [Scores(self.label_names, one) for one in found]
+
+    def _text(self, text: str | None) -> str | None:
+        if text is None or "text" not in self.reads:
+            return None
+        try:
+            return text_as_packed(
+                text,
+                self.export.preprocessing.packed_normalize,
+                max_characters=self._options.max_characters,
+            )
+        except BadText as error:
+            status = 413 if error.kind == "too long" else 422
+            raise Problem(status, f"text: {error}") from None
+
+    def _view(self, image: bytes | None) -> torch.Tensor | None:
+        if image is None or "image" not in self.reads:
+            return None
+        preprocessing = self.export.preprocessing
+        try:
+            packed, _, _ = image_as_packed(
+                image,
+                mode=preprocessing.packed_mode,
+                short_side_px=preprocessing.packed_short_side_px,
+                quality=preprocessing.packed_quality,
+                max_pixels=self._options.max_pixels,
+            )
+        except BadImage as error:
+            status = 413 if error.kind == "too large" else 422
+            raise Problem(status, f"image: {error}") from None
+        return image_views.evaluation_view(image_views.decode(packed), preprocessing)
+
+    def _plain_view(self) -> torch.Tensor | None:
+        """The masked image of the modality audit: of the encoder's mean colour."""
+        settings = self.export.preprocessing.image
+        if settings is None:
+            return None
+        red, green, blue = settings.mean
+        decoded = image_views.decode(plain_image((red, green, blue)))
+        return image_views.evaluation_view(decoded, self.export.preprocessing)
+
+    def _blank(self) -> torch.Tensor:
+        settings = self.export.preprocessing.image
+        side = 1 if settings is None else settings.image_size_px
+        return torch.zeros(3, side, side, dtype=torch.uint8)
+
+    def _warm_up_row(self) -> Row:
+        return Row(self, "a" if "text" in self.reads else None, self._plain)
+
+
+def load_served(path: Path, options: Options, device: str | torch.device | None) -> ServedModel:
+    """The export that `path` refers to (a run: its best), read whole and checked.
+
+    Raises `UserError` where it is damaged or not there, or the device cannot be used.
+    """
+    from mmsa.predictor import _device
+
+    chosen = device if isinstance(device, torch.device) else _device(device)
+    _, served = read_export_whole(
+        path,
+        "best",
+        lambda found: ServedModel(read_export(found.directory), found, chosen, options),
+    )
+    return served
