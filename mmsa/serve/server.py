@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -142,6 +143,8 @@ async def _serve(
     ]
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
+    if options.token is None and not ipaddress.ip_address(host.split("%")[0]).is_loopback:
+        logger.warning("no --token-file: whoever reaches %s can use this server", host)
     logger.info("serving %s at http://%s:%d/", model.digest[:12], shown, port)
     try:
         await server.serve(sockets=[listening])
