@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmsa.data.text import word_tokenizer
 from mmsa.errors import UserError
 from mmsa.prediction.batches import PIECE_BATCHES, PieceName, works_of
-from mmsa.prediction.inputs.source import window_of
+from mmsa.prediction.inputs.raw_rows import RawRows
+from mmsa.prediction.inputs.source import Needs, window_of
+from mmsa.prediction.inputs.table import TableRows
+from mmsa.prediction.loader import BatchStream
 from mmsa.prediction.outputs import Columns, Writer, writer_for
 from mmsa.prediction.pieces import Pieces, Results
+from mmsa.preprocessing import Preprocessing
 from mmsa.raw_files.rows import open_table
 
 # Characters that separate, quote, end lines, or are not one byte; not what strips as blank.
@@ -45,6 +51,44 @@ def test_each_usable_row_is_in_one_batch(
     length_of = dict(zip(usable, lengths, strict=False))
     in_order = [length_of[place] for work in works for place in work.places.tolist()]
     assert in_order == sorted(in_order)
+
+
+def test_processes_and_their_loaders_divide_the_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their number, a piece has the same batches, and one process computes it."""
+    monkeypatch.setattr(RawRows, "window_rows", 30)
+    texts = [f"word{row % 7} " * (row % 5) for row in range(75)]  # those without a word are errors
+    (tmp_path / "a.csv").write_text("text,n\n" + "".join(f"{text},1\n" for text in texts))
+    preprocessing = Preprocessing(max_tokens=12)
+    needs = Needs(("text",), (), ())
+    source = TableRows(tmp_path / "a.csv", needs, preprocessing, dataset="tiny")
+    tokenizer = word_tokenizer(texts, 20, max_tokens=12)
+    found = []
+    for world_size, num_workers in ((1, 1), (1, 3), (2, 1), (3, 2)):
+        pieces: dict[PieceName, list[list[int]]] = {}
+        errors: dict[int, str] = {}
+        for rank in range(world_size):
+            of_rank: dict[PieceName, list[list[int]]] = {}
+            workers = [
+                list(BatchStream(
+                    source, preprocessing, tokenizer, 2, frozenset(), rank, world_size, worker,
+                    num_workers,
+                ))
+                for worker in range(num_workers)
+            ]  # fmt: skip
+            for batch in chain.from_iterable(zip_longest(*workers)):  # round-robin, as they arrive
+                if isinstance(batch, dict):
+                    of_rank.setdefault(batch["piece"], []).append(batch["rows"])
+                    errors |= batch["errors"]
+            assert not of_rank.keys() & pieces.keys()
+            assert world_size == 1 or len(of_rank) >= 2
+            pieces |= of_rank
+        rows = sorted(row for batches in pieces.values() for batch in batches for row in batch)
+        assert rows == [row for row, text in enumerate(texts) if text]
+        assert sorted(errors) == [row for row, text in enumerate(texts) if not text]
+        found.append(pieces)
+    assert all(one == found[0] for one in found)
 
 
 def test_what_is_kept_is_what_was_found(tmp_path: Path) -> None:
