@@ -189,7 +189,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     ):
         if config.train.init_from is not None:
             read_export(resolve_export(Path(config.train.init_from).expanduser()).directory)
-        settle_stand_ins(config, manifest)
+        if "val" in manifest.splits:  # the ranks refuse a set without it
+            settle_stand_ins(config, manifest)
         return [plan.in_words()], False
     notes = [plan.in_words(), f"{run_dir} will resume from its newest checkpoint"]
     return notes, resume.is_finished(run_dir)
