@@ -7,7 +7,6 @@ a new directory, `run.dir` of the configuration with the time behind it.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 from mmsa.config import load_config
 from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_json
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.serve.options import Options
 from mmsa.serve.problems import Problem
@@ -109,7 +109,7 @@ def _last_lines(metrics: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for line in lines:
         try:
-            content = json.loads(line)
+            content = parse_json(line)
         except ValueError:  # the first may begin in its middle, the last be half written
             continue
         kind = str(content.get("kind"))
