@@ -6,6 +6,7 @@ over. Paths of images are relative to the folder of the table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class TableRows(RawRows):
 
     def _content(self, row: Row, paths: ImagePaths) -> tuple[str | None, Path | None]:
         if row.problem is not None:
-            raise BadRow(f"row {row.number}: {row.problem}")
+            raise BadRow(row.problem)
         text = self._text(row)
         image = None
         if "image" in self.needs.read:
@@ -113,7 +114,7 @@ class TableRows(RawRows):
                 image = paths.find(self._cell(row, self.read.image), row=row.number)
             except NoImageFile as error:
                 if error.kind != "none" or "image" not in self.needs.may_lack:
-                    raise BadRow(f"image: {error}") from None
+                    raise BadRow(f"image: {_of_its_row(error)}") from None
         self.needs.check(has_text=text is not None, has_image=image is not None)
         return text, image
 
@@ -132,10 +133,10 @@ class TableRows(RawRows):
         value = row.cells.get(column)
         text = cell_text(value)
         if text is None:
-            raise BadRow(f"row {row.number}: {column} is {type(value).__name__}, expected text")
+            raise BadRow(f"{column} is {type(value).__name__}, expected text")
         if undecoded(text):
             encoding = self._encoding or "utf-8"
-            raise BadRow(f"row {row.number}: {column} is not {encoding}; see --encoding")
+            raise BadRow(f"{column} is not {encoding}; see --encoding")
         return text
 
     def _key(self, row: Row, position: int) -> str:
@@ -192,3 +193,8 @@ def check_table(path: Path) -> None:
             f"there is no {path}; give a table (CSV, TSV, JSONL, Parquet), a folder of images with "
             "texts, or packed shards"
         )
+
+
+def _of_its_row(error: NoImageFile) -> str:
+    """The reason without the row's number in the file: it is written into that row's result."""
+    return re.sub(r"^row \d+:? ", "", str(error))
