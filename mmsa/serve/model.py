@@ -19,6 +19,7 @@ from mmsa.calibration import temperature_of
 from mmsa.data.decoding import image_views
 from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
 from mmsa.data.manifest import MODALITIES, Modality
+from mmsa.engines.gpu_kernels import strict_float32
 from mmsa.errors import UserError
 from mmsa.evaluation.modality_audit.changed_inputs import plain_image
 from mmsa.evaluation.scores.metrics import probabilities
@@ -125,7 +126,8 @@ class ServedModel:
         if preprocessing.image is not None:
             views = (self._blank() if row.view is None else row.view for row in rows)
             pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
-        logits = self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
+        with strict_float32():  # as in evaluation
+            logits = self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
         if not np.isfinite(logits).all():
             raise UserError("the model gives logits that are not finite; use another checkpoint")
         temperature = temperature_of(self.export.calibration)
