@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ from mmsa.evaluation.report.read_report import Report, read_report
 from mmsa.evaluation.scores.metrics import Predictions
 
 _ROOT = Path(__file__).resolve().parents[1]
+_packing = threading.Lock()
 
 
 class Trial(NamedTuple):
@@ -85,7 +87,9 @@ def seconds_of_cpu() -> float:
 def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) -> str:
     """Train the trial and evaluate it on its test fold; what came of it."""
     out = options.out
-    directory, shards = trial.directory(out), shards_of(study, options.raw, out, trial)
+    directory = trial.directory(out)
+    with _packing:  # another trial may need the same fold
+        shards = shards_of(study, options.raw, out, trial)
     if report_of(directory).exists():
         return "there already"
     settings = [*study["variants"][trial.variant], f"data.shards={shards}", f"run.dir={directory}"]

@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from mmsa.calibration import temperature_of
-from mmsa.data.decoding import image_views
 from mmsa.data.decoding.given_images import ImageInput, content_of, is_one_image, shown
 from mmsa.data.decoding.packed_form import BadImage, BadText, text_as_packed
 from mmsa.data.decoding.raw_input import raw_view
-from mmsa.data.manifest import MODALITIES, Modality
-from mmsa.engines.gpu_kernels import strict_float32
+from mmsa.data.manifest import MODALITIES
+from mmsa.engines.hardware import device_named
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import probabilities
-from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export import Export, read_export
 from mmsa.export_target import read_export_whole
 from mmsa.models.fusion.sequences import Features, one_row
 from mmsa.predicted import Result
+from mmsa.row_model import RowModel
 
 if TYPE_CHECKING:
     from mmsa.models.model import SentimentModel
@@ -49,23 +49,17 @@ class Predictor:
     def __init__(self, export: Export, device: torch.device) -> None:
         self.export = export
         self.label_names = export.label_names
-        self._device = device
-        self._model = load_model(export).to(device)
-        self._tokenizer = load_tokenizer_of(export)
-        read = {"text": self._tokenizer, "image": export.preprocessing.image}
-        self._reads = {name: one is not None for name, one in read.items()}
-        self._may_lack = export.may_lack
+        self._rows = RowModel(export, device)
 
     def __repr__(self) -> str:
-        read = " and ".join(name for name in MODALITIES if self._reads[name])
-        lacking = f" (may lack {' or '.join(self._may_lack)})" if self._may_lack else ""
+        read, may_lack = " and ".join(self._rows.reads), self._rows.may_lack
+        lacking = f" (may lack {' or '.join(may_lack)})" if may_lack else ""
         step = self.export.facts.get("step")
         return (
             f"<Predictor of {self.export.directory}: {read}{lacking} -> "
-            f"{', '.join(self.label_names)}; step {step}, on {self._device}>"
+            f"{', '.join(self.label_names)}; step {step}, on {self._rows.device}>"
         )
 
-    @torch.inference_mode()
     def predict(
         self,
         texts: Iterable[str | None] | None = None,
@@ -103,7 +97,7 @@ class Predictor:
         # One logit may stand for two classes, so the first batch says how many there are.
         predicted: list[int] = []
         logits: list[NDArray[np.float32]] = []
-        seen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self._read_names}
+        seen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self._rows.reads}
         for start in range(0, len(texts), batch_size):
             rows, prepared = [], []
             for row in range(start, min(start + batch_size, len(texts))):
@@ -128,16 +122,12 @@ class Predictor:
         rows_of = {name: _in_place(parts, predicted, len(texts)) for name, parts in seen.items()}
         return Result(labels, probs, self.label_names, errors, rows_of if embeddings else None)
 
-    @property
-    def _read_names(self) -> list[Modality]:
-        return [name for name in MODALITIES if self._reads[name]]
-
     def _both(
         self, texts: Iterable[str | None] | None, images: Iterable[ImageInput | None] | None
     ) -> tuple[Sequence[str | None], Sequence[ImageInput | None]]:
         """Both as lists of equal length; `UserError` where one is missing or not a list."""
-        may_lack = self._may_lack if texts is not None or images is not None else ()
-        needed = {name: self._reads[name] and name not in may_lack for name in MODALITIES}
+        may_lack = self._rows.may_lack if texts is not None or images is not None else ()
+        needed = {name: name in self._rows.reads and name not in may_lack for name in MODALITIES}
         given_texts = _listed("texts", texts, needed=needed["text"])
         given_images = _listed("images", images, needed=needed["image"])
         count = len(given_images if texts is None else given_texts)
@@ -153,49 +143,27 @@ class Predictor:
 
     def _prepared(self, text: str | None, image: ImageInput | None, row: int) -> _Row:
         """One row as the model reads it. Raises `_BadRow`."""
-        given = {"text": text, "image": image}
-        for name in self._read_names:
-            if given[name] is None and name not in self._may_lack:
+        given, reads = {"text": text, "image": image}, self._rows.reads
+        for name in reads:
+            if given[name] is None and name not in self._rows.may_lack:
                 raise _BadRow(
                     f"{name} {row}: it is None, and the model in {self.export.directory} was not "
                     f"trained for a missing {name}. Give one, or train with "
                     f"data.modality_dropout.{name} or on samples without {name}"
                 )
-        if all(given[name] is None for name in self._read_names):
+        if all(given[name] is None for name in reads):
             raise _BadRow(f"row {row} has neither a text nor an image; give one of them")
-        reads = self._reads
         return _Row(
-            None if text is None or not reads["text"] else self._text(text, row),
-            None if image is None or not reads["image"] else self._view(image, row),
+            None if text is None or "text" not in reads else self._text(text, row),
+            None if image is None or "image" not in reads else self._view(image, row),
         )
 
     def _logits(
         self, rows: Sequence[_Row], seen: dict[str, list[NDArray[np.float32]]] | None
     ) -> NDArray[np.float32]:
         """The logits of one batch; what the encoders give is appended to `seen`."""
-        input_ids = attention_mask = pixels = None
-        has = {
-            "text": torch.tensor([row.text is not None for row in rows]),
-            "image": torch.tensor([row.view is not None for row in rows]),
-        }
-        present = [
-            has[name].to(self._device) if name in self._may_lack else None for name in MODALITIES
-        ]
-        if self._tokenizer is not None:
-            input_ids, attention_mask = (
-                tensor.to(self._device)
-                for tensor in self._tokenizer([row.text or "" for row in rows])
-            )
-        if self.export.preprocessing.image is not None:
-            side = self.export.preprocessing.image.image_size_px
-            empty = torch.zeros(3, side, side, dtype=torch.uint8)  # its features do not count
-            views = (empty if row.view is None else row.view for row in rows)
-            pixels = image_views.stacked(views, len(rows), self.export.preprocessing)
-            pixels = pixels.to(self._device)
-        with strict_float32(), _watched(self._model, seen, has):  # precision as in evaluation
-            output = self._model(input_ids, attention_mask, pixels, *present)
-        logits: NDArray[np.float32] = output.float().cpu().numpy()
-        return logits
+        with _watched(self._rows.model, seen, rows):
+            return self._rows.logits(rows)
 
     def _text(self, text: str, row: int) -> str:
         if not isinstance(text, str):
@@ -225,26 +193,12 @@ def load_predictor(export: str | os.PathLike[str], *, device: str | None = None)
     """Open the export at a path (a run directory means its best); see `mmsa.load`."""
     if not isinstance(export, str | os.PathLike):
         raise UserError(f"give the path of an export or a run; found {shown(export)}")
-    chosen = _device(device)
+    chosen = device_named(device)
     # All files of one export, even if its run replaces `best` in the meantime.
     _, predictor = read_export_whole(
         Path(export), "best", lambda found: Predictor(read_export(found.directory), chosen)
     )
     return predictor
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        said = str(error).splitlines()[0]
-        raise UserError(
-            f"the device {name!r} cannot be used ({said:.120}); use cpu, cuda or cuda:N"
-        ) from None
-    return device
 
 
 def _check_options(batch_size: object, on_error: object) -> None:
@@ -273,17 +227,21 @@ def _listed(name: str, given: Any, *, needed: bool) -> list[Any]:
 def _watched(
     model: SentimentModel,
     seen: dict[str, list[NDArray[np.float32]]] | None,
-    has: Mapping[str, torch.Tensor],
+    rows: Sequence[_Row],
 ) -> Iterator[None]:
     """Append what the encoders give in a forward pass to `seen`; NaN for rows without input."""
     with ExitStack() as hooks:
         for name in seen or ():
+            given = [row.text if name == "text" else row.view for row in rows]
+            absent = torch.tensor([one is None for one in given])
 
-            def keep(_: Any, __: Any, output: Features, name: str = name) -> None:
+            def keep(
+                _: Any, __: Any, output: Features, name: str = name, absent: torch.Tensor = absent
+            ) -> None:
                 assert seen is not None
-                rows = one_row(output).float().cpu().clone()
-                rows[~has[name]] = torch.nan
-                seen[name].append(rows.numpy())
+                found = one_row(output).float().cpu().clone()
+                found[absent] = torch.nan
+                seen[name].append(found.numpy())
 
             encoder = getattr(model, f"{name}_encoder")
             hooks.callback(encoder.register_forward_hook(keep).remove)

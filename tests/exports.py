@@ -19,14 +19,18 @@ WORDS = ["what a day", "not my day", *(f"word{number}" for number in range(13))]
 
 
 def write_tiny_export(
-    directory: Path, *, model: dict[str, Any] | None = None, **sections: dict[str, Any]
+    directory: Path,
+    *,
+    seed: int = 0,
+    model: dict[str, Any] | None = None,
+    **sections: dict[str, Any],
 ) -> Path:
-    """Write an export of a model of three classes to `directory`.
+    """Write an export of a model of three classes to `directory`; `seed` is that of its weights.
 
     `model` changes its settings (both modalities, concatenated), `sections` are others of the
     configuration. Images are packed at a short side of 64 pixels.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     chosen = {"fusion": {"name": "concat"}, **(model or {})}
     config = ModelConfig(text_encoder=text_settings(), image_encoder=image_settings(), **chosen)
     tokenizer = word_tokenizer(WORDS, 40, max_tokens=12)

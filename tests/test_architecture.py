@@ -35,7 +35,7 @@ LAYERS = (
     ("mmsa.data",),
     ("mmsa.models",),
     ("mmsa.engines", "mmsa.export"),
-    ("mmsa.export_target",),
+    ("mmsa.export_target", "mmsa.row_model"),
     ("mmsa.evaluation.scores",),
     ("mmsa.evaluation.inputs",),
     ("mmsa.evaluation.floors", "mmsa.evaluation.modality_audit"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmsa.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -13,6 +15,26 @@ def device_type() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device of a name such as cpu, cuda or cuda:1; None for what this machine has.
+
+    Raises `UserError` where it cannot be used.
+    """
+    import torch
+
+    if name is None:
+        return torch.device(device_type())
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f"the device {name!r} cannot be used ({said:.120}); use cpu, cuda or cuda:N"
+        ) from None
+    return device
 
 
 def own_gpus(device: torch.device) -> list[int]:

@@ -14,6 +14,7 @@ from mmsa.errors import UserError
 from mmsa.extensions import add_import_option, import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
+from mmsa.raw_files.text_files import is_text_encoding
 
 DESCRIPTION = (
     "Predicts every row of INPUT and writes it with its label, the confidence and the probability "
@@ -103,7 +104,7 @@ def predict_rows(command: Command, arguments: argparse.Namespace) -> None:
         one.name: getattr(arguments, one.name, None) for one in fields(Options)
     }
     options = Options(**{**chosen, "calibrated": not arguments.uncalibrated})
-    opened = open_all(arguments.export, options)
+    opened = open_all(arguments.export, options, command.world)
     accelerator = command.accelerator = make_accelerator(arguments.precision, timeout_s=_DAY_S)
     summary = predict(opened, options, accelerator, command.world)
     if command.world.is_main_process:
@@ -125,19 +126,9 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{flag} {value}: expected an integer of at least {least}")
     if arguments.resume and arguments.overwrite:
         raise UserError("--resume continues and --overwrite begins again; choose one of the two")
-    if arguments.encoding is not None and not _is_known(arguments.encoding):
+    if arguments.encoding is not None and not is_text_encoding(arguments.encoding):
         raise UserError(
             f"--encoding {arguments.encoding} is not a known encoding; for example utf-8, gb18030"
         )
     if arguments.out.is_file() and not (arguments.overwrite or arguments.resume):
         raise UserError(f"{arguments.out} exists; add --overwrite to replace it")
-
-
-def _is_known(encoding: str) -> bool:
-    import codecs
-
-    try:
-        "".encode(codecs.lookup(encoding).name)
-    except (LookupError, ValueError, TypeError):
-        return False
-    return True

@@ -83,14 +83,13 @@ class Opened:
         return options.batch_size or self.export.config.eval.batch_size
 
 
-def open_all(export: Path, options: Options) -> Opened:
+def open_all(export: Path, options: Options, world: World) -> Opened:
     """The model and the input. Raises `UserError` where one cannot be used."""
     check_table(options.input)
 
     def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
         found = read_export(target.directory)
-        asked = options.num_workers
-        if found.config.data.num_workers if asked is None else asked:
+        if _workers(found, options, world):
             start_forkserver()  # imports for the loader processes meanwhile
         model = load_model(found)
         assert found.weights_sha256  # of these files, and kept

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mmsa.errors import UserError
+
+if TYPE_CHECKING:
+    from mmsa.raw_files.rows import Table
 
 # Names by which a column is recognised, in any letter case.
 USUAL_TEXT = ("text", "tweet", "caption", "sentence")
@@ -13,20 +17,21 @@ USUAL_LABEL = ("label", "sentiment", "class")
 
 
 def find_column(
-    columns: Sequence[str],
+    table: Table,
     given: str | None,
     usual: Sequence[str],
     *,
     what: str,
-    flag: str,
-    separated_by: str | None = None,
+    flag: str | None = None,
     otherwise: str = "",
 ) -> str:
     """The column named `given`; where that is None, the one with a usual name, in any case.
 
-    Raises `UserError` where none or several match; it names `separated_by`, what separates the
-    fields of the file, and where none was named and found, what to do `otherwise`.
+    Raises `UserError` where none or several match. It says how to name the column (`flag`, None for
+    `--WHAT-column`), and where none was named and found, what to do `otherwise`.
     """
+    columns, separated_by = table.columns, table.separated_by
+    flag = flag or f"--{what}-column"
     if given is not None and columns.count(given) == 1:
         return given
     wanted = [given] if given is not None else list(usual)

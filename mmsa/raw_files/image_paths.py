@@ -19,7 +19,7 @@ _SHOWN = 80  # characters
 
 
 class NoImageFile(ValueError):
-    """A cell does not name an image file; the message says what it says.
+    """A cell does not name an image file; the message says what it says, but not where it is.
 
     `kind` is "none" where it names no image, "absent" where the file that it names does not exist
     (a mistake, unlike the former), "address" where it is the address of something elsewhere.
@@ -28,6 +28,10 @@ class NoImageFile(ValueError):
     def __init__(self, kind: Literal["none", "absent", "address"], message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+    def in_row(self, row: int) -> str:
+        """The message with the number of the row."""
+        return f"row {row}{' ' if self.kind == 'none' else ': '}{self}"
 
     def __reduce__(self) -> tuple[type[NoImageFile], tuple[str, str]]:
         return NoImageFile, (self.kind, str(self))  # loader processes pickle it
@@ -43,8 +47,8 @@ class ImagePaths:
         self._folder = folder
         self._names: dict[Path, dict[str, list[str]]] = {}
 
-    def find(self, cell: str, *, row: int) -> Path:
-        """The file that `cell` of row number `row` names.
+    def find(self, cell: str) -> Path:
+        """The file that `cell` names.
 
         As it is written, where that is a file; else with slashes for backslashes; else with the
         extension in another case, where exactly one file is called that. Raises `NoImageFile`
@@ -53,18 +57,18 @@ class ImagePaths:
         """
         written = cell.strip()
         if not written:
-            raise NoImageFile("none", f"row {row} names no picture")
+            raise NoImageFile("none", "names no picture")
         if _URL.match(written):
-            written = _local(written, row)
+            written = _local(written)
         path = self._folder / written
         if _exists(path):
             return path
         if is_missing(written):
-            raise NoImageFile("none", f"row {row} names no picture but {written!r}")
+            raise NoImageFile("none", f"names no picture but {written!r}")
         other = self._folder / written.replace("\\", "/")
         found = other if _exists(other) else self._other_case(other)
         if not _exists(found):  # said with the cell: a wrong drive or a slash is seen in it alone
-            detail = f"row {row}: the file {cell.strip()[-_SHOWN:]!r} does not exist"
+            detail = f"the file {cell.strip()[-_SHOWN:]!r} does not exist"
             raise NoImageFile("absent", detail)
         return found
 
@@ -77,18 +81,18 @@ class ImagePaths:
         return folder / found[0] if len(found) == 1 else path
 
 
-def _local(url: str, row: int) -> str:
+def _local(url: str) -> str:
     """The path of a `file:` URL of this machine. Raises `NoImageFile` for every other URL."""
     if url.lower().startswith("file:/") and not url.lower().startswith("file://"):
         url = f"file://{url[len('file:') :]}"  # RFC 8089 allows both
     if not url.lower().startswith("file://"):
-        raise NoImageFile("address", f"row {row}: {url[:_SHOWN]!r}; download it first")
+        raise NoImageFile("address", f"{url[:_SHOWN]!r}; download it first")
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise NoImageFile("address", f"row {row}: {url[:_SHOWN]!r} does not parse") from None
+        raise NoImageFile("address", f"{url[:_SHOWN]!r} does not parse") from None
     if parts.netloc.lower() not in ("", "localhost", "127.0.0.1"):
-        detail = f"row {row}: {url[:_SHOWN]!r} is on the machine {parts.netloc[:_SHOWN]!r}"
+        detail = f"{url[:_SHOWN]!r} is on the machine {parts.netloc[:_SHOWN]!r}"
         raise NoImageFile("address", detail)
     path = url[len("file://") + len(parts.netloc) :]
     raw = unquote(path, errors="surrogateescape")

@@ -25,3 +25,12 @@ def decoded(content: bytes, encoding: str) -> str:
         if content.startswith(mark):
             return content[len(mark) :].decode(name)
     return content.decode(encoding)
+
+
+def is_text_encoding(name: str) -> bool:
+    """Whether Python knows an encoding of texts by this name."""
+    try:
+        "".encode(codecs.lookup(name).name)
+    except (LookupError, ValueError, TypeError):
+        return False
+    return True

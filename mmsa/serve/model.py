@@ -1,7 +1,7 @@
 """An export in service: one post -> a row (in a decoding thread), rows -> answers (in one thread).
 
-The steps are those of `mmsa.load(EXPORT).predict`, with the same functions; a server runs the
-first on other threads than the second.
+The steps are those of `mmsa.load(EXPORT).predict`; a server runs the first on other threads than
+the second.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from mmsa.calibration import temperature_of
 from mmsa.data.decoding import image_views
-from mmsa.data.decoding.packed_form import BadImage, BadText, image_as_packed, text_as_packed
-from mmsa.data.manifest import MODALITIES, Modality
-from mmsa.engines.gpu_kernels import strict_float32
+from mmsa.data.decoding.packed_form import BadImage, BadText, text_as_packed
+from mmsa.data.decoding.raw_input import raw_view
+from mmsa.data.manifest import Modality
+from mmsa.engines.hardware import device_named
 from mmsa.errors import UserError
 from mmsa.evaluation.modality_audit.changed_inputs import plain_image
 from mmsa.evaluation.scores.metrics import probabilities
-from mmsa.export import Export, load_model, load_tokenizer_of, read_export
+from mmsa.export import Export, read_export
 from mmsa.export_target import Target, read_export_whole
+from mmsa.row_model import RowModel
 from mmsa.serve.bodies import RawPost
 from mmsa.serve.options import Options
 from mmsa.serve.problems import Problem
@@ -72,15 +74,10 @@ class ServedModel:
         self.digest = export.weights_sha256
         self._options = options
         self.device = device
-        self._model = load_model(export).to(device)
-        self.num_parameters = sum(one.numel() for one in self._model.parameters())
-        self._tokenizer = load_tokenizer_of(export)
-        reads: dict[Modality, bool] = {
-            "text": self._tokenizer is not None,
-            "image": export.preprocessing.image is not None,
-        }
-        self.reads = tuple(name for name in MODALITIES if reads[name])
-        self.may_lack = export.may_lack
+        self._rows = RowModel(export, device)
+        self.num_parameters = sum(one.numel() for one in self._rows.model.parameters())
+        self.reads = self._rows.reads
+        self.may_lack = self._rows.may_lack
         self._plain = self._plain_view()
         self.compute([self._warm_up_row()])  # the first pass is slower, and shows broken weights
 
@@ -106,28 +103,9 @@ class ServedModel:
             "image": Row(self, None if "text" in self.may_lack else "", row.view),
         }
 
-    @torch.inference_mode()
     def compute(self, rows: Sequence[Row]) -> list[Scores]:
         """The scores of `rows`. Raises `UserError` where a logit is not finite."""
-        has = {
-            "text": [row.text is not None for row in rows],
-            "image": [row.view is not None for row in rows],
-        }
-        present = [
-            torch.tensor(has[name]).to(self.device) if name in self.may_lack else None
-            for name in MODALITIES
-        ]
-        input_ids = attention_mask = pixels = None
-        if self._tokenizer is not None:
-            input_ids, attention_mask = (
-                tensor.to(self.device) for tensor in self._tokenizer([r.text or "" for r in rows])
-            )
-        preprocessing = self.export.preprocessing
-        if preprocessing.image is not None:
-            views = (self._blank() if row.view is None else row.view for row in rows)
-            pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
-        with strict_float32():  # as in evaluation
-            logits = self._model(input_ids, attention_mask, pixels, *present).float().cpu().numpy()
+        logits = self._rows.logits(rows)
         if not np.isfinite(logits).all():
             raise UserError("the model gives logits that are not finite; use another checkpoint")
         temperature = temperature_of(self.export.calibration)
@@ -150,19 +128,11 @@ class ServedModel:
     def _view(self, image: bytes | None) -> torch.Tensor | None:
         if image is None or "image" not in self.reads:
             return None
-        preprocessing = self.export.preprocessing
         try:
-            packed, _, _ = image_as_packed(
-                image,
-                mode=preprocessing.packed_mode,
-                short_side_px=preprocessing.packed_short_side_px,
-                quality=preprocessing.packed_quality,
-                max_pixels=self._options.max_pixels,
-            )
+            return raw_view(image, self.export.preprocessing, max_pixels=self._options.max_pixels)
         except BadImage as error:
             status = 413 if error.kind == "too large" else 422
             raise Problem(status, f"image: {error}") from None
-        return image_views.evaluation_view(image_views.decode(packed), preprocessing)
 
     def _plain_view(self) -> torch.Tensor | None:
         """The masked image of the modality audit: of the encoder's mean colour."""
@@ -173,11 +143,6 @@ class ServedModel:
         decoded = image_views.decode(plain_image((red, green, blue)))
         return image_views.evaluation_view(decoded, self.export.preprocessing)
 
-    def _blank(self) -> torch.Tensor:
-        settings = self.export.preprocessing.image
-        side = 1 if settings is None else settings.image_size_px
-        return torch.zeros(3, side, side, dtype=torch.uint8)
-
     def _warm_up_row(self) -> Row:
         return Row(self, "a" if "text" in self.reads else None, self._plain)
 
@@ -187,9 +152,7 @@ def load_served(path: Path, options: Options, device: str | torch.device | None)
 
     Raises `UserError` where it is damaged or not there, or the device cannot be used.
     """
-    from mmsa.predictor import _device
-
-    chosen = device if isinstance(device, torch.device) else _device(device)
+    chosen = device if isinstance(device, torch.device) else device_named(device)
     _, served = read_export_whole(
         path,
         "best",

@@ -99,14 +99,7 @@ def _listed(folder: Path) -> list[str]:
 def _rows(sheet: Path, settings: MayKeepMissing) -> list[_Row]:
     table = open_table(sheet, encoding=settings.encoding)
     names = [
-        find_column(
-            table.columns,
-            None,
-            usual,
-            what=what,
-            flag="its heading in the sheet",
-            separated_by=table.separated_by,
-        )
+        find_column(table, None, usual, what=what, flag="its heading in the sheet")
         for what, usual in (
             ("id", ("File Name", "ID")),
             ("text", ("Caption", "Tweet", "Text")),

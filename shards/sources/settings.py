@@ -6,13 +6,13 @@ share; a source's own `Settings` derives from one of them.
 
 from __future__ import annotations
 
-import codecs
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.data.manifest import MODALITIES, Modality
+from mmsa.raw_files.text_files import is_text_encoding
 from shards.class_names import Similar
 from shards.example import Reason, Reject, read_file
 from shards.label_rules import RULES
@@ -58,7 +58,7 @@ class EncodingSettings(SourceSettings):
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, name: str | None) -> str | None:
-        if name is not None and not _is_text_encoding(name):
+        if name is not None and not is_text_encoding(name):
             raise ValueError("is not a known encoding; for example utf-8, gb18030")
         return name
 
@@ -164,11 +164,3 @@ def text_file(path: Path, settings: SourceSettings) -> bytes:
         most_bytes=_MOST_BYTES_OF_CHARACTER * settings.max_characters,
         too_large=Reason.LARGE_TEXT,
     )
-
-
-def _is_text_encoding(name: str) -> bool:
-    try:
-        "".encode(codecs.lookup(name).name)
-    except (LookupError, ValueError, TypeError):
-        return False
-    return True

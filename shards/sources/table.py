@@ -224,12 +224,12 @@ def _image_or_none(paths: ImagePaths, cell: str, row: int, settings: TableSettin
     A path to a file that does not exist is an error of the data, not a row without an image.
     """
     try:
-        return paths.find(cell, row=row)
+        return paths.find(cell)
     except NoImageFile as error:
         if error.kind == "none" and "image" in settings.keep_missing:
             return None
         reason = Reason.IMAGE_URL if error.kind == "address" else Reason.NO_IMAGE
-        raise Reject(reason, str(error)) from None
+        raise Reject(reason, error.in_row(row)) from None
 
 
 def _cell(row: Row, name: str, settings: TableSettings) -> str:

@@ -47,15 +47,8 @@ def columns_of(table: Table, settings: TableSettings) -> Columns:
     """
 
     def find(what: str, given: str | None, usual: Sequence[str]) -> str:
-        return find_column(
-            table.columns,
-            given,
-            usual,
-            what=what,
-            flag=f"--{what}-column",
-            separated_by=table.separated_by,
-            otherwise=f". Rows without one: --keep-missing {what}" * (what in MODALITIES),
-        )
+        keep = f". Rows without one: --keep-missing {what}" * (what in MODALITIES)
+        return find_column(table, given, usual, what=what, otherwise=keep)
 
     def find_if_any(name: str, given: str | None) -> str | None:
         named = [column.strip().casefold() for column in table.columns].count(name)

@@ -114,7 +114,7 @@ def test_a_model_that_was_not_trained_for_it_says_so(
     run_dir = tmp_path / "run"
     assert train(complete, run_dir) == 0
     export = mmsa.load(run_dir, device="cpu")
-    assert not any(name.startswith("stand_ins") for name in export._model.state_dict())
+    assert not any(name.startswith("stand_ins") for name in export._rows.model.state_dict())
     with pytest.raises(
         UserError, match="text 1: it is None, and the model in .* was not trained for"
     ):

@@ -70,7 +70,7 @@ def test_a_predictor_is_of_one_export(live: LiveRun, moments: set[int]) -> None:
         predictor = mmsa.load(live.directory, device="cpu")
     export = predictor.export
     assert export.calibration is not None
-    step = step_of(predictor._model)
+    step = step_of(predictor._rows.model)
     assert (step, 1.0 + step / 1000) == (export.facts["step"], export.calibration.temperature)
 
 

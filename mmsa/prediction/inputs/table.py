@@ -6,7 +6,6 @@ over. Paths of images are relative to the folder of the table.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +110,10 @@ class TableRows(RawRows):
         image = None
         if "image" in self.needs.read:
             try:
-                image = paths.find(self._cell(row, self.read.image), row=row.number)
+                image = paths.find(self._cell(row, self.read.image))
             except NoImageFile as error:
                 if error.kind != "none" or "image" not in self.needs.may_lack:
-                    raise BadRow(f"image: {_of_its_row(error)}") from None
+                    raise BadRow(f"image: {error}") from None
         self.needs.check(has_text=text is not None, has_image=image is not None)
         return text, image
 
@@ -166,14 +165,7 @@ def _columns_of(
             return None
         if given is None and what not in needs.read:
             return by_name(*usual)
-        return find_column(
-            table.columns,
-            given,
-            usual,
-            what=what,
-            flag=f"--{what}-column",
-            separated_by=table.separated_by,
-        )
+        return find_column(table, given, usual, what=what)
 
     found = TableColumns(
         find("text", text, USUAL_TEXT),
@@ -193,8 +185,3 @@ def check_table(path: Path) -> None:
             f"there is no {path}; give a table (CSV, TSV, JSONL, Parquet), a folder of images with "
             "texts, or packed shards"
         )
-
-
-def _of_its_row(error: NoImageFile) -> str:
-    """The reason without the row's number in the file: it is written into that row's result."""
-    return re.sub(r"^row \d+:? ", "", str(error))

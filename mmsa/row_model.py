@@ -1,0 +1,71 @@
+"""A model on one device, and what it makes of rows that are ready: prepared text and view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmsa.data.decoding import image_views
+from mmsa.data.manifest import MODALITIES, Modality
+from mmsa.engines.gpu_kernels import strict_float32
+from mmsa.export import Export, load_model, load_tokenizer_of
+
+
+class ModelRow(Protocol):
+    """One row as a model reads it; None for what it does not have or the model does not read."""
+
+    @property
+    def text(self) -> str | None:
+        """In packed form."""
+
+    @property
+    def view(self) -> torch.Tensor | None:
+        """uint8 (3, S, S)."""
+
+
+class RowModel:
+    """The model of an export with its tokenizer. Its weights do not change."""
+
+    def __init__(self, export: Export, device: torch.device) -> None:
+        self.export = export
+        self.device = device
+        self.model = load_model(export).to(device)
+        self.may_lack = export.may_lack
+        self._tokenizer = load_tokenizer_of(export)
+        reads: dict[Modality, bool] = {
+            "text": self._tokenizer is not None,
+            "image": export.preprocessing.image is not None,
+        }
+        self.reads = tuple(name for name in MODALITIES if reads[name])
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[ModelRow]) -> NDArray[np.float32]:
+        """The logits (n, C) of n rows, which are one batch; (n, 1) where two classes share one."""
+        has = {
+            "text": [row.text is not None for row in rows],
+            "image": [row.view is not None for row in rows],
+        }
+        present = [
+            torch.tensor(has[name]).to(self.device) if name in self.may_lack else None
+            for name in MODALITIES
+        ]
+        input_ids = attention_mask = pixels = None
+        if self._tokenizer is not None:
+            input_ids, attention_mask = (
+                tensor.to(self.device)
+                for tensor in self._tokenizer([row.text or "" for row in rows])
+            )
+        preprocessing = self.export.preprocessing
+        if preprocessing.image is not None:
+            side = preprocessing.image.image_size_px
+            empty = torch.zeros(3, side, side, dtype=torch.uint8)  # its features do not count
+            views = (empty if row.view is None else row.view for row in rows)
+            pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
+        with strict_float32():  # as in evaluation
+            output = self.model(input_ids, attention_mask, pixels, *present)
+        logits: NDArray[np.float32] = output.float().cpu().numpy()
+        return logits
