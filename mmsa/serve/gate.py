@@ -43,7 +43,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self.draining:
+                if self.draining and status != 408:  # which closes by itself
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 

@@ -207,7 +207,12 @@ class _Body:
                     self._taken += len(part)
                     parts.append(part)
         except TimeoutError:
-            raise Problem(408, f"the body did not arrive within {options.timeout_s:g} s") from None
+            # Closed, as RFC 9110 (15.5.9) advises: what is still to come would be read for nothing.
+            raise Problem(
+                408,
+                f"the body did not arrive within {options.timeout_s:g} s",
+                headers={"Connection": "close"},
+            ) from None
         except ClientDisconnect:
             raise Problem(400, "the client ended the connection") from None
         return b"".join(parts)
