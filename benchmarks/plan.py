@@ -32,7 +32,8 @@ from mmsa.data.manifest import (
     load_manifest,
     write_manifest,
 )
-from mmsa.data.plan import Order, batch_plan
+from mmsa.data.order import Order
+from mmsa.data.plan import batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.labels import LABEL_NAMES, class_map
 

@@ -180,6 +180,7 @@ def check_start(config: Config) -> tuple[list[str], bool]:
         micro_batch_size=config.train.micro_batch_size,
         world_size=config.launch.world_size,
         drop_last=config.data.drop_last,
+        groups=config.data.groups,
     )
     run_dir = Path(str(config.run.dir))
     choice = choose_checkpoint(run_dir)

@@ -115,6 +115,9 @@ class DataConfig(Section):
         None, description="kept classes in order, or new name -> merged classes; null keeps all"
     )
     window_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
+    groups: int = Field(
+        1, ge=1, description="of shards; a global batch takes as many samples from each"
+    )
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         2, description="loader processes per rank; auto: by the cores that a rank has, with a GPU"
     )

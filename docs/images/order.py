@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from mmsa.data.plan import Order, batch_plan, deal
+from mmsa.data.order import Order
+from mmsa.data.plan import batch_plan, deal
 from mmsa.foundation.hashed_random import permutation, stream_key
 
 SIZES = np.array([6, 4, 7, 5, 8, 3, 6, 9])  # 48 samples

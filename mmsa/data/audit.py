@@ -24,7 +24,8 @@ from mmsa.config import Config, load_config
 from mmsa.data.audit_files import Part, parts_of, read_part
 from mmsa.data.index_file import key_hash
 from mmsa.data.manifest import load_manifest
-from mmsa.data.plan import BatchPlan, Order
+from mmsa.data.order import Order
+from mmsa.data.plan import BatchPlan
 from mmsa.data.reader import SplitReader
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.foundation.hashed_random import KeyArray
@@ -96,7 +97,9 @@ class Expected:
         classes = class_map(manifest.classes, config.data.classes)
         self.reader = SplitReader(shards, manifest, "train", classes)
         size = config.train.global_batch_size
-        self.plan = BatchPlan(len(self.reader), size, size, 1, config.data.drop_last)
+        self.plan = BatchPlan(
+            len(self.reader), size, size, 1, config.data.drop_last, config.data.groups
+        )
         self._config = config
         self._orders: dict[int, Order] = {}
 
@@ -109,6 +112,8 @@ class Expected:
                     seed=self._config.run.seed,
                     epoch=epoch,
                     window_shards=self._config.data.window_shards,
+                    groups=self.plan.groups,
+                    global_batch_size=self.plan.global_batch_size,
                 )
             }
         return self._orders[epoch]

@@ -13,7 +13,8 @@ from itertools import islice
 
 import numpy as np
 
-from mmsa.data.plan import BatchPlan, Order, deal, evaluation_batches, evaluation_order
+from mmsa.data.order import Order
+from mmsa.data.plan import BatchPlan, deal, evaluation_batches, evaluation_order
 from mmsa.data.reader import SplitReader
 from mmsa.foundation.hashed_random import IntArray
 
@@ -74,11 +75,14 @@ class TrainRequests:
             if order is None or epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
                 text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
-            shards, ordinals = order.slice(start, stop)
-            # This step and the rest of its window read these shards' records again.
+            block = self.plan.block(self.rank, start, stop)
+            shards, ordinals = order.slice(block.start, block.stop)
+            # This step and the rest of its windows read these shards' records again.
             self.reader.keep_indexes(self.window_shards * order.num_kept_windows)
-            lengths = None if text_lengths is None else text_lengths.slice(start, stop)
-            dealt = deal(lengths, stop - start, self.plan, self.rank)
+            lengths = None
+            if text_lengths is not None:
+                lengths = text_lengths.slice(block.start, block.stop)
+            dealt = deal(lengths, block.stop - block.start, block.plan, block.rank)
             for micro_step in mine:
                 positions = dealt[micro_step]
                 # An empty micro-batch of a last incomplete step becomes one row of weight 0,
@@ -93,6 +97,8 @@ class TrainRequests:
             seed=self.seed,
             epoch=epoch,
             window_shards=self.window_shards,
+            groups=self.plan.groups,
+            global_batch_size=self.plan.global_batch_size,
         )
 
 
@@ -111,16 +117,20 @@ class _TextLengths:
 
     def _window(self, number: int) -> IntArray:
         """The lengths (n,) of the samples of a window, in their order."""
-        if number not in self._windows:
-            window = self._order.window(number)
-            lengths = [
-                self._reader.records(shard)["text_length"]
-                for shard in window.members.tolist()
-                if self._reader.sizes[shard]
-            ]
-            self._windows[number] = np.concatenate(lengths)[window.shuffled]
-            while len(self._windows) > self._order.num_kept_windows:
-                self._windows.popitem(last=False)
+        if number in self._windows:
+            self._windows.move_to_end(number)
+            return self._windows[number]
+        window = self._order.window(number)
+        ends = window.firsts + window.sizes
+        members = zip(window.members.tolist(), window.firsts.tolist(), ends.tolist(), strict=True)
+        lengths = [
+            self._reader.records(shard)["text_length"][first:end]
+            for shard, first, end in members
+            if end > first
+        ]
+        self._windows[number] = np.concatenate(lengths)[window.shuffled]
+        while len(self._windows) > self._order.num_kept_windows:
+            self._windows.popitem(last=False)
         return self._windows[number]
 
 

@@ -1,108 +1,20 @@
 """Which samples a rank reads at a step: pure arithmetic, no I/O.
 
-An epoch has one order of all samples (`Order`). Step t takes `order[t*G : (t+1)*G]`, G the global
+An epoch has one order of all samples (order.py). Step t takes `order[t*G : (t+1)*G]`, G the global
 batch size; ranks, micro-batches and workers only divide that slice. So the global batches are the
 same for any world size and any number of workers, and a position is a step number.
-
-Permutations come from `mmsa/foundation/hashed_random.py`, not from a library's generator, whose
-stream may change between versions.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from math import gcd
 
 import numpy as np
 
 from mmsa.errors import UserError
-from mmsa.foundation.hashed_random import IntArray, KeyArray, permutation, stream_key
-
-Piece: TypeAlias = tuple[int, slice]  # window number, positions inside that window
-
-
-@dataclass(frozen=True)
-class Window:
-    """A few shards of an epoch, their n samples permuted together."""
-
-    members: IntArray  # (k,) the shards of the window, in the epoch's order of shards
-    shards: IntArray  # (n,) shard of each sample
-    ordinals: IntArray  # (n,) position of each sample in its shard
-    shuffled: IntArray  # (n,) position of each sample in the concatenated shards of `members`
-
-
-class Order:
-    """The order of all samples of one epoch, computed window by window.
-
-    Shards are permuted and cut into windows of `window_shards`; the samples of a window are
-    permuted together. The order depends only on the arguments. `identity` is the manifest's digest
-    with the split and the kept classes.
-
-    `num_kept_windows` is how many windows stay in memory: those of the largest slice so far, and
-    at least two, because a slice usually lies in one window or in two neighbours.
-    """
-
-    def __init__(
-        self, shard_sizes: IntArray, *, identity: str, seed: int, epoch: int, window_shards: int
-    ) -> None:
-        """`shard_sizes` (S,): samples in each shard, in the manifest's order; 0 is allowed."""
-        self._stream = (identity, seed, epoch)
-        self._window_shards = window_shards
-        num_shards = len(shard_sizes)
-        self._shards = permutation(num_shards, stream_key("shards", *self._stream))  # (S,)
-        self._sizes = np.asarray(shard_sizes, dtype=np.int64)[self._shards]  # (S,)
-        ends = np.cumsum(self._sizes)
-        last_of_window = np.minimum(
-            np.arange(window_shards, num_shards + window_shards, window_shards), num_shards
-        )
-        # Position of each window's first sample, and of the end: (W + 1,).
-        self._window_starts = np.concatenate([[0], ends[last_of_window - 1]]).astype(np.int64)
-        self.num_kept_windows = 2
-        self._windows: OrderedDict[int, Window] = OrderedDict()
-
-    def __len__(self) -> int:
-        return int(self._window_starts[-1])
-
-    def slice(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
-        """Samples at positions `start` to `stop`: (shard numbers (n,), ordinals in them (n,))."""
-        pieces = list(self.pieces(start, stop))
-        self.num_kept_windows = max(self.num_kept_windows, len(pieces))
-        shards, ordinals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for number, inside in pieces:
-            window = self.window(number)
-            shards.append(window.shards[inside])
-            ordinals.append(window.ordinals[inside])
-        return np.concatenate(shards), np.concatenate(ordinals)
-
-    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """Cut positions `start` to `stop` at the borders of windows; no empty pieces."""
-        assert 0 <= start <= stop <= len(self), (start, stop, len(self))
-        number = int(np.searchsorted(self._window_starts, start, side="right")) - 1
-        while start < stop:
-            first, end = self._window_starts[number : number + 2].tolist()
-            upto = min(stop, end)
-            if upto > start:
-                yield number, slice(start - first, upto - first)
-                start = upto
-            number += 1
-
-    def window(self, number: int) -> Window:
-        """Window `number` of the epoch, counted from 0."""
-        if number not in self._windows:
-            first = number * self._window_shards
-            sizes = self._sizes[first : first + self._window_shards]
-            members = self._shards[first : first + self._window_shards]
-            starts = np.cumsum(sizes) - sizes
-            shuffled = permutation(int(sizes.sum()), stream_key("window", *self._stream, number))
-            member = np.repeat(np.arange(len(sizes)), sizes)[shuffled]
-            self._windows[number] = Window(
-                members, members[member], shuffled - starts[member], shuffled
-            )
-            while len(self._windows) > self.num_kept_windows:
-                self._windows.popitem(last=False)
-        return self._windows[number]
+from mmsa.foundation.hashed_random import IntArray, KeyArray
 
 
 @dataclass(frozen=True)
@@ -114,6 +26,7 @@ class BatchPlan:
     micro_batch_size: int
     world_size: int
     drop_last: bool
+    groups: int = 1  # of the order; each gives as many samples to a global batch
 
     @property
     def accumulation_steps(self) -> int:
@@ -136,14 +49,49 @@ class BatchPlan:
         start = step_in_epoch * self.global_batch_size
         return epoch, start, min(start + self.global_batch_size, self.num_samples)
 
+    def block(self, rank: int, start: int, stop: int) -> Block:
+        """The part of the step from `start` to `stop` that `rank` shares with its neighbours.
+
+        As many blocks as divide both groups and ranks, so that the ranks of a block read from their
+        own groups alone: with G groups, each of G, 2 G, ... ranks from one. The few samples of a
+        last incomplete step are one block.
+        """
+        blocks = gcd(self.groups, self.world_size)
+        if stop - start < self.global_batch_size:
+            blocks = 1
+        size, ranks = (stop - start) // blocks, self.world_size // blocks
+        number, inside = divmod(rank, ranks)
+        first = start + number * size
+        smaller = replace(self, global_batch_size=self.global_batch_size // blocks)
+        return Block(first, first + size, inside, replace(smaller, world_size=ranks))
+
     def in_words(self) -> str:
         """The arithmetic as one line of the log."""
+        blocks = gcd(self.groups, self.world_size)
+        grouped = (
+            ""
+            if self.groups == 1
+            else (
+                f"; {self.groups} groups of shards, {self.groups // blocks} for every "
+                f"{self.world_size // blocks} rank(s)"
+            )
+        )
         return (
             f"global batch {self.global_batch_size} = micro-batch {self.micro_batch_size} x "
             f"accumulation {self.accumulation_steps} x world {self.world_size}; "
             f"{self.num_samples} samples = {self.steps_per_epoch} steps an epoch, "
-            f"{self.left_out_per_epoch} left out"
+            f"{self.left_out_per_epoch} left out{grouped}"
         )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive samples of a step for consecutive ranks, dealt among these."""
+
+    start: int  # position in the epoch's order
+    stop: int
+    rank: int  # inside the block
+    plan: BatchPlan  # of the block's ranks
 
 
 def batch_plan(
@@ -153,11 +101,12 @@ def batch_plan(
     micro_batch_size: int,
     world_size: int,
     drop_last: bool = True,
+    groups: int = 1,
 ) -> BatchPlan:
     """Check the batch arithmetic.
 
     Raises `UserError`, with the nearest numbers that divide, if a global batch does not divide by
-    ranks x micro-batch, and if the split is smaller than one global batch.
+    ranks x micro-batch or by the groups, and if the split is smaller than one global batch.
     """
     unit = micro_batch_size * world_size
     if global_batch_size % unit:
@@ -168,12 +117,21 @@ def batch_plan(
             f"{'rank' if world_size == 1 else 'ranks'} x micro-batch {micro_batch_size} = {unit}; "
             f"use {nearest}, or another train.micro_batch_size"
         )
+    if global_batch_size % groups:
+        divisors = [number for number in range(1, groups) if global_batch_size % number == 0]
+        raise UserError(
+            f"data.groups={groups} does not divide train.global_batch_size={global_batch_size}: "
+            "each group gives as many samples to a batch; use "
+            f"{' or '.join(map(str, divisors[-2:]))}, or another global batch"
+        )
     if num_samples < 1 or (drop_last and num_samples < global_batch_size):
         raise UserError(
             f"the training split has {num_samples} samples, fewer than one global batch of "
             f"{global_batch_size}; use a smaller train.global_batch_size or data.drop_last=false"
         )
-    return BatchPlan(num_samples, global_batch_size, micro_batch_size, world_size, drop_last)
+    return BatchPlan(
+        num_samples, global_batch_size, micro_batch_size, world_size, drop_last, groups
+    )
 
 
 def deal(lengths: IntArray | None, size: int, plan: BatchPlan, rank: int) -> list[IntArray]:

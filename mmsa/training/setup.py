@@ -98,6 +98,7 @@ def prepare_run(
         micro_batch_size=config.train.micro_batch_size,
         world_size=world.world_size,
         drop_last=config.data.drop_last,
+        groups=config.data.groups,
     )
     data = RunData(
         # Without its shards, which take 2 KiB each: the readers hold them as arrays.

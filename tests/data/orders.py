@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mmsa.data.plan import Order
+from mmsa.data.order import Order
 
 Place = tuple[int, int]  # shard, ordinal in it
 

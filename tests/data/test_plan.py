@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from orders import SHARD_SIZES, Place, order_of, places
 
-from mmsa.data.plan import BatchPlan, Order, batch_plan, deal, evaluation_batches, evaluation_order
+from mmsa.data.order import Order
+from mmsa.data.plan import BatchPlan, batch_plan, deal, evaluation_batches, evaluation_order
 from mmsa.errors import UserError
 
 
@@ -24,15 +25,20 @@ def epochs(draw: st.DrawFn) -> tuple[BatchPlan, Order, list[int]]:
     if most == 0:
         drop_last, most = False, 3
     global_batch_size = micro * world_size * draw(st.integers(1, most))
+    divisors = [number for number in range(1, 13) if global_batch_size % number == 0]
+    groups = draw(st.sampled_from(divisors))
     plan = batch_plan(
         sum(sizes),
         global_batch_size=global_batch_size,
         micro_batch_size=micro,
         world_size=world_size,
         drop_last=drop_last,
+        groups=groups,
     )
     order = order_of(
         sizes,
+        groups=groups,
+        global_batch_size=global_batch_size,
         window_shards=draw(st.integers(1, 9)),
         seed=draw(st.integers(0, 3)),
         epoch=draw(st.integers(0, 3)),
@@ -43,12 +49,14 @@ def epochs(draw: st.DrawFn) -> tuple[BatchPlan, Order, list[int]]:
 def step_places(plan: BatchPlan, order: Order, step: int, lengths: Any = None) -> list[list[list]]:
     """Rank -> micro-step -> places of one step."""
     _, start, stop = plan.locate(step)
-    here = places(order, start, stop)
-    lengths = None if lengths is None else lengths[: len(here)]
-    return [
-        [[here[position] for position in micro] for micro in deal(lengths, len(here), plan, rank)]
-        for rank in range(plan.world_size)
-    ]
+    ranks = []
+    for rank in range(plan.world_size):
+        block = plan.block(rank, start, stop)
+        here = places(order, block.start, block.stop)
+        own = None if lengths is None else lengths[: len(here)]
+        dealt = deal(own, len(here), block.plan, block.rank)
+        ranks.append([[here[position] for position in micro] for micro in dealt])
+    return ranks
 
 
 @given(epochs(), st.booleans(), st.randoms(use_true_random=False))

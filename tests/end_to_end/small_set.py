@@ -14,7 +14,8 @@ from packed import open_split, sample, seal, write_split
 from processes import tree
 
 from mmsa.data.manifest import load_manifest
-from mmsa.data.plan import Order, batch_plan, deal
+from mmsa.data.order import Order
+from mmsa.data.plan import batch_plan, deal
 
 SIZES = (20, 4, 30, 10)  # 64 training samples: 4 steps per epoch at a global batch of 16
 WORLD = 2

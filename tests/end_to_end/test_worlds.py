@@ -19,6 +19,7 @@ def test_a_run_killed_twice_on_other_worlds_reads_what_an_uninterrupted_one_read
 ) -> None:
     shards = small_set(tmp_path / "shards")
     settings = [*IMAGES_ONLY, f"data.shards={shards}", "run.audit=true", "data.drop_last=false"]
+    settings += ["data.groups=2"]
     settings += ["train.epochs=15", "train.checkpoint_every_steps=3"]
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
     begun = []
