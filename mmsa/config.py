@@ -118,6 +118,9 @@ class DataConfig(Section):
     groups: int = Field(
         1, ge=1, description="of shards; a global batch takes as many samples from each"
     )
+    read_ahead: bool = Field(
+        False, description="read whole shards of the next window into the page cache"
+    )
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         2, description="loader processes per rank; auto: by the cores that a rank has, with a GPU"
     )

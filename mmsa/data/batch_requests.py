@@ -14,8 +14,9 @@ from itertools import islice
 import numpy as np
 
 from mmsa.data.order import Order
-from mmsa.data.plan import BatchPlan, deal, evaluation_batches, evaluation_order
+from mmsa.data.plan import BatchPlan, Block, deal, evaluation_batches, evaluation_order
 from mmsa.data.reader import SplitReader
+from mmsa.data.storage.readahead import ReadAhead
 from mmsa.foundation.hashed_random import IntArray
 
 
@@ -61,9 +62,12 @@ class TrainRequests:
     bucket_by_length: bool
     start_step: int
     stop_step: int
+    # (number of this rank on its machine, ranks on it): whole shards are read ahead of their use.
+    read_ahead: tuple[int, int] | None = None
 
     def __call__(self, worker: int = 0, num_workers: int = 1) -> Iterator[Request]:
         order: Order | None = None
+        ahead: _ShardsAhead | None = None
         order_epoch, text_lengths = -1, None
         accumulation = self.plan.accumulation_steps
         for step in range(self.start_step, self.stop_step):
@@ -75,7 +79,11 @@ class TrainRequests:
             if order is None or epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
                 text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
+                if self.read_ahead is not None:
+                    ahead = _ShardsAhead(self.reader, order, *self.read_ahead, worker, num_workers)
             block = self.plan.block(self.rank, start, stop)
+            if ahead is not None:
+                ahead.follow(block)
             shards, ordinals = order.slice(block.start, block.stop)
             # This step and the rest of its windows read these shards' records again.
             self.reader.keep_indexes(self.window_shards * order.num_kept_windows)
@@ -100,6 +108,42 @@ class TrainRequests:
             groups=self.plan.groups,
             global_batch_size=self.plan.global_batch_size,
         )
+
+
+class _ShardsAhead:
+    """Reads this worker's part of the shards of the windows in use, and of those that follow."""
+
+    def __init__(
+        self,
+        reader: SplitReader,
+        order: Order,
+        local_rank: int,
+        local_ranks: int,
+        worker: int,
+        num_workers: int,
+    ) -> None:
+        self._shards = reader.shards
+        self._order = order
+        self._local = (local_rank, local_ranks)
+        self._workers = (worker, num_workers)
+        self._files = ReadAhead(reader.directory)
+
+    def follow(self, block: Block) -> None:
+        """Ask for what `block`, and after it its windows and the next ones, will read."""
+        current = [number for number, _ in self._order.pieces(block.start, block.stop)]
+        following = [self._order.following(number) for number in current]
+        wanted = dict.fromkeys([*current, *(each for each in following if each is not None)])
+        self._files.forget_all_but(wanted)
+        # The ranks of this machine that read the same block share its shards.
+        number, ranks = self._local
+        if block.plan.world_size < ranks:
+            number, ranks = block.rank, block.plan.world_size
+        worker, num_workers = self._workers
+        for window in wanted:
+            if not self._files.knows(window):
+                members = dict.fromkeys(self._order.members(window).tolist())
+                mine = list(members)[number * num_workers + worker :: ranks * num_workers]
+                self._files.ask(window, [self._shards.tar(shard) for shard in mine])
 
 
 class _TextLengths:

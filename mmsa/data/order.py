@@ -160,6 +160,16 @@ class Order:
             yield first, first + length
             start += length
 
+    def following(self, number: int) -> int | None:
+        """The window that the group of window `number` reads next; None at the group's end."""
+        begins = self._window_starts[number + 1]
+        return None if begins in self._borders else number + 1
+
+    def members(self, number: int) -> IntArray:
+        """The shards (k,) of window `number`, without computing its permutation."""
+        first, end = self._window_parts[number : number + 2].tolist()
+        return self._parts[first:end]
+
     def window(self, number: int) -> Window:
         """Window `number` of the epoch, counted from 0 through all groups."""
         if number in self._windows:

@@ -262,6 +262,7 @@ def _loaders(
         bucket_by_length=config.data.bucket_by_length and parts.tokenizer is not None,
         start_step=steps[0],
         stop_step=steps[1],
+        read_ahead=(world.local_rank, world.local_world_size) if config.data.read_ahead else None,
     )
     validation_requests = EvaluationRequests(
         validation, config.eval.batch_size, world.world_size, world.rank, repeat=True

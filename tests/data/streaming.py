@@ -28,6 +28,7 @@ def requests(reader: SplitReader, **changes: Any) -> TrainRequests:
         "start_step": 0,
         "stop_step": None,
         "bucket_by_length": True,
+        "groups": 1,
         **changes,
     }
     plan = batch_plan(
@@ -36,6 +37,7 @@ def requests(reader: SplitReader, **changes: Any) -> TrainRequests:
         micro_batch_size=settings["micro_batch_size"],
         world_size=settings["world_size"],
         drop_last=settings["drop_last"],
+        groups=settings["groups"],
     )
     stop_step = settings["stop_step"]
     return TrainRequests(

@@ -39,6 +39,7 @@ _FREE = (
     "run.collective_timeout_s",
     "data.shards",
     "data.num_workers",
+    "data.read_ahead",
     "data.timeout_s",
     "eval",
     "gpu",
