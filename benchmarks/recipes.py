@@ -4,8 +4,9 @@
     python -m benchmarks.recipes STUDY.yaml RAW OUT --status
     python -m benchmarks.recipes STUDY.yaml RAW OUT --table
 
-STUDY.yaml has `base` (a run configuration), `variants` (name -> list of settings) and `order`
-(rows of variants and folds, the most wanted first). Each run is one process of one thread; `--jobs`
+STUDY.yaml has `base` (a run configuration), `variants` (name -> list of settings), `order` (rows
+of variants and folds, the most wanted first) and `ensembles` (name -> variants whose probabilities
+are averaged, which costs no training). Each run is one process of one thread; `--jobs`
 of them run at a time. The same command again goes on: runs resume, finished ones stay. Variants are
 compared by the validation scores of `--status` alone until `--table` opens the reports of the test
 folds, which pooled are every sample once.
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from mmsa.evaluation.compare.comparison import compare
 from mmsa.evaluation.compare.comparison_text import comparison_text
+from mmsa.evaluation.compare.ensemble import ensemble_identity, joined
 from mmsa.evaluation.compare.experiments import pooled_experiments
 from mmsa.evaluation.report.read_report import Report, read_report
 from mmsa.evaluation.scores.metrics import Predictions
@@ -158,6 +160,19 @@ def whole_experiments(study: dict[str, Any], out: Path) -> Iterator[Report]:
         yield from pooled_experiments(reports)
 
 
+def ensembles(study: dict[str, Any], reports: list[Report]) -> Iterator[Report]:
+    """The ensembles of the study whose members are all among `reports`: of the same data set."""
+    of_name = {report.name: report for report in reports}
+    for name, variants in study.get("ensembles", {}).items():
+        members = [of_name[variant] for variant in variants if variant in of_name]
+        if len(members) < len(variants):
+            continue
+        first = members[0]
+        assert all(other.predictions.keys == first.predictions.keys for other in members)
+        identity = first.identity | ensemble_identity([each.identity for each in members])
+        yield Report(name, first.directory, identity, joined(members), first.groups)
+
+
 def labels_agree(report: Report, out: Path) -> NDArray[np.bool_]:
     """(N,): whether text and image of each sample have the same label."""
     rows: dict[str, bool] = {}
@@ -187,6 +202,7 @@ def tables(study: dict[str, Any], out: Path) -> Iterator[str]:
         of_set.setdefault(str(report.identity["dataset"]), []).append(report)
     for dataset, reports in of_set.items():
         agree = labels_agree(reports[0], out)
+        reports += ensembles(study, reports)
         for title, chosen in (
             (f"{dataset}, all samples", np.ones_like(agree)),
             ("text and image label agree", agree),
