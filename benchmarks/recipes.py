@@ -62,6 +62,15 @@ def trials(study: dict[str, Any]) -> list[Trial]:
     return list(dict.fromkeys(rows))
 
 
+def flat(settings: list[Any]) -> list[str]:
+    """The settings of a variant; a list in it is another variant's (`*name` in YAML)."""
+    return [
+        each
+        for setting in settings
+        for each in (flat(setting) if isinstance(setting, list) else [setting])
+    ]
+
+
 def report_of(directory: Path) -> Path:
     """The metrics of a run's test fold."""
     return directory / "reports" / "test-best" / "metrics.json"
@@ -94,7 +103,11 @@ def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) 
         shards = shards_of(study, options.raw, out, trial)
     if report_of(directory).exists():
         return "there already"
-    settings = [*study["variants"][trial.variant], f"data.shards={shards}", f"run.dir={directory}"]
+    settings = [
+        *flat(study["variants"][trial.variant]),
+        f"data.shards={shards}",
+        f"run.dir={directory}",
+    ]
     base = out / "base.yaml"
     log = directory.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
