@@ -64,6 +64,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 # Settings that came after the first version; see `Config.content`.
 LATER_SETTINGS = (
     "run.trackers",
+    "data.groups",
+    "data.read_ahead",
     "data.auto_augment",
     "data.auto_augment_operations",
     "data.auto_augment_magnitude",

@@ -20,7 +20,7 @@ from mmsa.lineage import history_of, soup_of
 # Settings that do not distinguish configurations: locations, speed and the seed.
 _IGNORED_SETTINGS: dict[str, set[str]] = {
     "run": {"dir", "seed", "log_every_steps", "audit", "deterministic", "trackers"},
-    "data": {"shards", "num_workers"},
+    "data": {"shards", "num_workers", "read_ahead"},
     "train": {"keep_checkpoints", "checkpoint_every_steps", "micro_batch_size", "init_from"},
 }
 

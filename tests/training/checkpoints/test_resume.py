@@ -59,7 +59,7 @@ def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> N
     [
         ({"run": {"seed": 1}}, "run.seed: 0 -> 1"),
         ({"data": {"window_shards": 8}}, "data.window_shards: 16 -> 8"),
-        ({"data": {"groups": 2}}, "data.groups: 1 -> 2"),
+        ({"data": {"groups": 2}}, "data.groups: not set -> 2"),
         ({"data": {"max_tokens": 64}}, "data.max_tokens: 128 -> 64"),
         ({"data": {"drop_last": False}}, "data.drop_last: true -> false"),
         ({"data": {"bucket_by_length": False}}, "data.bucket_by_length: true -> false"),
