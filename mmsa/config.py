@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -22,7 +21,7 @@ from pydantic import (
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
 from mmsa.foundation.overrides import apply_override, problems_in
-from mmsa.foundation.settings_yaml import SettingsDumper, read_yaml
+from mmsa.foundation.settings_yaml import dump_settings, read_yaml
 from mmsa.model_config import (
     AuxiliaryConfig,
     FusionConfig,
@@ -254,8 +253,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The `content` as a file that `load_config` reads back as an equal configuration."""
-        content = self.content()
-        return yaml.dump(content, Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
+        return dump_settings(self.content())
 
 
 def load_config(

@@ -53,6 +53,11 @@ def read_yaml(file: str) -> dict[str, Any]:
     return content
 
 
+def dump_settings(settings: Mapping[str, Any]) -> str:
+    """Nested settings as YAML, in their order; `read_yaml` reads it back as equal values."""
+    return yaml.dump(dict(settings), Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
+
+
 def in_words(value: Any) -> str:
     """A setting's value on one line, as one would write it in a configuration."""
     if isinstance(value, float):

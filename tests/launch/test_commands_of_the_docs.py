@@ -115,6 +115,7 @@ def filled(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
         r"data\.shards=(OUT_DIR|OUT|data/[\w-]+)": f"data.shards={stage / 'shards'}",
         r"run\.dir=(RUN|runs/[\w-]+)": rf"run.dir={stage}/new/\1",
         r"'(runs/fold-)\*(/run(?:-\*)?)?'": r"\g<1>1\2 \g<1>2\2",
+        r"\bSTUDY\.yaml\b": "launch/studies/demo.yaml",
         r"\bCONFIG\b": "launch/runs/full_finetune.yaml",
         r"\bRAW\b": str(stage / "raw"),
         r"(?<![\w/])(posts\.csv|[ab]\.yaml)": rf"{stage}/\1",
@@ -197,8 +198,10 @@ def check_launch(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     elif command == "run" and "evaluate.py" in words:  # has to find a run
         check_evaluation(words[words.index("evaluate.py") + 1 :])
         build_parser().parse_args(words[: words.index("evaluate.py") + 1])
+    elif {"--status", "--final"} & set(words):  # of a study that has been trained
+        build_parser().parse_args(words)
     else:
-        starts = command in ("run", "submit")
+        starts = command in ("run", "submit", "study")
         capsys.readouterr()
         assert launch_main([command, *["--dry-run"] * starts, *words[1:]]) == 0
         said = capsys.readouterr().out

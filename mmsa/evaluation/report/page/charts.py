@@ -17,7 +17,8 @@ _NAME_UP_TO = 24  # characters of a class name beside a bar
 _SIZE = (4.4, 3.6)  # inches
 
 
-def _svg(draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
+def svg(draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
+    """What `draw` draws on matplotlib axes of `size` inches, as an `<svg>` element."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -81,7 +82,7 @@ def curves(predictions: Predictions, kind: str) -> str:
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def reliability(calibration: Mapping[str, Any]) -> str:
@@ -103,7 +104,7 @@ def reliability(calibration: Mapping[str, Any]) -> str:
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
         axes.legend(frameon=False, loc="upper left")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
@@ -127,7 +128,7 @@ def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
         axes.set_ylim(0, 1.02)
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.14))
 
-    return _svg(draw, (max(4.4, 1.3 * len(label_names)), 3.6))
+    return svg(draw, (max(4.4, 1.3 * len(label_names)), 3.6))
 
 
 def f1_of_classes(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
@@ -145,7 +146,7 @@ def f1_of_classes(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
         axes.set_yticks(down, [_plain(_shortened(name)) for name in label_names])
         axes.set(xlim=(0, 1.02), ylim=(len(label_names) - 0.4, -0.6), xlabel="F1")
 
-    return _svg(draw, (_SIZE[0], 0.6 + 0.19 * len(label_names)))
+    return svg(draw, (_SIZE[0], 0.6 + 0.19 * len(label_names)))
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -164,7 +165,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             axes.set(xlabel="step", ylabel="loss")
             axes.legend(frameon=False)
 
-        charts["Loss"] = _svg(losses)
+        charts["Loss"] = svg(losses)
     if validation:
 
         def scores(axes: Any) -> None:
@@ -175,7 +176,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             axes.set(xlabel="step", ylabel="validation score")
             axes.legend(frameon=False)
 
-        charts["Validation scores"] = _svg(scores)
+        charts["Validation scores"] = svg(scores)
     return charts
 
 

@@ -1,0 +1,31 @@
+"""The shards of each fold of a study, packed once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from launch.folds import protocols_of
+from launch.study.question import Folds
+from mmsa.foundation.file_lock import FileLock
+
+_one_here = threading.Lock()  # a file lock is the process's, not the thread's
+
+
+def pack_fold(folds: Folds, number: int, shards: Path, log: Path) -> int:
+    """Pack fold `number` into `shards` unless they are there; the exit code of `pack`.
+
+    Drivers on other machines wait for the one that packs.
+    """
+    shards.parent.mkdir(parents=True, exist_ok=True)
+    with _one_here, FileLock(shards.with_suffix(".lock"), wait_s=86_400):
+        if (shards / "manifest.json").exists():
+            return 0
+        command = [sys.executable, "-m", "shards", "pack", folds.source, folds.raw, str(shards)]
+        command += ["--protocol", protocols_of(folds.protocol)[number - 1], "--quiet", "--resume"]
+        with log.open("a", encoding="utf-8") as lines:
+            return subprocess.run(
+                [*command, *folds.options], stdout=lines, stderr=subprocess.STDOUT, check=False
+            ).returncode

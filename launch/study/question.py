@@ -1,0 +1,142 @@
+"""STUDY.yaml: which runs are trained, and what is asked of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mmsa.errors import UserError
+from mmsa.foundation.parsing import parse_yaml
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+Settings = list[Any]  # `section.key=value`, or a list of such (another variant's, by YAML's `*`)
+
+
+def flat(settings: Sequence[Any]) -> list[str]:
+    """The settings as one list: a list among them is another variant's."""
+    found: list[str] = []
+    for setting in settings:
+        found += flat(setting) if isinstance(setting, list) else [str(setting)]
+    return found
+
+
+class Folds(BaseModel):
+    """The folds of a protocol, packed from raw data into OUT/shards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str  # as for `python -m shards pack`
+    raw: str
+    protocol: str = "kfold:5"
+    options: list[str] = Field(default_factory=list)  # of `pack`
+    only: list[int] | None = None  # the first answer may come from a few of them
+
+
+class Study(BaseModel):
+    """A question as its file states it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: str = ""
+    base: str | dict[str, Any] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=list)
+    variants: dict[str, Settings] = Field(min_length=1)
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    folds: Folds | None = None
+    metric: str = "weighted_f1"
+    baseline: str = ""
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        return flat(value) if isinstance(value, list) else value
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _all_flat(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: flat(settings) if isinstance(settings, list) else settings or []
+            for name, settings in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _names(self) -> Study:
+        for name in self.variants:
+            if not _NAME.fullmatch(str(name)):
+                raise ValueError(
+                    f"a variant is called {name!r}; its name is a directory's, of letters, digits "
+                    "and _ . + -"
+                )
+        if self.baseline and self.baseline not in self.variants:
+            known = ", ".join(self.variants)
+            raise ValueError(f"the baseline is {self.baseline}, which is no variant ({known})")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"the seeds {self.seeds} name one of them twice")
+        self._settings_name_no_part_of_the_study()
+        return self
+
+    def _settings_name_no_part_of_the_study(self) -> None:
+        taken = {"run.dir": "each run has its own", "run.seed": "the seeds are `seeds`"}
+        if self.folds is not None:
+            taken["data.shards"] = "the shards are those of the folds"
+        for setting in (*self.settings, *(one for each in self.variants.values() for one in each)):
+            key, is_setting, _ = setting.partition("=")
+            if not is_setting:
+                raise ValueError(f"{setting!r} is not a setting; expected section.key=value")
+            if key in taken:
+                raise ValueError(f"{setting} cannot be set: {taken[key]}")
+
+    @property
+    def compared_with(self) -> str:
+        """The variant that the others are compared with: the named one, or the first."""
+        return self.baseline or next(iter(self.variants))
+
+    def digest_of(self, variant: str) -> str:
+        """16 hex digits of all that decides what the runs of a variant compute, without seeds."""
+        base = self.base
+        if isinstance(base, str):
+            base = Path(base).read_text(encoding="utf-8")
+        folds = None if self.folds is None else self.folds.model_dump(exclude={"only"})
+        content = [base, self.settings, self.variants[variant], folds]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_study(file: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and check STUDY.yaml; `overrides` follow its `settings`.
+
+    Raises `UserError` with every problem of the file.
+    """
+    try:
+        content = parse_yaml(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"the study {file} cannot be read ({error.strerror}); expected a YAML file with "
+            "variants, such as those in launch/studies/"
+        ) from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} has no keys; expected base and variants, as in launch/studies/")
+    if isinstance(content.get("settings", []), list):
+        content["settings"] = [*content.get("settings", []), *overrides]
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, one['loc'])) or 'the study'}: "
+            f"{one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        ]
+        raise UserError(f"{file}: " + "; ".join(problems)) from None
+    if isinstance(study.base, str) and not Path(study.base).is_file():
+        raise UserError(f"{file}: base {study.base} does not exist; name a run configuration")
+    return study

@@ -1,0 +1,154 @@
+"""The runs of a study: where each is, what it is trained with, and what state it is in.
+
+    OUT/runs/VARIANT/seed-0          or VARIANT/seed-0-fold-1
+    OUT/logs/VARIANT/seed-0.log      what its processes printed
+    OUT/logs/VARIANT/seed-0.jsonl    its attempts
+    OUT/locks/VARIANT/seed-0         held by the driver that works on it
+
+The files are the only state: any number of drivers may work on a study, and each may be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.study.question import Study
+from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.parsing import parse_json
+from mmsa.process.status import STATUS_NAME, read_status
+
+MAX_FAILURES = 3  # attempts that fail before a run is left alone
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    variant: str
+    seed: int
+    fold: int | None  # from 1
+    out: Path
+
+    @property
+    def name(self) -> str:
+        fold = "" if self.fold is None else f"-fold-{self.fold}"
+        return f"{self.variant}/seed-{self.seed}{fold}"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.out / "runs" / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.out / "logs" / f"{self.name}.log"
+
+    @property
+    def shards(self) -> Path | None:
+        """The shards of its fold; None where the configuration names them."""
+        return None if self.fold is None else self.out / "shards" / f"fold-{self.fold}"
+
+    def report(self, split: str) -> Path:
+        """Where `evaluate.py` writes the report of its best model."""
+        return self.run_dir / "reports" / f"{split}-best"
+
+    def overrides(self, study: Study) -> list[str]:
+        """The settings of this run, after those of the base configuration."""
+        own = [f"run.dir={self.run_dir}", f"run.seed={self.seed}"]
+        if self.shards is not None:
+            own.append(f"data.shards={self.shards}")
+        return [*study.settings, *study.variants[self.variant], *own]
+
+    def lock(self) -> FileLock | None:
+        """The right to work on this run; None while another driver has it."""
+        path = self.out / "locks" / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(BlockingIOError):
+            return FileLock(path)
+        return None
+
+    def is_locked(self) -> bool:
+        """Whether a driver works on this run."""
+        lock = self.lock()
+        if lock is not None:
+            lock.release()
+        return lock is None
+
+    def was_trained_otherwise(self, digest: str) -> bool:
+        """Whether its last attempt had other settings than the study has now."""
+        attempts = self.attempts()
+        return bool(attempts) and attempts[-1].get("study") != digest
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What became of each attempt so far, the oldest first."""
+        try:
+            lines = self.log.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            with suppress(ValueError):  # the last one may be torn
+                found.append(parse_json(line))
+        return [each for each in found if isinstance(each, dict)]
+
+    def note_attempt(self, *, part: str, code: int, why: str, digest: str) -> None:
+        """Add an attempt that ended: `part` is train, evaluate or pack."""
+        content = {
+            "part": part,
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "exit_code": code,
+            "why": why,
+            "study": digest,
+        }
+        with self.log.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(content) + "\n")
+
+    def failures(self, digest: str) -> list[dict[str, Any]]:
+        """The failed attempts with the study as it is: a changed one is tried again."""
+        return [
+            each
+            for each in self.attempts()
+            if each.get("exit_code") and each.get("study") == digest
+        ]
+
+    def is_given_up(self, digest: str) -> bool:
+        """Whether it is not tried again: it was refused (exit code 2), or failed too often."""
+        failed = self.failures(digest)
+        return len(failed) >= MAX_FAILURES or any(each["exit_code"] == 2 for each in failed)
+
+    def is_scored(self, split: str) -> bool:
+        return (self.report(split) / "metrics.json").exists()
+
+    def state(self, digest: str) -> str:
+        """done, running, failed, stopped (it goes on) or waiting."""
+        if self.is_scored("val"):
+            return "done"
+        if self.is_locked():
+            return "running"
+        if self.is_given_up(digest):
+            return "failed"
+        return "stopped" if read_status(self.run_dir / STATUS_NAME) else "waiting"
+
+
+def fold_numbers(study: Study) -> list[int | None]:
+    """The folds of the study, from 1; one None where it has none."""
+    from launch.folds import protocols_of
+
+    if study.folds is None:
+        return [None]
+    count = len(protocols_of(study.folds.protocol))
+    return list(study.folds.only or range(1, count + 1))
+
+
+def trials_of(study: Study, out: Path) -> list[Trial]:
+    """All runs: every variant of a fold and seed before the next, so that early ones compare."""
+    return [
+        Trial(variant, seed, fold, out)
+        for seed in study.seeds
+        for fold in fold_numbers(study)
+        for variant in study.variants
+    ]

@@ -1,0 +1,123 @@
+"""A real study: killed and gone on with, a variant that is refused, folds, and test opened once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import ROOT, TINY, status
+
+from mmsa.config import load_config
+
+TIMEOUT_S = 600
+
+
+def study_file(tmp_path: Path, **content: object) -> Path:
+    base = tmp_path / "base.yaml"
+    base.write_text("run: {log_every_steps: 1}\n")
+    file = tmp_path / "study.yaml"
+    settings = [*TINY, "train.max_steps=2", "train.validate_every_steps=2"]
+    file.write_text(
+        yaml.safe_dump({"base": str(base), "settings": settings, **content}, sort_keys=False)
+    )
+    return file
+
+
+def command(file: Path, out: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "launch", "study", str(file), "--out", str(out), *words]
+
+
+def ended(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_killed_study_goes_on_and_tells_what_was_refused(tmp_path: Path, shards: Path) -> None:
+    file = study_file(
+        tmp_path,
+        variants={
+            "text": ["model.fusion.name=text_only"],
+            "both": [],
+            "wrong": ["train.global_batch_size=10"],  # no multiple of the micro-batch
+        },
+    )
+    out, data = tmp_path / "out", ["--", f"data.shards={shards}"]
+    words = command(file, out, *data)
+    with (tmp_path / "driver.txt").open("w") as told:
+        driver = subprocess.Popen(words, cwd=ROOT, stdout=told, stderr=told)
+    first = out / "runs" / "text" / "seed-0"
+    second = out / "runs" / "both" / "seed-0"
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (second / "config.yaml").exists():
+        assert driver.poll() is None, (tmp_path / "driver.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = (first / "best" / "model.safetensors").stat().st_mtime_ns
+
+    again = ended(words)
+    assert again.returncode == 1, again.stdout + again.stderr  # one variant was refused
+    assert "3 of 3" not in again.stdout
+    assert "weighted_f1 on validation, 2 of 3 runs" in again.stdout
+    assert "train.global_batch_size=10 does not divide" in again.stdout
+    assert (first / "best" / "model.safetensors").stat().st_mtime_ns == before
+    assert status(second)["state"] == "done"
+    answer = json.loads((out / "study.json").read_text())
+    assert {one["name"] for one in answer["variants"] if one["is_whole"]} == {"text", "both"}
+    assert [one["variant"] for one in answer["differences"]] == ["both"]
+    best = load_config(str(out / "best.yaml"))
+    assert best.run.dir is None
+    assert best.model.fusion.name in ("text_only", "concat")
+    assert not list(out.glob("runs/*/*/reports/test*"))
+
+    third = ended(words)  # nothing to do, and the refused one is not tried again
+    assert "trains" not in third.stdout
+    assert "not tried again" in third.stdout
+    refused = ended(command(file, out, "--final", *data))
+    assert refused.returncode == 2
+    assert "1 of 3 runs are not done" in refused.stderr
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_folds_are_packed_trained_and_pooled_on_test(tmp_path: Path, raw_synthetic: Path) -> None:
+    folds = {"source": "synthetic", "raw": str(raw_synthetic), "protocol": "kfold:3"}
+    file = study_file(
+        tmp_path,
+        variants={"text": ["model.fusion.name=text_only"]},
+        folds=folds,
+    )
+    out = tmp_path / "out"
+    done = ended(command(file, out, "--parallel", "2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "weighted_f1 on validation, 3 of 3 runs" in done.stdout
+    assert not list(out.glob("runs/*/*/reports/test*"))
+    final = ended(command(file, out, "--final"))
+    assert final.returncode == 0, final.stdout + final.stderr
+    found = json.loads((out / "final.json").read_text())
+    assert found["chosen"] == ["text"]
+    manifests = [
+        json.loads((out / f"shards/fold-{k}/manifest.json").read_text()) for k in (1, 2, 3)
+    ]
+    tested = sum(one["splits"]["test"]["num_samples"] for one in manifests)
+    assert found["comparison"]["num_samples"] == tested
+    text = (out / "study.html").read_text()
+    assert 'id="test"' in text
+    changed = ended(command(file, out, "--final", "--", "optim.text_lr=2e-3"))
+    assert changed.returncode == 2
+    assert "have changed since" in changed.stderr
+
+
+@pytest.fixture
+def raw_synthetic(tmp_path: Path) -> Path:
+    words = [sys.executable, "-m", "shards", "synthetic", str(tmp_path / "raw"), "--samples", "120"]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    return tmp_path / "raw"
