@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,13 @@ class Bench:
     def run(
         self, command: list[str], limit_s: float, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """A command until its end, or until it is killed with all below it (`Failed`)."""
+        """A command until its end, or until it is killed with all below it (`Failed`).
+
+        `limit_s` is for a GPU; CPU processes, which wait for each other's cores, get five times it.
+        """
         from benchmarks.gpu.launches import kill_tree
 
-        limit_s = self.at_most(limit_s)
+        limit_s = self.at_most(limit_s if self.on_gpu else 5 * limit_s)
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -123,7 +127,11 @@ class Bench:
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
     def train(
-        self, settings: list[str], engine: str = "ddp", processes: int = 1, **environment: str
+        self,
+        settings: list[str],
+        engine: str = "ddp",
+        processes: int = 1,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """`train.py` to its end; `Failed` where it does not end well."""
         if self.in_process and engine == "single" and not environment:
@@ -136,7 +144,7 @@ class Bench:
                 raise Failed(f"train.py ended with {code}")
             return
         command = [*launcher(engine, processes), "train.py", *settings]
-        ended = self.run(command, limit_s=300.0, **environment)
+        ended = self.run(command, limit_s=300.0, **(environment or {}))
         if ended.returncode != 0:
             raise Failed(last_error(ended))
 

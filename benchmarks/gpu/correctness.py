@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.launches import Launch, losses
@@ -40,7 +41,7 @@ def step_losses(bench: Bench, outcome: Outcome) -> None:
         text = next(one for one in settings if one.startswith("model.text_encoder.config="))
         settings += [f"{text.rstrip('}')}, {NO_DROPOUT}", "model.fusion.dropout=0.0"]
         settings += [f"train.mixed_precision={precision}", "train.checkpoint_every_steps=1000"]
-        bench.train(settings, engine, **environment)
+        bench.train(settings, engine, environment=environment)
         found = losses(place / name)
         shutil.rmtree(place / name)
         return found
@@ -208,8 +209,8 @@ def syncs(bench: Bench, outcome: Outcome) -> None:
         if bench.in_process and engine != "ddp":
             continue
         with outcome.asking(engine) as answer:
-            asked = {"settings": device_settings(bench), "warm": steps, "steps": steps}
-            found = bench.child("syncs", engine, mode=mode, **asked)
+            asked: dict[str, Any] = {"settings": device_settings(bench), "warm": steps}
+            found = bench.child("syncs", engine, mode=mode, steps=steps, **asked)
             outcome.figures[engine] = found
             bench.need_gpu("torch's sync debug mode")
             said = "; ".join(f"{place} ({times})" for place, times in found["places"].items())

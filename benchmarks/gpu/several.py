@@ -42,7 +42,7 @@ def order(bench: Bench, outcome: Outcome) -> None:
             settings = correctness_settings(bench, place / engine, steps)
             settings += [f"train.global_batch_size={4 * world}", "train.micro_batch_size=2"]
             settings += ["train.mixed_precision=no"]
-            bench.train(settings, engine, world, TORCH_DISTRIBUTED_DEBUG="DETAIL")
+            bench.train(settings, engine, world, {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
             first[engine] = losses(place / engine)[0]
             apart = abs(first[engine] / next(iter(first.values())) - 1)
             answer(apart <= FIRST_STEP, f"{world} ranks agree; first loss {apart:.1e} from DDP's")
