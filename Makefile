@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak      a fresh machine needs Python 3.11+ with venv, and make
+# make demo | test | lint | bench | gpu | soak      a fresh machine needs Python 3.11+ with venv, and make
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO := build/demo
 # while it imports or waits. The longest files come first.
 LAUNCHING := tests/faults tests/slurm tests/end_to_end
 
-.PHONY: help install demo test lint format bench soak clean
+.PHONY: help install demo test lint format bench gpu soak clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -47,7 +47,9 @@ bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.step --batches 16 --arms seed accelerate ours
 	$(BIN)/python -m benchmarks.scaling --size tiny
 	$(BIN)/python -m benchmarks.start --no-stall
-	$(BIN)/python -m benchmarks.gpu --tiny --only batch
+
+gpu: install ## correctness and speed on the GPUs of this machine, at most 25 minutes; continues in build/gpu
+	$(BIN)/python -m benchmarks.gpu
 
 soak: install ## the long versions of the tests
 	MMSA_TEST_EXEC=1 $(BIN)/python -m pytest -m soak --timeout 3600

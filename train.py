@@ -93,7 +93,8 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
     stop_request = command.stop_request
     reports = StepReports(accelerator, stop_request.reasons, run.bare_model.fusion.measures)
     stop_reasons: list[str] = []
-    command.begin_loop(state.step, last_save_s=run.last_save_s(), **tracker.latest)
+    command.begin_loop(state.step, last_save_s=run.files.stop_takes_s(), **tracker.latest)
+    command.to_finish.callback(run.files.close)
     run.model.train()
     if run.owes_validation():  # the run was stopped between a step and its validation
         validate(run, tracker, stop_request)
@@ -123,6 +124,7 @@ def run_steps(command: Command, run: Run, clock: StartClock) -> None:
         run.profile.end_step()
     if stop_reasons:
         save(run, stop_request)
+    finish_save(run, stop_request)
     run.profile.close()
     tracker.close()
     end(command, run, tracker, stop_reasons)
@@ -197,8 +199,17 @@ def validate(run: Run, tracker: Tracker, stop_request: StopRequest) -> None:
 
 def save(run: Run, stop_request: StopRequest) -> None:
     """Write a checkpoint of this step."""
-    with stop_request.paused(saving=True), run.profile.part("checkpoint"):
+    in_background = run.files.in_background
+    with stop_request.paused(saving=not in_background), run.profile.part("checkpoint"):
         run.save_checkpoint()
+    if in_background:
+        stop_request.expect_save(run.files.stop_takes_s())
+
+
+def finish_save(run: Run, stop_request: StopRequest) -> None:
+    """Wait for a checkpoint that is still being written in the background."""
+    with stop_request.paused():
+        run.files.finish_save()
 
 
 def end(command: Command, run: Run, tracker: Tracker, stop_reasons: list[str]) -> None:

@@ -261,7 +261,28 @@ def memory_mib() -> float:
 
 def machine() -> dict[str, Any]:
     """Facts of the machine, for benchmarks that do not import torch."""
-    return {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    return {"machine": processor_name(), "cores": os.cpu_count()}
+
+
+def processor_name() -> str:
+    """The CPU as the kernel names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
+        if names:
+            return names[0].split(":")[1].strip()
+    return platform.machine()
+
+
+def gpu_name() -> str:
+    """The first GPU's name by the driver's own tool, without a context in this process."""
+    import subprocess
+
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.check_output(command, text=True).splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "a GPU of unknown name"
 
 
 def hardware() -> dict[str, Any]:
@@ -270,13 +291,8 @@ def hardware() -> dict[str, Any]:
     import torch
     import transformers
 
-    model = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
-        model = names[0].split(":")[1].strip() if names else model
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else model,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "date": time.strftime("%Y-%m-%d"),

@@ -42,7 +42,7 @@ def our_settings(options: argparse.Namespace, run_dir: str) -> list[str]:
     return [
         *real_run.settings_of(options.size, options.shards, run_dir, options.tokenizer),
         f"train.global_batch_size={options.batch}",
-        f"train.micro_batch_size={MICRO_BATCH}",
+        f"train.micro_batch_size={options.micro}",
         f"train.mixed_precision={json.dumps(options.precision)}",
         "model.fusion.hidden=[512]",
         *pretrained,
@@ -151,7 +151,7 @@ def in_a_process(arm: str, batch: int, steps: int, options: argparse.Namespace) 
         command[2:2] = [*launcher, "-m"]
     command += ["--steps", str(steps), "--size", options.size, "--shards", options.shards]
     command += ["--tokenizer", options.tokenizer, "--precision", options.precision]
-    command += ["--processes", str(options.processes)]
+    command += ["--processes", str(options.processes), "--micro", str(options.micro)]
     for name in ("text_weights", "image_weights"):
         if getattr(options, name):
             command += [f"--{name.replace('_', '-')}", getattr(options, name)]
@@ -172,7 +172,7 @@ def fastest_of_rounds(
     for _ in range(options.rounds):
         of_round = []
         for arm in arms:
-            steps = options.steps or (1 if arm == "seed" or batch > MICRO_BATCH else 4)
+            steps = options.steps or (1 if arm == "seed" or batch > options.micro else 4)
             of_round.append(in_a_process(arm, batch, steps, options))
         rounds.append(of_round)
     return [
@@ -206,7 +206,7 @@ def compare_curves(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {
-        name: in_a_process(CURVE + name, MICRO_BATCH, options.curves, options)["losses"]
+        name: in_a_process(CURVE + name, options.micro, options.curves, options)["losses"]
         for name in CURVES
     }
     window = np.ones(10) / 10
@@ -228,6 +228,7 @@ def main() -> None:
         "--image-weights", metavar="DIR", help="small: of timm's EfficientNet-Lite0"
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--micro", type=int, default=MICRO_BATCH, help="samples in one forward")
     parser.add_argument("--steps", type=int, default=0, help="timed steps of each arm")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1, help="of each arm")

@@ -87,12 +87,12 @@ def peer(arm: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
     )
     loader: Any = DataLoader(
         samples,  # type: ignore[arg-type]
-        batch_size=MICRO_BATCH,
+        batch_size=options.micro,
         shuffle=True,
         drop_last=True,
         collate_fn=Samples.collated,
     )
-    accumulation = options.batch // (MICRO_BATCH * options.processes)
+    accumulation = options.batch // (options.micro * options.processes)
     run = {"seed": seed_steps, "accelerate": accelerate_steps, "lightning": lightning_steps}[arm]
     return run(model, loader, accumulation, steps, options.precision)
 

@@ -76,6 +76,7 @@ LATER_SETTINGS = (
     "train.ema",
     "train.init_from",
     "train.communication",
+    "train.checkpoint_in_background",
     "gpu",
 )
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
@@ -170,6 +171,9 @@ class TrainConfig(Section):
     max_steps: int | None = Field(None, ge=1, description="end earlier, after this many steps")
     validate_every_steps: int | None = Field(None, ge=1, description="null: at each epoch's end")
     checkpoint_every_steps: int | None = Field(None, ge=1, description="null: at each epoch's end")
+    checkpoint_in_background: bool = Field(
+        False, description="copy the state, then write it by a thread while training continues"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="the newest k stay")
     select_by: str = Field("weighted_f1", description="validation metric of the best export")
     patience: int | None = Field(None, ge=1, description="validations without a better one")

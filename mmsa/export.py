@@ -125,7 +125,7 @@ class Export:
 def write_export(
     directory: Path,
     model: SentimentModel,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None,
     *,
     statistics: Mapping[str, Tensor],
     config: Config,
@@ -140,17 +140,16 @@ def write_export(
 
     `weights` are all tensors of its state dict, whole, in CPU memory: an engine may have
     partitioned the model's own. `statistics` replace the BatchNorm running statistics of the same
-    names (the mean over the ranks); the live model is not touched. With `sealed` False the caller
-    calls `seal_export`, while the files are flushed, for example.
+    names (the mean over the ranks); the live model is not touched. With `weights` None the caller
+    writes WEIGHTS_NAME; with `sealed` False it calls `seal_export`, while files are flushed, say.
     """
     from mmsa.models.model import extension_modules
 
     directory.mkdir(parents=True)
-    state = {**weights, **statistics}
-    save_tensors(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        directory / WEIGHTS_NAME,
-    )
+    if weights is not None:
+        state = {**weights, **statistics}
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        save_tensors(whole, directory / WEIGHTS_NAME)
     write_architecture(directory, model, config, preprocessing, tokenizer)
     _write_json(directory / LABELS_NAME, {"label_names": list(label_names)})
     if calibration is not None:

@@ -8,6 +8,7 @@ layout; everything else refers to parameters by name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,14 +148,22 @@ def _bits(shape: torch.Size, start: int, values: Tensor | None, accelerator: Acc
     return bits
 
 
+def on_host(name: str, value: Tensor) -> Tensor:
+    """A tensor in contiguous CPU memory; the tensor itself where it is there already."""
+    return value.detach().cpu().contiguous()
+
+
 def gather_weights(
-    model: nn.Module, optimizer: Any, accelerator: Accelerator
+    model: nn.Module,
+    optimizer: Any,
+    accelerator: Accelerator,
+    to_host: Callable[[str, Tensor], Tensor] = on_host,
 ) -> dict[str, Tensor] | None:
     """All weights and buffers of the bare `model` by their state-dict names; all ranks call it.
 
     Returns float32 weights in CPU memory on the main rank, None on the others. Weights that are
-    contiguous in CPU memory are not copied: write them before the next step. Beyond the result it
-    takes no more memory than the largest parameter.
+    contiguous in CPU memory are not copied: write them before the next step, or give a `to_host`
+    that copies. Beyond the result it takes no more memory than the largest parameter.
     """
     zero = zero_optimizer(optimizer)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -165,7 +174,7 @@ def gather_weights(
         if parameter is not None and hasattr(parameter, "ds_id"):
             value = _gather_parameter(parameter, zero, accelerator)
         if accelerator.is_main_process:
-            gathered[name] = value.detach().cpu().contiguous()
+            gathered[name] = to_host(name, value)
     return gathered if accelerator.is_main_process else None
 
 

@@ -58,6 +58,7 @@ class Command:
     exit_code: int = 0  # of an ending without an error
     facts: dict[str, Any] = field(default_factory=dict)  # further content of status.json
     resources: ExitStack = field(default_factory=ExitStack)  # closed when the command has ended
+    to_finish: ExitStack = field(default_factory=ExitStack)  # closed once its ending is reported
     _stop_request: StopRequest | None = None
     _folder: HeldDirectory | None = None  # of the status file
     _started: float = field(default_factory=time.time)
@@ -215,6 +216,7 @@ def run_command(body: Callable[[Command], None]) -> int:
     command = Command(world_from_environment())
     with command.resources:
         code = _run(command, body)
+        command.to_finish.close()
         if command.world.world_size > 1:
             sys.stdout.flush()
             sys.stderr.flush()

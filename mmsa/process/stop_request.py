@@ -169,6 +169,11 @@ class StopRequest:
             if saving:
                 self._save_s = self._last_step_end - begun
 
+    def expect_save(self, save_s: float | None) -> None:
+        """What a save takes that `paused` does not see to its end; None: not known yet."""
+        if save_s is not None:
+            self._save_s = save_s
+
     def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
         if not self._in_loop:
             raise StoppedInStartUp(signal.Signals(number).name)

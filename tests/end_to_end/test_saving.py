@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from engines import train
-from full_disk import fill
+from full_disk import files_of_at_most, fill
 from harness import TIMEOUT_S, TINY, end_group, start_launch, status, wait_for
 
 from mmsa.checkpoint_folders import is_whole
@@ -28,9 +28,11 @@ SHORT = [*TINY, "train.max_steps=5", "train.validate_every_steps=100", "train.ke
 def test_saving_at_every_step_changes_no_bit(
     engine: str, world_size: int, shards: Path, tmp_path: Path
 ) -> None:
+    """Nor do saves in the background, which end with the bytes of one that training waits for."""
     written = []
     for name, every in (("often", 1), ("once", 100)):
         settings = [*SHORT, f"data.shards={shards}", f"train.checkpoint_every_steps={every}"]
+        settings.append(f"train.checkpoint_in_background={str(name == 'often').lower()}")
         if engine == "single":
             assert train_main([*settings, f"run.dir={tmp_path / name}"]) == 0
         else:
@@ -45,6 +47,28 @@ def test_saving_at_every_step_changes_no_bit(
     ]
     for name in names:
         assert (written[0] / name).read_bytes() == (written[1] / name).read_bytes(), name
+
+
+def test_a_background_write_that_fails_ends_the_run_as_any_other(
+    shards: Path, tmp_path: Path
+) -> None:
+    """At the next save, or at the end; the checkpoint before stays, and the run resumes from it."""
+    run_dir = tmp_path / "run"
+    settings = [*SHORT, f"data.shards={shards}", f"run.dir={run_dir}"]
+    settings += ["train.checkpoint_in_background=true", "train.checkpoint_every_steps=1"]
+    again = [*settings, "train.max_steps=3", "train.epochs=9"]
+    too_little = 200_000  # bytes of a file: enough for the weights, not for the optimizer's state
+    for failing_at, every in ((1, 1), (3, 3)):
+        with files_of_at_most(too_little):
+            assert train_main([*again, f"train.checkpoint_every_steps={every}"]) == 2
+        told = status(run_dir)
+        assert (told["state"], told["exit_code"]) == ("failed", 2)
+        assert told["reason"].startswith(
+            f"the checkpoint of step {failing_at} could not be written"
+        )
+        assert list((run_dir / "checkpoints").glob("*step-*")) == []
+    assert train_main(again) == 0
+    assert damage_of(run_dir / "checkpoints" / "step-00000003") == []
 
 
 def test_each_checkpoint_has_the_best_that_it_refers_to(shards: Path, tmp_path: Path) -> None:

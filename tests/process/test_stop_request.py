@@ -15,7 +15,7 @@ import pytest
 
 from mmsa.errors import EXIT_INTERRUPTED
 from mmsa.process import stop_request
-from mmsa.process.stop_request import StopRequest
+from mmsa.process.stop_request import MAX_TIME, StopRequest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GiveUp = list[tuple[str, int]]
@@ -82,6 +82,20 @@ def test_a_signal_during_a_save_says_what_it_waits_for(
             os.kill(os.getpid(), signal.SIGTERM)
             wait_until(lambda: log.messages)
     assert log.messages == ["SIGTERM: stopping after this validation or save, then saving"]
+
+
+def test_the_time_limit_reckons_with_a_save_that_ends_later() -> None:
+    """In the background a save is not paused for; training says what it takes."""
+    request = StopRequest(
+        ["SIGTERM"], max_time_s=3600, timeout_s=20, world_size=1, age_s=0, give_up=lambda *_: None
+    )
+    request.begin_loop(save_s=None)
+    with request.paused():
+        pass
+    request.expect_save(None)
+    assert request.heard() == []
+    request.expect_save(3000)  # half as much again is kept for it
+    assert request.heard() == [MAX_TIME]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
-"""Small things to save, looks at what was saved, and a disk that is full."""
+"""Small things to save, looks at what was saved, and a write that fails."""
 
 from __future__ import annotations
 
-import resource
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -77,17 +75,6 @@ def names(directory: Path) -> list[str]:
         if thread.name == REMOVAL_THREAD:
             thread.join()
     return sorted(path.name for path in directory.iterdir())
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """No file of this process can grow past `num_bytes`: a disk that is full at a known place."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def raise_os_error(directory: Path, *_: object) -> None:

@@ -21,7 +21,10 @@ from mmsa.lineage import history_of, soup_of
 _IGNORED_SETTINGS: dict[str, set[str]] = {
     "run": {"dir", "seed", "log_every_steps", "audit", "deterministic", "trackers"},
     "data": {"shards", "num_workers", "read_ahead"},
-    "train": {"keep_checkpoints", "checkpoint_every_steps", "micro_batch_size", "init_from"},
+    "train": {
+        *("keep_checkpoints", "checkpoint_every_steps", "checkpoint_in_background"),
+        *("micro_batch_size", "init_from"),
+    },
 }
 
 

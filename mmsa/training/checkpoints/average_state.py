@@ -11,7 +11,7 @@ A checkpoint without an average has neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmsa.engines.weight_average import WeightAverage
-from mmsa.engines.zero_partitions import fragment_of, gather_weights, zero_optimizer
+from mmsa.engines.zero_partitions import fragment_of, gather_weights, on_host, zero_optimizer
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, WEIGHTS_NAME
 from mmsa.foundation.atomic_write import save_tensors
@@ -40,17 +40,35 @@ def save_live(
 
     Raises `WriteError` on every rank where the main rank failed to write.
     """
-    statistics = averaged_statistics(model, accelerator)
-    weights = gather_weights(model, optimizer, accelerator)
+    live = gather_live(accelerator, model, optimizer)
 
     def write() -> None:
-        if weights is not None:
-            trained = [name for name, one in model.named_parameters() if one.requires_grad]
-            live = {name: weights[name] for name in trained}
-            live |= {name: one.cpu().contiguous() for name, one in statistics.items()}
+        if live is not None:
             save_tensors(live, checkpoint / LIVE_NAME)
 
     together(accelerator, write)
+
+
+def gather_live(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: object,
+    to_host: Callable[[str, Tensor], Tensor] = on_host,
+) -> dict[str, Tensor] | None:
+    """The content of `live.safetensors` on the main rank, None on the others. A collective."""
+    statistics = averaged_statistics(model, accelerator)
+    trained = [name for name, one in model.named_parameters() if one.requires_grad]
+    wanted = set(trained)
+    weights = gather_weights(
+        model,
+        optimizer,
+        accelerator,
+        lambda name, value: to_host(name, value) if name in wanted else value,
+    )
+    if weights is None:
+        return None
+    live = {name: weights[name] for name in trained}
+    return live | {name: one.cpu().contiguous() for name, one in statistics.items()}
 
 
 def with_averages(own: Mapping[str, Tensor], average: WeightAverage) -> dict[str, Tensor]:

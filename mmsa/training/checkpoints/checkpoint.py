@@ -18,13 +18,13 @@ there is no pickle in it. See docs/checkpoints.md.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmsa.checkpoint_folders import (
-    COMPLETE_NAME,
-    STATE_NAME,
     checkpoint_directories,
     step_of,
     whole_checkpoints,
@@ -45,15 +43,9 @@ from mmsa.checkpoint_folders import (
 from mmsa.engines.weight_average import WeightAverage
 from mmsa.engines.zero_partitions import gather_weights
 from mmsa.errors import AgreedError, UserError
-from mmsa.export import CHECKPOINT_EXPORT_NAME, WEIGHTS_NAME, seal_export
-from mmsa.foundation.atomic_write import (
-    flush,
-    flush_tree,
-    rename_directory,
-    save_tensors,
-    write_status,
-)
-from mmsa.foundation.digests import FileDigest, digest_of_file, digests_of, files_below, to_json
+from mmsa.export import CHECKPOINT_EXPORT_NAME
+from mmsa.foundation.atomic_write import flush, save_tensors
+from mmsa.foundation.digests import FileDigest, digest_of_file
 from mmsa.foundation.parsing import parse_json
 from mmsa.models.batchnorm import running_statistics
 from mmsa.training.checkpoints.average_state import load_average, save_live, with_averages
@@ -66,17 +58,22 @@ from mmsa.training.checkpoints.collective_write import (
 from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.intact import (
     CHECKPOINT_FORMAT,
-    COPY_NAME,
     OPTIMIZER_NAME,
     read_state,
     read_state_content,
     statistics_name,
 )
 from mmsa.training.checkpoints.optimizer_state import gather_optimizer_state, load_optimizer_state
+from mmsa.training.checkpoints.whole_directory import (
+    LAST_SAVE_NAME,
+    SealedMeanwhile,
+    complete_directory,
+    note_save,
+    start_directory,
+    write_rest,
+)
 
 logger = logging.getLogger("mmsa")
-
-LAST_SAVE_NAME = "last_save.json"
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
@@ -107,47 +104,33 @@ def save_checkpoint(
     final = checkpoint_path(run_dir, step)
     temporary = final.with_name(f".{final.name}.tmp")
     on_main = accelerator.is_main_process
-    loss_scale = None if accelerator.scaler is None else dict(accelerator.scaler.state_dict())
-    content = {**CHECKPOINT_FORMAT, **state, "loss_scale": loss_scale}
+    content = content_of(state, accelerator)
     try:
-        together(accelerator, (lambda: _start_directory(temporary)) if on_main else None)
+        together(accelerator, (lambda: start_directory(temporary)) if on_main else None)
         with ThreadPoolExecutor(2) as threads:
             # One after the other: the main rank never holds weights and optimizer state at once.
             statistics = _save_model(
                 temporary, accelerator, model, optimizer, average, write_export
             )
-            background = _Background(threads, temporary) if on_main else None
+            export = SealedMeanwhile(threads, temporary) if on_main else None
             _save_optimizer(temporary, accelerator, model, optimizer, content, run_config)
             complete = None
-            if background is not None:
-                complete = lambda: _complete(temporary, final, background, statistics)  # noqa: E731
+            if export is not None:
+                complete = partial(complete_directory, temporary, final, export, statistics)
             together(accelerator, complete)
     except WriteError as error:
         if on_main:
             shutil.rmtree(temporary, ignore_errors=True)
         raise AgreedError(not_written(f"the checkpoint of step {step}", run_dir, error)) from None
     if on_main:
-        with suppress(OSError):
-            save_s = round(time.perf_counter() - started, 3)
-            write_status(final.with_name(LAST_SAVE_NAME), {"step": step, "save_s": save_s})
+        note_save(final, step, time.perf_counter() - started)
     return final
 
 
-def _start_directory(temporary: Path) -> None:
-    temporary.parent.mkdir(exist_ok=True)  # and not its parents: the run may have been moved
-    remove_leftovers(temporary.parent)
-    temporary.mkdir()
-
-
-class _Background:
-    """Flushes and hashes the export while the optimizer's state is gathered and written."""
-
-    def __init__(self, threads: ThreadPoolExecutor, checkpoint: Path) -> None:
-        export = checkpoint / CHECKPOINT_EXPORT_NAME
-        self.threads = threads
-        # The system reports an error in writing a file only once, so it must be asked for.
-        self.flushed: Future[None] = threads.submit(flush, export / WEIGHTS_NAME)
-        self.sealed: Future[dict[str, FileDigest]] = threads.submit(seal_export, export)
+def content_of(state: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """The content of `state.json`."""
+    loss_scale = None if accelerator.scaler is None else dict(accelerator.scaler.state_dict())
+    return {**CHECKPOINT_FORMAT, **state, "loss_scale": loss_scale}
 
 
 def _save_model(
@@ -196,36 +179,9 @@ def _save_optimizer(
 
     def write() -> None:
         if slots is not None:
-            save_tensors(slots, temporary / OPTIMIZER_NAME)
-            (temporary / STATE_NAME).write_text(json.dumps(content, indent=1) + "\n")
-            (temporary / COPY_NAME).write_text(run_config, encoding="utf-8")
+            write_rest(temporary, slots, content, run_config)
 
     together(accelerator, write)
-
-
-def _complete(
-    temporary: Path, final: Path, background: _Background, statistics: Mapping[str, FileDigest]
-) -> None:
-    """Flush everything in `temporary`, list it in COMPLETE, and give it its final name.
-
-    `statistics` are the digests of files that other ranks wrote.
-    """
-    hashed = background.threads.submit(
-        digests_of, temporary, [OPTIMIZER_NAME, STATE_NAME, COPY_NAME]
-    )
-    background.flushed.result()
-    export = background.sealed.result()
-    flush_tree(temporary)
-    listing = {f"{CHECKPOINT_EXPORT_NAME}/{name}": digest for name, digest in export.items()}
-    listing |= {**statistics, **hashed.result()}
-    listing |= digests_of(temporary, set(files_below(temporary)) - listing.keys())
-    # Last of all files: what it lists is on the disk already.
-    (temporary / COMPLETE_NAME).write_text(to_json(dict(sorted(listing.items()))), encoding="utf-8")
-    flush(temporary / COMPLETE_NAME)
-    flush(temporary)
-    # An incomplete one: from a whole one the run would resume.
-    shutil.rmtree(final, ignore_errors=True)
-    rename_directory(temporary, final)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:

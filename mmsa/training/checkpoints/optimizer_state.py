@@ -10,7 +10,7 @@ with another engine, through the same code as at the same one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmsa.engines.zero_partitions import (
     base_optimizer,
     fragment_of,
     gather,
+    on_host,
     partitions_of,
     whole_shape,
     zero_optimizer,
@@ -34,12 +35,16 @@ _STEP = "step"
 
 
 def gather_optimizer_state(
-    model: nn.Module, optimizer: Any, accelerator: Accelerator
+    model: nn.Module,
+    optimizer: Any,
+    accelerator: Accelerator,
+    to_host: Callable[[str, Tensor], Tensor] = on_host,
 ) -> dict[str, Tensor] | None:
     """The state of all trained parameters of the bare `model`; all ranks call it.
 
     Returns it in CPU memory on the main rank, None on the others; empty before the first step.
-    Tensors that are contiguous in CPU memory are not copied: write them before the next step.
+    Tensors that are contiguous in CPU memory are not copied: write them before the next step, or
+    give a `to_host` that copies.
     """
     zero = zero_optimizer(optimizer)
     state = base_optimizer(optimizer).state
@@ -49,12 +54,12 @@ def gather_optimizer_state(
             for moment in MOMENTS:
                 value = _gather_moment(parameter, moment, zero, state, accelerator)
                 if value is not None:
-                    gathered[f"{moment}/{name}"] = value
+                    gathered[f"{moment}/{name}"] = to_host(f"{moment}/{name}", value)
             gathered[f"{_STEP}/{name}"] = _common_step(zero, state)
     elif zero is None and accelerator.is_main_process:
         for name, parameter in _trained(model):
             for slot, value in state.get(parameter, {}).items():
-                gathered[f"{slot}/{name}"] = value.detach().cpu().contiguous()
+                gathered[f"{slot}/{name}"] = to_host(f"{slot}/{name}", value)
     return gathered if accelerator.is_main_process else None
 
 

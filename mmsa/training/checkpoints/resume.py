@@ -45,6 +45,7 @@ _FREE = (
     "gpu",
     "launch",
     "train.micro_batch_size",
+    "train.checkpoint_in_background",
     "train.keep_checkpoints",
     "train.checkpoint_every_steps",
     "train.mixed_precision",

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saving import content_of, files_of_at_most, names, raise_os_error, trained, write_weights
+from full_disk import files_of_at_most
+from saving import content_of, names, raise_os_error, trained, write_weights
 
 from mmsa.export import seal_export
 from mmsa.training.checkpoints.best_export import keep_exports, settle_best, write_best

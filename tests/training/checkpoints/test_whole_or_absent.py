@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from saving import content_of, files_of_at_most, names, raise_os_error, save, trained
+from full_disk import files_of_at_most
+from saving import content_of, names, raise_os_error, save, trained
 
 from mmsa.checkpoint_folders import is_whole, whole_checkpoints
 from mmsa.errors import UserError
@@ -131,7 +132,7 @@ def test_weights_that_cannot_be_flushed_leave_what_was(
             told.append(path)
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("mmsa.training.checkpoints.checkpoint.flush", failing)
+    monkeypatch.setattr("mmsa.training.checkpoints.whole_directory.flush", failing)
     with pytest.raises(UserError, match="Input/output error"):
         save(tmp_path, 2, accelerator)
     assert told
