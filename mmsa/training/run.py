@@ -39,7 +39,7 @@ from mmsa.training.checkpoints.collective_write import WriteError, together
 from mmsa.training.checkpoints.disk_space import not_written
 from mmsa.training.checkpoints.resume import config_sha256
 from mmsa.training.checkpoints.run_config import settle_config
-from mmsa.training.model_for_engine import adapt_to_launch, rehearse
+from mmsa.training.model_for_engine import adapt_to_launch, give_packed_attention, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.objective import Objective
 from mmsa.training.optim import optimizer_of
@@ -96,6 +96,7 @@ class Run:
             self._run_config = settle_config(self.run_dir, self.resumed_from, self.config)
 
     def _wrap(self) -> None:
+        give_packed_attention(self.bare_model, self.config.gpu, self.accelerator)
         self.compile_watch = CompileWatch(enabled=self.config.train.compile)
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)
