@@ -17,7 +17,7 @@ from streaming import (
     requests,
 )
 
-from mmsa.data.packed_texts import of_batch
+from mmsa.data.packed_texts import in_batch, of_batch
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer
@@ -109,7 +109,8 @@ def test_text_alone_and_images_alone(reader: SplitReader, tokenizer: TextTokeniz
     )
     images = list(batches_of(requests(reader, stop_step=1), None))
     assert_equal(text, [{**batch, "images": None} for batch in both])
-    assert_equal(images, [{**batch, "input_ids": None, "attention_mask": None} for batch in both])
+    no_texts = {"input_ids": None, "attention_mask": None, **in_batch(None)}
+    assert_equal(images, [{**batch, **no_texts} for batch in both])
 
 
 # Independent of workers, world size and interruptions.
