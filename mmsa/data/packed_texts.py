@@ -56,7 +56,7 @@ class PackedTexts(NamedTuple):
         # Empty slots go behind the last place. What is copied comes back as it was in the backward
         # pass: no sums, and no list of places that a GPU would have to count first.
         apart = hidden.new_zeros(behind + 1, hidden.shape[-1])
-        apart = apart.index_copy(0, places, hidden.flatten(0, 1))
+        apart.index_copy_(0, places, hidden.flatten(0, 1))
         return apart[:behind].view(num_texts, num_tokens, hidden.shape[-1])
 
 
