@@ -38,6 +38,7 @@ def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ..
     from mmsa.data.manifest import load_manifest
     from mmsa.data.reader import SplitReader
     from mmsa.data.stream import Loader
+    from mmsa.engines.gpu_texts import text_layout
     from mmsa.export import load_model, load_tokenizer_of, read_export
     from mmsa.export_target import resolve_export
 
@@ -47,9 +48,11 @@ def ready(target: Path, num_samples: int) -> tuple[Any, list[Any], tuple[str, ..
     reader = SplitReader(shards, manifest, "val", export.class_map(manifest.classes))
     size = export.config.eval.batch_size
     requests = EvaluationRequests(reader, size, 1, 0)
-    loader = Loader(requests, export.preprocessing, load_tokenizer_of(export), 0)
+    model = load_model(export)
+    layout = text_layout(model, export.config.gpu)
+    loader = Loader(requests, export.preprocessing, load_tokenizer_of(export), 0, layout=layout)
     batches = list(islice(loader, min(len(requests), max(1, num_samples // size))))
-    return load_model(export), batches, export.label_names
+    return model, batches, export.label_names
 
 
 def measure(target: Path, num_samples: int, precision: str) -> dict[str, float]:

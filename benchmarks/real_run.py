@@ -112,23 +112,15 @@ Shape = tuple[int, int, int]  # samples; rows and tokens that the text encoder's
 
 def note_shapes(run: Any, seen: list[Shape]) -> None:
     """Make a run append the shape of each micro-batch to `seen`."""
-    num_samples = [0]
 
     def watched(batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
-            num_samples[0] = len(batch["labels"])
-            if not on_cpu:
-                seen.append((num_samples[0], *batch["input_ids"].shape))
+            packed = batch["packed_ids"]  # None where packing saves too little
+            ids = batch["input_ids"] if packed is None else packed
+            seen.append((len(batch["labels"]), *ids.shape))
             yield batch
 
-    def of_body(_: Any, __: Any, inputs: dict[str, Any]) -> None:
-        seen.append((num_samples[0], *inputs["input_ids"].shape))
-
-    # On a CPU texts are packed. A GPU gets them padded, and a hook would break up compiled code.
-    on_cpu = run.accelerator.device.type == "cpu"
     run.loaders.train = watched(run.loaders.train)
-    if on_cpu:
-        run.bare_model.text_encoder.body.register_forward_pre_hook(of_body, with_kwargs=True)
 
 
 def clock() -> float:

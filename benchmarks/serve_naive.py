@@ -29,8 +29,6 @@ def create_app(path: Path) -> Any:
     tokenizer = load_tokenizer_of(export)
     assert tokenizer is not None
     assert export.preprocessing.image is not None
-    assert model.text_encoder is not None
-    model.text_encoder._takes_packs = False  # transformers alone computes the padding too
     side, length = export.preprocessing.image.image_size_px, 128
     app = FastAPI()
 

@@ -216,6 +216,9 @@ class GpuConfig(Section):
     pad_tokens_to: int = Field(
         8, ge=1, description="texts of a batch are padded to a multiple of this; 1: off"
     )
+    packing: Literal["auto", "mask", "off"] = Field(
+        "auto", description="texts of a batch are packed, under a mask, or padded alone"
+    )
     cudnn_benchmark: bool = Field(
         True, description="try cuDNN's convolutions and keep the fastest; not if deterministic"
     )

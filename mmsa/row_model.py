@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmsa.data.decoding import image_views
 from mmsa.data.manifest import MODALITIES, Modality
 from mmsa.engines.gpu_kernels import strict_float32
+from mmsa.engines.gpu_texts import text_layout
 from mmsa.export import Export, load_model, load_tokenizer_of
 
 
@@ -36,6 +37,7 @@ class RowModel:
         self.model = load_model(export).to(device)
         self.may_lack = export.may_lack
         self._tokenizer = load_tokenizer_of(export)
+        self._layout = text_layout(self.model, export.config.gpu, device.type)
         reads: dict[Modality, bool] = {
             "text": self._tokenizer is not None,
             "image": export.preprocessing.image is not None,
@@ -53,12 +55,12 @@ class RowModel:
             torch.tensor(has[name]).to(self.device) if name in self.may_lack else None
             for name in MODALITIES
         ]
-        input_ids = attention_mask = pixels = None
+        input_ids = attention_mask = pixels = packed = None
         if self._tokenizer is not None:
-            input_ids, attention_mask = (
-                tensor.to(self.device)
-                for tensor in self._tokenizer([row.text or "" for row in rows])
-            )
+            texts = [row.text or "" for row in rows]
+            ids, mask, packed = self._layout.tokens_of(self._tokenizer, texts)
+            input_ids, attention_mask = ids.to(self.device), mask.to(self.device)
+            packed = None if packed is None else packed.to(self.device)
         preprocessing = self.export.preprocessing
         if preprocessing.image is not None:
             side = preprocessing.image.image_size_px
@@ -66,6 +68,6 @@ class RowModel:
             views = (empty if row.view is None else row.view for row in rows)
             pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
         with strict_float32():  # as in evaluation
-            output = self.model(input_ids, attention_mask, pixels, *present)
+            output = self.model(input_ids, attention_mask, pixels, *present, packed)
         logits: NDArray[np.float32] = output.float().cpu().numpy()
         return logits

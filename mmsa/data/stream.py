@@ -24,6 +24,7 @@ from mmsa.data.loading.device_copies import CudaCopies, PinnedCopies, copied_ahe
 from mmsa.data.loading.workers import DEFAULT_TIMEOUT_S, LoaderWorkers
 from mmsa.data.modality_dropout import ModalityDropout, kept_modalities
 from mmsa.data.modality_labels import modality_labels
+from mmsa.data.packed_texts import TextLayout, in_batch
 from mmsa.data.raw_sample import RawSample
 from mmsa.data.reader import SplitReader
 from mmsa.data.text import TextTokenizer
@@ -33,6 +34,8 @@ from mmsa.preprocessing import Preprocessing
 from mmsa.process.memory import keep_freed_memory
 
 # {"keys": list of B, "input_ids" (B, T), "attention_mask" (B, T),
+#  "packed_ids", "packed_positions", "packed_texts" (P, S), "packed_bounds" (B + P + 1,): the same
+#  texts, see PackedTexts, all None where they are not packed,
 #  "images" uint8 (B, 3, S, S), channels_last with and without workers,
 #  "labels" (B,), "targets" (B, C) or None, "modality_labels" (B, 2) or None: of text and image,
 #  "weights" (B,) 1 or 0,
@@ -153,7 +156,7 @@ class Collate:
     """Tokenize and stack. Without a tokenizer the batch has no token ids.
 
     A missing text is tokenized as an empty one. `dropout` masks modalities, in training alone.
-    Texts are padded to a multiple of `pad_tokens_to`.
+    `layout` says how token ids lie in the batch.
 
     With `soft_classes` the batch has `targets` (B, C): the annotators' shares of each class
     (`soft_label` in `key.json`), merged in the same way as the classes and scaled so that the
@@ -164,15 +167,15 @@ class Collate:
     soft_classes: ClassMap | None = None
     modality_classes: ClassMap | None = None
     dropout: ModalityDropout | None = None
-    pad_tokens_to: int = 1
+    layout: TextLayout = TextLayout()
 
     def __call__(self, source: Iterable[ReadBatch]) -> Iterator[Batch]:
         for read in source:
             samples, num_real = read.samples, read.request.num_real
-            input_ids, attention_mask = None, None
+            input_ids, attention_mask, packed = None, None, None
             if self.tokenizer is not None:
                 texts = [sample.text for sample in samples]
-                input_ids, attention_mask = self.tokenizer(texts, pad_to=self.pad_tokens_to)
+                input_ids, attention_mask, packed = self.layout.tokens_of(self.tokenizer, texts)
             weights = torch.zeros(len(samples))
             weights[:num_real] = 1.0
             epoch = read.request.epoch
@@ -188,6 +191,7 @@ class Collate:
                 "keys": [sample.key for sample in samples],
                 "input_ids": input_ids,
                 "attention_mask": attention_mask,
+                **in_batch(packed),
                 "images": read.images,
                 "labels": torch.tensor([sample.label for sample in samples]),
                 "targets": targets,
@@ -258,7 +262,7 @@ class Loader:
     modality_classes: ClassMap | None = None
     dropout: ModalityDropout | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S  # to wait for a batch; 0 waits forever
-    pad_tokens_to: int = 1
+    layout: TextLayout = TextLayout()  # of the model's texts
     worker_pids: list[int] = field(init=False, repr=False, default_factory=list)
     _iterator: Iterator[Batch | Failure] = field(init=False, repr=False)
 
@@ -291,7 +295,7 @@ class Loader:
                 self.soft_classes,
                 self.modality_classes,
                 self.dropout,
-                self.pad_tokens_to,
+                self.layout,
             ),
             errors_as_items,
         )

@@ -13,6 +13,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from mmsa.data.packed_texts import PackedTexts
+
 logger = logging.getLogger("mmsa")
 
 _DYNAMO = "torch._dynamo.convert_frame"  # the logger of what is compiled
@@ -29,6 +31,13 @@ def mark_lengths(*tokens: Tensor | None) -> None:
     for one in tokens:
         if one is not None:
             torch._dynamo.maybe_mark_dynamic(one, 1)
+
+
+def mark_rows(packed: PackedTexts | None) -> None:
+    """Say that the number of packed rows and their length change from call to call."""
+    for one in packed or ():
+        for dimension in range(one.dim()):
+            torch._dynamo.maybe_mark_dynamic(one, dimension)
 
 
 class CompileWatch(logging.Handler):

@@ -22,6 +22,7 @@ from torch import nn
 
 from mmsa.config import GpuConfig
 from mmsa.engines.hardware import device_type
+from mmsa.models.packed_attention import NAME as PACKED_ATTENTION
 
 TF32 = "tf32"
 
@@ -75,6 +76,12 @@ def strict_float32() -> Iterator[None]:
                 torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = _before
 
 
+def dtype_of_products(precision: str) -> torch.dtype:
+    """What matrix products are computed in under a precision of `engine.precision`."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return dtypes.get(precision, torch.float32)
+
+
 def kernel_facts() -> dict[str, Any]:
     """The switches as they are, for the facts of a launch on a GPU."""
     return {
@@ -104,7 +111,7 @@ def attention_in_words(body: nn.Module, device: torch.device, dtype: torch.dtype
     """
     config: Any = getattr(body, "config", None)
     kind = getattr(config, "_attn_implementation", None)
-    if kind != "sdpa":
+    if kind not in ("sdpa", PACKED_ATTENTION):
         return "the encoder's own" if kind is None else f"the encoder's own ({kind})"
     heads = getattr(config, "num_attention_heads", None)
     width = getattr(config, "hidden_size", None)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
+from mmsa.data.packed_texts import PackedTexts, of_batch
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
 from mmsa.errors import UserError
@@ -26,10 +27,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def inputs_of(batch: Batch) -> tuple[torch.Tensor | None, ...]:
+def inputs_of(batch: Batch) -> tuple[torch.Tensor | PackedTexts | None, ...]:
     """The arguments of the model's forward, in their order."""
     names = ("input_ids", "attention_mask", "images", "text_present", "image_present")
-    return tuple(batch[name] for name in names)
+    return *(batch[name] for name in names), of_batch(batch)
 
 
 def outputs_of(

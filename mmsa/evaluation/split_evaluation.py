@@ -27,6 +27,7 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
 from mmsa.engines.gpu_supply import loader_workers
+from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import UserError
 from mmsa.evaluation.arguments import Options
 from mmsa.evaluation.floors.fitting import Floors, floors_of
@@ -105,15 +106,15 @@ class SplitEvaluation:
     def _loader(self, reader: SplitReader) -> tuple[EvaluationRequests, Iterator[Batch]]:
         world, config = self._world, self.target.export.config
         requests = EvaluationRequests(reader, self.target.batch_size, world.world_size, world.rank)
-        on_gpu = torch.cuda.is_available()
+        layout = text_layout(self._opened.model, config.gpu)
         loader = Loader(
             requests,
             self.target.export.preprocessing,
             self._opened.tokenizer,
             self._workers_of(self.target),
-            pin_memory=on_gpu,
+            pin_memory=torch.cuda.is_available(),
             timeout_s=config.data.timeout_s,
-            pad_tokens_to=config.gpu.pad_tokens_to if on_gpu else 1,
+            layout=layout,
         )
         return requests, loader
 

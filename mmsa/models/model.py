@@ -19,6 +19,7 @@ from mmsa.config import (
     TextEncoderConfig,
 )
 from mmsa.data.manifest import Modality
+from mmsa.data.packed_texts import PackedTexts, TextPacking
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.registry import modules_outside
 from mmsa.hub import NotOnThisMachine
@@ -79,6 +80,7 @@ class SentimentModel(nn.Module):
         images: Tensor | None = None,
         text_present: Tensor | None = None,
         image_present: Tensor | None = None,
+        packed: PackedTexts | None = None,
         *,
         auxiliary: bool = False,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
@@ -86,12 +88,14 @@ class SentimentModel(nn.Module):
 
         With one logit (binary cross-entropy) C is 1. The inputs of an absent encoder may be None.
         `text_present` and `image_present` (B,) bool say which samples have the modality; None: all.
-        The inputs of the others are read, but their features do not count. With `auxiliary` the
-        logits of the auxiliary heads are returned too, by modality.
+        The inputs of the others are read, but their features do not count. `packed` are the texts
+        again, packed as `packing` says. With `auxiliary` the logits of the auxiliary heads are
+        returned too, by modality.
         """
         features: dict[Modality, Features] = {}
         if self.text_encoder is not None:
-            features["text"] = self.text_encoder(input_ids, attention_mask)  # (B, D) or (B, T, D)
+            # (B, D) or (B, T, D)
+            features["text"] = self.text_encoder(input_ids, attention_mask, packed)
         if self.image_encoder is not None:
             features["image"] = self.image_encoder(images)  # (B, D) or (B, P, D)
         present = {"text": text_present, "image": image_present}
@@ -104,6 +108,10 @@ class SentimentModel(nn.Module):
         # Of what the encoders saw, also where it is masked for the pair.
         rows = {str(name): one_row(found) for name, found in features.items()}
         return logits, {name: head(rows[name]) for name, head in self.auxiliary.items()}
+
+    def packing(self, pad_rows_to: int = 1) -> TextPacking | None:
+        """How a loader packs texts for this model; None where it does not."""
+        return None if self.text_encoder is None else self.text_encoder.packing(pad_rows_to)
 
     def _with_stand_in(
         self, modality: Modality, features: Features, present: Tensor | None

@@ -5,19 +5,20 @@ Shapes: B batch, T tokens, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import cycle, islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from mmsa.data.packed_texts import PackedTexts, TextPacking
 from mmsa.errors import UserError
+from mmsa.models import packed_attention
 from mmsa.models.encoders import TEXT_SECTION, Encoder
 from mmsa.models.eval_mode import eval_mode
 from mmsa.models.fusion.sequences import Features, FeatureSequence
-from mmsa.models.packed_texts import PackedTexts, pack_texts
-from mmsa.models.text_pooling import Pooling, padding_id, pooled, reads_left_to_right
+from mmsa.models.packed_attention import Bounds
+from mmsa.models.packing_probe import agrees, probe_texts
+from mmsa.models.text_pooling import Pooling, pooled, reads_left_to_right
 
 
 class TextEncoder(Encoder):
@@ -52,6 +53,7 @@ class TextEncoder(Encoder):
         self._first_position = _first_position(body)
         # Until `look_at_masks` has looked.
         self._takes_pairs = self._takes_packs = False
+        self._gives_bounds = False  # until `use_bounds`
 
     def check_vocabulary(self, vocab_size: int | None) -> None:
         """Raise `UserError` where a tokenizer of `vocab_size` ids has more than the encoder."""
@@ -78,13 +80,24 @@ class TextEncoder(Encoder):
         tokens = torch.zeros(1, 4, dtype=torch.long)
         self._begin_sequences(named, tokens, torch.ones_like(tokens))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Features:
-        """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D), or (B, T, D)."""
+    def packing(self, pad_rows_to: int = 1) -> TextPacking | None:
+        """How a loader packs texts for this encoder; None where they must be padded."""
+        if not self._takes_packs:
+            return None
+        return TextPacking(self.max_positions, pad_rows_to)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, packed: PackedTexts | None = None
+    ) -> Features:
+        """`input_ids` and `attention_mask` (B, T), int64 -> features (B, D), or (B, T, D).
+
+        `packed` are the same texts, packed as `packing` says: the same features for fewer tokens.
+        """
         with self._body_gradient():
             if self.pooling == "own" and not self.gives_sequences:
                 features = self.body(input_ids=input_ids, attention_mask=attention_mask)[1]
             else:
-                features = self._hidden(input_ids, attention_mask)  # (B, T, D)
+                features = self._hidden(input_ids, attention_mask, packed)  # (B, T, D)
                 if not self.gives_sequences:
                     features = pooled(features, attention_mask, self.pooling)
         features = self._project(features)  # not frozen with the body
@@ -92,14 +105,12 @@ class TextEncoder(Encoder):
             return FeatureSequence(features, attention_mask.bool())
         return features
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, packed: PackedTexts | None
+    ) -> Tensor:
         # One call of the body whatever the lengths: under ZeRO-3 each call is a collective.
-        on_cpu = input_ids.device.type == "cpu"
-        packed = None
-        if on_cpu and self._takes_packs and not torch.compiler.is_compiling():
-            packed = self._packed(input_ids, attention_mask)
-        if packed is not None:
-            return self._of_packed(packed)
+        if packed is not None and self._takes_packs:
+            return packed.unpacked(self._of_packed(packed), *input_ids.shape)
         # transformers would make a mask over pairs from one over tokens, but it first asks the
         # device whether any token is masked, and waits for the answer.
         of_pairs = self._takes_pairs and attention_mask.is_cuda
@@ -107,56 +118,69 @@ class TextEncoder(Encoder):
         return _rows(self.body(input_ids=input_ids, attention_mask=mask))
 
     def _of_packed(self, packed: PackedTexts) -> Tensor:
-        hidden = self.body(
+        """Rows (P, S, D) of the slots."""
+        mask, more = packed.attention_mask(), {}
+        if self._gives_bounds:
+            num_slots = packed.input_ids.shape[1]
+            more["packed_bounds"] = Bounds(packed.bounds, num_slots, self.causal)
+        output = self.body(
             input_ids=packed.input_ids,
-            attention_mask=packed.attention_mask,
-            position_ids=packed.position_ids,
-        )[0]
-        return packed.unpacked(hidden)
-
-    def _packed(self, input_ids: Tensor, attention_mask: Tensor) -> PackedTexts | None:
-        return pack_texts(
-            input_ids,
-            attention_mask,
-            first_position=self._first_position,
-            max_positions=self.max_positions,
+            attention_mask=mask.tril() if self.causal else mask,
+            position_ids=packed.positions + self._first_position,
+            **more,
         )
+        return _rows(output)
 
-    @torch.no_grad()
+    def takes_bounds(self) -> bool:
+        """Whether the body hands the bounds of packed texts to an attention that we give it, with
+        the outputs and gradients of padded texts."""
+        if not self._takes_packs or not packed_attention.can_use(self.body):
+            return False
+        texts = probe_texts(self.body, self.vocab_size)
+
+        # A mask that shows all texts of a row to each other: only the bounds keep them apart.
+        one_text = texts.packed._replace(texts=torch.zeros_like(texts.packed.texts))
+
+        def of_bounds() -> Tensor:
+            rows = self._of_packed(one_text)
+            return texts.packed.unpacked(rows, *texts.input_ids.shape)
+
+        before = self._gives_bounds
+        try:
+            self._gives_bounds = True
+            with eval_mode(self), packed_attention.used(self.body):
+                return agrees(self.body, texts, of_bounds)
+        finally:
+            self._gives_bounds = before
+
+    def use_bounds(self) -> None:
+        """Compute packed texts by their bounds from now on (`packed_attention`)."""
+        packed_attention.use(self.body, packed=True)
+        self._gives_bounds = True
+
     def look_at_masks(self) -> None:
-        """Find out whether the body of transformers accepts a mask over pairs of tokens, with the
-        result of a mask over tokens, and texts packed into one row.
+        """Find out whether the body of transformers takes a mask over pairs of tokens, and texts
+        packed into rows, with the outputs and gradients of a mask over tokens.
 
-        Not all do: DeBERTa makes its own mask, and attention by plain products adds masks. Layers
-        with a local window (ModernBERT) would lose it under a mask over pairs, and causal ones
-        their order.
+        Not all do: DeBERTa makes its own mask, attention by plain products adds masks, and MPNet
+        counts positions itself. Layers with a local window (ModernBERT) would lose it.
         """
         config: Any = self.body.config
-        if self.causal:
-            return
         if getattr(config, "local_attention", None) or getattr(config, "sliding_window", None):
             return
-        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-        # As in a batch: different tokens, and padding by its own id, from which some bodies count
-        # positions.
-        pad = padding_id(self.body) or 0
-        others = [token for token in range(min(self.vocab_size, 8)) if token != pad]
-        input_ids = torch.full_like(mask, pad)
-        input_ids[mask > 0] = torch.tensor(list(islice(cycle(others), int(mask.sum()))))
-        packed = self._packed(input_ids, mask)
+        texts = probe_texts(self.body, self.vocab_size)
 
-        def agrees(hidden: Callable[[], Tensor]) -> bool:
-            try:
-                expected = self.body(input_ids=input_ids, attention_mask=mask)[0]
-                return torch.allclose(hidden()[mask > 0], expected[mask > 0], atol=1e-5)
-            except Exception:  # the body's code may raise anything (FlauBERT asserts)
-                return False  # only speed depends on it: the mask over tokens is what bodies take
+        def of_pairs() -> Tensor:
+            mask = pair_mask(texts.attention_mask)
+            return _rows(self.body(input_ids=texts.input_ids, attention_mask=mask))
 
+        def of_packs() -> Tensor:
+            return texts.packed.unpacked(self._of_packed(texts.packed), *texts.input_ids.shape)
+
+        # Without the order of tokens, which a causal body has in its own mask.
         with eval_mode(self):
-            self._takes_pairs = agrees(
-                lambda: self.body(input_ids=input_ids, attention_mask=pair_mask(mask))[0]
-            )
-            self._takes_packs = packed is not None and agrees(lambda: self._of_packed(packed))
+            self._takes_pairs = not self.causal and agrees(self.body, texts, of_pairs)
+            self._takes_packs = agrees(self.body, texts, of_packs)
 
     def take_masks_like(self, other: TextEncoder) -> None:
         """Accept the masks that `other`, of the same architecture, was found to accept."""

@@ -15,6 +15,7 @@ import torch
 from mmsa.data.batch_requests import Request
 from mmsa.data.decoding import image_views
 from mmsa.data.loading.workers import LoaderWorkers
+from mmsa.data.packed_texts import TextLayout
 from mmsa.data.raw_sample import RawSample
 from mmsa.data.stream import Batch, Collate, Failure, ReadBatch, errors_as_items
 from mmsa.data.text import TextTokenizer
@@ -44,12 +45,13 @@ class BatchStream:
     world_size: int
     worker: int = 0
     num_workers: int = 1
+    layout: TextLayout = TextLayout()
 
     def __iter__(self) -> Iterator[Batch | Failure]:
         return errors_as_items(self._batches())
 
     def _batches(self) -> Iterator[Batch]:
-        collate = Collate(self.tokenizer)
+        collate = Collate(self.tokenizer, layout=self.layout)
         pieces = mine = 0
         for number, window in enumerate(self.source.windows()):
             for work in works_of(number, window, self.batch_size):

@@ -21,6 +21,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
 from mmsa.engines.gpu_supply import loader_workers
+from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import AgreedError, UserError
 from mmsa.evaluation.inputs import ledger
 from mmsa.evaluation.one_model import main_rank_does
@@ -152,6 +153,7 @@ def _predict(
     stream = BatchStream(
         opened.source, opened.export.preprocessing, opened.tokenizer,
         opened.batch_size(options), done, world.rank, world.world_size,
+        layout=text_layout(opened.model, opened.export.config.gpu),
     )  # fmt: skip
     timeout_s = opened.export.config.data.timeout_s
     loaded = batches(stream, _workers(opened.export, options, world), timeout_s=timeout_s)

@@ -20,6 +20,7 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines.engine import make_accelerator
 from mmsa.engines.gpu_supply import loader_workers
+from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import UserError
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
@@ -201,6 +202,7 @@ class Kitchen:
         return self._num_statistics_batches() * self._statistics_plan().global_batch_size
 
     def _loader(self, requests: EvaluationRequests | TrainRequests) -> Iterator[Batch]:
+        layout = text_layout(self.model, self.target.export.config.gpu)
         return Loader(
             requests,
             self.target.export.preprocessing,
@@ -208,6 +210,7 @@ class Kitchen:
             self._num_workers,
             pin_memory=torch.cuda.is_available(),
             timeout_s=self.target.export.config.data.timeout_s,
+            layout=layout,
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsa.data.packed_texts import of_batch
 from mmsa.data.stream import Batch
 from mmsa.evaluation.predict import to_device
 from mmsa.models.batchnorm import running_statistics
@@ -76,7 +77,8 @@ def recompute_statistics(
             if only_images and model.image_encoder is not None:
                 model.image_encoder(batch["images"])
             else:
-                model(batch["input_ids"], batch["attention_mask"], batch["images"])
+                inputs = (batch["input_ids"], batch["attention_mask"], batch["images"])
+                model(*inputs, packed=of_batch(batch))
 
 
 @contextmanager

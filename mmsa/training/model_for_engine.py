@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsa.config import Config
+from mmsa.config import Config, GpuConfig
+from mmsa.data.packed_texts import PackedTexts
 from mmsa.data.plan import BatchPlan
 from mmsa.data.stream import Batch
-from mmsa.engines.compiled import mark_lengths
+from mmsa.engines.compiled import mark_lengths, mark_rows
+from mmsa.engines.engine import precision
+from mmsa.engines.gpu_kernels import dtype_of_products
+from mmsa.engines.gpu_texts import choose_packed_attention
 from mmsa.engines.hardware import own_gpus
 from mmsa.errors import UserError
 from mmsa.models.batchnorm import frozen_statistics
@@ -20,7 +27,17 @@ from mmsa.models.encoders import lay_out
 from mmsa.models.model import SentimentModel
 from mmsa.process.runtime import World
 
+logger = logging.getLogger("mmsa")
+
 _TOKENS = 4  # of the rehearsal: as few as every text encoder takes
+
+
+def give_packed_attention(model: SentimentModel, gpu: GpuConfig, accelerator: Accelerator) -> None:
+    """Choose the attention of packed texts for this launch, and log it; before the engine wraps
+    the model. A warning says that one which should work on this GPU does not."""
+    dtype = dtype_of_products(precision(accelerator))
+    chosen = choose_packed_attention(model, gpu, accelerator.device, dtype)
+    logger.log(logging.WARNING if chosen.fell_back else logging.INFO, "texts: %s", chosen.words)
 
 
 def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -> None:
@@ -35,11 +52,19 @@ def adapt_to_launch(model: SentimentModel, config: Config, *, deepspeed: bool) -
         _synchronise_batchnorm(model)
     if config.train.compile:
         # Before the encoders are called: what is compiled cannot say it itself.
-        model.register_forward_pre_hook(lambda _, inputs: mark_lengths(*inputs[:2]))
+        model.register_forward_pre_hook(_mark_dynamic)
         for encoder in (model.text_encoder, model.image_encoder):
             if encoder is not None:
                 # `Module.compile` compiles the call; torch.compile would rename every tensor.
                 encoder.compile()
+
+
+def _mark_dynamic(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """What changes from call to call of the model with these positional `inputs`."""
+    mark_lengths(*inputs[:2])
+    for one in inputs:
+        if isinstance(one, PackedTexts):
+            mark_rows(one)
 
 
 @contextmanager

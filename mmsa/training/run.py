@@ -24,7 +24,7 @@ from mmsa.models.batchnorm import with_statistics
 from mmsa.models.model import count_parameters
 from mmsa.training.agreement import check_agreement
 from mmsa.training.checkpoints import checkpoint as checkpoints
-from mmsa.training.model_for_engine import adapt_to_launch, rehearse
+from mmsa.training.model_for_engine import adapt_to_launch, give_packed_attention, rehearse
 from mmsa.training.nonfinite_guard import NonfiniteGuard
 from mmsa.training.objective import Objective
 from mmsa.training.optim import optimizer_of
@@ -78,6 +78,7 @@ class Run:
         self.files = RunFiles(prepared, accelerator, self.optimizer, self.average)
 
     def _wrap(self) -> None:
+        give_packed_attention(self.bare_model, self.config.gpu, self.accelerator)
         self.compile_watch = CompileWatch(enabled=self.config.train.compile)
         adapt_to_launch(
             self.bare_model, self.config, deepspeed=engine.is_deepspeed(self.accelerator)

@@ -25,6 +25,7 @@ from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.trainable import how_to_fill, require_train_and_val
 from mmsa.engines.gpu_supply import loader_workers
+from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.metrics import metric_problem
 from mmsa.labels import ClassMap, class_map
@@ -269,6 +270,7 @@ def _loaders(
     )
 
     on_gpu = torch.cuda.is_available()
+    layout = text_layout(parts.model, config.gpu)
 
     def loader(requests: TrainRequests | EvaluationRequests, **more: Any) -> Loader:
         return Loader(
@@ -279,7 +281,7 @@ def _loaders(
             # A batch that is copied to the GPU ahead (`Run`) is pinned there.
             pin_memory=on_gpu and not config.gpu.copy_stream,
             timeout_s=config.data.timeout_s,
-            pad_tokens_to=config.gpu.pad_tokens_to if on_gpu else 1,
+            layout=layout,
             **more,
         )
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
-
 from mmsa.engines.engine import launch_facts, precision
-from mmsa.engines.gpu_kernels import attention_in_words
+from mmsa.engines.gpu_kernels import attention_in_words, dtype_of_products
 from mmsa.engines.gpu_supply import supply_in_words, supply_warnings
 from mmsa.engines.single_process_warning import warn_if_single_process
 from mmsa.evaluation.inputs.seen_before import count_seen
@@ -63,8 +61,7 @@ def _log_gpu_facts(run: Run, world: World) -> None:
         return
     encoder = run.bare_model.text_encoder
     if encoder is not None:
-        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = dtypes.get(precision(run.accelerator), torch.float32)
+        dtype = dtype_of_products(precision(run.accelerator))
         logger.info("attention: %s", attention_in_words(encoder.body, device, dtype))
     logger.info("supply: %s", supply_in_words(config, world))
     for words in supply_warnings(config, run.data.plan, world):

@@ -9,12 +9,16 @@ import torch
 from packed import PREPROCESSING
 
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
+from mmsa.data.packed_texts import TextLayout, TextPacking
 from mmsa.data.plan import batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Batch, Loader
 from mmsa.data.text import TextTokenizer
 
 AUGMENTATION = Augmentation(seed=3, min_crop_scale=0.6, flip_probability=0.5)
+
+# Of texts whose encoder takes packed ones.
+LAYOUT = TextLayout(packing=TextPacking(None))
 
 
 def requests(reader: SplitReader, **changes: Any) -> TrainRequests:
@@ -59,7 +63,7 @@ def batches_of(
     workers: int = 0,
     augmentation: Augmentation | None = AUGMENTATION,
 ) -> Iterator[Batch]:
-    return Loader(source, PREPROCESSING, tokenizer, workers, augmentation)
+    return Loader(source, PREPROCESSING, tokenizer, workers, augmentation, layout=LAYOUT)
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:

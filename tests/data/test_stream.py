@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 import torch
 from packed import PREPROCESSING
-from streaming import AUGMENTATION, assert_equal, batches_of, keys_by_step, real_keys, requests
+from streaming import (
+    AUGMENTATION,
+    LAYOUT,
+    assert_equal,
+    batches_of,
+    keys_by_step,
+    real_keys,
+    requests,
+)
 
+from mmsa.data.packed_texts import in_batch, of_batch
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.text import TextTokenizer
@@ -28,6 +37,10 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
             "keys",
             "input_ids",
             "attention_mask",
+            "packed_ids",
+            "packed_positions",
+            "packed_texts",
+            "packed_bounds",
             "images",
             "labels",
             "targets",
@@ -42,6 +55,10 @@ def test_a_batch_holds_what_was_packed(reader: SplitReader, tokenizer: TextToken
         ids, mask = tokenizer([one.text for one in packed])
         assert torch.equal(batch["input_ids"], ids)
         assert torch.equal(batch["attention_mask"], mask)
+        _, _, expected = LAYOUT.tokens_of(tokenizer, [one.text for one in packed])
+        found = of_batch(batch)
+        assert (found is None) == (expected is None)
+        assert all(map(torch.equal, found or (), expected or ()))
         assert batch["labels"].tolist() == [one.label for one in packed]
         assert batch["labels"].dtype == torch.int64
         assert batch["images"].shape == (2, 3, 24, 24)
@@ -87,10 +104,13 @@ def test_images_differ_between_epochs_and_not_without_augmentation(
 def test_text_alone_and_images_alone(reader: SplitReader, tokenizer: TextTokenizer) -> None:
     no_images = PREPROCESSING.model_copy(update={"image": None})
     both = list(batches_of(requests(reader, stop_step=1), tokenizer))
-    text = list(Loader(requests(reader, stop_step=1), no_images, tokenizer, 0, AUGMENTATION))
+    text = list(
+        Loader(requests(reader, stop_step=1), no_images, tokenizer, 0, AUGMENTATION, layout=LAYOUT)
+    )
     images = list(batches_of(requests(reader, stop_step=1), None))
     assert_equal(text, [{**batch, "images": None} for batch in both])
-    assert_equal(images, [{**batch, "input_ids": None, "attention_mask": None} for batch in both])
+    no_texts = {"input_ids": None, "attention_mask": None, **in_batch(None)}
+    assert_equal(images, [{**batch, **no_texts} for batch in both])
 
 
 # Independent of workers, world size and interruptions.

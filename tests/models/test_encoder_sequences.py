@@ -59,14 +59,12 @@ def test_the_pooler_of_an_encoder_whose_patches_are_used_is_not_trained() -> Non
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_packed_texts_have_the_rows_of_padded_ones(pooling: str) -> None:
     encoder = _model("bottleneck", image_settings(), pooling=pooling).text_encoder.eval()
-    assert encoder._takes_packs
     texts = [[2, 5, 7, 3, 9, 8, 6, 4], [2, 9, 3], [2, 4]]
     ids = torch.tensor([text + [0] * (8 - len(text)) for text in texts])
     mask = (ids > 0).long()
-    packed = encoder(ids, mask)
-    assert encoder._packed(ids, mask) is not None
-    encoder._takes_packs = False
-    padded = encoder(ids, mask)
+    form = encoder.packing().packed(ids, mask)
+    assert form is not None
+    packed, padded = encoder(ids, mask, form), encoder(ids, mask)
     torch.testing.assert_close(packed.rows[packed.mask], padded.rows[padded.mask])
     assert torch.equal(packed.mask, mask.bool())
 
