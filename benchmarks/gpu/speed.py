@@ -17,6 +17,8 @@ BASELINE = "baseline"
 # Each is one change of the baseline. The last one has a process of its own: compiling may hang.
 CHANGES: tuple[Row, ...] = (
     {"name": "attention also cuDNN's", "settings": ["gpu.attention=[cudnn,flash,efficient,math]"]},
+    {"name": "texts not packed", "settings": ["gpu.packing=off"]},
+    {"name": "texts packed under a mask", "settings": ["gpu.packing=mask"]},
     {"name": "lengths not padded to 8", "settings": ["gpu.pad_tokens_to=1"]},
     {"name": "no cudnn_benchmark", "settings": ["gpu.cudnn_benchmark=false"]},
     {"name": "gradients not in buckets", "bucket_view": False},
