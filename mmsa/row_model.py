@@ -42,30 +42,33 @@ class RowModel:
         }
         self.reads = tuple(name for name in MODALITIES if reads[name])
 
-    @torch.inference_mode()
-    def logits(self, rows: Sequence[ModelRow]) -> NDArray[np.float32]:
-        """The logits (n, C) of n rows, which are one batch; (n, 1) where two classes share one."""
-        has = {
-            "text": [row.text is not None for row in rows],
-            "image": [row.view is not None for row in rows],
-        }
-        present = [
-            torch.tensor(has[name]).to(self.device) if name in self.may_lack else None
-            for name in MODALITIES
-        ]
-        input_ids = attention_mask = pixels = None
+    def inputs(self, rows: Sequence[ModelRow]) -> dict[str, torch.Tensor]:
+        """What the model is called with for n rows, which are one batch: the names are those of
+        `SentimentModel.forward`, and each tensor has n rows. A row without a modality has an empty
+        text or a black image, and False in `text_present` or `image_present`."""
+        inputs: dict[str, torch.Tensor] = {}
         if self._tokenizer is not None:
-            input_ids, attention_mask = (
-                tensor.to(self.device)
-                for tensor in self._tokenizer([row.text or "" for row in rows])
-            )
+            tokens = self._tokenizer([row.text or "" for row in rows])
+            inputs["input_ids"], inputs["attention_mask"] = (one.to(self.device) for one in tokens)
         preprocessing = self.export.preprocessing
         if preprocessing.image is not None:
             side = preprocessing.image.image_size_px
             empty = torch.zeros(3, side, side, dtype=torch.uint8)  # its features do not count
             views = (empty if row.view is None else row.view for row in rows)
-            pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
+            inputs["images"] = image_views.stacked(views, len(rows), preprocessing).to(self.device)
+        has = {
+            "text": [row.text is not None for row in rows],
+            "image": [row.view is not None for row in rows],
+        }
+        for name in self.may_lack:
+            inputs[f"{name}_present"] = torch.tensor(has[name]).to(self.device)
+        return inputs
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[ModelRow]) -> NDArray[np.float32]:
+        """The logits (n, C) of n rows, which are one batch; (n, 1) where two classes share one."""
+        inputs = self.inputs(rows)
         with strict_float32():  # as in evaluation
-            output = self.model(input_ids, attention_mask, pixels, *present)
+            output = self.model(**inputs)
         logits: NDArray[np.float32] = output.float().cpu().numpy()
         return logits
