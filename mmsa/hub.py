@@ -193,6 +193,12 @@ def hub_folder(
     try:
         _probe_hub(place, f"hf download {place}")
         return fetched(False)
+    except NotOnThisMachine as error:
+        raise UserError(
+            f"there is no {repository} here, and as a name on the hub: {error.problems[0]}. Give "
+            "the directory of a run or an export, or fetch it where there is a network: "
+            f"hf download {place}"
+        ) from None
     except RevisionNotFoundError:
         raise UserError(f"{place} has no revision '{stated}' on {constants.ENDPOINT}") from None
     except (OSError, HfHubHTTPError) as error:

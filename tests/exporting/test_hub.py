@@ -223,6 +223,17 @@ def test_what_a_hub_does_not_have_is_said(
     assert "--push mood is not ORG/NAME" in capsys.readouterr().err
 
 
+def test_a_name_without_a_hub_says_both(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most such names are a run's directory that is spelled wrong."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        mmsa.load("rnus/first")
+    said = str(caught.value)
+    assert said.startswith("there is no rnus/first here, and as a name on the hub: 'rnus/first'")
+    assert said.endswith("fetch it where there is a network: hf download rnus/first")
+    assert hub.requests == []
+
+
 def test_a_path_is_no_repository(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is not there, in a folder that is, is not looked for on a hub."""
     Path("runs").mkdir()
