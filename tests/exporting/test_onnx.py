@@ -123,6 +123,35 @@ def test_a_graph_that_differs_is_refused(exported: Path, world: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("shape", "fixed"), [(["b", "t"], False), ([3, "t"], True), (["b", 5], True)]
+)
+def test_a_graph_for_one_size_alone_is_refused(
+    shape: list[Any], fixed: bool, onnx: None, tmp_path: Path
+) -> None:
+    import onnx as library
+    from onnx import TensorProto, helper
+
+    from mmsa.exporting.onnx import agreement
+
+    given = helper.make_tensor_value_info("input_ids", TensorProto.INT64, shape)
+    made = helper.make_tensor_value_info("logits", TensorProto.INT64, shape)
+    node = helper.make_node("Identity", ["input_ids"], ["logits"])
+    graph = helper.make_graph([node], "one", [given], [made])
+    opset = [helper.make_opsetid("", 20)]
+    library.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "a.onnx")
+    session = agreement.open_session(tmp_path / "a.onnx", 1)
+    rows = np.zeros((2, 4), np.int64)
+    if not fixed:
+        agreement.require_free_sizes(session)
+        assert agreement.run(session, {"input_ids": rows}).shape == (2, 4)
+        return
+    with pytest.raises(UserError, match="fixed the sizes of 'input_ids' to"):
+        agreement.require_free_sizes(session)
+    with pytest.raises(UserError, match="onnxruntime cannot compute the graph"):
+        agreement.run(session, {"input_ids": rows})
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ([], "give --onnx DIR or --hub DIR"),

@@ -44,10 +44,33 @@ def open_session(path: Path, num_threads: int) -> Any:
         ) from None
 
 
+def require_free_sizes(session: Any) -> None:
+    """Raise `UserError` where the graph takes one batch or one length alone: torch's exporter may
+    make a constant of what the model's code asks the size of, and says nothing."""
+    for one in session.get_inputs():
+        free = one.shape[:2] if len(one.shape) == 2 else one.shape[:1]
+        if any(isinstance(size, int) for size in free):
+            raise UserError(
+                f"torch's exporter fixed the sizes of '{one.name}' to {list(one.shape)}, so the "
+                "graph would take no other batch or text length. It was not kept. Serve the model "
+                "with torch (python -m mmsa serve)"
+            )
+
+
 def run(session: Any, inputs: Mapping[str, Any]) -> Logits:
-    """The logits (n, C) of the inputs of one call, tensors or arrays."""
-    logits: Logits = session.run(None, {name: np.asarray(one) for name, one in inputs.items()})[0]
-    return logits
+    """The logits (n, C) of the inputs of one call, tensors or arrays.
+
+    Raises `UserError` where onnxruntime cannot compute them.
+    """
+    try:
+        [logits] = session.run(None, {name: np.asarray(one) for name, one in inputs.items()})
+    except Exception as error:  # of onnxruntime's own types
+        raise UserError(
+            f"onnxruntime cannot compute the graph ({' '.join(str(error).split())[:200]}); serve "
+            "the model with torch (python -m mmsa serve)"
+        ) from None
+    found: Logits = logits
+    return found
 
 
 def logits_of_both(

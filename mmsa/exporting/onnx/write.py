@@ -34,6 +34,7 @@ from mmsa.exporting.onnx.agreement import (
     logits_of_both,
     open_session,
     require_agreement,
+    require_free_sizes,
     run,
 )
 from mmsa.exporting.onnx.example import EXAMPLE, EXAMPLE_NAME, PREPARE_NAME, prepare_source
@@ -91,6 +92,7 @@ def write_onnx(target: EvalTarget, out: Path, *, int8: bool, num_samples: int) -
             max_tokens=_longest(export, model),
         )
         sessions = {"onnx": open_session(folder / GRAPH_NAME, export.config.eval.cpu_threads)}
+        require_free_sizes(sessions["onnx"])
         ours, theirs = logits_of_both(model, sessions["onnx"], samples)
         found = agreement(ours, theirs)
         require_agreement(found)
