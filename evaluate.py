@@ -8,9 +8,9 @@
     python evaluate.py runs/a/fold-* runs/b/fold-* --folds --compare
     python evaluate.py runs/a runs/b runs/c --ensemble
 
-A target is a run directory, an export, or RUN/checkpoints/step-N. Any number of processes gives
-the same metrics.json, byte for byte. The files go to RUN/reports/SPLIT-CHECKPOINT/, or to --out.
-How to read a report: docs/evaluation.md.
+A target is a run directory, an export (ORG/NAME: on the hub), or RUN/checkpoints/step-N. Any number
+of processes gives the same metrics.json, byte for byte. The files go to
+RUN/reports/SPLIT-CHECKPOINT/, or to --out. How to read a report: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     from mmsa.engines.hardware import device_type
     from mmsa.evaluation.compare import joint_report
     from mmsa.evaluation.modality_audit.audit import check_modalities
-    from mmsa.evaluation.requested_targets import requested_targets
+    from mmsa.evaluation.requested_targets import refuse_to_calibrate_the_hub, requested_targets
     from mmsa.evaluation.split_evaluation import SplitEvaluation
 
     import_extensions(arguments.imports)
@@ -65,6 +65,8 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         split=arguments.split,
         batch_size=arguments.batch_size,
     )
+    if arguments.calibrate:
+        refuse_to_calibrate_the_hub(targets)
     if joint:
         joint_report.check(
             targets,

@@ -1,9 +1,10 @@
-"""Commands for what training has written: `python -m mmsa predict`, `serve`, `verify`, `soup`.
+"""Commands for what training has written: `python -m mmsa predict`, `serve`, `export`, ...
 
     python -m mmsa predict EXPORT INPUT --out FILE  labels for a table, a folder or packed shards
     python -m mmsa verify RUN|EXPORT|CHECKPOINT    are the files what was written?
     python -m mmsa soup A B C                      the mean of the weights of several exports
     python -m mmsa serve RUN|EXPORT                an HTTP API and a page
+    python -m mmsa export RUN|EXPORT --onnx DIR    ONNX; --hub DIR: the Hugging Face hub
 
 Training and evaluation are `train.py` and `evaluate.py`; packing is `python -m shards`.
 """
@@ -24,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     from mmsa import verify
+    from mmsa.exporting import command as export
     from mmsa.prediction import command as predict
     from mmsa.serve import command as serve
     from mmsa.soup import command as soup
@@ -49,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_arguments(
         commands.add_parser(
             "serve", help="serve a model over HTTP, with a page", description=serve.DESCRIPTION
+        )
+    )
+    export.add_arguments(
+        commands.add_parser(
+            "export", help="write a model as ONNX, or for the hub", description=export.DESCRIPTION
         )
     )
     return parser

@@ -14,14 +14,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from mmsa.calibration import CALIBRATION_NAME
 from mmsa.checkpoint_folders import is_whole, step_of, whole_checkpoints
 from mmsa.errors import UserError
-from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME, FACTS_NAME
+from mmsa.export import (
+    CHECKPOINT_EXPORT_NAME,
+    CONFIG_NAME,
+    FACTS_NAME,
+    LABELS_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+)
+from mmsa.foundation.digests import DIGESTS_NAME, UnreadableListing, read_listing
 from mmsa.foundation.held_directory import HeldDirectory
+from mmsa.hub import hub_folder, is_repository_name
+from mmsa.preprocessing import PREPROCESSING_NAME
 from mmsa.process.status import STATUS_NAME, read_status
 
 T = TypeVar("T")
 
+# All that an export consists of, in the notation of the hub's library.
+EXPORT_FILES = (
+    WEIGHTS_NAME,
+    CONFIG_NAME,
+    LABELS_NAME,
+    FACTS_NAME,
+    PREPROCESSING_NAME,
+    CALIBRATION_NAME,
+    DIGESTS_NAME,
+    f"{TOKENIZER_NAME}/*",
+)
 
 _ATTEMPTS = 30
 _LONGEST_WAIT_S = 0.1
@@ -29,19 +51,33 @@ _LONGEST_WAIT_S = 0.1
 
 @dataclass(frozen=True)
 class Target:
-    """The export that a path refers to. `home` is the run or export directory it belongs to."""
+    """The export that a path refers to. `home` is the run or export directory it belongs to.
+
+    For an export of the hub, `home` is `hub/ORG--NAME` in the current directory: reports and the
+    ledger of the test split go there, because its own directory is the hub library's cache.
+    """
 
     directory: Path  # no link: `best` may be replaced at any moment
     home: Path
     name: str  # best, step-00000120, or "export"
+    from_hub: bool = False
+
+    def make_home(self) -> Path:
+        """`home`, which for an export of the hub may not be there yet."""
+        if self.from_hub:
+            self.home.mkdir(parents=True, exist_ok=True)
+        return self.home
 
 
 def resolve_export(path: Path, checkpoint: str = "best") -> Target:
     """Find the export that `path` (run, export or checkpoint directory) refers to.
 
-    `checkpoint` chooses inside a run: best, last, or a step number. Raises `UserError` that lists
-    what exists if it is not found.
+    A path that does not exist may be an export on the Hugging Face hub, `ORG/NAME[@REVISION]`,
+    which is fetched. `checkpoint` chooses inside a run: best, last, or a step number. Raises
+    `UserError` that lists what exists if it is not found.
     """
+    if is_repository_name(str(path)):
+        return _fetched(str(path))
     if (path / FACTS_NAME).is_file():
         return _target(path)
     if is_whole(path) and (path / CHECKPOINT_EXPORT_NAME / FACTS_NAME).is_file():
@@ -71,6 +107,27 @@ def resolve_export(path: Path, checkpoint: str = "best") -> Target:
             f"({steps})"
         )
     return Target(wanted[0] / CHECKPOINT_EXPORT_NAME, path, wanted[0].name)
+
+
+def _fetched(repository: str) -> Target:
+    """The export `ORG/NAME[@REVISION]` of the hub. No file is fetched that an export does not
+    have: no code and no pickle."""
+    directory = hub_folder(repository, EXPORT_FILES, is_whole=_is_whole_export)
+    if not (directory / FACTS_NAME).is_file():
+        raise UserError(
+            f"{repository} is on the hub, but it is not an export of mmsa: it has no {FACTS_NAME}"
+        )
+    name = repository.partition("@")[0].replace("/", "--")
+    return Target(directory, Path("hub") / name, "export", from_hub=True)
+
+
+def _is_whole_export(directory: Path) -> bool:
+    """Whether all files that an export lists are there; their content is compared when read."""
+    try:
+        listing = read_listing(directory / DIGESTS_NAME)
+    except (OSError, UnreadableListing):
+        return False
+    return all((directory / name).is_file() for name in listing)
 
 
 def _followed(link: Path) -> Path:

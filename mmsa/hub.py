@@ -6,6 +6,7 @@ time limit of seconds, so that a compute node without a network reports at once 
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,9 @@ from mmsa.errors import UserError, first_line
 
 PROBE_TIMEOUT_S = 5.0
 Loaded = TypeVar("Loaded")
+
+# ORG/NAME, and a revision (a branch, a tag or a commit) behind an @.
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 
 TEXT_PARTS = ("AutoModel", "AutoTokenizer")
 IMAGE_PARTS = ("AutoModel", "AutoImageProcessor")
@@ -137,6 +141,71 @@ def hub_file(repository: str, names: Sequence[str], *, fetching: str) -> Path:
                 f"{place} cannot be fetched: {first_line(error)}; try again, or give a PATH"
             ) from None
     raise UserError(f"{place} has none of {', '.join(names)}; give another model, or a PATH")
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether `name` can mean a repository of the hub, `ORG/NAME` or `ORG/NAME@REVISION`.
+
+    Whatever exists here, or lies in a folder that exists, is a path.
+    """
+    return (
+        _REPOSITORY.fullmatch(name) is not None
+        and not Path(name).exists()
+        and not _looks_like_path(name)
+    )
+
+
+def hub_folder(
+    repository: str, patterns: Sequence[str], *, is_whole: Callable[[Path], bool]
+) -> Path:
+    """The folder of the cache with the files of `ORG/NAME[@REVISION]` that match `patterns`.
+
+    What is on this machine comes first, if `is_whole` says so, then the hub, if it answers within
+    `PROBE_TIMEOUT_S`. No other file is fetched. Raises `UserError` where there is no such
+    repository or revision, or it cannot be fetched.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RevisionNotFoundError,
+        disable_progress_bars,
+    )
+
+    place, _, stated = repository.partition("@")
+
+    def fetched(local: bool) -> Path:
+        found = snapshot_download(
+            place,
+            revision=stated or None,
+            cache_dir=constants.HF_HUB_CACHE,
+            allow_patterns=list(patterns),
+            local_files_only=local,
+        )
+        return Path(found)
+
+    try:
+        if is_whole(here := fetched(True)):
+            return here
+    except LocalEntryNotFoundError:
+        pass
+    disable_progress_bars()  # one bar per rank
+    try:
+        _probe_hub(place, f"hf download {place}")
+        return fetched(False)
+    except NotOnThisMachine as error:
+        raise UserError(
+            f"there is no {repository} here, and as a name on the hub: {error.problems[0]}. Give "
+            "the directory of a run or an export, or fetch it where there is a network: "
+            f"hf download {place}"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{place} has no revision '{stated}' on {constants.ENDPOINT}") from None
+    except (OSError, HfHubHTTPError) as error:
+        raise UserError(
+            f"{repository} cannot be fetched from {constants.ENDPOINT}: {first_line(error)}; try "
+            "again, or give a directory"
+        ) from None
 
 
 def checkpoint_of_url(url: str) -> Path:

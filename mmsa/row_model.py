@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmsa.data.decoding import image_views
 from mmsa.data.manifest import MODALITIES, Modality
+from mmsa.data.packed_texts import PackedTexts, TextLayout
 from mmsa.engines.gpu_kernels import strict_float32
 from mmsa.engines.gpu_texts import text_layout
 from mmsa.export import Export, load_model, load_tokenizer_of
@@ -44,30 +45,43 @@ class RowModel:
         }
         self.reads = tuple(name for name in MODALITIES if reads[name])
 
+    def inputs(self, rows: Sequence[ModelRow]) -> dict[str, torch.Tensor]:
+        """What the model is called with for n rows, which are one batch: the names are those of
+        `SentimentModel.forward`, and each tensor has n rows. A row without a modality has an empty
+        text or a black image, and False in `text_present` or `image_present`. Texts are padded."""
+        return self._inputs(rows, TextLayout())[0]
+
     @torch.inference_mode()
     def logits(self, rows: Sequence[ModelRow]) -> NDArray[np.float32]:
         """The logits (n, C) of n rows, which are one batch; (n, 1) where two classes share one."""
-        has = {
-            "text": [row.text is not None for row in rows],
-            "image": [row.view is not None for row in rows],
-        }
-        present = [
-            torch.tensor(has[name]).to(self.device) if name in self.may_lack else None
-            for name in MODALITIES
-        ]
-        input_ids = attention_mask = pixels = packed = None
+        inputs, packed = self._inputs(rows, self._layout)
+        with strict_float32():  # as in evaluation
+            output = self.model(**inputs, packed=packed)
+        logits: NDArray[np.float32] = output.float().cpu().numpy()
+        return logits
+
+    def _inputs(
+        self, rows: Sequence[ModelRow], layout: TextLayout
+    ) -> tuple[dict[str, torch.Tensor], PackedTexts | None]:
+        """`inputs`, and the texts packed where `layout` packs them."""
+        inputs: dict[str, torch.Tensor] = {}
+        packed: PackedTexts | None = None
         if self._tokenizer is not None:
             texts = [row.text or "" for row in rows]
-            ids, mask, packed = self._layout.tokens_of(self._tokenizer, texts)
-            input_ids, attention_mask = ids.to(self.device), mask.to(self.device)
+            ids, mask, packed = layout.tokens_of(self._tokenizer, texts)
+            inputs["input_ids"] = ids.to(self.device)
+            inputs["attention_mask"] = mask.to(self.device)
             packed = None if packed is None else packed.to(self.device)
         preprocessing = self.export.preprocessing
         if preprocessing.image is not None:
             side = preprocessing.image.image_size_px
             empty = torch.zeros(3, side, side, dtype=torch.uint8)  # its features do not count
             views = (empty if row.view is None else row.view for row in rows)
-            pixels = image_views.stacked(views, len(rows), preprocessing).to(self.device)
-        with strict_float32():  # as in evaluation
-            output = self.model(input_ids, attention_mask, pixels, *present, packed)
-        logits: NDArray[np.float32] = output.float().cpu().numpy()
-        return logits
+            inputs["images"] = image_views.stacked(views, len(rows), preprocessing).to(self.device)
+        has = {
+            "text": [row.text is not None for row in rows],
+            "image": [row.view is not None for row in rows],
+        }
+        for name in self.may_lack:
+            inputs[f"{name}_present"] = torch.tensor(has[name]).to(self.device)
+        return inputs, packed

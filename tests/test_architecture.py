@@ -44,7 +44,7 @@ LAYERS = (
     ("mmsa.evaluation.compare", "mmsa"),
     ("mmsa.training.checkpoints",),
     ("mmsa.training",),
-    ("mmsa.verify", "mmsa.soup", "mmsa.prediction", "mmsa.serve"),
+    ("mmsa.verify", "mmsa.soup", "mmsa.prediction", "mmsa.serve", "mmsa.exporting"),
     ("train", "evaluate", "mmsa.__main__"),
     ("shards.example",),
     ("shards.duplicates", "shards.label_rules", "shards.class_names"),

@@ -50,9 +50,9 @@ class TextTokenizer:
                 f"the tokenizer of {tokenizer.name_or_path} has neither a padding token nor an end "
                 "token; set one in its tokenizer_config.json (pad_token or eos_token)"
             )
-        self._pad_id: int = end if pad is None else pad
+        self.pad_id: int = end if pad is None else pad
         # A text without any token would leave nothing to attend to and nothing to pool.
-        self._empty: list[int] = [pad if end is None else end]
+        self.empty_ids: list[int] = [pad if end is None else end]
         self.hugging_face = tokenizer
         self.max_tokens = max_tokens
         self.truncation_side: TruncationSide = truncation_side or tokenizer.truncation_side
@@ -81,12 +81,12 @@ class TextTokenizer:
         token is one end token.
         """
         encodings = self._backend.encode_batch_fast(list(texts))
-        rows = [encoding.ids or self._empty for encoding in encodings]
+        rows = [encoding.ids or self.empty_ids for encoding in encodings]
         lengths = np.array([len(row) for row in rows])
         longest = int(lengths.max())
         padded = max(longest, min(-(-longest // pad_to) * pad_to, self.max_tokens))
         real = np.arange(padded) < lengths[:, None]  # (B, T)
-        ids = np.full(real.shape, self._pad_id, dtype=np.int64)
+        ids = np.full(real.shape, self.pad_id, dtype=np.int64)
         ids[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=lengths.sum())
         return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
 

@@ -116,7 +116,8 @@ def _add_report_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_computation_options(group: argparse._ArgumentGroup) -> None:
+def add_precision_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--precision`, with the values that evaluation and prediction compute in."""
     group.add_argument(
         "--precision",
         default="no",
@@ -124,6 +125,10 @@ def _add_computation_options(group: argparse._ArgumentGroup) -> None:
         help="no: strict float32; tf32: float32 rounded to 10 bits in a GPU's products; bf16, "
         "fp16: autocast (default: %(default)s)",
     )
+
+
+def _add_computation_options(group: argparse._ArgumentGroup) -> None:
+    add_precision_option(group)
     group.add_argument(
         "--batch-size",
         type=_positive_integer,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmsa.errors import UserError
 from mmsa.evaluation.inputs.eval_target import EvalTarget, Request, data_suffix, open_target
 from mmsa.evaluation.report.files import read_metrics
 from mmsa.evaluation.report.read_report import is_report, report_matches
@@ -64,6 +65,16 @@ def requested_targets(
         suffix = target.data_suffix
         targets.append(RequestedTarget(name, report, identity, to_evaluate, parent, suffix, target))
     return targets
+
+
+def refuse_to_calibrate_the_hub(targets: Sequence[RequestedTarget]) -> None:
+    """Raise `UserError` for an export of the hub: a temperature is stored in the export."""
+    for target in targets:
+        if target.opened is not None and target.opened.source.from_hub:
+            raise UserError(
+                f"--calibrate stores the temperature in the export, and {target.name} is on the "
+                "hub; calibrate a directory (hf download ORG/NAME --local-dir DIR), and push it"
+            )
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

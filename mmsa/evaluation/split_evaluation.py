@@ -90,7 +90,7 @@ class SplitEvaluation:
 
     def _record_opening(self) -> int:
         return ledger.record_opening(
-            self.target.source.home,
+            self.target.source.make_home(),
             split=self.target.split,
             weights_sha256=self.target.export.weights_sha256,
             shards_digest=self.target.manifest.digest,

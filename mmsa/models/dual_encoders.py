@@ -123,7 +123,7 @@ class TextsOfFullLength(nn.Module):
         Behind each text is the padding of `config.pad_token_id`, up to the length of the training.
         """
         num_tokens, pad = input_ids.shape[1], self.config.pad_token_id or 0
-        full = input_ids.new_full((len(input_ids), self.config.max_position_embeddings), pad)
+        full = input_ids.new_full((input_ids.shape[0], self.config.max_position_embeddings), pad)
         if num_tokens > full.shape[1]:
             raise ValueError(f"{num_tokens} tokens, and it reads {full.shape[1]} at most")
         full[:, :num_tokens] = torch.where(attention_mask > 0, input_ids, pad)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.evaluation.arguments import add_precision_option
 from mmsa.extensions import add_import_option, import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
@@ -69,12 +70,7 @@ def _add_computation(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="loader processes per process (default: data.num_workers of the export)",
     )
-    group.add_argument(
-        "--precision",
-        default="no",
-        choices=("no", "bf16", "fp16"),
-        help="autocast precision; no means float32 (default: %(default)s)",
-    )
+    add_precision_option(group)
     group.add_argument(
         "--uncalibrated", action="store_true", help="leave the temperature of the export out"
     )

@@ -184,7 +184,7 @@ def _begin(opened: Opened, pieces: Pieces, settings: Mapping[str, Any], options:
     source = opened.source
     if isinstance(source, ShardRows) and source.reader.split == ledger.TEST_SPLIT:
         ledger.record_opening(
-            opened.target.home,
+            opened.target.make_home(),
             split=ledger.TEST_SPLIT,
             weights_sha256=opened.export.weights_sha256,
             shards_digest=source.manifest_digest,

@@ -35,8 +35,10 @@ _LARGEST_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 # Values of --normalize, applied in this order. The replacements are those that models for tweets
 # were trained with (Barbieri et al., TweetEval, 2020).
 NORMALIZATIONS = ("urls", "mentions", "whitespace")
-_URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
-_MENTION = re.compile(r"(?<![\w@])@\w+")
+URL_PATTERN = r"(?:https?://|www\.)\S+"
+MENTION_PATTERN = r"(?<![\w@])@\w+"
+_URL = re.compile(URL_PATTERN, re.IGNORECASE)
+_MENTION = re.compile(MENTION_PATTERN)
 
 
 class BadText(ValueError):

@@ -52,7 +52,7 @@ def _with_shared(
     """One modality's rows with the shared tokens behind them, through its layer."""
     num_shared = shared.shape[1]
     rows = torch.cat([sequence.rows, shared], dim=1)  # (B, N + K, W)
-    always = sequence.mask.new_ones(len(rows), num_shared)
+    always = sequence.mask.new_ones(rows.shape[0], num_shared)
     rows = layer(rows, torch.cat([sequence.mask, always], dim=1))
     return sequence._replace(rows=rows[:, :-num_shared]), rows[:, -num_shared:]
 
@@ -77,7 +77,7 @@ class BottleneckFusion(ExchangingHead):
         self, text: FeatureSequence, image: FeatureSequence
     ) -> tuple[FeatureSequence, FeatureSequence]:
         # In the type of the rows, which under autocast is not that of the parameter.
-        shared = self.shared.to(text.rows.dtype).expand(len(text.rows), -1, -1)
+        shared = self.shared.to(text.rows.dtype).expand(text.rows.shape[0], -1, -1)
         for layer in self.layers:
             text, image, shared = layer(text, image, shared)
         return text, image

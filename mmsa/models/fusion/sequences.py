@@ -29,7 +29,9 @@ class FeatureSequence(NamedTuple):
         only = torch.zeros_like(self.mask)
         only[:, 0] = True
         rows = torch.where(present[:, None, None], self.rows, otherwise.to(self.rows.dtype))
-        return FeatureSequence(rows, torch.where(present[:, None], self.mask, only))
+        # Not by `torch.where`: onnxruntime has none for booleans.
+        has = present[:, None]
+        return FeatureSequence(rows, (self.mask & has) | (only & ~has))
 
 
 Features = Tensor | FeatureSequence  # one row per input (B, D), or a sequence

@@ -1,0 +1,42 @@
+"""A new directory that is whole or absent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmsa.errors import UserError
+from mmsa.foundation.atomic_write import flush_tree, rename_directory
+
+
+def check_free(out: Path) -> None:
+    """Raise `UserError` where something is at `out` already, or its parent is no directory."""
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists already; give a new directory")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out.absolute().parent} is not a directory; make it first")
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A directory to write into, which becomes `out` if nothing fails, and is removed otherwise.
+
+    Raises `UserError` where `out` is taken or cannot be written.
+    """
+    check_free(out)
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        flush_tree(temporary)
+        rename_directory(temporary, out)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}); free some space, or choose "
+            "another directory"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
