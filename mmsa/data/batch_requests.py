@@ -65,6 +65,8 @@ class TrainRequests:
         order: Order | None = None
         order_epoch, text_lengths = -1, None
         accumulation = self.plan.accumulation_steps
+        name = f"{self.rank}-{worker}"  # for the downloader of a cache
+        self.reader.at_step(name, self.start_step)
         for step in range(self.start_step, self.stop_step):
             number = (step - self.start_step) * accumulation  # of the step's first request
             mine = range((worker - number) % num_workers, accumulation, num_workers)
@@ -75,6 +77,8 @@ class TrainRequests:
                 order, order_epoch = self._order(epoch), epoch
                 text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
             shards, ordinals = order.slice(start, stop)
+            if self.reader.is_cached:
+                self.reader.at_step(name, step, self.shards_of_step(order, step))
             # This step and the rest of its window read these shards' records again.
             self.reader.keep_indexes(self.window_shards * order.num_kept_windows)
             lengths = None if text_lengths is None else text_lengths.slice(start, stop)
@@ -85,6 +89,17 @@ class TrainRequests:
                 # because all ranks must run the same number of forward passes.
                 rows = positions if len(positions) else np.zeros(1, dtype=np.int64)
                 yield Request(epoch, shards[rows], ordinals[rows], len(positions))
+        self.reader.at_step(name, self.stop_step)
+
+    def shards_of_step(self, order: Order, step: int) -> tuple[int, ...]:
+        """The shards, in the order of the epoch, whose samples this rank may read in `step`."""
+        _, start, stop = self.plan.locate(step)
+        return tuple(
+            shard
+            for number, _ in order.pieces(start, stop)
+            for shard in order.window(number).members.tolist()
+            if self.reader.sizes[shard]
+        )
 
     def _order(self, epoch: int) -> Order:
         return Order(
