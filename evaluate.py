@@ -54,7 +54,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
     if arguments.cache is not None:
-        use_cache(CacheSettings(arguments.cache))
+        use_cache(CacheSettings(arguments.cache, folders=False))
 
     # Everything that can be refused is refused here, before any test split is opened.
     joint, one_result = is_joint(arguments), arguments.compare or arguments.folds

@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(_import_first(sys.argv[1:] if argv is None else argv))
         if getattr(args, "cache", None) is not None:
-            use_cache(CacheSettings(directory=args.cache))
+            use_cache(CacheSettings(args.cache, folders=False))
         code: int | None = args.run(args)
         sys.stdout.flush()
     except UserError as error:

@@ -100,7 +100,7 @@ def predict_rows(command: Command, arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     _check(arguments)
     if arguments.cache is not None:
-        use_cache(CacheSettings(arguments.cache))
+        use_cache(CacheSettings(arguments.cache, folders=False))
     runtime.set_up_logging(command.world, None)
     if arguments.resume and out.is_file():
         if command.world.is_main_process:

@@ -163,7 +163,7 @@ def files_at(location: str | os.PathLike[str]) -> LocalFiles | CachedFiles:
         if problem:
             raise UserError(f"the shards cannot be read: {problem}")
         return CachedFiles(place, settings)
-    if settings.directory is not None:
+    if settings.directory is not None and settings.folders:
         return CachedFiles(os.path.abspath(place), settings)
     return LocalFiles(place)
 

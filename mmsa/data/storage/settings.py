@@ -19,6 +19,7 @@ class CacheSettings:
     """
 
     directory: Path | None = None
+    folders: bool = True  # local folders are read through the cache, too
     limit_bytes: int | None = None
     patience_s: float = DEFAULT_PATIENCE_S
     run: str | None = None
