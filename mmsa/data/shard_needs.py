@@ -42,7 +42,7 @@ class TrainNeeds:
 
 
 def start_downloads(
-    train: TrainRequests, validation: EvaluationRequests, world: World, num_workers: int
+    train: TrainRequests, validation: EvaluationRequests | None, world: World, num_workers: int
 ) -> Downloader | None:
     """Start the downloader of this node for a run, on the node's first rank.
 
@@ -52,8 +52,10 @@ def start_downloads(
     files = train.reader.files
     if world.local_rank != 0 or not isinstance(files, CachedFiles):
         return None
-    shards = validation.reader.shards
-    always = tuple(shards.files(range(len(shards))))
+    always: tuple[Wanted, ...] = ()
+    if validation is not None:  # in the order of text lengths: all of it is needed at once
+        shards = validation.reader.shards
+        always = tuple(shards.files(range(len(shards))))
     files.check_room([*always, *_largest_need(train)], what="a window and the validation split")
     workers = range(max(1, num_workers))
     ranks = range(world.rank, world.rank + world.local_world_size)

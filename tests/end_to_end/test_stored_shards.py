@@ -23,7 +23,6 @@ def test_from_a_store_as_from_a_folder(tmp_path: Path, url: str) -> None:
     """With room for two of its windows, and validation in between."""
     shards = small_set(tmp_path / "shards")
     assert shards_main(["push", str(shards), url, "--quiet"]) == 0
-    assert shards_main(["verify", url, "--cache", str(tmp_path / "v"), "--workers", "1"]) == 0
     sizes = sum(file.stat().st_size for file in shards.iterdir())
     settings = [*IMAGES_ONLY, "train.epochs=2", "train.validate_every_steps=3", "run.audit=true"]
     from_folder, from_store = tmp_path / "folder", tmp_path / "store"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shard_server import ShardServer, serving
 
+from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
 
 

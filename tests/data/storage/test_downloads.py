@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,14 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 from packed import open_split, packed_set
-from shard_server import ShardServer, serving
 from streaming import requests
 
-from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
+from benchmarks.shard_server import ShardServer, serving
+from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.shard_needs import TrainNeeds, start_downloads
-from mmsa.data.shard_table import ShardTable
 from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.downloader import Downloader
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
@@ -58,20 +56,13 @@ def source(reader: SplitReader, **more: int) -> TrainRequests:
 
 @contextmanager
 def downloading(train: TrainRequests, num_workers: int = 1) -> Iterator[Downloader]:
-    """A downloader of this process alone; its validation split is empty."""
-    validation = EvaluationRequests(_without_shards(train.reader), 8, 1, 0)
-    started = start_downloads(train, validation, World(), num_workers)
+    """A downloader of this process alone; there is no validation."""
+    started = start_downloads(train, None, World(), num_workers)
     assert started is not None
     try:
         yield started
     finally:
         started.close()
-
-
-def _without_shards(reader: SplitReader) -> SplitReader:
-    empty = copy.copy(reader)
-    empty.shards = ShardTable([], ("negative", "neutral", "positive"))
-    return empty
 
 
 def keys(train: TrainRequests, pause: Callable[[], object] = lambda: None) -> list[list[str]]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from full_disk import fill
 from packed import SIZES, open_split
-from shard_server import ShardServer, serving
 
+from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.storage.settings import cache_settings, use_cache

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from packed import SIZES, open_split
-from shard_server import ShardServer
 
+from benchmarks.shard_server import ShardServer
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache

@@ -6,6 +6,7 @@ A fault is a function of a request's path; it is asked at each GET of a file and
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 # What a fault answers: None (serve), a status code, "cut" (half the body), "stall" (half, then
-# nothing until the client leaves), "other" (a body with a changed byte).
+# nothing until the client leaves), "other" (a body with a changed byte), a URL (redirect there).
+COUNTS = "/counts"  # a request that answers with `sent` and begins to count again
 Fault = Callable[[str], int | str | None]
 
 
@@ -31,6 +33,7 @@ class ShardServer:
         self.fault: Fault = lambda name: None
         self.sent: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
+        self.authorizations: list[tuple[str, str | None]] = []
         self.latency_s = latency_s
         self.bytes_per_s: float | None = None
         self._free_at = 0.0
@@ -77,11 +80,26 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
-        name = self.path.lstrip("/")
+        if self.path == COUNTS:
+            content = json.dumps(self.shards.sent).encode()
+            self.shards.sent.clear()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            return
+        name = self.path.partition("?")[0].lstrip("/")
         server = self.shards
+        server.authorizations.append((name, self.headers.get("Authorization")))
         server.requests[f"{self.command} {name}"] += 1
         time.sleep(server.latency_s)
         fault = server.fault(name) if body else None
+        if isinstance(fault, str) and fault.startswith("http"):
+            self.send_response(302)
+            self.send_header("Location", fault)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         path = server.folder / name
         if isinstance(fault, int) or not path.is_file():
             self.send_response(fault if isinstance(fault, int) else 404)
