@@ -170,7 +170,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     from mmsa.training.missing_modalities import settle_stand_ins
 
     shards = str(config.data.shards)
-    use_cache_of(config.data)
+    # Without the nodes' cache, which this machine may not have.
+    use_cache_of(config.data.model_copy(update={"cache": None, "cache_limit": None}))
     manifest = load_manifest(shards)
     if "train" not in manifest.splits:  # the ranks look for both
         require_train_and_val(shards, manifest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -139,3 +140,13 @@ def read_index(
             f"says that samples lack {missing_counts(records)}; the manifest says {shard.missing}"
         )
     return records
+
+
+def read_indexes(
+    directory: str | os.PathLike[str], shards: Iterable[ShardInfo]
+) -> list[IndexArray]:
+    """`read_index` of each shard; those of a store are fetched several at once before."""
+    files, wanted = files_at(directory), list(shards)
+    if isinstance(files, CachedFiles):
+        files.fetch_all([index_of(shard) for shard in wanted])
+    return [read_index(files, shard) for shard in wanted]

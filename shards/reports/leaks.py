@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.index_file import IndexArray, index_of, key_hash, read_index
+from mmsa.data.index_file import IndexArray, key_hash, read_indexes
 from mmsa.data.manifest import Manifest, ShardInfo, load_manifest
 from mmsa.data.storage.cache import Wanted
-from mmsa.data.storage.files import CachedFiles, files_at
+from mmsa.data.storage.files import files_at
 from mmsa.errors import ShardDamage, UserError
 from mmsa.foundation.urls import joined
 from shards.duplicates.leak_counts import SEEN_BEFORE, leak_counts_of_groups
@@ -76,11 +76,8 @@ def leak_report(directory: Path | str) -> LeakReport:
 
 
 def _records(directory: Path | str, manifest: Manifest) -> dict[str, IndexArray]:
-    files = files_at(directory)
-    if isinstance(files, CachedFiles):
-        files.fetch_all([index_of(s) for split in manifest.splits.values() for s in split.shards])
     return {
-        name: np.concatenate([read_index(files, shard) for shard in split.shards])
+        name: np.concatenate(read_indexes(directory, split.shards))
         for name, split in manifest.splits.items()
         if split.shards
     }
@@ -100,7 +97,7 @@ def list_leaks(directory: Path | str) -> list[Leak]:
     """Every leaked sample, by split and packed order; reads the tars of shards that have some."""
     manifest = load_manifest(directory)
     indexes = {
-        name: [(shard, read_index(directory, shard)) for shard in split.shards]
+        name: list(zip(split.shards, read_indexes(directory, split.shards), strict=True))
         for name, split in manifest.splits.items()
     }
     members = {

@@ -135,7 +135,7 @@ class _Work:
     task: Task
     folder: Path
     window: deque[Need] = field(default_factory=deque)  # the present need, and those ahead
-    transfers: dict[str, Future[None]] = field(default_factory=dict)
+    transfers: dict[str, tuple[Future[None], bool]] = field(default_factory=dict)  # urgent?
     failed: dict[str, str] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
     looked_s: float = 0.0
@@ -202,10 +202,11 @@ class _Work:
             self.present.clear()
 
     def _collect(self) -> None:
-        for digest in [digest for digest, transfer in self.transfers.items() if transfer.done()]:
-            error = self.transfers.pop(digest).exception()
-            if isinstance(error, NoRoom) and digest not in (self.published or [()])[0]:
-                continue  # not needed yet: tried again when a window has passed
+        for digest in [digest for digest, (one, _) in self.transfers.items() if one.done()]:
+            transfer, urgent = self.transfers.pop(digest)
+            error = transfer.exception()
+            if isinstance(error, NoRoom) and not urgent:
+                continue  # tried again until it is needed
             if error is not None:
                 said = str(error) if isinstance(error, StoreError) else repr(error)
                 self.failed[digest] = said
@@ -222,9 +223,10 @@ class _Work:
             if files.cache.path(digest).exists():
                 self.present.add(digest)
                 continue
-            self.transfers[digest] = pool.submit(
+            transfer = pool.submit(
                 fetch, files.cache, files.store, one, patience_s=files.patience_s, urgent=urgent
             )
+            self.transfers[digest] = transfer, urgent
             if not urgent and files.cache.limit_bytes is not None:
                 return  # in order, and one at a time: a later one must not take an earlier's room
 

@@ -28,7 +28,7 @@ from mmsa.foundation.regular_file import read_regular
 from mmsa.foundation.urls import is_url, joined, url_problem
 
 _POLL_S = 0.02
-_OWN_FETCH_S = 2.0  # a file that the downloader does not know by then is fetched here
+_OWN_FETCH_S = 0.5  # a file that the downloader does not know by then is fetched here
 _MOST_ASKED = 64  # sizes that are asked one by one where a store cannot list
 
 
@@ -124,6 +124,8 @@ class CachedFiles:
     def fetch_all(self, wanted: Sequence[Wanted]) -> None:
         """Bring all files into the cache, several at once. Raises `ShardDamage`, and `UserError`
         where the cache's limit is smaller."""
+        if not wanted:
+            return
         self.check_room(wanted)
         try:
             fetch_all(self.cache, self.store, list(wanted), patience_s=self.patience_s)
