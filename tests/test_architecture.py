@@ -50,10 +50,9 @@ LAYERS = (
     ("shards.duplicates", "shards.label_rules", "shards.class_names"),
     ("shards.splits", "shards.tar_extents"),
     ("shards.sources", "shards.reports", "shards.tar_scan"),
-    ("shards.packing",),
+    ("shards.packing", "shards.push"),
     (
         "shards.index",
-        "shards.push",
         "shards.verify",
         "shards.synthetic",
         "shards.pack_cli",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from harness import keys_by_step, launched
 from s3_server import bucket
 from small_set import IMAGES_ONLY, small_set
 
+from evaluate import main as evaluate_main
 from shards.__main__ import main as shards_main
 
 
@@ -36,6 +38,13 @@ def test_from_a_store_as_from_a_folder(tmp_path: Path, url: str) -> None:
     assert keys_by_step(from_store) == keys_by_step(from_folder)
     name = "best/model.safetensors"
     assert (from_store / name).read_bytes() == (from_folder / name).read_bytes()
+    scores = []
+    for run, place in ((from_folder, str(shards)), (from_store, url)):
+        out = tmp_path / f"report-{run.name}"
+        options = ["--split", "val", "--num-workers", "0", "--out", str(out)]
+        assert evaluate_main([str(run), "--shards", place, *options]) == 0
+        scores.append(json.loads((out / "metrics.json").read_text())["metrics"])
+    assert scores[0] == scores[1]
     for file in from_store.rglob("*"):
         if file.is_file():
             assert b"the-secret-key" not in file.read_bytes(), file

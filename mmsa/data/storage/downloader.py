@@ -33,7 +33,7 @@ from mmsa.foundation.hidden_main import without_main_module
 
 _AT_ONCE = 8  # transfers
 _AHEAD = 4  # changes of what is needed that are fetched ahead: two windows and their borders
-_POLL_S = 0.02
+_POLL_S = 0.05
 _LOOK_AGAIN_S = 2.0  # how often it is checked that what is needed is still there
 _LOCK_WAIT_S = 30.0  # for a downloader of the same run that is just ending
 _RESTARTS = 100
