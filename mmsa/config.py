@@ -120,9 +120,7 @@ class DataConfig(Section):
     cache: str | None = Field(
         None, description="folder on this node for whole shards of `data.shards`, a URL or a path"
     )
-    cache_limit: Size | None = Field(
-        None, description="bytes, as in 200GB; null: as much as the disk has"
-    )
+    cache_limit: Size | None = Field(None, description="bytes, as in 200GB; null: all of the disk")
     classes: list[str] | dict[str, list[str]] | None = Field(
         None, description="kept classes in order, or new name -> merged classes; null keeps all"
     )

@@ -38,7 +38,7 @@ def add_pack(pack: argparse.ArgumentParser) -> None:
         "out",
         metavar="OUT",
         type=location_of,
-        help="directory to create, or s3://BUCKET/FOLDER (gs://, az://) to upload the set to",
+        help="directory to create, or s3://, gs:// or az:// to upload the set to",
     )
     add_import_option(pack)
     _add_reading(pack.add_argument_group("reading"))
@@ -210,8 +210,7 @@ def _run_pack(args: argparse.Namespace) -> None:
     check_writable(url)
     if args.resume or args.part:
         raise UserError(
-            f"{url} cannot be packed with {'--resume' if args.resume else '--part'}, which needs "
-            "a folder: pack into one, and upload it with python -m shards push"
+            f"--resume and --part need a folder: pack into one, then python -m shards push OUT {url}"
         )
     with tempfile.TemporaryDirectory(prefix="mmsa-pack-") as folder:
         args.out = Path(folder) / "shards"

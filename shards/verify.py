@@ -21,21 +21,17 @@ from mmsa.data.index_file import IndexArray, key_hash, missing_bits, missing_in_
 from mmsa.data.manifest import (
     MANIFEST_NAME,
     Manifest,
-    Modality,
     ProtocolInfo,
     ShardInfo,
     load_manifest,
-    manifest_bytes,
-    manifest_text,
 )
 from mmsa.data.members import Fields, object_in, sample_of, tar_members
 from mmsa.data.storage.cache import Wanted
 from mmsa.data.storage.files import CachedFiles, LocalFiles, files_at
-from mmsa.data.storage.sources import StoreError
 from mmsa.errors import ShardDamage, UserError
 from mmsa.process.progress import Progress
+from shards.manifest_faults import manifest_faults
 from shards.packing.worker_pool import WorkerPool, default_workers
-from shards.reports.dropped import REJECTED_NAME
 from shards.splits.protocols import protocol_hash
 
 _SHOWN = 20  # faults of one shard that are listed
@@ -85,7 +81,7 @@ def verify(
             raise
         return VerifyReport([str(error)], 0, 0)
     files = files_at(directory)
-    faults = list(_manifest_faults(directory, files, manifest))
+    faults = list(manifest_faults(directory, files, manifest))
     tasks = [
         _Task(
             files,
@@ -113,46 +109,6 @@ def verify(
         faults += result.faults
     faults += _key_faults(manifest, checked)
     return VerifyReport(faults, total, len(tasks))
-
-
-def _manifest_faults(
-    directory: Path | str, files: LocalFiles | CachedFiles, manifest: Manifest
-) -> Iterator[str]:
-    path = Path(MANIFEST_NAME)
-    # The digest does not cover the layout of the file; its bytes must be those that are written.
-    if manifest_bytes(directory) != manifest_text(manifest).encode("utf-8"):
-        yield f"{path.name} has the right content, but not the bytes that packing wrote"
-    listed: set[str] = set()
-    for name, split in manifest.splits.items():
-        counts: Counter[str] = Counter()
-        for shard in split.shards:
-            counts.update(shard.classes)
-            if sum(shard.classes.values()) != shard.num_samples:
-                yield f"{path.name}: the classes of {shard.tar} do not sum to its samples"
-            listed |= {shard.tar, shard.index}
-        if sum(shard.num_samples for shard in split.shards) != split.num_samples:
-            yield f"{path.name}: the shards of {name} do not sum to its {split.num_samples} samples"
-        missing: Counter[Modality] = Counter()
-        for shard in split.shards:
-            missing.update(shard.missing)
-        if missing != Counter(split.missing):
-            yield f"{path.name}: the missing of the shards of {name} do not sum to its own"
-        if counts != Counter(split.classes):
-            yield f"{path.name}: the classes of the shards of {name} do not sum to its own"
-    for extra in sorted(files.names()):
-        if extra.endswith((".tar", ".idx")) and extra not in listed:
-            yield f"{extra} is not in {path.name}: a reader of *.tar would take it for a shard"
-    expected = manifest.source.get("rejected_sha256")
-    if expected is not None:
-        try:
-            found = hashlib.sha256(files.read_unlisted(REJECTED_NAME)).hexdigest()
-        except OSError as error:
-            yield f"{REJECTED_NAME} cannot be read ({error.strerror})"
-        except StoreError as error:
-            yield f"{REJECTED_NAME} cannot be read ({error})"
-        else:
-            if found != expected:
-                yield f"{REJECTED_NAME} was changed after packing"
 
 
 def _key_faults(manifest: Manifest, checked: list[_Checked]) -> Iterator[str]:

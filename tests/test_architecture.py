@@ -50,7 +50,7 @@ LAYERS = (
     ("shards.duplicates", "shards.label_rules", "shards.class_names"),
     ("shards.splits", "shards.tar_extents"),
     ("shards.sources", "shards.reports", "shards.tar_scan"),
-    ("shards.packing", "shards.push"),
+    ("shards.packing", "shards.push", "shards.manifest_faults"),
     (
         "shards.index",
         "shards.verify",
