@@ -209,9 +209,7 @@ def _run_pack(args: argparse.Namespace) -> None:
     url = str(args.out)
     check_writable(url)
     if args.resume or args.part:
-        raise UserError(
-            f"--resume and --part need a folder: pack into one, then python -m shards push OUT {url}"
-        )
+        raise UserError(f"--resume and --part need a folder; pack into one, and push it to {url}")
     with tempfile.TemporaryDirectory(prefix="mmsa-pack-") as folder:
         args.out = Path(folder) / "shards"
         _pack_into(args)
