@@ -12,13 +12,16 @@ from s3_server import bucket
 from small_set import IMAGES_ONLY, small_set
 
 from evaluate import main as evaluate_main
+from mmsa.data.storage.settings import cache_settings, use_cache
 from shards.__main__ import main as shards_main
 
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    before = cache_settings()
     with bucket(monkeypatch) as made:
         yield made
+    use_cache(before)  # the evaluation in this process took that of the run
 
 
 def test_from_a_store_as_from_a_folder(tmp_path: Path, url: str) -> None:
