@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mmsa.data.storage.settings import CacheSettings, use_cache
 from mmsa.evaluation.arguments import Options, build_parser, check_arguments, is_joint
 from mmsa.extensions import import_extensions
 from mmsa.process import runtime
@@ -52,6 +53,8 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     start_clock.mark("imports")
     runtime.set_up_logging(command.world, None)
     check_arguments(arguments)
+    if arguments.cache is not None:
+        use_cache(CacheSettings(arguments.cache, folders=False))
 
     # Everything that can be refused is refused here, before any test split is opened.
     joint, one_result = is_joint(arguments), arguments.compare or arguments.folds

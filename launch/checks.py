@@ -159,6 +159,7 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
     from mmsa.data.reader import SplitReader
+    from mmsa.data.shard_cache import use_cache_of
     from mmsa.data.trainable import require_train_and_val
     from mmsa.export import read_export
     from mmsa.export_target import resolve_export
@@ -169,6 +170,8 @@ def check_start(config: Config) -> tuple[list[str], bool]:
     from mmsa.training.missing_modalities import settle_stand_ins
 
     shards = str(config.data.shards)
+    # Without the nodes' cache, which this machine may not have.
+    use_cache_of(config.data.model_copy(update={"cache": None, "cache_limit": None}))
     manifest = load_manifest(shards)
     if "train" not in manifest.splits:  # the ranks look for both
         require_train_and_val(shards, manifest)

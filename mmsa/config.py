@@ -17,11 +17,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from mmsa.errors import UserError, one_or_many
 from mmsa.foundation.durations import seconds_of
-from mmsa.foundation.overrides import apply_override, problems_in
+from mmsa.foundation.overrides import CREDENTIAL, apply_override, problems_in
 from mmsa.foundation.settings_yaml import dump_settings, read_yaml
+from mmsa.foundation.sizes import bytes_of
+from mmsa.foundation.urls import is_url, url_problem
 from mmsa.model_config import (
     AuxiliaryConfig,
     FusionConfig,
@@ -65,6 +68,8 @@ LATER_SETTINGS = (
     "run.trackers",
     "data.groups",
     "data.read_ahead",
+    "data.cache",
+    "data.cache_limit",
     "data.auto_augment",
     "data.auto_augment_operations",
     "data.auto_augment_magnitude",
@@ -79,6 +84,7 @@ LATER_SETTINGS = (
     "train.checkpoint_in_background",
     "gpu",
 )
+Size = Annotated[int, BeforeValidator(bytes_of), Field(gt=0)]
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
@@ -112,7 +118,11 @@ class ModalityDropoutConfig(Section):
 
 
 class DataConfig(Section):
-    shards: str | None = Field(None, description="directory made by `python -m shards pack`")
+    shards: str | None = Field(None, description="directory or URL made by `python -m shards pack`")
+    cache: str | None = Field(
+        None, description="folder on this node for whole shards of `data.shards`, a URL or a path"
+    )
+    cache_limit: Size | None = Field(None, description="bytes, as in 200GB; null: all of the disk")
     classes: list[str] | dict[str, list[str]] | None = Field(
         None, description="kept classes in order, or new name -> merged classes; null keeps all"
     )
@@ -144,6 +154,14 @@ class DataConfig(Section):
     )
     drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
     bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
+
+    @field_validator("shards")
+    @classmethod
+    def _no_credential(cls, value: str | None) -> str | None:
+        problem = url_problem(value) if value is not None and is_url(value) else ""
+        if problem:
+            raise PydanticCustomError(CREDENTIAL, "{problem}", {"problem": problem})
+        return value
 
 
 class OptimConfig(Section):

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import FrameType
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
+from mmsa.data.storage.settings import CacheSettings, add_cache_option, use_cache
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions
+from mmsa.foundation.urls import location_of
 from shards import protocols_cli
 from shards.pack_cli import add_merge, add_pack
 
@@ -31,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_pack(commands.add_parser("pack", help="pack a raw data set into tars"))
     add_merge(commands.add_parser("merge", help="join the parts made with pack --part"))
+    _add_push(commands.add_parser("push", help="upload a packed data set to a store"))
     _add_verify(commands.add_parser("verify", help="check a packed data set to the last byte"))
     _add_info(commands.add_parser("info", help="describe a packed data set"))
     _add_index(commands.add_parser("index", help="write the index of existing WebDataset tars"))
@@ -39,8 +42,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_push(push: argparse.ArgumentParser) -> None:
+    push.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
+    push.add_argument("url", metavar="URL", help="s3://BUCKET/FOLDER, gs:// or az://")
+    push.add_argument("--overwrite", action="store_true", help="replace another set at URL")
+    push.add_argument("--quiet", action="store_true", help="no progress bar")
+    push.set_defaults(run=_run_push)
+
+
 def _add_verify(verify: argparse.ArgumentParser) -> None:
-    verify.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
+    verify.add_argument(
+        "out", metavar="OUT", type=location_of, help="directory or URL made by pack, index or push"
+    )
+    add_cache_option(verify)
     images = verify.add_mutually_exclusive_group()
     images.add_argument(
         "--no-decode", action="store_true", help="check digests only, without decoding the images"
@@ -55,7 +69,10 @@ def _add_verify(verify: argparse.ArgumentParser) -> None:
 
 
 def _add_info(info: argparse.ArgumentParser) -> None:
-    info.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
+    info.add_argument(
+        "out", metavar="OUT", type=location_of, help="directory or URL made by pack, index or push"
+    )
+    add_cache_option(info)
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
     info.set_defaults(run=_run_info)
@@ -134,6 +151,15 @@ def _add_synthetic(synthetic: argparse.ArgumentParser) -> None:
     )
     synthetic.add_argument("--quiet", action="store_true", help="no progress bar")
     synthetic.set_defaults(run=_run_synthetic)
+
+
+def _run_push(args: argparse.Namespace) -> None:
+    from shards.push import push
+
+    sent = push(args.out, args.url, overwrite=args.overwrite, quiet=args.quiet)
+    if not args.quiet:
+        print(f"{args.url} has this set already" if not sent else f"uploaded {sent} files")
+        print(f"next: python -m shards verify {shlex.quote(args.url)}")
 
 
 def _run_verify(args: argparse.Namespace) -> int:
@@ -231,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     `UserError`, 130 after Ctrl-C, 141 where stdout is closed."""
     try:
         args = build_parser().parse_args(_import_first(sys.argv[1:] if argv is None else argv))
+        if getattr(args, "cache", None) is not None:
+            use_cache(CacheSettings(args.cache, folders=False))
         code: int | None = args.run(args)
         sys.stdout.flush()
     except UserError as error:

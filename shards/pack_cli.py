@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import tempfile
 from pathlib import Path
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS, MAX_PIXELS
+from mmsa.errors import UserError
 from mmsa.extensions import add_import_option
+from mmsa.foundation.urls import location_of
 
 # The options that go to the source, and their value where the user gave none.
 _SOURCE_OPTIONS = {
@@ -31,7 +34,12 @@ def add_pack(pack: argparse.ArgumentParser) -> None:
     """Add the options of `pack`."""
     pack.add_argument("source", metavar="SOURCE", help="raw format; --help-sources lists them")
     pack.add_argument("raw", metavar="RAW", type=Path, help="the raw data: a directory, or a table")
-    pack.add_argument("out", metavar="OUT", type=Path, help="directory to create")
+    pack.add_argument(
+        "out",
+        metavar="OUT",
+        type=location_of,
+        help="directory to create, or s3://, gs:// or az:// to upload the set to",
+    )
     add_import_option(pack)
     _add_reading(pack.add_argument_group("reading"))
     _add_splitting(pack.add_argument_group("splitting"))
@@ -192,6 +200,25 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _run_pack(args: argparse.Namespace) -> None:
+    """Pack into a directory; for a URL into a temporary one, which is then uploaded."""
+    if isinstance(args.out, Path):
+        _pack_into(args)
+        return
+    from shards.push import check_writable, push
+
+    url = str(args.out)
+    check_writable(url)
+    if args.resume or args.part:
+        raise UserError(f"--resume and --part need a folder; pack into one, and push it to {url}")
+    with tempfile.TemporaryDirectory(prefix="mmsa-pack-") as folder:
+        args.out = Path(folder) / "shards"
+        _pack_into(args)
+        push(args.out, url, overwrite=args.overwrite, quiet=args.quiet)
+    if not args.quiet:
+        print(f"uploaded to {url}\nnext: python -m shards info {shlex.quote(url)}")
+
+
+def _pack_into(args: argparse.Namespace) -> None:
     from shards.packing.pack import pack
     from shards.packing.settings import (
         PackSettings,

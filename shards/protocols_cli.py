@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
+
+from mmsa.data.storage.settings import add_cache_option
+from mmsa.foundation.urls import location_of
 
 # Slow imports are inside the functions that need them, to keep --help fast.
 
@@ -21,7 +23,8 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     leaks = commands.add_parser(
         "leaks", help="count held-out samples with a duplicate in another split"
     )
-    leaks.add_argument("out", metavar="OUT", type=Path, help="directory made by pack")
+    leaks.add_argument("out", metavar="OUT", type=location_of, help="directory or URL of a set")
+    add_cache_option(leaks)
     form = leaks.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the counts as JSON")
     form.add_argument("--list", action="store_true", help="print every such sample as a JSON line")

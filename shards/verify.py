@@ -21,18 +21,17 @@ from mmsa.data.index_file import IndexArray, key_hash, missing_bits, missing_in_
 from mmsa.data.manifest import (
     MANIFEST_NAME,
     Manifest,
-    Modality,
     ProtocolInfo,
     ShardInfo,
     load_manifest,
-    manifest_text,
 )
 from mmsa.data.members import Fields, object_in, sample_of, tar_members
+from mmsa.data.storage.cache import Wanted
+from mmsa.data.storage.files import CachedFiles, LocalFiles, files_at
 from mmsa.errors import ShardDamage, UserError
-from mmsa.foundation.regular_file import read_regular
 from mmsa.process.progress import Progress
+from shards.manifest_faults import manifest_faults
 from shards.packing.worker_pool import WorkerPool, default_workers
-from shards.reports.dropped import REJECTED_NAME
 from shards.splits.protocols import protocol_hash
 
 _SHOWN = 20  # faults of one shard that are listed
@@ -49,7 +48,7 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class _Task:
-    directory: str
+    files: LocalFiles | CachedFiles
     shard: ShardInfo
     classes: tuple[str, ...]
     optional: frozenset[str]  # modalities that a sample may lack
@@ -68,22 +67,24 @@ class _Checked:
 
 
 def verify(
-    directory: Path, *, decode: bool = True, workers: int | None = None, quiet: bool
+    directory: Path | str, *, decode: bool = True, workers: int | None = None, quiet: bool
 ) -> VerifyReport:
-    """Check the packed set in `directory`; with `decode` every image is decoded too.
+    """Check the packed set in `directory`, or at that URL; with `decode` every image is decoded
+    too.
 
     Raises `UserError` where there is no manifest at all; everything else is a fault.
     """
     try:
         manifest = load_manifest(directory)
     except UserError as error:
-        if not (directory / MANIFEST_NAME).is_file():
+        if isinstance(directory, str) or not (directory / MANIFEST_NAME).is_file():
             raise
         return VerifyReport([str(error)], 0, 0)
-    faults = list(_manifest_faults(directory, manifest))
+    files = files_at(directory)
+    faults = list(manifest_faults(directory, files, manifest))
     tasks = [
         _Task(
-            str(directory),
+            files,
             shard,
             manifest.classes,
             frozenset(split.missing),
@@ -108,42 +109,6 @@ def verify(
         faults += result.faults
     faults += _key_faults(manifest, checked)
     return VerifyReport(faults, total, len(tasks))
-
-
-def _manifest_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
-    path = directory / MANIFEST_NAME
-    # The digest does not cover the layout of the file; its bytes must be those that are written.
-    if path.read_bytes() != manifest_text(manifest).encode("utf-8"):
-        yield f"{path.name} has the right content, but not the bytes that packing wrote"
-    listed: set[str] = set()
-    for name, split in manifest.splits.items():
-        counts: Counter[str] = Counter()
-        for shard in split.shards:
-            counts.update(shard.classes)
-            if sum(shard.classes.values()) != shard.num_samples:
-                yield f"{path.name}: the classes of {shard.tar} do not sum to its samples"
-            listed |= {shard.tar, shard.index}
-        if sum(shard.num_samples for shard in split.shards) != split.num_samples:
-            yield f"{path.name}: the shards of {name} do not sum to its {split.num_samples} samples"
-        missing: Counter[Modality] = Counter()
-        for shard in split.shards:
-            missing.update(shard.missing)
-        if missing != Counter(split.missing):
-            yield f"{path.name}: the missing of the shards of {name} do not sum to its own"
-        if counts != Counter(split.classes):
-            yield f"{path.name}: the classes of the shards of {name} do not sum to its own"
-    for extra in sorted({*directory.glob("*.tar"), *directory.glob("*.idx")}):
-        if extra.name not in listed:
-            yield f"{extra.name} is not in {path.name}: a reader of *.tar would take it for a shard"
-    expected = manifest.source.get("rejected_sha256")
-    if expected is not None:
-        try:
-            found = hashlib.sha256(read_regular(directory / REJECTED_NAME)).hexdigest()
-        except OSError as error:
-            yield f"{REJECTED_NAME} cannot be read ({error.strerror})"
-        else:
-            if found != expected:
-                yield f"{REJECTED_NAME} was changed after packing"
 
 
 def _key_faults(manifest: Manifest, checked: list[_Checked]) -> Iterator[str]:
@@ -176,16 +141,21 @@ def _check_shard(task: _Task) -> _Checked:
     result = _Checked()
     tar = task.shard.tar
     try:
-        content = read_regular(Path(task.directory) / tar)
+        content = task.files.read(
+            Wanted(task.shard.tar, task.shard.tar_bytes, task.shard.tar_sha256)
+        )
     except OSError as error:
         result.faults.append(f"{tar} cannot be read ({error.strerror})")
+        return result
+    except ShardDamage as error:  # from a store
+        result.faults.append(str(error))
         return result
     if len(content) != task.shard.tar_bytes:
         result.faults.append(f"{tar} has {len(content)} bytes, not {task.shard.tar_bytes}")
     if hashlib.sha256(content).hexdigest() != task.shard.tar_sha256:
         result.faults.append(f"{tar} does not match its sha256 in the manifest")
     try:
-        records = read_index(task.directory, task.shard)
+        records = read_index(task.files, task.shard)
     except ShardDamage as error:
         result.faults.append(str(error))
         return result

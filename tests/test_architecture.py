@@ -31,7 +31,7 @@ LAYERS = (
     ("mmsa.model_config",),
     ("mmsa.config",),
     ("mmsa.process",),
-    ("mmsa.data.decoding", "mmsa.data.loading"),
+    ("mmsa.data.decoding", "mmsa.data.loading", "mmsa.data.storage"),
     ("mmsa.data",),
     ("mmsa.models",),
     ("mmsa.engines", "mmsa.export"),
@@ -50,7 +50,7 @@ LAYERS = (
     ("shards.duplicates", "shards.label_rules", "shards.class_names"),
     ("shards.splits", "shards.tar_extents"),
     ("shards.sources", "shards.reports", "shards.tar_scan"),
-    ("shards.packing",),
+    ("shards.packing", "shards.push", "shards.manifest_faults"),
     (
         "shards.index",
         "shards.verify",
@@ -73,6 +73,11 @@ SHARDS_MAY_IMPORT = {
     "mmsa.data.manifest",
     "mmsa.data.members",
     "mmsa.data.reader",
+    "mmsa.data.storage.files",
+    "mmsa.data.storage.cache",
+    "mmsa.data.storage.settings",
+    "mmsa.data.storage.sources",
+    "mmsa.data.storage.store",
     "mmsa.errors",
     "mmsa.foundation.file_lock",
     "mmsa.foundation.parsing",
@@ -91,6 +96,8 @@ SHARDS_MAY_IMPORT = {
     "mmsa.raw_files.text_files",
     "mmsa.foundation.registry",
     "mmsa.foundation.settings_yaml",
+    "mmsa.foundation.sizes",
+    "mmsa.foundation.urls",
 }
 
 _LAYER_OF_ROOM = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

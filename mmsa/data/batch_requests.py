@@ -70,6 +70,8 @@ class TrainRequests:
         ahead: _ShardsAhead | None = None
         order_epoch, text_lengths = -1, None
         accumulation = self.plan.accumulation_steps
+        name = f"{self.rank}-{worker}"  # for the downloader of a cache
+        self.reader.at_step(name, self.start_step)
         for step in range(self.start_step, self.stop_step):
             number = (step - self.start_step) * accumulation  # of the step's first request
             mine = range((worker - number) % num_workers, accumulation, num_workers)
@@ -79,12 +81,14 @@ class TrainRequests:
             if order is None or epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
                 text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
-                if self.read_ahead is not None:
+                if self.read_ahead is not None and not self.reader.is_cached:
                     ahead = _ShardsAhead(self.reader, order, *self.read_ahead, worker, num_workers)
             block = self.plan.block(self.rank, start, stop)
             if ahead is not None:
                 ahead.follow(block)
             shards, ordinals = order.slice(block.start, block.stop)
+            if self.reader.is_cached:
+                self.reader.at_step(name, step, self.shards_of_step(order, step))
             # This step and the rest of its windows read these shards' records again.
             self.reader.keep_indexes(self.window_shards * order.num_kept_windows)
             lengths = None
@@ -97,6 +101,20 @@ class TrainRequests:
                 # because all ranks must run the same number of forward passes.
                 rows = positions if len(positions) else np.zeros(1, dtype=np.int64)
                 yield Request(epoch, shards[rows], ordinals[rows], len(positions))
+        self.reader.at_step(name, self.stop_step)
+
+    def shards_of_step(self, order: Order, step: int, num_ranks: int = 1) -> tuple[int, ...]:
+        """The shards, in the order of the epoch, whose samples this rank may read in `step`, or
+        this one and those that follow it, `num_ranks` together."""
+        _, start, stop = self.plan.locate(step)
+        blocks = [self.plan.block(self.rank + other, start, stop) for other in range(num_ranks)]
+        windows = dict.fromkeys(
+            number
+            for first, end in dict.fromkeys((block.start, block.stop) for block in blocks)
+            for number, _ in order.pieces(first, end)
+        )
+        members = (shard for number in windows for shard in order.members(number).tolist())
+        return tuple(dict.fromkeys(shard for shard in members if self.reader.sizes[shard]))
 
     def _order(self, epoch: int) -> Order:
         return Order(
@@ -126,7 +144,7 @@ class _ShardsAhead:
         self._order = order
         self._local = (local_rank, local_ranks)
         self._workers = (worker, num_workers)
-        self._files = ReadAhead(reader.directory)
+        self._files = ReadAhead(str(reader.location))
 
     def follow(self, block: Block) -> None:
         """Ask for what `block`, and after it its windows and the next ones, will read."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from mmsa.data.manifest import MODALITIES, Modality, ShardInfo
+from mmsa.data.storage.cache import Wanted
+from mmsa.data.storage.files import CachedFiles, LocalFiles, files_at
 from mmsa.errors import ShardDamage
-from mmsa.foundation.regular_file import read_regular
+from mmsa.foundation.urls import joined
 
 INDEX_MAGIC = b"MMSA-IDX"
 # Version 2 has samples that lack a modality. An index without such samples is written as version 1,
@@ -41,6 +44,16 @@ IndexArray = np.ndarray[Any, np.dtype[np.void]]
 
 _BIT: dict[Modality, int] = {"text": 1, "image": 2}
 _MOST_MISSING = max(_BIT.values())  # a sample has at least one modality
+
+
+def index_size(num_samples: int) -> int:
+    """The size of an index file of this many records."""
+    return _INDEX_HEADER.size + num_samples * INDEX_DTYPE.itemsize
+
+
+def index_of(shard: ShardInfo) -> Wanted:
+    """The index of a shard as a file of a store."""
+    return Wanted(shard.index, index_size(shard.num_samples), shard.index_sha256)
 
 
 def missing_bits(*, has_text: bool, has_image: bool) -> int:
@@ -83,13 +96,18 @@ def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> byte
     return header + records.tobytes()
 
 
-def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArray:
+def read_index(
+    directory: str | os.PathLike[str] | LocalFiles | CachedFiles, shard: ShardInfo
+) -> IndexArray:
     """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
+
+    `directory` may be a URL. The bytes come from the node's cache if it is one.
 
     It is not memory-mapped, because a file truncated on a network file system would cause SIGBUS.
     Raises `ShardDamage` if it is missing, changed, or made for another tar.
     """
-    path = os.path.join(directory, shard.index)
+    files = directory if isinstance(directory, LocalFiles | CachedFiles) else files_at(directory)
+    path = joined(files.location, shard.index)
 
     def damage(what: str) -> ShardDamage:
         return ShardDamage(
@@ -97,7 +115,7 @@ def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArra
         )
 
     try:
-        content = read_regular(path)
+        content = files.read(index_of(shard))
     except OSError as error:
         raise damage(f"cannot be read ({error.strerror or error})") from None
     if hashlib.sha256(content).hexdigest() != shard.index_sha256:
@@ -105,7 +123,7 @@ def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArra
     if len(content) < _INDEX_HEADER.size:
         raise damage("is shorter than its header")
     magic, version, record_bytes, count, tar_bytes, tar_sha256 = _INDEX_HEADER.unpack_from(content)
-    expected_size = _INDEX_HEADER.size + shard.num_samples * INDEX_DTYPE.itemsize
+    expected_size = index_size(shard.num_samples)
     known = magic == INDEX_MAGIC and version in INDEX_VERSIONS
     if not known or record_bytes != INDEX_DTYPE.itemsize:
         raise damage(f"has version {version} and {record_bytes} bytes per record")
@@ -122,3 +140,13 @@ def read_index(directory: str | os.PathLike[str], shard: ShardInfo) -> IndexArra
             f"says that samples lack {missing_counts(records)}; the manifest says {shard.missing}"
         )
     return records
+
+
+def read_indexes(
+    directory: str | os.PathLike[str], shards: Iterable[ShardInfo]
+) -> list[IndexArray]:
+    """`read_index` of each shard; those of a store are fetched several at once before."""
+    files, wanted = files_at(directory), list(shards)
+    if isinstance(files, CachedFiles):
+        files.fetch_all([index_of(shard) for shard in wanted])
+    return [read_index(files, shard) for shard in wanted]

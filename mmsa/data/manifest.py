@@ -30,10 +30,13 @@ from pydantic import (
 )
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
+from mmsa.data.storage.files import read_manifest
+from mmsa.data.storage.sources import StoreError
 from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.regular_file import read_regular
 from mmsa.foundation.relative_paths import where_it_was_looked_for
+from mmsa.foundation.urls import is_url, joined
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mmsa-shards"
@@ -178,13 +181,23 @@ def manifest_text(manifest: Manifest) -> str:
     return json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
+def manifest_bytes(directory: str | os.PathLike[str]) -> bytes:
+    """The bytes of a manifest that `load_manifest` has read."""
+    if is_url(directory):
+        return _from_store(str(directory))
+    return read_regular(Path(directory) / MANIFEST_NAME)
+
+
 def load_manifest(directory: str | os.PathLike[str]) -> Manifest:
-    """Read and check `directory/manifest.json`.
+    """Read and check `directory/manifest.json`; `directory` may be the URL of a store.
 
     Raises `UserError` if it is missing, of another format or version, or does not match its own
     digest. No tar or index is opened.
     """
     with _uncollected():
+        if is_url(directory):
+            place = joined(directory, MANIFEST_NAME)
+            return _checked(place, _parsed(place, _from_store(str(directory))))
         return _load(Path(directory) / MANIFEST_NAME)
 
 
@@ -202,7 +215,7 @@ def _uncollected() -> Iterator[None]:
 
 def _load(path: Path) -> Manifest:
     try:
-        content = parse_json(read_regular(path).decode("utf-8"))
+        content = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         hint = "" if path.parent.exists() else where_it_was_looked_for(path.parent)
         raise UserError(
@@ -211,6 +224,28 @@ def _load(path: Path) -> Manifest:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); pack the data again") from None
+    return _checked(path, _parsed(path, content))
+
+
+def _from_store(location: str) -> bytes:
+    try:
+        return read_manifest(location, MANIFEST_NAME)
+    except StoreError as error:
+        raise UserError(
+            f"{location} cannot be read as packed shards: {error}. A whole set has a "
+            f"{MANIFEST_NAME} there, written last by: python -m shards push OUT {location}"
+        ) from None
+
+
+def _parsed(path: Path | str, content: bytes) -> Any:
+    try:
+        return parse_json(content.decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); pack the data again") from None
+
+
+def _checked(path: Path | str, content: Any) -> Manifest:
+    """The manifest of a file's parsed content; raises as `load_manifest` does."""
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     known = [(FORMAT, version) for version in VERSIONS]
     if found not in known:
@@ -239,7 +274,7 @@ def _load(path: Path) -> Manifest:
     return manifest
 
 
-def _refuse_repetition(path: Path, manifest: Manifest) -> None:
+def _refuse_repetition(path: Path | str, manifest: Manifest) -> None:
     """Raise `UserError` where a file is listed twice, or two tars of samples are the same bytes.
 
     Training would see those samples twice in an epoch, or be validated on them.

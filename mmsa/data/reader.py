@@ -10,9 +10,8 @@ import os
 import shlex
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from json import dumps
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +29,10 @@ from mmsa.data.manifest import Manifest
 from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
 from mmsa.data.raw_sample import RawSample
 from mmsa.data.shard_table import ShardTable
+from mmsa.data.storage.files import CachedFiles, files_at
+from mmsa.data.storage.open_tars import OpenTars
 from mmsa.errors import ShardDamage
+from mmsa.foundation.urls import joined
 from mmsa.labels import ClassMap
 
 try:  # eight times as fast as zlib, but not built for every machine
@@ -38,7 +40,6 @@ try:  # eight times as fast as zlib, but not built for every machine
 except ImportError:
     from zlib import crc32
 
-_OPEN_TARS = 64  # file descriptors kept open per process
 _OPEN_INDEXES = 32  # index arrays kept per process, at least: 1.3 MB for shards of 1,000
 
 
@@ -69,7 +70,9 @@ class SplitReader:
         self, directory: str | os.PathLike[str], manifest: Manifest, split: str, classes: ClassMap
     ) -> None:
         info = manifest.split(split)
-        self.directory = Path(directory)
+        self.files = files_at(directory)
+        self.is_cached = isinstance(self.files, CachedFiles)
+        self.location = self.files.location  # a folder or a URL
         self.split = split
         self.shards = ShardTable(info.shards, manifest.classes)
         self._num_indexes = _OPEN_INDEXES
@@ -93,7 +96,7 @@ class SplitReader:
         # What an order depends on besides seed, epoch and window.
         self.identity = f"{manifest.digest}/{split}/{','.join(sorted(kept))}"
         self._indexes: OrderedDict[int, IndexArray] = OrderedDict()
-        self._files: OrderedDict[int, tuple[int, str]] = OrderedDict()  # open tars, their names
+        self._tars = OpenTars(self.files)
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -109,6 +112,25 @@ class SplitReader:
         """Keep the index arrays of at least `number` shards in memory from now on."""
         self._num_indexes = max(self._num_indexes, number)
 
+    def check_tars(self) -> None:
+        """Check that each tar exists with its packed size; `ShardDamage` for the first problem."""
+        self.shards.check_tars(self.files)
+
+    def fetch_split(self) -> None:
+        """Bring the whole split into the node's cache, which an evaluation reads in all places at
+        once; does nothing for a folder that is read in place. Raises `UserError`."""
+        if isinstance(self.files, CachedFiles):
+            self.files.fetch_all(self.shards.files(range(len(self.shards))))
+
+    def at_step(self, name: str, step: int, shards: Collection[int] = ()) -> None:
+        """Say that the loader process `name` begins `step`, which reads these `shards` alone.
+
+        For a node's cache: tars of other shards are closed, so that they may be deleted.
+        """
+        if isinstance(self.files, CachedFiles):
+            self._tars.close_others(shards)
+            self.files.report_step(name, step)
+
     def records(self, shard: int) -> IndexArray:
         """The index records (sizes[shard],) of the kept samples of a shard, in tar order."""
         if shard in self._indexes:
@@ -116,7 +138,7 @@ class SplitReader:
             return self._indexes[shard]
         info = self.shards[shard]
         record_position(info.index)
-        records = read_index(self.directory, info)
+        records = read_index(self.files, info)
         if len(records) and int(records["label"].max()) >= len(self._labels):
             raise ShardDamage(
                 f"the index {info.index} has labels that the manifest does not name", shard=info.tar
@@ -174,7 +196,7 @@ class SplitReader:
             return "pack the data again"
         return (
             "leave it out: python -m shards index "
-            f"{shlex.quote(str(self.directory))} --overwrite --skip-bad, with the other options of "
+            f"{shlex.quote(self.location)} --overwrite --skip-bad, with the other options of "
             "the first time"
         )
 
@@ -232,26 +254,18 @@ class SplitReader:
 
     def _pread(self, shard: int, offset: int, length: int) -> tuple[str, bytes]:
         """(name of the tar, up to `length` of its bytes starting at `offset`)."""
-        opened = self._files.get(shard)
-        tar = opened[1] if opened else self.shards.tar(shard)
+        tar = self._tars.name(shard) or self.shards.tar(shard)
         record_position(tar)
-        if opened is None:
-            try:
-                # A named pipe would be waited for without O_NONBLOCK; reading it fails below.
-                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-                descriptor = os.open(self.directory / tar, flags)
-            except OSError as error:
-                raise ShardDamage(
-                    f"the shard {self.directory / tar} cannot be opened ({error.strerror}). "
-                    f"Restore it, or {self.remedy}",
-                    shard=tar,
-                ) from None
-            opened = self._files[shard] = descriptor, tar
-            while len(self._files) > _OPEN_TARS:
-                os.close(self._files.popitem(last=False)[1][0])
-        self._files.move_to_end(shard)
         try:
-            return tar, os.pread(opened[0], length, offset)
+            descriptor = self._tars.descriptor(shard, lambda: self.shards.tar_file(shard))
+        except OSError as error:
+            raise ShardDamage(
+                f"the shard {joined(self.location, tar)} cannot be opened ({error.strerror}). "
+                f"Restore it, or {self.remedy}",
+                shard=tar,
+            ) from None
+        try:
+            return tar, os.pread(descriptor, length, offset)
         except OSError as error:
             raise ShardDamage(
                 f"the shard {tar} cannot be read at byte {offset} ({error.strerror})",
@@ -262,11 +276,18 @@ class SplitReader:
         tar = self.shards.tar(shard)
         key = key or self._key_in_tar(shard, ordinal)
         return ShardDamage(
-            f"the shard {self.directory / tar} is damaged at sample {ordinal}"
-            f"{f' ({key})' if key else ''}: {what}. Restore it, or {self.remedy}",
+            f"the shard {joined(self.location, tar)} is damaged at sample {ordinal}"
+            f"{f' ({key})' if key else ''}: {what}. {self._restore(shard)}",
             shard=tar,
             key=key,
         )
+
+    def _restore(self, shard: int) -> str:
+        if isinstance(self.files, CachedFiles):
+            # It was right when it was fetched.
+            cached = self.files.cache.path(self.shards.tar_file(shard).sha256)
+            return f"The disk of the cache changed it: delete {cached}, and it is fetched again"
+        return f"Restore it, or {self.remedy}"
 
     def _key_in_tar(self, shard: int, ordinal: int) -> str | None:
         """The key in the damaged sample's first tar header, if it is still readable."""
@@ -276,9 +297,4 @@ class SplitReader:
         return key if key and key.isprintable() else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
-
-    def __del__(self) -> None:
-        # The attribute is missing if the constructor raised.
-        for descriptor, _ in self.__dict__.get("_files", {}).values():
-            os.close(descriptor)
+        return {**self.__dict__, "_indexes": OrderedDict()}

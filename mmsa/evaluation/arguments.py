@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmsa.calibration import FITTED_ON
+from mmsa.data.storage.settings import add_cache_option
 from mmsa.errors import UserError
 from mmsa.extensions import add_import_option
 
@@ -56,7 +57,10 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
         default="best",
         help="checkpoint of a run: best, last or a step (default: %(default)s)",
     )
-    parser.add_argument("--shards", help="packed data (default: the shards used for training)")
+    parser.add_argument(
+        "--shards", help="packed data, a folder or URL (default: the shards used for training)"
+    )
+    add_cache_option(parser)
     parser.add_argument(
         "--split", default="test", choices=_SPLITS, help="split to evaluate (default: %(default)s)"
     )

@@ -35,6 +35,10 @@ def apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
+# The type of a pydantic error about a value that may hold a secret.
+CREDENTIAL = "credential"
+
+
 def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """One problem for each setting of the model `root`, as text, also where a value fits none of a
     union's types."""
@@ -46,6 +50,8 @@ def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
             near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
             problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
+        elif detail["type"] == CREDENTIAL:  # what was given is not repeated
+            problems[dotted] = f"{dotted}: {detail['msg']}"
         elif dotted in problems:
             problems[dotted] += f", or: {detail['msg']}"
         else:

@@ -10,9 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mmsa.data.storage.settings import CacheSettings, add_cache_option, use_cache
 from mmsa.errors import UserError
 from mmsa.evaluation.arguments import add_precision_option
 from mmsa.extensions import add_import_option, import_extensions
+from mmsa.foundation.urls import location_of
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
 from mmsa.raw_files.text_files import is_text_encoding
@@ -28,7 +30,13 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("export", type=Path, metavar="EXPORT", help="an export or a run directory")
-    parser.add_argument("input", type=Path, metavar="INPUT", help="table, folder or packed shards")
+    parser.add_argument(
+        "input",
+        type=location_of,
+        metavar="INPUT",
+        help="table, folder, or packed shards, which may be a URL",
+    )
+    add_cache_option(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -87,6 +95,8 @@ def predict_rows(command: Command, arguments: argparse.Namespace) -> None:
     """Refuse what can be refused, then predict and print the summary."""
     out: Path = arguments.out
     _check(arguments)
+    if arguments.cache is not None:
+        use_cache(CacheSettings(arguments.cache, folders=False))
     runtime.set_up_logging(command.world, None)
     if arguments.resume and out.is_file():
         if command.world.is_main_process:

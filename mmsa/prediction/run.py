@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mmsa.calibration import temperature_of
 from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.manifest import load_manifest
+from mmsa.data.shard_cache import use_cache_of_export
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
 from mmsa.engines.gpu_supply import loader_workers
@@ -53,7 +54,7 @@ _MANIFEST_NAME = "manifest.json"
 class Options:
     """What the command line says, but for EXPORT."""
 
-    input: Path
+    input: Path | str  # a URL is text
     out: Path
     text_column: str | None = None
     image_column: str | None = None
@@ -86,7 +87,8 @@ class Opened:
 
 def open_all(export: Path, options: Options, world: World) -> Opened:
     """The model and the input. Raises `UserError` where one cannot be used."""
-    check_table(options.input)
+    if isinstance(options.input, Path):
+        check_table(options.input)
 
     def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
         found = read_export(target.directory)
@@ -104,7 +106,7 @@ def open_source(export: Export, options: Options) -> Source:
     """The input of `options` for the model of `export`. Raises `UserError`."""
     path, needs, preprocessing = options.input, Needs.of(export), export.preprocessing
     dataset = str(export.facts.get("dataset") or "input")
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         return TableRows(
             path,
             needs,
@@ -115,8 +117,9 @@ def open_source(export: Export, options: Options) -> Source:
             image_column=options.image_column,
             id_column=options.id_column,
         )
-    if not (path / _MANIFEST_NAME).is_file():
+    if isinstance(path, Path) and not (path / _MANIFEST_NAME).is_file():
         return FolderRows(path, needs, preprocessing, dataset=dataset, encoding=options.encoding)
+    use_cache_of_export(export.config.data)
     manifest = load_manifest(str(path))
     split = options.split or _usual_split(list(manifest.splits))
     if split not in manifest.splits:

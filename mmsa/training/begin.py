@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmsa.checkpoint_folders import checkpoint_directories
 from mmsa.config import Config
+from mmsa.data.shard_cache import use_cache_of
 from mmsa.engines import engine
 from mmsa.engines.hardware import device_type
 from mmsa.process import runtime
@@ -37,6 +38,7 @@ def begin_run(command: Command, config: Config) -> Beginning | None:
     check the launch and the device. Raises `UserError`.
     """
     run_dir = Path(str(config.run.dir))
+    use_cache_of(config.data, run_dir)
     choice = choose_checkpoint(run_dir)
     continues = resumes(
         choice,

@@ -12,6 +12,7 @@ import torch
 from mmsa.config import Config
 from mmsa.data.manifest import Manifest
 from mmsa.data.plan import BatchPlan
+from mmsa.data.storage.downloader import Downloader
 from mmsa.data.stream import Batch, Loader
 from mmsa.data.text import TextTokenizer
 from mmsa.models.model import SentimentModel
@@ -49,6 +50,7 @@ class RunLoaders:
     train: Iterator[Batch]
     validation: Iterator[Batch]
     num_validation_batches: int  # of this rank, in one validation
+    downloads: Downloader | None = None  # of this node's cache, on one of its ranks
 
     def send_to(self, device: torch.device) -> None:
         """From now on the batches are on the GPU `device`, copied one ahead; before the first."""

@@ -22,6 +22,7 @@ from mmsa.data.modality_dropout import ModalityDropout
 from mmsa.data.modality_labels import shares_with_labels
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
+from mmsa.data.shard_needs import start_downloads
 from mmsa.data.stream import Augmentation, Loader
 from mmsa.data.trainable import how_to_fill, require_train_and_val
 from mmsa.engines.gpu_supply import loader_workers
@@ -156,7 +157,7 @@ def _splits(
         )
     if world.local_rank == 0:  # once per machine, because each may have its own copy
         for reader in (train, validation):
-            reader.shards.check_tars(reader.directory)
+            reader.check_tars()
     return train, validation
 
 
@@ -271,13 +272,15 @@ def _loaders(
 
     on_gpu = torch.cuda.is_available()
     layout = text_layout(parts.model, config.gpu)
+    num_workers = loader_workers(config.data.num_workers, world)
+    downloads = start_downloads(train_requests, validation_requests, world, num_workers)
 
     def loader(requests: TrainRequests | EvaluationRequests, **more: Any) -> Loader:
         return Loader(
             requests,
             parts.preprocessing,
             parts.tokenizer,
-            loader_workers(config.data.num_workers, world),
+            num_workers,
             # A batch that is copied to the GPU ahead (`Run`) is pinned there.
             pin_memory=on_gpu and not config.gpu.copy_stream,
             timeout_s=config.data.timeout_s,
@@ -294,4 +297,5 @@ def _loaders(
         train=loader(train_requests, **of_training),
         validation=loader(validation_requests, modality_classes=label_classes["modality_classes"]),
         num_validation_batches=len(validation_requests),
+        downloads=downloads,
     )

@@ -23,14 +23,14 @@ _QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 _BINS = 20
 
 
-def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
+def run_info(directory: Path | str, *, as_json: bool, html: Path | None) -> None:
     """Describe `directory` on the screen or as JSON, and as a page where `html` is given."""
     manifest = load_manifest(directory)
     facts = describe(directory, manifest)
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
-        print_summary(manifest, directory=directory)
+        print_summary(manifest, directory=None if isinstance(directory, str) else directory)
         print_distributions(facts)
     if html is not None:
         from shards.reports.info_page import page
@@ -48,7 +48,7 @@ def run_info(directory: Path, *, as_json: bool, html: Path | None) -> None:
         print(f"next: {use_command(directory, manifest)}")
 
 
-def describe(directory: Path, manifest: Manifest) -> dict[str, Any]:
+def describe(directory: Path | str, manifest: Manifest) -> dict[str, Any]:
     """Counts and distributions of the packed set, as JSON.
 
     `distributions` has the characters of the texts, and width, height and aspect ratio of the

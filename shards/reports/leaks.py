@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.index_file import IndexArray, key_hash, read_index
+from mmsa.data.index_file import IndexArray, key_hash, read_indexes
 from mmsa.data.manifest import Manifest, ShardInfo, load_manifest
+from mmsa.data.storage.cache import Wanted
+from mmsa.data.storage.files import files_at
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.urls import joined
 from shards.duplicates.leak_counts import SEEN_BEFORE, leak_counts_of_groups
 
 
@@ -45,7 +48,7 @@ class LeakReport:
         }
 
 
-def leak_report(directory: Path) -> LeakReport:
+def leak_report(directory: Path | str) -> LeakReport:
     """Count the leaks of the packed set in `directory`, from its manifest and indexes alone.
 
     Raises `UserError` where it is not a packed set or was packed without a search for duplicates,
@@ -72,9 +75,9 @@ def leak_report(directory: Path) -> LeakReport:
     return LeakReport(manifest, leak_counts_of_groups(groups), by_class)
 
 
-def _records(directory: Path, manifest: Manifest) -> dict[str, IndexArray]:
+def _records(directory: Path | str, manifest: Manifest) -> dict[str, IndexArray]:
     return {
-        name: np.concatenate([read_index(directory, shard) for shard in split.shards])
+        name: np.concatenate(read_indexes(directory, split.shards))
         for name, split in manifest.splits.items()
         if split.shards
     }
@@ -90,11 +93,11 @@ def _leaked(groups: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[
     }
 
 
-def list_leaks(directory: Path) -> list[Leak]:
+def list_leaks(directory: Path | str) -> list[Leak]:
     """Every leaked sample, by split and packed order; reads the tars of shards that have some."""
     manifest = load_manifest(directory)
     indexes = {
-        name: [(shard, read_index(directory, shard)) for shard in split.shards]
+        name: list(zip(split.shards, read_indexes(directory, split.shards), strict=True))
         for name, split in manifest.splits.items()
     }
     members = {
@@ -117,11 +120,15 @@ def list_leaks(directory: Path) -> list[Leak]:
     return found
 
 
-def _keys(directory: Path, shard: ShardInfo, hashes: np.ndarray[Any, Any]) -> list[str]:
+def _keys(directory: Path | str, shard: ShardInfo, hashes: np.ndarray[Any, Any]) -> list[str]:
     """The keys of the samples of `shard`, in order, from the names of its members."""
-    path = directory / shard.tar
+    path = joined(directory, shard.tar)
+    wanted = Wanted(shard.tar, shard.tar_bytes, shard.tar_sha256)
     try:
-        with tarfile.open(path, "r:") as tar:
+        with (
+            open(files_at(directory).open_tar(wanted), "rb") as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             names = [member.name for member in tar if member.isfile()]
     except (OSError, tarfile.TarError) as error:
         raise ShardDamage(f"{path} cannot be read as a tar ({error})", shard=shard.tar) from None

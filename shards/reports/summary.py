@@ -93,7 +93,7 @@ def next_steps(directory: Path, manifest: Manifest) -> str:
     return f"next: python -m shards info {quoted}\nthen: {use_command(directory, manifest)}"
 
 
-def use_command(directory: Path, manifest: Manifest) -> str:
+def use_command(directory: Path | str, manifest: Manifest) -> str:
     """The command that uses the packed set in `directory`: it trains, where train and val are not
     empty and there are two classes, and else evaluates a trained run."""
     filled = [name for name, split in manifest.splits.items() if split.num_samples]

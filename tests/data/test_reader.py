@@ -217,7 +217,7 @@ def test_a_truncated_tar(copied: Path) -> None:
     reader = open_split(copied, load_manifest(copied))
     told = rf"has {tar.stat().st_size} bytes; expected {reader.shards[2].tar_bytes}\."
     with pytest.raises(ShardDamage, match=told) as damage:
-        reader.shards.check_tars(copied)
+        reader.check_tars()
     assert damage.value.shard == "train-00002.tar"
     assert [reader.read(2, n).key for n in range(6)] == [f"tiny-train-{n}" for n in range(7, 13)]
     with pytest.raises(ShardDamage, match="ends before the sample does") as damage:
@@ -232,7 +232,7 @@ def test_a_missing_tar(copied: Path) -> None:
     (copied / "train-00002.tar").unlink()
     reader = open_split(copied, load_manifest(copied))
     with pytest.raises(ShardDamage, match="cannot be read .No such file"):
-        reader.shards.check_tars(copied)
+        reader.check_tars()
     assert reader.read(0, 0).key == "tiny-train-0"
     with pytest.raises(ShardDamage, match="cannot be opened") as damage:
         reader.read(2, 0)

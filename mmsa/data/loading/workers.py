@@ -25,11 +25,10 @@ import os
 import select
 import signal
 import socket
-import sys
 import traceback
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import cycle
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -45,6 +44,7 @@ from mmsa.data.loading.worker_position import (
     record_positions_in,
 )
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.hidden_main import without_main_module
 from mmsa.process.memory import keep_freed_memory
 
 AHEAD = 2  # batches of one worker that wait for the rank or are in preparation
@@ -86,7 +86,7 @@ class LoaderWorkers:
             process = context.Process(
                 target=_run_worker, args=(theirs, pipeline), name=f"loader-{number}", daemon=True
             )
-            with _without_main_module():
+            with without_main_module():
                 process.start()
             theirs.close()  # otherwise we would not see the end of the socket when the worker dies
             self._sockets.append(ours)
@@ -175,24 +175,6 @@ def start_forkserver() -> ForkServerContext:
     context.set_forkserver_preload(["mmsa.data.stream"])
     forkserver.ensure_running()
     return context
-
-
-@contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Let multiprocessing forget which script started this process.
-
-    It would import that script in each worker, which needs nothing of it: seconds for train.py, and
-    a second run of a script that is not guarded by `__name__ == "__main__"`.
-    """
-    main = sys.modules["__main__"]
-    names = [name for name in ("__spec__", "__file__") if name in vars(main)]
-    hidden: dict[str, Any] = {name: vars(main)[name] for name in names}
-    vars(main).pop("__file__", None)
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(main).update(hidden)
 
 
 def _close_sockets(workers: weakref.ref[LoaderWorkers]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmsa.data.manifest import Manifest, Modality, load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.shard_cache import use_cache_of_export
 from mmsa.errors import UserError
 from mmsa.export import Export, code_version, read_export
 from mmsa.export_target import Target, read_export_whole
@@ -20,7 +21,7 @@ from mmsa.lineage import history_of, soup_of
 # Settings that do not distinguish configurations: locations, speed and the seed.
 _IGNORED_SETTINGS: dict[str, set[str]] = {
     "run": {"dir", "seed", "log_every_steps", "audit", "deterministic", "trackers"},
-    "data": {"shards", "num_workers", "read_ahead"},
+    "data": {"shards", "cache", "cache_limit", "num_workers", "read_ahead"},
     "train": {
         *("keep_checkpoints", "checkpoint_every_steps", "checkpoint_in_background"),
         *("micro_batch_size", "init_from"),
@@ -132,6 +133,7 @@ def open_target(request: Request) -> EvalTarget:
 def open_split(request: Request, source: Target, export: Export) -> EvalTarget:
     """The target of `request` where its export is known; raises as `open_target` does."""
     shards, split = request.shards or str(export.config.data.shards), request.split
+    use_cache_of_export(export.config.data)
     manifest = load_manifest(shards)
     if split not in manifest.splits:  # names the shards: with --folds, several are opened
         known = ", ".join(manifest.splits)
@@ -140,7 +142,8 @@ def open_split(request: Request, source: Target, export: Export) -> EvalTarget:
     if not len(reader):
         raise UserError(f"the split '{split}' of {shards} has no samples to evaluate")
     _refuse_missing(export, reader.missing, where=f"the split '{split}' of {shards}")
-    reader.shards.check_tars(reader.directory)
+    reader.check_tars()
+    reader.fetch_split()
     batch_size = request.batch_size or export.config.eval.batch_size
     return EvalTarget(request, source, export, shards, manifest, reader, batch_size)
 

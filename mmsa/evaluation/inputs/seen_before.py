@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa.data.index_file import IndexArray, read_index
+from mmsa.data.index_file import IndexArray, read_indexes
 from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.errors import UserError
 from mmsa.evaluation.inputs.eval_target import EvalTarget
@@ -156,12 +156,8 @@ def count_seen(
 def _records(
     directory: str | os.PathLike[str], manifest: Manifest, splits: tuple[str, ...]
 ) -> IndexArray:
-    tables = [
-        read_index(directory, shard)
-        for split in splits
-        if split in manifest.splits
-        for shard in manifest.splits[split].shards
-    ]
+    known = [manifest.splits[split] for split in splits if split in manifest.splits]
+    tables = read_indexes(directory, (shard for split in known for shard in split.shards))
     if not tables:
         raise UserError(f"the shards have none of the splits {', '.join(splits)}")
     return np.concatenate(tables)

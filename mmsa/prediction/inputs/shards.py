@@ -27,13 +27,14 @@ class ShardRows(Source):
 
     columns = ("key", "label")
 
-    def __init__(self, path: Path, manifest: Manifest, split: str, export: Export) -> None:
-        self.path, self.manifest_digest = path, manifest.digest
+    def __init__(self, path: Path | str, manifest: Manifest, split: str, export: Export) -> None:
+        self.manifest_digest = manifest.digest
         self._classes = _classes(export, manifest)
         self.reader = SplitReader(path, manifest, split, self._classes)
         if not len(self.reader):
             raise UserError(f"the split '{split}' of {path} has no samples")
-        self.reader.shards.check_tars(self.reader.directory)
+        self.reader.check_tars()
+        self.reader.fetch_split()
         self.needs = Needs.of(export)
         self.preprocessing: Preprocessing = export.preprocessing
         self._places: np.ndarray[Any, Any] = np.empty((0, 2), dtype=np.int32)

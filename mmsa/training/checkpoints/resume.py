@@ -38,6 +38,8 @@ _FREE = (
     "run.stop_timeout_s",
     "run.collective_timeout_s",
     "data.shards",
+    "data.cache",
+    "data.cache_limit",
     "data.num_workers",
     "data.read_ahead",
     "data.timeout_s",

@@ -1,0 +1,164 @@
+"""One file from a store into the cache: whole, with the digest of the manifest, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable
+
+from mmsa.data.storage.cache import Cache, Wanted
+from mmsa.data.storage.sources import StoreError
+from mmsa.data.storage.store import Store
+from mmsa.foundation.sizes import size_in_words
+from mmsa.foundation.urls import joined
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class NoRoom(StoreError):
+    """The cache is full of what windows need."""
+
+
+def fetch(
+    cache: Cache, store: Store, wanted: Wanted, *, patience_s: float, urgent: bool = True
+) -> None:
+    """Bring `wanted` into the cache, if it is not there; other processes wait for the first.
+
+    A cut connection continues where it was cut. Raises `StoreError`: an answer that is final, other
+    bytes than the manifest says (twice), no byte for `patience_s`; and `NoRoom`, for what is not
+    `urgent` at once.
+    """
+    deadline = time.monotonic() + patience_s
+    while not cache.path(wanted.sha256).exists():
+        try:
+            lock = cache.fetching(wanted.sha256, wait_s=1.0)
+        except BlockingIOError:  # who holds it has its own patience
+            continue
+        with lock:
+            if cache.path(wanted.sha256).exists():
+                return
+            with cache.reserved(wanted, urgent=urgent) as place:
+                if place is not None:
+                    _Download(cache, store, wanted, place[0], patience_s).run()
+                    cache.keep(place[1], wanted.sha256)
+                    return
+        limit = cache.limit_bytes or 0
+        problem = (
+            f"{joined(store.location, wanted.name)} ({size_in_words(wanted.size or 0)}) has no "
+            f"room in the cache {cache.directory} of data.cache_limit={size_in_words(limit)}: "
+            "windows of running commands need the rest. Use a larger limit, fewer "
+            "data.window_shards, or another folder for each run"
+        )
+        if not urgent or time.monotonic() > deadline or (wanted.size or 0) > limit:
+            raise NoRoom(problem)
+        time.sleep(_FIRST_PAUSE_S)
+
+
+class _Download:
+    """The bytes of one file, from the store to an open file."""
+
+    def __init__(
+        self, cache: Cache, store: Store, wanted: Wanted, file: int, patience_s: float
+    ) -> None:
+        self.cache, self.store, self.wanted, self.file = cache, store, wanted, file
+        self.patience_s = patience_s
+        self.place = joined(store.location, wanted.name)
+        self.position, self.digest = 0, hashlib.sha256()
+        self.deadline = time.monotonic() + patience_s
+
+    def run(self) -> None:
+        """Return once the file is whole and on the disk; raises as `fetch` does."""
+        pause, wrong = _FIRST_PAUSE_S, ""
+        while True:
+            before = self.position
+            try:
+                if self.position != self.wanted.size:  # not cut right behind the last byte
+                    self._take(self.store.stream(self.wanted.name, self.position))
+                problem = self._problem()
+                if not problem:
+                    os.truncate(self.file, self.position)
+                    os.fdatasync(self.file)
+                    return
+                if wrong:  # the same answer twice: not an accident on the way
+                    raise StoreError(f"{self.place} {problem}", final=True)
+                wrong, self.position, self.digest = problem, 0, hashlib.sha256()
+            except StoreError as error:
+                if error.final:
+                    raise
+                if time.monotonic() > self.deadline:
+                    raise StoreError(f"{error} (for {self.patience_s:.0f} s)") from None
+            except OSError as error:
+                self._make_room(error)
+            pause = _FIRST_PAUSE_S if self.position > before else min(2 * pause, _LONGEST_PAUSE_S)
+            time.sleep(pause)
+
+    def _take(self, pieces: Iterable[bytes | memoryview]) -> None:
+        for piece in pieces:
+            size = self.wanted.size
+            if size is not None and self.position + len(piece) > size:
+                self.position += len(piece)
+                return  # longer than the manifest says
+            _write(self.file, piece, self.position)
+            self.digest.update(piece)
+            self.position += len(piece)
+            self.deadline = time.monotonic() + self.patience_s
+
+    def _problem(self) -> str:
+        """What is wrong with what arrived; "" if nothing is."""
+        size = self.wanted.size
+        if size is not None and self.position != size:
+            more = "more than " if self.position > size else f"{self.position}, not "
+            return f"has {more}the {size} bytes that the manifest says"
+        if self.digest.hexdigest() != self.wanted.sha256:
+            return (
+                "has other bytes than the manifest says (sha256 "
+                f"{self.digest.hexdigest()[:12]}, not {self.wanted.sha256[:12]}), also when "
+                "fetched again. Upload it again: python -m shards push"
+            )
+        return ""
+
+    def _make_room(self, error: OSError) -> None:
+        """Free space of the cache after a full disk; `StoreError` if there is none for too long."""
+        full = error.errno in _DISK_FULL
+        rest = max(1, (self.wanted.size or 0) - self.position)
+        if full and (self.cache.free(rest) or time.monotonic() < self.deadline):
+            return
+        what = "the disk is full" if full else (error.strerror or str(error))
+        raise StoreError(
+            f"{self.place} cannot be written to the cache {self.cache.directory}: {what}. Make "
+            "room there or name another folder by data.cache; the same command continues",
+            final=True,
+        ) from None
+
+
+def _write(file: int, piece: bytes | memoryview, position: int) -> None:
+    written = 0
+    while written < len(piece):
+        written += os.pwrite(file, piece[written:], position + written)
+
+
+def fetch_all(
+    cache: Cache,
+    store: Store,
+    wanted: list[Wanted],
+    *,
+    patience_s: float,
+    processes: int = 8,
+    done: Callable[[Wanted], None] = lambda _: None,
+) -> None:
+    """Bring all of `wanted` into the cache, several at once. Raises the first `StoreError`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    missing = [one for one in wanted if not cache.path(one.sha256).exists()]
+    with ThreadPoolExecutor(processes, thread_name_prefix="fetch") as pool:
+        waiting = [pool.submit(fetch, cache, store, one, patience_s=patience_s) for one in missing]
+        try:
+            for one, future in zip(missing, waiting, strict=True):
+                future.result()
+                done(one)
+        finally:
+            for future in waiting:
+                future.cancel()

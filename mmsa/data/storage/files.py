@@ -1,0 +1,250 @@
+"""The files of a packed set as its readers use them: from a folder, or from a node's cache.
+
+Readers ask by the manifest's entry. A folder is read in place. From a store a file is fetched
+first: by the downloader of this command, if it has one, else by the process that asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from mmsa.data.storage.cache import Cache, Wanted, is_alive
+from mmsa.data.storage.fetching import fetch, fetch_all
+from mmsa.data.storage.settings import CacheSettings, cache_settings, default_directory
+from mmsa.data.storage.sources import StoreError
+from mmsa.data.storage.store import Store
+from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.regular_file import read_regular
+from mmsa.foundation.urls import is_url, joined, url_problem
+
+_POLL_S = 0.02
+_OWN_FETCH_S = 0.5  # a file that the downloader does not know by then is fetched here
+_MOST_ASKED = 64  # sizes that are asked one by one where a store cannot list
+
+
+class LocalFiles:
+    """Files in a folder, read in place.
+
+    `open_tar` and `read` raise `OSError`, those of `CachedFiles` also `ShardDamage`. Both classes
+    are picklable; `location` is the folder or URL as the user gave it.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.location = str(Path(directory))
+
+    def open_tar(self, wanted: Wanted) -> int:
+        # A named pipe would be waited for without O_NONBLOCK; reading it fails later.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(os.path.join(self.location, wanted.name), flags)
+
+    def read(self, wanted: Wanted) -> bytes:
+        return read_regular(os.path.join(self.location, wanted.name))
+
+    def read_unlisted(self, name: str) -> bytes:
+        """A file that the manifest has no digest of. Raises `OSError`."""
+        return read_regular(os.path.join(self.location, name))
+
+    def names(self) -> list[str]:
+        """The names of all files."""
+        return os.listdir(self.location)
+
+
+class CachedFiles:
+    """Files of a store, or of a slow folder, read from the node's cache."""
+
+    def __init__(self, location: str, settings: CacheSettings) -> None:
+        self.location = location
+        self.store = Store(location)
+        self.patience_s = settings.patience_s
+        directory = (settings.directory or default_directory()).expanduser().absolute()
+        self.cache = Cache(directory, settings.limit_bytes)
+        self.cache.prepare()
+        self.run = None if settings.run is None else directory / "runs" / settings.run
+
+    def open_tar(self, wanted: Wanted) -> int:
+        while True:
+            descriptor = self.cache.open(wanted)
+            if descriptor is not None:
+                return descriptor
+            self._wait_for(wanted)
+
+    def read(self, wanted: Wanted) -> bytes:
+        descriptor = self.open_tar(wanted)
+        with open(descriptor, "rb") as file:
+            return file.read()
+
+    def read_unlisted(self, name: str) -> bytes:
+        """A file that the manifest has no digest of, not from the cache. Raises `StoreError`."""
+        return b"".join(self.store.stream(name))
+
+    def names(self) -> list[str]:
+        """The names of all files; [] where the store cannot list. Raises `StoreError`."""
+        return list(self.store.sizes() or ())
+
+    def _wait_for(self, wanted: Wanted) -> None:
+        """Return when the file may be there. Raises `ShardDamage` where it cannot be fetched."""
+        since = time.monotonic()
+        while not self.cache.path(wanted.sha256).exists():
+            if self.run is None or not is_alive(self.run):
+                self._fetch(wanted)
+                return
+            with suppress(OSError, ValueError):
+                failed = parse_json((self.run / "failed.json").read_text()).get(wanted.sha256)
+                if failed:
+                    raise ShardDamage(failed, shard=wanted.name)
+            if time.monotonic() - since > _OWN_FETCH_S and not self._is_planned(wanted):
+                self._fetch(wanted)
+                return
+            time.sleep(_POLL_S)
+
+    def _is_planned(self, wanted: Wanted) -> bool:
+        assert self.run is not None
+        try:
+            said = parse_json((self.run / "sight.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return wanted.sha256 in said["now"] or wanted.sha256 in said["ahead"]
+
+    def _fetch(self, wanted: Wanted) -> None:
+        try:
+            fetch(self.cache, self.store, wanted, patience_s=self.patience_s)
+        except StoreError as error:
+            raise ShardDamage(str(error), shard=wanted.name) from None
+
+    def fetch_all(self, wanted: Sequence[Wanted]) -> None:
+        """Bring all files into the cache, several at once. Raises `ShardDamage`, and `UserError`
+        where the cache's limit is smaller."""
+        if not wanted:
+            return
+        self.check_room(wanted)
+        try:
+            fetch_all(self.cache, self.store, list(wanted), patience_s=self.patience_s)
+        except StoreError as error:
+            raise ShardDamage(str(error), shard=wanted[0].name) from None
+
+    def check_room(self, wanted: Iterable[Wanted], *, what: str = "this split") -> None:
+        """Raise `UserError` where the cache's limit is smaller than these files together."""
+        needed, limit = sum(one.size or 0 for one in wanted), self.cache.limit_bytes
+        if limit is not None and needed > limit:
+            raise UserError(
+                f"data.cache_limit={limit} bytes is smaller than what {what} needs at the same "
+                f"time, {needed} bytes; use a larger one, or fewer data.window_shards"
+            )
+
+    def report_step(self, reader: str, step: int) -> None:
+        """Tell the downloader that `reader`, a rank's loader process, now reads `step`.
+
+        Written by its path each time: a downloader that starts again may have deleted it.
+        """
+        if self.run is not None:
+            with suppress(OSError):
+                write_file(
+                    self.run / f"at-{reader}", str(step), durable=False, make_directory=False
+                )
+
+
+def files_at(location: str | os.PathLike[str]) -> LocalFiles | CachedFiles:
+    """The files of the packed set at `location`, by the cache settings of this process.
+
+    Raises `UserError` for a URL that cannot be used.
+    """
+    place = os.fspath(location)
+    settings = cache_settings()
+    if is_url(place):
+        problem = url_problem(place)
+        if problem:
+            raise UserError(f"the shards cannot be read: {problem}")
+        return CachedFiles(place, settings)
+    if settings.directory is not None and settings.folders:
+        return CachedFiles(os.path.abspath(place), settings)
+    return LocalFiles(place)
+
+
+def found_sizes(files: LocalFiles | CachedFiles, names: Sequence[str]) -> dict[str, int | str]:
+    """Name -> bytes, or why the file cannot be read.
+
+    A folder is asked for each name; a store lists them, and one that cannot (plain HTTP) is asked
+    for some that lie evenly: a missing one among the others is found when it is fetched.
+    """
+    if isinstance(files, LocalFiles) or not files.store.is_remote:
+        return {name: _local_size(os.path.join(files.location, name)) for name in names}
+    listed = files.store.sizes()
+    if listed is not None:
+        return {name: listed.get(name, "cannot be read (it is not there)") for name in names}
+    asked = names[:: -(-len(names) // _MOST_ASKED)] if names else []
+    return dict(zip(asked, _asked_sizes(files.store, asked), strict=True))
+
+
+def _local_size(path: str) -> int | str:
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _asked_sizes(store: Store, names: Sequence[str]) -> list[int | str]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def size(name: str) -> int | str:
+        try:
+            return store.size(name)
+        except StoreError as error:
+            return f"cannot be read ({error})"
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(size, names))
+
+
+def read_manifest(location: str, name: str) -> bytes:
+    """The bytes of the manifest `name` of a set in a store, transferred once a node.
+
+    Each process asks whether it changed (one small request); one of them fetches it. Raises
+    `StoreError`, also for a set that is not there.
+    """
+    problem = url_problem(location)
+    if problem:
+        raise UserError(f"the shards cannot be read: {problem}")
+    files = CachedFiles(location, replace(cache_settings(), run=None))
+    address = joined(location, name)
+    key = hashlib.sha256(address.encode()).hexdigest()
+    folder = files.cache.directory / "manifests"
+    with FileLock(folder / f"{key[:3]}.lock", wait_s=files.patience_s):
+        tag = None
+        with suppress(OSError, ValueError):
+            tag = parse_json((folder / f"{key}.tag").read_text())["tag"]
+        cached = Path(folder / f"{key}.json")
+        answer = _asked_again(files, name, tag if cached.exists() else None)
+        if answer is None:
+            return cached.read_bytes()
+        content, new_tag = answer
+        with suppress(OSError):  # a full disk: fetched again next time
+            # The tag last: it must never speak of other bytes.
+            (folder / f"{key}.tag").unlink(missing_ok=True)
+            write_file(cached, content, durable=False)
+            if new_tag:
+                said = {"address": address, "tag": new_tag}
+                write_file(folder / f"{key}.tag", json.dumps(said), durable=False)
+        return content
+
+
+def _asked_again(files: CachedFiles, name: str, tag: str | None) -> tuple[bytes, str | None] | None:
+    """`Store.read_unless`, until it answers or for the cache's patience."""
+    deadline, pause = time.monotonic() + files.patience_s, 0.1
+    while True:
+        try:
+            return files.store.read_unless(name, tag)
+        except StoreError as error:
+            if error.final or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)

@@ -1,0 +1,191 @@
+"""The downloader of a node: ahead of the readers, within the limit, each byte once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from packed import open_split, packed_set
+from streaming import requests
+
+from benchmarks.shard_server import ShardServer, serving
+from mmsa.data.batch_requests import TrainRequests
+from mmsa.data.manifest import load_manifest
+from mmsa.data.reader import SplitReader
+from mmsa.data.shard_needs import TrainNeeds, start_downloads
+from mmsa.data.storage.cache import Cache
+from mmsa.data.storage.downloader import Downloader
+from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
+from mmsa.errors import ShardDamage, UserError
+from mmsa.process.runtime import World
+
+SHARDS, SAMPLES = 12, 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("twelve")
+    packed_set(directory, [SAMPLES] * SHARDS)
+    return directory
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[ShardServer]:
+    with serving(folder) as server:
+        yield server
+
+
+def bytes_of_one(folder: Path) -> int:
+    """Of the largest shard with its index."""
+    return max(
+        tar.stat().st_size + tar.with_suffix(".idx").stat().st_size for tar in folder.glob("*.tar")
+    )
+
+
+def source(reader: SplitReader, **more: int) -> TrainRequests:
+    made = requests(reader, micro_batch_size=8, stop_step=12, **more)
+    made.window_shards = 2
+    return made
+
+
+@contextmanager
+def downloading(train: TrainRequests, num_workers: int = 1) -> Iterator[Downloader]:
+    """A downloader of this process alone; there is no validation."""
+    started = start_downloads(train, None, World(), num_workers)
+    assert started is not None
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def keys(train: TrainRequests, pause: Callable[[], object] = lambda: None) -> list[list[str]]:
+    found = []
+    for request in train():
+        pause()
+        places = zip(request.shards.tolist(), request.ordinals.tolist(), strict=True)
+        found.append([train.reader.read(*place).key for place in places])
+    return found
+
+
+def tar_bytes(folder: Path) -> int:
+    return sum(tar.stat().st_size for tar in folder.glob("*.tar"))
+
+
+def sent_tars(server: ShardServer) -> int:
+    return sum(number for name, number in server.sent.items() if name.endswith(".tar"))
+
+
+def open_with(server: ShardServer, **settings: object) -> SplitReader:
+    use_cache(replace(cache_settings(), **{"run": "test", **settings}))  # type: ignore[arg-type]
+    return open_split(server.url, load_manifest(server.url))
+
+
+def test_an_epoch_in_room_for_three_windows(folder: Path, served: ShardServer, cache: Path) -> None:
+    expected = keys(source(open_split_in_place(folder)))
+    reader = open_with(served, limit_bytes=6 * bytes_of_one(folder))
+    largest = 0
+
+    def look() -> None:
+        nonlocal largest
+        largest = max(largest, sum(path.stat().st_size for path in objects(cache)))
+
+    with downloading(source(reader)):
+        assert keys(source(reader), look) == expected
+    assert largest <= 6 * bytes_of_one(folder)
+    assert sent_tars(served) == tar_bytes(folder)
+
+
+def open_split_in_place(folder: Path) -> SplitReader:
+    before = cache_settings()
+    use_cache(CacheSettings())
+    try:
+        return open_split(folder, load_manifest(folder))
+    finally:
+        use_cache(before)
+
+
+def objects(cache: Path) -> list[Path]:
+    return list((cache / "objects").glob("*/*"))
+
+
+def test_a_resume_fetches_only_what_is_to_come(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    reader = open_with(served)
+    rest = replace(source(reader), start_step=8)
+    needed = {file.name for need in TrainNeeds(rest)() for file in need.files}
+    with downloading(rest):
+        assert len(keys(rest)) == 4
+    assert {name for name in served.sent if name != "manifest.json"} == needed
+    assert len(needed) == 2 * 4
+
+
+def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, cache: Path) -> None:
+    reader = open_with(served, limit_bytes=bytes_of_one(folder))
+    with (
+        pytest.raises(UserError, match="smaller than what a window and the validation split"),
+        downloading(source(reader)),
+    ):
+        pass
+
+
+def test_a_failure_is_told_to_who_waits(served: ShardServer, cache: Path) -> None:
+    served.fault = lambda name: 404 if name.endswith(".tar") else None
+    reader = open_with(served, patience_s=60.0)
+    with downloading(source(reader)), pytest.raises(ShardDamage, match="it is not there"):
+        keys(source(reader))
+
+
+def test_a_killed_downloader_starts_again_and_nothing_is_lost(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    expected = keys(source(open_split_in_place(folder)))
+    served.latency_s = 0.05
+    reader = open_with(served)
+
+    def kill() -> None:
+        with suppress(ProcessLookupError):  # it has just been started again, or not yet
+            os.kill(started.pid or 0, signal.SIGKILL)
+
+    with downloading(source(reader)) as started:
+        assert keys(source(reader), kill) == expected
+    assert sent_tars(served) <= 1.5 * tar_bytes(folder)
+
+
+def test_the_downloader_ends_with_its_parent(served: ShardServer, cache: Path) -> None:
+    reader = open_with(served)
+    with downloading(source(reader)) as started:
+        process = psutil.Process(started.pid)
+    process.wait(10)
+
+
+def test_nothing_that_is_open_or_in_sight_goes(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    reader = open_with(served, run=None, limit_bytes=2 * bytes_of_one(folder))
+    reader.read(0, 0)
+    held = reader.shards.tar_file(0)
+    with pytest.raises(ShardDamage, match="has no room in the cache"):
+        [reader.read(shard, 0) for shard in range(1, 4)]
+    assert reader.files.cache.path(held.sha256).exists()  # type: ignore[union-attr]
+    reader.at_step("0-0", 1)  # closes them
+    assert reader.read(5, 0).key == "tiny-train-40"
+    assert not reader.files.cache.path(held.sha256).exists()  # type: ignore[union-attr]
+
+
+def test_what_is_left_of_killed_transfers_goes(served: ShardServer, cache: Path) -> None:
+    Cache(cache).prepare()
+    left = cache / "partial" / f"{'0' * 64}.host.1.abcdef"
+    left.write_bytes(b"half")
+    mine = cache / "partial" / "notes.txt"
+    mine.write_bytes(b"not ours")
+    Cache(cache).prepare()
+    assert not left.exists()
+    assert mine.exists()
