@@ -92,7 +92,8 @@ def slowed(node: OneNode, step: str) -> Iterator[None]:
         return found
 
     def pulse() -> None:
-        while not over.wait(RUNNING_S):
+        stopped: list[psutil.Process] = []
+        while not over.wait(RUNNING_S if stopped else 1.0):
             stopped = processes()
             for number in (signal.SIGSTOP, signal.SIGCONT):
                 for one in stopped:
@@ -110,15 +111,23 @@ def slowed(node: OneNode, step: str) -> Iterator[None]:
         thread.join()
 
 
-def library_of_faketime() -> str:
-    """Of Debian's package faketime: it makes a process see another time."""
+@pytest.fixture
+def faketime() -> Iterator[str]:
+    """The library of Debian's package faketime, which makes a process see another time."""
     found = [str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")]
     need("faketime", bool(found))
-    return found[0]
+    before = _shared_by_faketime()
+    yield found[0]
+    for path in _shared_by_faketime() - before:  # it leaves them behind
+        path.unlink(missing_ok=True)
+
+
+def _shared_by_faketime() -> set[Path]:
+    return set(Path("/dev/shm").glob("*faketime_*"))
 
 
 def test_every_fault_of_a_node_is_named(
-    cluster: Cluster, packed: Path, encoder: Path, faulty: OneNode, tmp_path: Path
+    cluster: Cluster, packed: Path, encoder: Path, faulty: OneNode, faketime: str, tmp_path: Path
 ) -> None:
     empty, clock, ahead = tmp_path / "empty", tmp_path / "clock", tmp_path / "ahead"
     runs, metadata = tmp_path / "runs", tmp_path / "METADATA"
@@ -154,7 +163,7 @@ def test_every_fault_of_a_node_is_named(
             cwd=ROOT,
             env={
                 **os.environ,
-                "LD_PRELOAD": library_of_faketime(),
+                "LD_PRELOAD": faketime,
                 "FAKETIME_TIMESTAMP_FILE": str(clock),
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             },
