@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -86,8 +87,11 @@ def _output(command: Sequence[str], timeout_s: float) -> tuple[str, int | None]:
     environment = dict(os.environ)
     paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE")
-    if cpus:  # srun does not inherit it from sbatch, and would measure with one core
+    # srun inherits it neither from sbatch nor from salloc, and would measure with one core.
+    names = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE")
+    found = (re.match(r"\d+", environment.get(name, "")) for name in names)  # as in 8(x2)
+    cpus = next((one[0] for one in found if one), None)
+    if cpus:
         environment.setdefault("SRUN_CPUS_PER_TASK", cpus)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment

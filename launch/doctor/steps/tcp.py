@@ -84,7 +84,7 @@ def _reach(me: str, peer: str, port: int, deadline: float) -> dict[str, Any]:
                 return _exchange(me, peer, connection)
         except OSError as error:
             last = str(error.strerror or error) or type(error).__name__
-            time.sleep(_RETRY_S)
+            threading.Event().wait(_RETRY_S)  # works also where a library fakes the time
     return {"error": last, "port": port}
 
 

@@ -25,7 +25,10 @@ def run(request: Request) -> dict[str, Any]:
     missing: list[dict[str, str]] = []
     present: list[str] = []
     for name, source, fetch in parts_of(load_config(*take_configuration(None, request["words"]))):
-        problem = problem_of(fetch)
+        try:
+            problem = problem_of(fetch)
+        except Exception as error:  # of a library that reads a damaged file
+            problem = f"{type(error).__name__}: {error}"
         if problem:
             missing.append({"what": name, "source": source, "problem": " ".join(problem.split())})
         else:
