@@ -30,7 +30,7 @@ from tests.conftest import need
 pytestmark = pytest.mark.timeout(1800)
 
 AHEAD_S = 30
-STOPPED_S, RUNNING_S = 0.3, 0.05
+STOPPED_S, RUNNING_S = 0.1, 0.05
 
 
 @pytest.fixture(scope="module")
