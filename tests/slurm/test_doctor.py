@@ -70,7 +70,8 @@ class OneNode:
 
 
 @pytest.fixture
-def faulty(cluster: Cluster) -> Iterator[OneNode]:
+def faulty(cluster: Cluster, tmp_path: Path) -> Iterator[OneNode]:
+    """node2; what is mounted on it is removed before the directories of the test are."""
     node = OneNode(cluster, "node2")
     yield node
     node.restore()
