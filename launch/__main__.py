@@ -1,4 +1,4 @@
-"""Start runs here and on a cluster: `python -m launch run | submit | status | ...`.
+"""Start runs here and on a cluster: `python -m launch run | submit | status | doctor | ...`.
 
 Each command is a module of this package with `add_arguments(parser)`, which also sets `run`: a
 function of the parsed arguments that returns the exit code, or None for 0. Words after `--`, such
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from launch import folds, job_hooks, prefetch, run, status, submit
+from launch.doctor import command as doctor
 from launch.study import command as study
 from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions, take_imports
@@ -25,6 +26,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "prefetch": (prefetch, "download weights and tokenizers on the login node"),
     "study": (study, "train all variants of a question and answer it"),
     "folds": (folds, "print the commands of a k-fold experiment"),
+    "doctor": (doctor, "examine nodes before a job does, and forecast a run"),
     "job": (job_hooks, "commands for the job scripts"),
 }
 

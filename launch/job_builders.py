@@ -92,7 +92,8 @@ def submit_jobs(jobs: Sequence[Job], *, dry_run: bool, notes: Sequence[str] = ()
         print(f"submitted job {number}: {job.description}{after}")
         print(f"  log     {log(a='TASK')}")
     first = jobs[0]
-    for folder in [first.folder] if first.kind == "train" else first.task_folders[:1]:
+    trained = any(job.kind == "train" for job in jobs)
+    for folder in [first.folder] if trained else first.task_folders[:1]:
         print(f"  follow  python -m launch status {shlex.quote(str(folder.parent))}")
     print(f"  follow  squeue --jobs {','.join(numbers)}")
     print(f"  cancel  scancel {' '.join(numbers)}")
@@ -110,21 +111,37 @@ def submit_train(site: Site, arguments: argparse.Namespace) -> None:
     site = replace_engine(site, config.launch.engine)
     shape = checks.shape_in_words(site)
     resolved = folder / "train.yaml"
-    jobs = [
-        make_job(
-            "train",
-            site,
-            folder,
-            ["--config", str(resolved), *as_options(imports)],
-            description=f"train {run_dir} on {shape}, {config.launch.engine}",
-            files={resolved: config.to_yaml()},
-        )
-    ]
+    training = make_job(
+        "train",
+        site,
+        folder,
+        ["--config", str(resolved), *as_options(imports)],
+        description=f"train {run_dir} on {shape}, {config.launch.engine}",
+        files={resolved: config.to_yaml()},
+    )
+    jobs = [training]
+    if arguments.check:
+        jobs.insert(0, _doctor_job(site, training, resolved, arguments, imports))
     if arguments.chain:
         words = [str(run_dir), "--split", arguments.split, *as_options(imports)]
         description = f"evaluate {run_dir} on {arguments.split}"
         jobs.append(make_job("evaluate", site, folder, words, description=description))
     submit_jobs(jobs, dry_run=arguments.dry_run, notes=notes)
+
+
+def _doctor_job(
+    site: Site, training: Job, config: Path, arguments: argparse.Namespace, imports: Sequence[str]
+) -> Job:
+    """Examines nodes of the same shape as those of `training`, and writes its configuration."""
+    file = ["--site", str(arguments.site.absolute())] if arguments.site else []
+    return make_job(
+        "doctor",
+        site.model_copy(update={"time": None}),  # it takes minutes, whatever the training takes
+        training.folder,
+        [*file, "--", str(config), *as_options(imports)],
+        description=f"examine {checks.shape_in_words(site)} (python -m launch doctor)",
+        files=training.files,
+    )
 
 
 def replace_engine(site: Site, engine: str) -> Site:

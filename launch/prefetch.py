@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"cache of torchvision:  {hub.get_dir()}/checkpoints")
     missing = []
     for name, source, fetch in parts_of(config):
-        problem = _missing(fetch)
+        problem = problem_of(fetch)
         print(f"{'MISSING' if problem else 'there':<8} {name}: {source}")
         if problem:
             missing.append(f"{name}: {problem}")
@@ -93,7 +93,7 @@ def missing_for_jobs(config: Config, words: Sequence[str], cache: str | None) ->
     return [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
 
 
-def _missing(fetch: Callable[[], object]) -> str:
+def problem_of(fetch: Callable[[], object]) -> str:
     try:
         fetch()
     except NotOnThisMachine as error:

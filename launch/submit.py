@@ -2,6 +2,7 @@
 
     submit train --nodes 2 --gpus-per-node 4 --time 4:00:00 -- CONFIG section.key=value ...
     submit train --chain train,evaluate --nodes 2 --gpus-per-node 4 -- CONFIG ...
+    submit train --check --nodes 2 --gpus-per-node 4 -- CONFIG ...
     submit evaluate --gpus-per-node 4 -- RUN --split test
     submit pack --parts 8 -- mvsa-single RAW OUT
     submit seeds --seeds 0-4 --gpus-per-node 4 -- CONFIG run.dir=runs/first ...
@@ -40,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chain", metavar="KINDS", help="train,evaluate: evaluate when training has finished"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="train: examine the nodes first (launch doctor), and train if there is no error",
     )
     parser.add_argument(
         "--split",
@@ -116,6 +122,11 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     if arguments.chain and (arguments.kind, arguments.chain) != ("train", "train,evaluate"):
         raise UserError(f"--chain {arguments.chain}: expected submit train --chain train,evaluate")
+    if arguments.check and arguments.kind != "train":
+        raise UserError(
+            f"submit {arguments.kind} --check: --check goes with submit train; otherwise submit "
+            "launch/slurm/doctor.sbatch, or run: python -m launch doctor"
+        )
     job_builders.SUBMITTERS[arguments.kind](site, arguments)
 
 

@@ -180,6 +180,8 @@ def check_sbatch(words: list[str]) -> None:
         check_training(passed, processes)
     elif script.name == "evaluate.sbatch":
         check_evaluation(passed)
+    elif script.name == "doctor.sbatch":
+        check_doctor(passed)
     else:
         shards_parser().parse_args([script.stem, *passed])
 
@@ -190,11 +192,21 @@ def check_shards(words: list[str]) -> None:
         assert shards_main([*words, "--quiet"]) == 0
 
 
+def check_doctor(words: list[str]) -> None:
+    """Options of `launch doctor`, then perhaps a configuration: it would take minutes."""
+    at = words.index("--") if "--" in words else len(words)
+    build_parser().parse_args(["doctor", *words[:at]])
+    if words[at + 1 :]:
+        load_config(words[at + 1], words[at + 2 :], checks=training_checks())
+
+
 def check_launch(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command = words[0]
     if command == "prefetch":  # downloads
         arguments = build_parser().parse_args(words)
         load_config(arguments.config, arguments.overrides)
+    elif command == "doctor":
+        check_doctor(words[1:])
     elif command == "run" and "evaluate.py" in words:  # has to find a run
         check_evaluation(words[words.index("evaluate.py") + 1 :])
         build_parser().parse_args(words[: words.index("evaluate.py") + 1])
