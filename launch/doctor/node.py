@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TypedDict
 
+from mmsa.foundation.parsing import parse_json
+
 _MARK = "@doctor"
 _PIECE = 600  # characters of an answer on a line
 
@@ -61,7 +63,7 @@ def read_answers(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
             parts.setdefault(node, {})[int(at)] = piece
             totals[node] = int(total)
     return {
-        node: json.loads("".join(found[at] for at in range(totals[node])))
+        node: parse_json("".join(found[at] for at in range(totals[node])))
         for node, found in parts.items()
         if len(found) == totals[node]
     }
@@ -69,7 +71,7 @@ def read_answers(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """Run one step and print its answer: {"facts": ...}, or {"error": ...} where it failed."""
-    step, request = argv[0], json.loads(argv[1])
+    step, request = argv[0], parse_json(argv[1])
     # A thread of its own, which also ends a process that is stuck inside a library.
     faulthandler.dump_traceback_later(request["timeout_s"], exit=True)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:

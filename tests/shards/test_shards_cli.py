@@ -103,7 +103,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 400)
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 1000)
     # One worker: with two, both chunks may be done when the first is seen.
     arguments = ["pack", "mvsa-single", str(raw), str(tmp_path / "out"), "--quiet"]
     arguments += ["--workers", "1"]

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from launch.doctor.node import Request, this_node
+from mmsa.foundation.parsing import parse_json
 
 _EXCHANGES = 16
 _RETRY_S = 0.1
@@ -94,7 +95,7 @@ def _exchange(me: str, peer: str, connection: socket.socket) -> dict[str, Any]:
         for _ in range(_EXCHANGES):
             wall, start = time.time_ns(), time.perf_counter()
             print(me, file=stream, flush=True)
-            answer = json.loads(stream.readline() or '{"node": "nobody", "time_ns": 0}')
+            answer = parse_json(stream.readline() or '{"node": "nobody", "time_ns": 0}')
             if answer["node"] != peer:
                 return {"error": f"another node answers: {answer['node']}"}
             round_trip = time.perf_counter() - start

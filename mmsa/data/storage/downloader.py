@@ -103,10 +103,15 @@ class Downloader:
 
 
 def _claim(task: Task) -> None:
-    """Make the folder of the run, before a reader reports there."""
+    """Make the folder of the run, before a reader reports there, without an earlier run's reports.
+
+    Not by the process, which starts later: it would remove the steps of readers that have begun.
+    """
     run = task.files.run
     assert run is not None
     run.mkdir(parents=True, exist_ok=True)
+    for old in run.glob("at-*"):
+        old.unlink(missing_ok=True)
 
 
 def _main(parent: Connection, task: Task) -> None:
@@ -143,8 +148,6 @@ class _Work:
 
     def run(self) -> None:
         """Fetch until every need is over."""
-        for old in self.folder.glob("at-*"):
-            old.unlink(missing_ok=True)
         self._write("failed.json", self.failed)
         needs = iter(self.task.needs())
         self._advance(needs, 0)

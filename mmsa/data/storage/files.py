@@ -70,6 +70,7 @@ class CachedFiles:
         self.cache = Cache(directory, settings.limit_bytes)
         self.cache.prepare()
         self.run = None if settings.run is None else directory / "runs" / settings.run
+        self._reported: tuple[str, int] | None = None  # reader and step
 
     def open_tar(self, wanted: Wanted) -> int:
         while True:
@@ -105,7 +106,15 @@ class CachedFiles:
             if time.monotonic() - since > _OWN_FETCH_S and not self._is_planned(wanted):
                 self._fetch(wanted)
                 return
+            self._report_again()
             time.sleep(_POLL_S)
+
+    def _report_again(self) -> None:
+        """Another rank's start may have removed the report while this one waits for its step."""
+        if self.run is not None and self._reported is not None:
+            reader, step = self._reported
+            if not (self.run / f"at-{reader}").exists():
+                self.report_step(reader, step)
 
     def _is_planned(self, wanted: Wanted) -> bool:
         assert self.run is not None
@@ -146,6 +155,7 @@ class CachedFiles:
 
         Written by its path each time: a downloader that starts again may have deleted it.
         """
+        self._reported = reader, step
         if self.run is not None:
             with suppress(OSError):
                 write_file(
