@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -40,11 +41,15 @@ def jobs_of(folder: Path) -> list[str]:
 
 
 def processes_of(job: str) -> list[psutil.Process]:
-    """Every process on this machine that has the job's number in its environment."""
+    """Every process on this machine that has the job's number in its environment, without those
+    of another cluster, which may have a job of this number."""
     found = []
+    ours = os.environ.get("SLURM_CONF")
     for process in psutil.process_iter():
         try:
-            if process.environ().get("SLURM_JOB_ID") == job:
+            environment = process.environ()
+            same_cluster = environment.get("SLURM_CONF", ours) == ours
+            if environment.get("SLURM_JOB_ID") == job and same_cluster:
                 found.append(process)
         except psutil.Error:
             continue
