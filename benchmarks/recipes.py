@@ -30,6 +30,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from launch.study.question import flat
 from mmsa.evaluation.compare.comparison import compare
 from mmsa.evaluation.compare.comparison_text import comparison_text
 from mmsa.evaluation.compare.ensemble import ensemble_identity, joined
@@ -60,15 +61,6 @@ def trials(study: dict[str, Any]) -> list[Trial]:
         for variant in row["variants"]
     ]
     return list(dict.fromkeys(rows))
-
-
-def flat(settings: list[Any]) -> list[str]:
-    """The settings of a variant; a list in it is another variant's (`*name` in YAML)."""
-    return [
-        each
-        for setting in settings
-        for each in (flat(setting) if isinstance(setting, list) else [setting])
-    ]
 
 
 def report_of(directory: Path) -> Path:

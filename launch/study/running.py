@@ -26,10 +26,10 @@ from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from mmsa.foundation.file_lock import FileLock
 from mmsa.process.launcher import LAUNCHER_VARIABLE
 from mmsa.process.status import STATUS_NAME, read_status
+from mmsa.training.checkpoints.run_lock import LOCK_NAME
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 1.0
-_RUN_LOCK = ".lock"  # mmsa/training/checkpoints/run_lock.py
 
 
 class Driver:
@@ -184,7 +184,7 @@ class Driver:
 
     def _wait_for_orphan(self, trial: Trial) -> None:
         """Wait while a run that a killed driver began still saves and ends."""
-        path = trial.run_dir / _RUN_LOCK
+        path = trial.run_dir / LOCK_NAME
         told = False
         while path.exists() and self._stopping is None:
             try:

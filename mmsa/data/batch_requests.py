@@ -68,6 +68,8 @@ class TrainRequests:
     def __call__(self, worker: int = 0, num_workers: int = 1) -> Iterator[Request]:
         order: Order | None = None
         ahead: _ShardsAhead | None = None
+        if self.read_ahead is not None and not self.reader.is_cached:
+            ahead = _ShardsAhead(self.reader, *self.read_ahead, worker, num_workers)
         order_epoch, text_lengths = -1, None
         accumulation = self.plan.accumulation_steps
         name = f"{self.rank}-{worker}"  # for the downloader of a cache
@@ -81,11 +83,9 @@ class TrainRequests:
             if order is None or epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
                 text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
-                if self.read_ahead is not None and not self.reader.is_cached:
-                    ahead = _ShardsAhead(self.reader, order, *self.read_ahead, worker, num_workers)
             block = self.plan.block(self.rank, start, stop)
             if ahead is not None:
-                ahead.follow(block)
+                ahead.follow(order, epoch, block)
             shards, ordinals = order.slice(block.start, block.stop)
             if self.reader.is_cached:
                 self.reader.at_step(name, step, self.shards_of_step(order, step))
@@ -134,23 +134,22 @@ class _ShardsAhead:
     def __init__(
         self,
         reader: SplitReader,
-        order: Order,
         local_rank: int,
         local_ranks: int,
         worker: int,
         num_workers: int,
     ) -> None:
         self._shards = reader.shards
-        self._order = order
         self._local = (local_rank, local_ranks)
         self._workers = (worker, num_workers)
         self._files = ReadAhead(str(reader.location))
 
-    def follow(self, block: Block) -> None:
+    def follow(self, order: Order, epoch: int, block: Block) -> None:
         """Ask for what `block`, and after it its windows and the next ones, will read."""
-        current = [number for number, _ in self._order.pieces(block.start, block.stop)]
-        following = [self._order.following(number) for number in current]
-        wanted = dict.fromkeys([*current, *(each for each in following if each is not None)])
+        current = [number for number, _ in order.pieces(block.start, block.stop)]
+        following = [order.following(number) for number in current]
+        numbers = dict.fromkeys([*current, *(each for each in following if each is not None)])
+        wanted = [(epoch, each) for each in numbers]
         self._files.forget_all_but(wanted)
         # The ranks of this machine that read the same block share its shards.
         number, ranks = self._local
@@ -159,7 +158,7 @@ class _ShardsAhead:
         worker, num_workers = self._workers
         for window in wanted:
             if not self._files.knows(window):
-                members = dict.fromkeys(self._order.members(window).tolist())
+                members = dict.fromkeys(order.members(window[1]).tolist())
                 mine = list(members)[number * num_workers + worker :: ranks * num_workers]
                 self._files.ask(window, [self._shards.tar(shard) for shard in mine])
 

@@ -49,6 +49,11 @@ class BatchPlan:
         start = step_in_epoch * self.global_batch_size
         return epoch, start, min(start + self.global_batch_size, self.num_samples)
 
+    @property
+    def blocks(self) -> int:
+        """Into how many parts a step is cut, each for ranks that share their groups."""
+        return gcd(self.groups, self.world_size)
+
     def block(self, rank: int, start: int, stop: int) -> Block:
         """The part of the step from `start` to `stop` that `rank` shares with its neighbours.
 
@@ -56,9 +61,7 @@ class BatchPlan:
         own groups alone: with G groups, each of G, 2 G, ... ranks from one. The few samples of a
         last incomplete step are one block.
         """
-        blocks = gcd(self.groups, self.world_size)
-        if stop - start < self.global_batch_size:
-            blocks = 1
+        blocks = self.blocks if stop - start == self.global_batch_size else 1
         size, ranks = (stop - start) // blocks, self.world_size // blocks
         number, inside = divmod(rank, ranks)
         first = start + number * size
@@ -67,15 +70,12 @@ class BatchPlan:
 
     def in_words(self) -> str:
         """The arithmetic as one line of the log."""
-        blocks = gcd(self.groups, self.world_size)
-        grouped = (
-            ""
-            if self.groups == 1
-            else (
-                f"; {self.groups} groups of shards, {self.groups // blocks} for every "
-                f"{self.world_size // blocks} rank(s)"
+        grouped = ""
+        if self.groups > 1:
+            grouped = (
+                f"; {self.groups} groups of shards, {self.groups // self.blocks} for every "
+                f"{self.world_size // self.blocks} rank(s)"
             )
-        )
         return (
             f"global batch {self.global_batch_size} = micro-batch {self.micro_batch_size} x "
             f"accumulation {self.accumulation_steps} x world {self.world_size}; "

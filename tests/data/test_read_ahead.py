@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def test_what_was_read_ahead_is_in_the_page_cache(tmp_path: Path) -> None:
     if any(resident_pages(path) for path in paths):
         pytest.skip("this file system keeps its files in memory")
     ahead = ReadAhead(tmp_path)
-    ahead.ask(0, ["a.tar", "missing.tar"])
-    ahead.ask(1, ["b.tar"])
+    ahead.ask((0, 0), ["a.tar", "missing.tar"])
+    ahead.ask((0, 1), ["b.tar"])
     ahead.wait()
     assert [resident_pages(path) for path in paths] == [1.0, 1.0, 0.0]
 
@@ -53,12 +54,12 @@ def test_windows_that_are_over_are_not_read(
 ) -> None:
     ahead = ReadAhead(tmp_path)
     monkeypatch.setattr(ahead, "_thread", object())  # nothing is read yet
-    for window in (3, 4):
-        ahead.ask(window, [f"{window}.tar"])
-    ahead.forget_all_but([4, 5])
-    assert not ahead.knows(3)
-    assert ahead.knows(4)
-    assert ahead._waiting == {4: ["4.tar"]}
+    for number in (3, 4):
+        ahead.ask((0, number), [f"{number}.tar"])
+    ahead.forget_all_but([(0, 4), (0, 5)])
+    assert not ahead.knows((0, 3))
+    assert ahead.knows((0, 4))
+    assert ahead._waiting == {(0, 4): ["4.tar"]}
 
 
 @pytest.mark.parametrize(("groups", "share"), [(1, 4), (2, 2), (4, 1)])
@@ -69,7 +70,7 @@ def test_the_ranks_of_a_machine_divide_what_they_read_ahead(
     packed_set(tmp_path)
     manifest = load_manifest(str(tmp_path))
     reader = SplitReader(tmp_path, manifest, "train", class_map(manifest.classes, None))
-    asked: list[tuple[int, str]] = []
+    asked: list[tuple[tuple[int, int], str]] = []
     monkeypatch.setattr(
         ReadAhead,
         "ask",
@@ -78,7 +79,7 @@ def test_the_ranks_of_a_machine_divide_what_they_read_ahead(
             asked.extend((window, name) for name in names),
         ),
     )
-    used: set[tuple[int, str]] = set()
+    used: set[tuple[tuple[int, int], str]] = set()
     for rank in range(4):
         source = requests(
             reader, world_size=4, micro_batch_size=1, rank=rank, groups=groups, stop_step=3
@@ -95,7 +96,7 @@ def test_the_ranks_of_a_machine_divide_what_they_read_ahead(
             for number, _ in order.pieces(block.start, block.stop):
                 wanted = (number, order.following(number))
                 used.update(
-                    (window, reader.shards.tar(shard))
+                    ((0, window), reader.shards.tar(shard))
                     for window in wanted
                     if window is not None
                     for shard in order.members(window).tolist()
@@ -110,4 +111,6 @@ def test_what_is_read_ahead_does_not_change_the_requests(tmp_path: Path) -> None
     source = requests(reader)
     plain = [(each.shards.tolist(), each.ordinals.tolist()) for each in source()]
     source.read_ahead = (0, 1)
+    before = threading.active_count()
     assert [(each.shards.tolist(), each.ordinals.tolist()) for each in source()] == plain
+    assert threading.active_count() <= before + 1  # one thread for all epochs

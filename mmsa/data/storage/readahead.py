@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 _PIECE = 8 << 20  # bytes
+Window = tuple[int, int]  # epoch, number in it
 
 
 class ReadAhead:
@@ -24,17 +25,17 @@ class ReadAhead:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
-        self._waiting: dict[int, list[str]] = {}  # window -> names still to be read
-        self._known: set[int] = set()
+        self._waiting: dict[Window, list[str]] = {}  # window -> names still to be read
+        self._known: set[Window] = set()
         self._changed = threading.Condition()
         self._is_reading = False
         self._thread: threading.Thread | None = None
 
-    def knows(self, window: int) -> bool:
+    def knows(self, window: Window) -> bool:
         """Whether `ask` was called for this window since it was last wanted."""
         return window in self._known
 
-    def ask(self, window: int, names: Sequence[str]) -> None:
+    def ask(self, window: Window, names: Sequence[str]) -> None:
         """Read these files of a window, after those that were asked for before."""
         with self._changed:
             self._known.add(window)
@@ -44,7 +45,7 @@ class ReadAhead:
             self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
             self._thread.start()
 
-    def forget_all_but(self, windows: Collection[int]) -> None:
+    def forget_all_but(self, windows: Collection[Window]) -> None:
         """Read nothing more of other windows: their samples have been read, or are being read."""
         with self._changed:
             for window in self._known - set(windows):
