@@ -88,16 +88,13 @@ class Store:
         """(the bytes of `name`, its entity tag); None if its tag is still `tag`."""
         from obstore.exceptions import NotModifiedError
 
-        try:
-            with self._speaking_of(name):
-                options: Any = {"if_none_match": tag} if tag else None
-                try:
-                    answer = self._opened().get(name, options=options)
-                    return bytes(answer.bytes()), answer.meta.get("e_tag")
-                except NotModifiedError:
-                    return None
-        except StoreError:
-            raise
+        options: Any = {"if_none_match": tag} if tag else None
+        with self._speaking_of(name):
+            try:
+                answer = self._opened().get(name, options=options)
+                return bytes(answer.bytes()), answer.meta.get("e_tag")
+            except NotModifiedError:
+                return None
 
     def size(self, name: str) -> int:
         """Bytes of the file `name`. Raises `StoreError`."""
