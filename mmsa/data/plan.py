@@ -38,6 +38,11 @@ class BatchPlan:
         whole, rest = divmod(self.num_samples, self.global_batch_size)
         return whole if self.drop_last or rest == 0 else whole + 1
 
+    def num_steps(self, epochs: int, max_steps: int | None) -> int:
+        """Optimizer steps of a run of so many epochs, at most `max_steps`."""
+        steps = epochs * self.steps_per_epoch
+        return steps if max_steps is None else min(steps, max_steps)
+
     @property
     def left_out_per_epoch(self) -> int:
         """Samples of an epoch that no step reads: under `drop_last`, less than a global batch."""

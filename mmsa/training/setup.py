@@ -118,9 +118,7 @@ def prepare_run(
     if checkpoint is None:  # a checkpoint's export has just been read
         check_read_back(config, parts, len(classes.names))
         mark("read back")
-    num_steps = config.train.epochs * plan.steps_per_epoch
-    if config.train.max_steps is not None:
-        num_steps = min(num_steps, config.train.max_steps)
+    num_steps = plan.num_steps(config.train.epochs, config.train.max_steps)
     need = _disk_need(config, run_dir, parts.model, plan, world, (state.step, num_steps))
     check_room(need, run_dir)
     label_classes = {

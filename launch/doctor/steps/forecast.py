@@ -190,11 +190,10 @@ def _length(config: Config, ranks: int) -> dict[str, Any]:
         drop_last=config.data.drop_last,
         groups=config.data.groups,
     )
-    steps = config.train.epochs * plan.steps_per_epoch
     return {
         "ranks": ranks,
         "global_batch": config.train.global_batch_size,
-        "num_steps": min(steps, config.train.max_steps or steps),
+        "num_steps": plan.num_steps(config.train.epochs, config.train.max_steps),
     }
 
 
