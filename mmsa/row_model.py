@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -44,6 +45,14 @@ class RowModel:
             "image": export.preprocessing.image is not None,
         }
         self.reads = tuple(name for name in MODALITIES if reads[name])
+
+    def twin(self) -> RowModel:
+        """The same model for another thread, to be used at the same time: the modules are copies,
+        their tensors are not."""
+        other = copy.copy(self)
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        other.model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        return other
 
     def inputs(self, rows: Sequence[ModelRow]) -> dict[str, torch.Tensor]:
         """What the model is called with for n rows, which are one batch: the names are those of

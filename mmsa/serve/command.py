@@ -29,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU, else cpu)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of a forward pass on a CPU (default: all cores)"
+        "--threads", type=int, metavar="N", help="for the model on a CPU (default: all cores)"
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        metavar="N",
+        help="batches computed at the same time on a CPU (default: 2)",
     )
     limits = parser.add_argument_group("limits")
     for name, what, default in (

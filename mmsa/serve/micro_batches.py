@@ -1,7 +1,7 @@
-"""Rows that wait together are computed together, by one thread.
+"""Rows that wait together are computed together, by one thread or a few.
 
 A batch begins with the row that has waited longest, so no row is passed over for ever; the other
-places go to the rows whose texts are closest to it in length. The thread waits for more rows only
+places go to the rows whose texts are closest to it in length. A thread waits for more rows only
 while a request is being decoded, and at most `max_wait_s`: a single client never waits.
 """
 
@@ -39,7 +39,7 @@ class _Item(Generic[RowT, ResultT]):
 
 
 class MicroBatches(Generic[RowT, ResultT]):
-    """The queue between requests, on an event loop, and the thread that computes."""
+    """The queue between requests, on an event loop, and the threads that compute."""
 
     def __init__(
         self,
@@ -47,10 +47,12 @@ class MicroBatches(Generic[RowT, ResultT]):
         *,
         max_batch: int,
         max_wait_s: float,
+        threads: int = 1,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """`compute` gives one result for each of at most `max_batch` rows, in the compute thread;
-        what it raises, each of these rows raises. `observe` is told the size of each batch."""
+        """`compute` gives one result for each of at most `max_batch` rows, in one of `threads`
+        threads; what it raises, each of these rows raises. `observe` is told the size of each
+        batch."""
         self._compute = compute
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
@@ -59,17 +61,22 @@ class MicroBatches(Generic[RowT, ResultT]):
         self._items: list[_Item[RowT, ResultT]] = []
         self._coming = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"compute-{number}", daemon=True)
+            for number in range(threads)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Compute what still waits, then end the thread."""
+        """Compute what still waits, then end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def __len__(self) -> int:
         """The number of rows that wait."""
@@ -85,7 +92,7 @@ class MicroBatches(Generic[RowT, ResultT]):
         finally:
             with self._changed:
                 self._coming -= 1
-                self._changed.notify()
+                self._changed.notify_all()
 
     def results(self, rows: Sequence[RowT]) -> Awaitable[list[ResultT]]:
         """Put `rows` into the queue at once; awaiting what is returned gives their results, which
@@ -95,7 +102,7 @@ class MicroBatches(Generic[RowT, ResultT]):
         with self._changed:
             assert not self._closed, "the queue has been closed"
             self._items += items
-            self._changed.notify()
+            self._changed.notify_all()
         return _gathered(items)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""An export in service: one post -> a row (in a decoding thread), rows -> answers (in one thread).
+"""An export in service: one post -> a row (in a decoding thread), rows -> answers (in another).
 
 The steps are those of `mmsa.load(EXPORT).predict`; a server runs the first on other threads than
 the second.
@@ -28,6 +28,7 @@ from mmsa.export import Export, read_export
 from mmsa.export_target import Target, read_export_whole
 from mmsa.row_model import RowModel
 from mmsa.serve.bodies import RawPost
+from mmsa.serve.lanes import Lanes
 from mmsa.serve.options import Options
 from mmsa.serve.problems import Problem
 
@@ -65,7 +66,7 @@ class Scores:
 
 class ServedModel:
     """A model with its tokenizer and preprocessing on one device. Its methods may be called by
-    several threads, but `compute` only by one at a time."""
+    several threads; `parallel` of them compute at a time."""
 
     def __init__(self, export: Export, target: Target, device: torch.device, options: Options):
         self.export = export
@@ -74,10 +75,14 @@ class ServedModel:
         self.digest = export.weights_sha256
         self._options = options
         self.device = device
-        self._rows = RowModel(export, device)
-        self.num_parameters = sum(one.numel() for one in self._rows.model.parameters())
-        self.reads = self._rows.reads
-        self.may_lack = self._rows.may_lack
+        rows = RowModel(export, device)
+        on_cpu = device.type == "cpu"
+        self.parallel = min(options.parallel, options.threads) if on_cpu else 1
+        twins = [rows, *(rows.twin() for _ in range(self.parallel - 1))]
+        self._lanes = Lanes(twins, options.threads)
+        self.num_parameters = sum(one.numel() for one in rows.model.parameters())
+        self.reads = rows.reads
+        self.may_lack = rows.may_lack
         self._plain = self._plain_view()
         self.compute([self._warm_up_row()])  # the first pass is slower, and shows broken weights
 
@@ -105,7 +110,8 @@ class ServedModel:
 
     def compute(self, rows: Sequence[Row]) -> list[Scores]:
         """The scores of `rows`. Raises `UserError` where a logit is not finite."""
-        logits = self._rows.logits(rows)
+        with self._lanes.one() as model:
+            logits = model.logits(rows)
         if not np.isfinite(logits).all():
             raise UserError("the model gives logits that are not finite; use another checkpoint")
         temperature = temperature_of(self.export.calibration)

@@ -33,7 +33,8 @@ class Options(BaseModel):
     queue: int = Field(256, ge=1)  # requests accepted and not yet answered
     max_batch: int = Field(16, ge=1)  # rows computed together
     max_wait_ms: float = Field(5.0, ge=0)
-    threads: int = Field(default_factory=lambda: _cores(), ge=1)  # of a forward pass
+    threads: int = Field(default_factory=lambda: _cores(), ge=1)  # of all forward passes
+    parallel: int = Field(2, ge=1)  # batches computed at the same time on a CPU
     decoders: int = Field(default_factory=lambda: min(8, _cores()), ge=1)
 
     images: Path | None = None  # the folder of POST /test_model

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -83,10 +82,11 @@ class _Server(uvicorn.Server):
 def bind(options: Options) -> socket.socket:
     """The listening socket. Raises `UserError` where the address cannot be used."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind)
+        # Named, because asyncio turns off the delay of small packets (40 ms) for TCP alone.
+        listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(_BACKLOG)  # from now on connections wait, and are not refused
@@ -104,7 +104,6 @@ def run(model: ServedModel, source: Any, options: Options) -> None:
     `source` is the path that the model was opened with; `reload.watch` looks there for a newer one.
     """
     listening = bind(options)
-    torch.set_num_threads(options.threads)
     try:
         asyncio.run(_serve(model, source, options, listening))
     finally:

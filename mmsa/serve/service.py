@@ -41,6 +41,7 @@ class Service:
             compute,
             max_batch=options.max_batch,
             max_wait_s=options.max_wait_ms / 1000,
+            threads=model.parallel,
             observe=counters.computed,
         )
         self._pool = ThreadPoolExecutor(options.decoders, thread_name_prefix="decode")

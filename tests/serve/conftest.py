@@ -69,7 +69,7 @@ class Server:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mmsa", "serve", *arguments, "--port", "0", "--threads", "1"],
+            [sys.executable, "-m", "mmsa", "serve", *arguments, "--port", "0", "--threads", "2"],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,

@@ -36,12 +36,16 @@ def problem(answer: Any, status: int) -> str:
     return str(content["detail"])
 
 
-def test_answers_are_those_of_prediction_in_python(client: Client, export: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])  # with two, batches are computed at the same time
+def test_answers_are_those_of_prediction_in_python(
+    client: Client, export: Path, threads: int
+) -> None:
     """One by one, sent together and as a batch; the images as base64 and in a form."""
     pictures = [picture(number) for number in range(8)]
     texts = [TEXTS[number % len(TEXTS)] for number in range(8)]
     expected = mmsa.load(export, device="cpu").predict(texts, pictures)
-    with client(max_batch=4) as http:
+    with client(max_batch=4, threads=threads) as http:
+        assert http.service.model.parallel == threads
         requests = [("POST", "/predict", {"json": post(number)}) for number in range(8)]
         forms = [
             ("POST", "/predict", {"data": {"text": text}, "files": {"image": ("x", image)}})

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmsa.serve.lanes import Lanes
 from mmsa.serve.micro_batches import MicroBatches
 
 
@@ -34,9 +36,10 @@ def started(compute: object, **options: float) -> MicroBatches[Row, int]:
         st.tuples(st.integers(0, 50), st.sampled_from(["one", "two"])), min_size=1, max_size=40
     ),
     max_batch=st.integers(1, 9),
+    threads=st.integers(1, 3),
 )
 def test_each_row_is_computed_once_with_rows_of_its_model(
-    rows: list[tuple[int, str]], max_batch: int
+    rows: list[tuple[int, str]], max_batch: int, threads: int
 ) -> None:
     seen: list[int] = []
 
@@ -53,7 +56,7 @@ def test_each_row_is_computed_once_with_rows_of_its_model(
         ]
         return await asyncio.gather(*asked)
 
-    queue = started(compute, max_batch=max_batch)
+    queue = started(compute, max_batch=max_batch, threads=threads)
     assert asyncio.run(ask()) == [[2 * number] for number in range(len(rows))]
     queue.close()
     assert sorted(seen) == list(range(len(rows)))
@@ -140,3 +143,27 @@ def test_closing_answers_what_waits() -> None:
 
 async def _all(queue: MicroBatches[Row, int], rows: list[Row]) -> list[int]:
     return await queue.results(rows)
+
+
+def test_threads_compute_at_the_same_time_and_a_batch_that_is_alone_has_all_cores() -> None:
+    lanes, shares = Lanes(["a", "b"], threads=4), []
+    together = threading.Barrier(2)
+
+    def compute(batch: Sequence[Row]) -> list[int]:
+        with lanes.one() as name:
+            if batch[0].number:
+                together.wait(30)  # broken unless two batches are here
+            shares.append((name, torch.get_num_threads()))
+            if batch[0].number:
+                together.wait(30)
+        return [0] * len(batch)
+
+    before = torch.get_num_threads()
+    queue = started(compute, max_batch=1, threads=2)
+    asyncio.run(_all(queue, [Row(0, 1)]))
+    asyncio.run(_all(queue, [Row(1, 1), Row(2, 1)]))
+    queue.close()
+    assert [share for _, share in shares][0] == 4
+    assert sorted(share for _, share in shares[1:]) == [2, 4]  # the first of two began alone
+    assert {name for name, _ in shares[1:]} == {"a", "b"}
+    assert torch.get_num_threads() == before  # of this thread

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from mmsa.serve import command
+from mmsa.serve import command, server
+from mmsa.serve.options import Options
 from tests.serve.conftest import ROOT, until
 from tests.serve.tiny_export import post
 
@@ -148,3 +149,9 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, export: Path)
     monkeypatch.setitem(sys.modules, "python_multipart", None)
     with pytest.raises(UserError, match=r"python_multipart is not installed.*mmsa\[serve\]"):
         command.run(parser.parse_args([str(export)]))
+
+
+def test_small_packets_are_not_held_back() -> None:
+    """asyncio turns the delay off (40 ms an answer) only for sockets that are named as TCP."""
+    with server.bind(Options(port=0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
