@@ -136,7 +136,7 @@ def write_export(
     calibration: Calibration | None = None,
     sealed: bool = True,
 ) -> None:
-    """Write an export of the bare `model` with `weights` into the new `directory`.
+    """Write an export of the bare `model` with `weights` into `directory`, new or empty.
 
     `weights` are all tensors of its state dict, whole, in CPU memory: an engine may have
     partitioned the model's own. `statistics` replace the BatchNorm running statistics of the same
@@ -145,7 +145,8 @@ def write_export(
     """
     from mmsa.models.model import extension_modules
 
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    assert not any(directory.iterdir()), directory
     if weights is not None:
         state = {**weights, **statistics}
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

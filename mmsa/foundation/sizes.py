@@ -1,11 +1,11 @@
-"""Sizes in bytes as people write them: `200GB`, `1.5TiB`."""
+"""Sizes in bytes as people write and read them: `200GB`, `1.5TiB`."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kKMGT])(i?))?B?")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kKMGT])(i?))?B?")
 _POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from mmsa.data.stream import Batch, Loader
 from mmsa.engines.engine import make_accelerator
 from mmsa.engines.gpu_supply import loader_workers
 from mmsa.engines.gpu_texts import text_layout
-from mmsa.errors import UserError
 from mmsa.evaluation.predict import predict_split
 from mmsa.evaluation.scores.calibration import fit
 from mmsa.evaluation.scores.metrics import (
@@ -32,7 +30,7 @@ from mmsa.evaluation.scores.metrics import (
     selection_value,
 )
 from mmsa.export import load_tokenizer_of, untrained_model, write_export
-from mmsa.foundation.atomic_write import flush_tree, rename_directory
+from mmsa.foundation.new_directory import check_free, new_directory
 from mmsa.lineage import HISTORY_KEY, SOUP_KEY, history_of, merged_history
 from mmsa.models.model import SentimentModel
 from mmsa.process.runtime import logger, world_from_environment
@@ -219,10 +217,7 @@ def _free_directory(output: Path | None, ingredients: Sequence[Ingredient]) -> P
     if output is None:
         homes = [one.target.source.home.resolve().parent for one in ingredients]
         output = Path(os.path.commonpath(homes)) / "soup"
-    if output.exists():
-        raise UserError(f"{output} exists already; choose a new directory with --output")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output.absolute().parent} is not a directory; make it first")
+    check_free(output)
     return output
 
 
@@ -234,9 +229,7 @@ def _write(out: Path, kitchen: Kitchen, choice: Choice, facts: Mapping[str, Any]
     fitted = fit(predictions, split=FITTED_ON, shards_digest=kitchen.target.manifest.digest)
     if fitted.temperature is None:
         logger.warning("%s", described(fitted))
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_directory(out) as temporary:
         write_export(
             temporary,
             kitchen.model,
@@ -249,12 +242,3 @@ def _write(out: Path, kitchen: Kitchen, choice: Choice, facts: Mapping[str, Any]
             facts=facts,
             calibration=fitted,
         )
-        flush_tree(temporary)
-        rename_directory(temporary, out)
-    except OSError as error:
-        raise UserError(
-            f"the soup cannot be written to {out} ({error.strerror or error}); free some space, or "
-            "choose another directory with --output"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -9,10 +9,7 @@ from typing import Any, Literal
 
 from mmsa.data.decoding.limits import LARGEST_MAX_PIXELS, MAX_PIXELS
 from mmsa.errors import UserError
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B")
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Ki": 2**10}
-_UNITS |= {"Mi": 2**20, "Gi": 2**30}
+from mmsa.foundation.sizes import bytes_of
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,8 @@ def parse_image_form(text: str, quality: int, max_pixels: int) -> ImageForm:
 
 def parse_size(text: str) -> int:
     """Bytes of "64MB", "1.5GiB" or "500kB"; `UserError` for anything else or nothing."""
-    match = _SIZE.fullmatch(text.strip())
-    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if size < 1:
+    size = bytes_of(text)
+    if isinstance(size, str) or size < 1 or text.strip().isdecimal():  # 64 may mean samples
         raise UserError(f"--shard-size {text} must be a number with a unit, as in 64MB or 1GiB")
     return size
 

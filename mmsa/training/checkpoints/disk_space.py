@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from mmsa.errors import UserError
+from mmsa.foundation.sizes import size_in_words
 from mmsa.models.batchnorm import running_statistics
 
 _WEIGHT_BYTES = 4  # float32, whatever the precision of the computation
@@ -26,8 +27,7 @@ _ADVICE = {
     errno.ENFILE: "Close other programs, which have too many files open,",
 }
 # Of an export: tokenizer (BERT's is 1 MiB), configuration, labels. Of a checkpoint: its lists.
-_MIB, _GIB = 2**20, 2**30
-_SMALL_FILES_BYTES = 2 * _MIB
+_SMALL_FILES_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,12 @@ class DiskNeed:
         return max(0, whole - self.present_bytes)
 
     def in_words(self) -> str:
-        there = f", {in_units(self.present_bytes)} of it already present"
+        there = f", {size_in_words(self.present_bytes)} of it already present"
         return (
-            f"{self.num_checkpoints} checkpoint(s) of {in_units(self.checkpoint_bytes)} and "
-            f"{self.num_exports} export(s) of {in_units(self.export_bytes)} at most"
+            f"{self.num_checkpoints} checkpoint(s) of {size_in_words(self.checkpoint_bytes)} and "
+            f"{self.num_exports} export(s) of {size_in_words(self.export_bytes)} at most"
             f"{there if self.present_bytes else ''}"
         )
-
-
-def in_units(num_bytes: int) -> str:
-    """A size for people: 3.6 MiB, 1.6 GiB."""
-    return f"{num_bytes / _MIB:.1f} MiB" if num_bytes < _GIB else f"{num_bytes / _GIB:.1f} GiB"
 
 
 def export_bytes(model: nn.Module) -> int:
@@ -115,8 +110,8 @@ def check_room(need: DiskNeed, run_dir: Path) -> None:
     free = shutil.disk_usage(present).free
     if free < need.missing_bytes:
         raise UserError(
-            f"the disk of {run_dir} has {in_units(free)} free and the run needs "
-            f"{in_units(need.missing_bytes)} more: {need.in_words()}. Free some space, lower "
+            f"the disk of {run_dir} has {size_in_words(free)} free and the run needs "
+            f"{size_in_words(need.missing_bytes)} more: {need.in_words()}. Free some space, lower "
             f"train.keep_checkpoints, or choose a run.dir on another disk"
         )
 
