@@ -25,6 +25,7 @@ from mmsa.models.model import SentimentModel, build_model, count_parameters
 RUNS = Path(__file__).parent.parent / "launch" / "runs"
 BERT, BERT_LAYER = 108_891_648, 7_087_872
 RESNET_18, RESNET_50, RESNET_50_LAYER_4, MOBILENET = 11_176_512, 23_508_032, 14_964_736, 2_223_872
+EFFICIENTNET_LITE0 = 3_371_008  # 4,652,008 as published, less the classifier 1280 x 1000 + 1000
 FRESH = [
     "model.text_encoder.weights=none",
     "model.text_encoder.config={model_type: bert}",
@@ -88,6 +89,14 @@ EXPECTED: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
             ),
         },
     ),
+    "best": (
+        3,
+        {
+            "text_encoder.body": (BERT, 0),  # by FRESH, as for small_encoders
+            "image_encoder.body": (EFFICIENTNET_LITE0, 0),
+            "fusion": ((768 + 1280) * 256 + 256 + 256 * 3 + 3, 0),
+        },
+    ),
     "small_encoders": (
         3,
         {
@@ -98,7 +107,7 @@ EXPECTED: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
         },
     ),
 }
-IMAGE_SIZE_PX = {"small_encoders": 128}  # of those that set it; 224 is the encoders' own
+IMAGE_SIZE_PX = {"small_encoders": 128, "best": 160}  # of those that set it; else 224
 
 
 def _load(name: str, overrides: list[str]) -> Config:
