@@ -19,6 +19,7 @@ from tests.serve.test_fuzzed_bodies import fuzzed, run_cases
 from tests.serve.tiny_export import post
 
 CLIENTS = 8
+WARM_UP, BODIES, RAW, ROUND = 1000, 10_000, 2000, 5000
 # A server that has warmed up (its threads, its largest batch) keeps no more than this of thousands
 # of requests; a leak of one body in a hundred of them would be more.
 GROWTH_MIB = 16.0
@@ -105,14 +106,14 @@ def check_alive(running: Server) -> None:
 def test_ten_thousand_fuzzed_requests(server: Callable[..., Server], export: Any) -> None:
     draw = random.Random(0)
     running = server(export, "--timeout-s", "20")
-    together(running.url, [*valid(400), *fuzzed_bodies(draw, 1000)])  # warms up
+    together(running.url, [*valid(WARM_UP), *fuzzed_bodies(draw, WARM_UP)])  # warms up
     before = running.memory_mib()
-    answers = together(running.url, fuzzed_bodies(draw, 10_000))
-    assert len(answers) == 10_000
+    answers = together(running.url, fuzzed_bodies(draw, BODIES))
+    assert len(answers) == BODIES
     assert {one.status_code for one in answers} <= {200, 400, 413, 415, 422}
     assert all((one.status_code == 200) == ("detail" not in one.json()) for one in answers)
     del answers
-    raw = [status_of(running.url, fuzzed_request(draw)) for _ in range(2000)]
+    raw = [status_of(running.url, fuzzed_request(draw)) for _ in range(RAW)]
     assert all(status is None or status < 500 or status == 501 for status in raw)
     assert 200 in raw
     growth = running.memory_mib() - before
@@ -140,10 +141,10 @@ def test_memory_is_flat_over_twenty_thousand_requests(
     server: Callable[..., Server], export: Any
 ) -> None:
     running = server(export)
-    together(running.url, valid(2000))  # warms up
+    together(running.url, valid(2 * WARM_UP))  # warms up
     memory = [running.memory_mib()]
     for _ in range(4):
-        statuses = {one.status_code for one in together(running.url, valid(5000))}
+        statuses = {one.status_code for one in together(running.url, valid(ROUND))}
         assert statuses == {200}
         memory.append(running.memory_mib())
     print("memory:", ", ".join(f"{one:.1f}" for one in memory), "MiB")
