@@ -85,7 +85,14 @@ def status_of(url: str, request: bytes) -> int | None:
         found = b""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
+            # A server that sees the end of a connection closes it without an answer. So the end
+            # is shown to one alone that still waits for more.
+            connection.settimeout(0.3)
+            with contextlib.suppress(TimeoutError):
+                found = connection.recv(4096)
+            connection.settimeout(30)
+            if not found:
+                connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(4096):
                 found += part
     return int(found.split()[1]) if found else None
