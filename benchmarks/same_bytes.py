@@ -5,8 +5,10 @@
                                                                      # and the names that differ
 
 Packs made-up data twice (MVSA-Single's layout, a CSV table) and, with --raw, a real raw directory;
-trains in one process, in two under DDP and in two under ZeRO-2; evaluates each. A refactor must not
-change any digest. Digests are comparable on the same machine and library versions only.
+trains in one process, in two under DDP and in two under ZeRO-2, and in one with an encoder that
+reads from left to right and with compiled encoders; evaluates each. A refactor must not change any
+digest. Digests are comparable on the same machine and library versions only. --only NAME ... trains
+these alone.
 """
 
 from __future__ import annotations
@@ -35,6 +37,15 @@ SETTINGS = [
     *["run.log_every_steps=1", "data.num_workers=1", "data.augment=true"],
     "train.mixed_precision=no",
 ]
+# Also in one process, because texts are packed in another way or by other code there.
+CAUSAL = (
+    "{model_type: gpt2, n_embd: 64, n_layer: 2, n_head: 2, n_positions: 64, bos_token_id: 0, "
+    "eos_token_id: 0}"
+)
+VARIANTS = {
+    "causal": [f"model.text_encoder.config={CAUSAL}", "model.text_encoder.pooling=auto"],
+    "compiled": ["train.compile=true"],
+}
 TIMES = ("samples_per_s",)  # fields of a line of metrics.jsonl that depend on time
 CODE_VERSION = re.compile(rb'"code_version": "[^"]*"')  # the commit in metrics.json
 
@@ -76,6 +87,39 @@ def write_table(raw: Path, file: Path) -> None:
             table.writerow([text, raw / "data" / f"{key}.jpg", labels.split(",")[0]])
 
 
+def trained(name: str, launcher: list[str], more: list[str], work: Path) -> dict[str, str]:
+    """Digests of a training with the settings `more`, and of its evaluation."""
+    log, run_dir = work / "log.txt", work / name.split(",")[0].replace(" ", "-")
+    settings = [*SETTINGS, *more, f"run.dir={run_dir}"]
+    run([*launcher, "train.py", "--config", "launch/runs/demo.yaml", *settings], log)
+    run([*launcher, "evaluate.py", str(run_dir), "--split", "test", "--no-page"], log)
+    last = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    files = {
+        "final weights": last / "export" / "model.safetensors",
+        "final optimizer state": last / "optimizer.safetensors",
+    }
+    report = next((run_dir / "reports").glob("*/metrics.json"))
+    return {
+        f"{name}: losses and validations": losses(run_dir),
+        **{f"{name}: {what}": digest(file.read_bytes()) for what, file in files.items()},
+        f"{name}: metrics.json": digest(CODE_VERSION.sub(b"", report.read_bytes())),
+    }
+
+
+def compared(found: dict[str, str], against: Path, left_out: tuple[str, ...]) -> int:
+    """1 if a digest of the file `against` is another one in `found`, or missing there, and its
+    name begins with none of `left_out`."""
+    before = json.loads(against.read_text())
+    names = [name for name in before if not name.startswith(left_out)]
+    differing = [name for name in names if before[name] != found.get(name)]
+    print(f"{len(names) - len(differing)} of {len(names)} the same")
+    for name in differing:
+        print(f"DIFFERS: {name}")
+    for name in found.keys() - before:
+        print(f"not in {against}: {name}")
+    return 1 if differing else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,6 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--against", type=Path, help="digests of the version to compare with")
     parser.add_argument("--raw", type=Path, help="a real MVSA-Single directory to pack as well")
+    names = [*ENGINES, *VARIANTS]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
+    )
     arguments = parser.parse_args(argv)
     # The same path each time, because a manifest and a report name their source directories.
     work = Path(tempfile.gettempdir()) / "mmsa-same-bytes"
@@ -103,31 +151,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for file, value in packed_files(out).items():
             found[f"packed {name}: {file}"] = value
 
-    for engine, launcher in ENGINES.items():
-        run_dir = work / engine.split(",")[0].replace(" ", "-")
-        settings = [*SETTINGS, f"data.shards={shards}", f"run.dir={run_dir}"]
-        run([*launcher, "train.py", "--config", "launch/runs/demo.yaml", *settings], log)
-        run([*launcher, "evaluate.py", str(run_dir), "--split", "test", "--no-page"], log)
-        last = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
-        weights = last / "export" / "model.safetensors"
-        optimizer = last / "optimizer.safetensors"
-        report = next((run_dir / "reports").glob("*/metrics.json"))
-        found[f"{engine}: losses and validations"] = losses(run_dir)
-        found[f"{engine}: final weights"] = digest(weights.read_bytes())
-        found[f"{engine}: final optimizer state"] = digest(optimizer.read_bytes())
-        found[f"{engine}: metrics.json"] = digest(CODE_VERSION.sub(b"", report.read_bytes()))
+    for name in arguments.only:
+        launcher = ENGINES.get(name, ENGINES["one process"])
+        more = [f"data.shards={shards}", *VARIANTS.get(name, [])]
+        found |= trained(name, launcher, more, work)
 
+    left_out = tuple(f"{name}: " for name in names if name not in arguments.only)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     for name, value in found.items():
         print(f"{value[:16]}  {name}")
     if arguments.against is None:
         return 0
-    before = json.loads(arguments.against.read_text())
-    differing = [name for name in before | found if before.get(name) != found.get(name)]
-    print(f"{len(found) - len(differing)} of {len(found)} the same")
-    for name in differing:
-        print(f"DIFFERS: {name}")
-    return 1 if differing else 0
+    return compared(found, arguments.against, left_out)
 
 
 if __name__ == "__main__":

@@ -133,14 +133,33 @@ def test_worlds_double_up_to_all_gpus(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_the_whole_tiny_form_with_its_launches(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(tmp_path)]
-    command += ["--minutes", "60"]
-    ended = subprocess.run(command, cwd=ROOT, timeout=1800, capture_output=True, text=True)
+    command += ["--minutes", "120"]  # no stage is left out or cut short
+    ended = subprocess.run(command, cwd=ROOT, timeout=3500, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
     found = json.loads((tmp_path / "results.json").read_text())["stages"]
+    assert list(found) == [stage.name for stage in STAGES]
+    assert {stage["verdict"] for stage in found.values()} == {NOT_RUN}  # none has failed
     told = {
         name: {one["name"]: one["verdict"] for one in s["findings"]} for name, s in found.items()
     }
     assert {*told["endings"].values(), *told["resume"].values()} == {PASS, NOT_RUN}
+    assert told["endings"]["the same bytes in the end"] == PASS
     assert told["processes"]["a killed loader process"] == PASS
     assert told["timeout"]["a rank that hangs"] == PASS
     assert [told["order"][engine] for engine in ("ddp", "zero2", "zero3")] == [PASS] * 3
+    engines = ("single", "ddp", "zero1", "zero2", "zero3")
+    assert [told["losses"][f"{engine}, float32"] for engine in engines] == [PASS] * 5
+    assert [told["resume"][engine] for engine in ("ddp", "zero2", "zero3")] == [PASS] * 3
+    figures = {name: stage["figures"] for name, stage in found.items()}
+    assert [(row["world"], row["name"]) for row in figures["scaling"]["rows"]] == [
+        *[(1, "ddp"), (1, "zero3"), (2, "ddp"), (2, "zero3")]
+    ]
+    assert [row["mib"] for row in figures["bandwidth"]["rows"]] == [1, 4]
+    assert [row["name"] for row in figures["engines"]["rows"]] == [
+        "single",
+        "ddp",
+        "zero2",
+        "zero3",
+    ]
+    assert {"accelerate", "ours"} <= {row["arm"] for row in figures["peers"]["rows"]}
+    assert set(figures["syncs"]) == {"ddp", "zero2", "zero3"}

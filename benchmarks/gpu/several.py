@@ -16,6 +16,7 @@ from benchmarks.gpu.speed import arm, measure
 
 TIMEOUT_S = 20  # of a collective, in the stage that lets one time out
 LAUNCHER_KILLS_S = 40.0  # a rank that does not hear SIGTERM is killed 30 s later
+CPU_TIMES = 5.0  # as much longer where CPU processes wait for each other's cores
 
 
 def worlds(bench: Bench) -> list[int]:
@@ -31,7 +32,9 @@ def order(bench: Bench, outcome: Outcome) -> None:
     """All ranks make the same collectives in the same order, through a validation and a save.
 
     TORCH_DISTRIBUTED_DEBUG=DETAIL compares kind, shapes and number of each over the ranks, and
-    ends the run where they differ. A wrong sum would change the first loss.
+    ends the run where they differ. A wrong sum would change the first loss. DDP over gloo ends with
+    a crash there (torch 2.15: its logger takes what compares the collectives for gloo itself), so
+    without a GPU only its loss is looked at.
     """
     world, steps = worlds(bench)[-1], 4 if bench.tiny else 12
     place = bench.out / "order"
@@ -42,10 +45,13 @@ def order(bench: Bench, outcome: Outcome) -> None:
             settings = correctness_settings(bench, place / engine, steps)
             settings += [f"train.global_batch_size={4 * world}", "train.micro_batch_size=2"]
             settings += ["train.mixed_precision=no"]
-            bench.train(settings, engine, world, {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
+            compares = bench.on_gpu or engine != "ddp"
+            detail = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if compares else {}
+            bench.train(settings, engine, world, detail)
             first[engine] = losses(place / engine)[0]
             apart = abs(first[engine] / next(iter(first.values())) - 1)
-            answer(apart <= FIRST_STEP, f"{world} ranks agree; first loss {apart:.1e} from DDP's")
+            agree = "agree" if compares else "trained, their collectives not compared"
+            answer(apart <= FIRST_STEP, f"{world} ranks {agree}; first loss {apart:.1e} from DDP's")
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -68,7 +74,8 @@ def timeout(bench: Bench, outcome: Outcome) -> None:
             launch.kill()
         told = launch.status()
         outcome.figures = {"seconds": seconds, "exit_code": code, "status": told["state"]}
-        right = code != 0 and TIMEOUT_S - 2 <= seconds <= TIMEOUT_S + LAUNCHER_KILLS_S
+        longest = TIMEOUT_S + LAUNCHER_KILLS_S * (1.0 if bench.on_gpu else CPU_TIMES)
+        right = code != 0 and TIMEOUT_S - 2 <= seconds <= longest
         answer(right, f"ended with {code} after {seconds:.0f} s; {told['state']}: {told['reason']}")
     with outcome.asking("NCCL's own record") as answer:
         bench.need_gpu("NCCL")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -67,21 +69,27 @@ def client(export: Path) -> Callable[..., AbstractContextManager[Any]]:
 class Server:
     """A real server process; `url` ends without a slash."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mmsa", "serve", *arguments, "--port", "0", "--threads", "2"],
             cwd=ROOT,
+            env={**os.environ, **environment},
             stderr=subprocess.PIPE,
             text=True,
         )
         self.lines: list[str] = []
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        log = self.process.stderr
+        assert log is not None
+        for line in log:
             self.lines.append(line)
             if found := re.search(r"at (http://\S+?)/$", line.strip()):
                 self.url = found[1]
-                return
-        raise AssertionError("".join(self.lines))
+                break
+        else:
+            raise AssertionError("".join(self.lines))
+        # Read as it is written: a full pipe would stop the server.
+        self._reader = threading.Thread(target=lambda: self.lines.extend(log), daemon=True)
+        self._reader.start()
 
     def end(self) -> tuple[int, str]:
         """(exit code, what it logged), after SIGTERM."""
@@ -89,8 +97,9 @@ class Server:
         return self.ended()
 
     def ended(self) -> tuple[int, str]:
-        _, rest = self.process.communicate(timeout=60)
-        return self.process.returncode, "".join(self.lines) + rest
+        code = self.process.wait(timeout=60)
+        self._reader.join(60)
+        return code, "".join(self.lines)
 
     def memory_mib(self) -> float:
         import psutil
@@ -100,18 +109,18 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Callable[..., Server]]:
-    """`server(EXPORT, "--option", ...)`: starts one, which is ended after the test."""
+    """`server(EXPORT, "--option", ..., VARIABLE=...)`: starts one, ended after the test."""
     begun: list[Server] = []
 
-    def start(*arguments: Any) -> Server:
-        begun.append(Server(*map(str, arguments)))
+    def start(*arguments: Any, **environment: str) -> Server:
+        begun.append(Server(*map(str, arguments), **environment))
         return begun[-1]
 
     yield start
     for one in begun:
         if one.process.poll() is None:
             one.process.kill()
-            one.process.communicate()
+            one.ended()
 
 
 def until(true: Callable[[], bool], *, seconds: float = 30) -> None:

@@ -79,22 +79,25 @@ def test_ten_thousand_fuzzed_bodies(client: Callable[..., Any]) -> None:
 
 
 def check_document(client: Callable[..., Any], examples: int) -> None:
-    """schemathesis: requests made from the OpenAPI document, valid and not."""
     need("schemathesis", importlib.util.find_spec("schemathesis") is not None)
     import schemathesis
-    from schemathesis.checks import CHECKS, not_a_server_error
 
     with client() as http:
-        schema = schemathesis.openapi.from_asgi("/openapi.json", http.gate)
-        checks = [
-            not_a_server_error,
-            CHECKS.get_one("response_schema_conformance"),
-            CHECKS.get_one("content_type_conformance"),
-        ]
-        for result in schema.get_all_operations():
-            operation = result.ok()
-            strategy = operation.as_strategy()
-            _run(strategy, checks, examples)
+        run_cases(schemathesis.openapi.from_asgi("/openapi.json", http.gate), examples)
+
+
+def run_cases(schema: Any, examples: int) -> None:
+    """schemathesis: requests made from the OpenAPI document `schema`, valid and not; so many for
+    each operation."""
+    from schemathesis.checks import CHECKS, not_a_server_error
+
+    checks = [
+        not_a_server_error,
+        CHECKS.get_one("response_schema_conformance"),
+        CHECKS.get_one("content_type_conformance"),
+    ]
+    for result in schema.get_all_operations():
+        _run(result.ok().as_strategy(), checks, examples)
 
 
 def _run(strategy: Any, checks: list[Any], examples: int) -> None:

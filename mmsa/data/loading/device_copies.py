@@ -39,8 +39,8 @@ class CudaCopies:
     """Copies to one GPU. Nothing here waits on the host."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._device = with_number(device, torch.cuda.current_device())
+        self._stream = torch.cuda.Stream(self._device)
 
     def begin(self, batch: dict[str, Any]) -> tuple[dict[str, Any], torch.cuda.Event]:
         torch.cuda.set_device(self._device)  # of this thread, else it would open the first GPU
@@ -60,6 +60,14 @@ class CudaCopies:
                 # Its memory is the copying stream's, which must not use it again before the
                 # computing stream is done with it.
                 value.record_stream(computing)
+
+
+def with_number(device: torch.device, current: int) -> torch.device:
+    """`device` with its number; one that is called "cuda" alone is the `current` one.
+
+    Without a launcher Accelerate calls it so, and `torch.cuda.set_device` refuses that.
+    """
+    return torch.device(device.type, current if device.index is None else device.index)
 
 
 def copied_ahead(source: Iterator[Any], copies: Copies) -> Iterator[Any]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
-from mmsa.data.loading.device_copies import copied_ahead
+from mmsa.data.loading.device_copies import copied_ahead, with_number
 
 
 @dataclass
@@ -76,3 +77,13 @@ def test_other_items_pass_and_an_error_comes_in_its_place() -> None:
     assert stream.notes == ["copy 0", "wait for event 0"]
     with pytest.raises(ValueError, match="of the loader"):
         next(batches)
+
+
+def test_a_gpu_without_a_number_is_the_current_one() -> None:
+    """torch's own function, which the copying thread calls, takes no other."""
+    from torch.cuda._utils import _get_device_index
+
+    with pytest.raises(ValueError, match="specified index"):
+        _get_device_index(torch.device("cuda"))
+    assert _get_device_index(with_number(torch.device("cuda"), 3)) == 3
+    assert _get_device_index(with_number(torch.device("cuda:1"), 3)) == 1
