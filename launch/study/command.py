@@ -1,6 +1,7 @@
 """`python -m launch study STUDY.yaml`: train all variants of a question, and answer it.
 
     study launch/studies/heads.yaml --out runs/heads --parallel 2 -- data.shards=data/posts
+    study launch/studies/heads.yaml --out runs/heads --slurm --parallel 8 --gpus-per-node 4 -- ...
     study launch/studies/heads.yaml --out runs/heads --status
     study launch/studies/heads.yaml --out runs/heads --final
 
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launch.submit import add_job_options
 from mmsa.errors import EXIT_PREEMPTED, UserError
 
 if TYPE_CHECKING:  # slow to import, and --help answers at once
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="runs at a time, which share the cores (default: %(default)s)",
+        help="runs at a time, which share the cores; under --slurm tasks (default: %(default)s)",
     )
     parser.add_argument(
         "-n",
@@ -48,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes of each run, one for each GPU (default: %(default)s)",
     )
     parser.add_argument("--engine", choices=_ENGINES, help="of each run (default: ddp)")
+    parser.add_argument(
+        "--slurm",
+        action="store_true",
+        help="submit an array of --parallel tasks, which train the runs",
+    )
+    add_job_options(parser)
     parser.add_argument(
         "--only", metavar="NAMES", help="train only these variants, separated by commas"
     )
@@ -90,6 +98,11 @@ def _run(arguments: argparse.Namespace) -> int:
         _check_settings(study, trials_of(study, out))
         if study.search is not None:
             check_search(study, str(base_file(study, out)))
+        if arguments.slurm:
+            from launch.study.slurm import submit_study
+
+            submit_study(study, arguments, out)
+            return 0
         if arguments.dry_run:
             _show(study, out)
             return 0

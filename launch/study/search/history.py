@@ -146,12 +146,18 @@ def propose(study: Study, search: Search) -> dict[str, Value]:
         if not parameter.is_active(values):
             continue
         if parameter.floats is not None:
-            values[name] = asked.suggest_float(name, *parameter.floats, log=parameter.log)
+            drawn = asked.suggest_float(name, *parameter.floats, log=parameter.log)
+            values[name] = _readable(drawn, *parameter.floats)
         elif parameter.ints is not None:
             values[name] = asked.suggest_int(name, *parameter.ints, log=parameter.log)
         else:
             values[name] = asked.suggest_categorical(name, parameter.choices)
     return values
+
+
+def _readable(value: float, low: float, high: float) -> float:
+    """The value with four significant digits, inside its range."""
+    return min(high, max(low, float(f"{value:.4g}")))
 
 
 def is_hopeless(study: Study, number: int) -> tuple[bool, dict[str, Any]]:
