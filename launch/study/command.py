@@ -85,11 +85,8 @@ def _run(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / arguments.study.stem
     if arguments.status and not out.is_dir():
         raise UserError(f"{out} does not exist: the study has not begun; leave out --status")
-    if arguments.final is not None and study.search is not None and not study.variants:
-        raise UserError(
-            "--final: test is opened for trained variants, and this study has a search alone; give "
-            "it `confirm`, which trains the best trials again and compares them with the default"
-        )
+    if arguments.final is not None:
+        _check_final(study, out)
     changes = not (arguments.status or arguments.dry_run)
     _check_same(study, trials_of(study, out))
     if study.search is not None:
@@ -144,6 +141,27 @@ def _show(study: Study, out: Path) -> None:
     for commands in commands_of(study, trials_of(study, out), out).values():
         print("\n".join(commands))
     print("nothing was started (--dry-run)")
+
+
+def _check_final(study: Study, out: Path) -> None:
+    """Raise `UserError` where a search has no winner yet that test could be opened for."""
+    from launch.study.search.directories import TrialDirectories
+    from launch.study.search.summary import is_finished
+
+    if study.search is None:
+        return
+    if study.search.confirm is None:
+        raise UserError(
+            "--final: test is opened for trained variants, and this study has a search alone; give "
+            "it `confirm`, which trains the best trials again and compares them with the default"
+        )
+    trials = TrialDirectories(out).all()
+    if not is_finished(study.search, trials):
+        ended = sum(trial.is_finished for trial in trials)
+        raise UserError(
+            f"--final: {ended} of {study.search.trials} trials have ended, and the winner is "
+            "chosen among all of them; let them end (the same command without --final)"
+        )
 
 
 def _check_same_search(study: Study, out: Path, *, write: bool) -> None:

@@ -14,7 +14,7 @@ from launch.study.final import open_test, read_final
 from launch.study.page import render
 from launch.study.question import Study
 from launch.study.search.directories import TrialDirectories
-from launch.study.search.summary import summary
+from launch.study.search.summary import is_finished, summary
 from launch.study.searching import trial_overrides
 from launch.study.trials import Trial
 from mmsa.foundation.atomic_write import write_file, write_files
@@ -38,6 +38,8 @@ def answered(
     found = answer(study, trials)
     if study.search is not None:
         found["search"] = _searched(study, out)
+        if not is_finished(study.search, TrialDirectories(out).all()):
+            found["best"] = None  # which trials are compared is not known yet
     opened = read_final(out) if final is None else open_test(study, trials, found, out, final)
     commands = commands_of(study, trials, out)
     files: dict[str, bytes] = {
@@ -83,7 +85,7 @@ def _best_settings(
     """The settings of the winner: the best variant, or of a search alone its best trial."""
     if found["best"] is not None:
         return next(one for one in trials if one.variant == found["best"]).overrides(study)
-    if study.search is None or study.variants:
+    if study.search is None or study.search.confirm is not None:
         return None
     searched = found["search"]
     rows = [row for row in searched["trials"] if row["name"] == searched["best"]]

@@ -99,6 +99,7 @@ class SearchDriver:
         self._trials = TrialDirectories(out)
         self._guard = threading.Lock()
         self._mine: set[int] = set()  # a file lock is the process's on some file systems
+        self._told_of_others = False
         self._digest = identity_of(study)["digest"]
 
     def work(self) -> int | None:
@@ -118,7 +119,14 @@ class SearchDriver:
             elif self._search.confirm is None or self._is_finished():
                 return
             else:  # others still work on trials; then there are runs to confirm
+                self._tell_of_others()
                 time.sleep(POLL_S)
+
+    def _tell_of_others(self) -> None:
+        with self._guard:
+            told, self._told_of_others = self._told_of_others, True
+        if not told and not self._mine:
+            print("waiting for trials of other drivers before the best are confirmed", flush=True)
 
     def _is_finished(self) -> bool:
         return all(trial.is_finished for trial in self._trials.all())

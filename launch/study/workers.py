@@ -21,7 +21,7 @@ from mmsa.process.launcher import LAUNCHER_VARIABLE
 # SIGUSR1 is what SLURM's job scripts pass on before a time limit.
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 POLL_S = 1.0
-_WATCH_S = 0.25
+_WATCH_S = 0.5
 
 
 class Workers:

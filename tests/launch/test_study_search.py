@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch.__main__ import main as launch_main
 from launch.study.page import render
 from launch.study.pruning import Judge
 from launch.study.question import Study, load_study
@@ -441,6 +442,20 @@ def test_the_best_few_become_variants_when_all_have_ended(tmp_path: Path) -> Non
     assert chosen == {"trial-0001": ["optim.text_lr=0.01"], "trial-0003": ["optim.text_lr=0.0001"]}
     assert list(study.with_variants(chosen).variants) == ["default", *chosen]
     assert ranked(trials.all(), "loss")[0].number == 0  # less is better
+
+
+@pytest.mark.parametrize(
+    ("confirm", "says"), [(None, "a search alone"), ({"best": 1}, "1 of 3 trials have ended")]
+)
+def test_test_is_not_opened_before_a_search_has_a_winner(
+    tmp_path: Path, confirm: dict[str, Any] | None, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "study.yaml", tmp_path / "out"
+    search = {"trials": 3, "space": {"optim.text_lr": RATE}, "confirm": confirm}
+    file.write_text(json.dumps({"search": search}))
+    ended(TrialDirectories(out), 0.5, {"optim.text_lr": 1e-3})
+    assert launch_main(["study", str(file), "--out", str(out), "--final"]) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 9])
