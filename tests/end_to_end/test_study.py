@@ -134,7 +134,7 @@ def test_a_search_prunes_what_is_hopeless(
     tmp_path: Path, shards: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*TINY, "train.validate_every_steps=1", "train.max_steps=9999", "train.epochs=9999"]
-    settings += ["train.select_by=loss"]
+    settings += ["train.select_by=loss", "optim.schedule=constant", "optim.warmup_steps=0"]
     file = study_file(tmp_path, settings=settings, metric="loss", search=SEARCH)
     out = tmp_path / "out"
     code = launch_main(["study", str(file), "--out", str(out), "--", f"data.shards={shards}"])
