@@ -230,7 +230,7 @@ class SearchDriver:
         select_by: str,
         why: str = "",
     ) -> None:
-        """Write the result of a trial; of the directory of a pruned one little is left."""
+        """Write the result of a trial; one that was not pruned keeps its best export."""
         value = value_of_best(validations, select_by)
         if state != FAILED and (math.isnan(value) or math.isnan(validations[-1].value)):
             state, why = FAILED, f"{self._study.metric} is not a number on validation"
@@ -246,9 +246,9 @@ class SearchDriver:
                 for one in validations
             ],
         }
+        if state != FAILED:  # before the result: after it nobody looks at the trial again
+            trial.make_small(keep_best=state == COMPLETE)
         trial.write("result.json", result)
-        if state == PRUNED:
-            trial.make_small()
         shown = "" if result["value"] is None else f", {self._study.metric} {value:.4f}"
         told = f" after {result['step']} of {result['num_steps']} steps{shown}"
         self._say(trial, f"failed: {why}" if state == FAILED else f"{state}{told}")

@@ -143,6 +143,7 @@ def test_a_search_prunes_what_is_hopeless(
     good, bad = (out / "search" / f"trial-000{number}" for number in (0, 1))
     assert status(good / "run")["state"] == "done"
     assert (good / "run" / "best" / "model.safetensors").exists()
+    assert not (good / "run" / "checkpoints").exists()
     result = json.loads((bad / "result.json").read_text())
     assert result["state"] == "pruned", said
     assert not (bad / "run" / "best").exists()

@@ -16,15 +16,20 @@ _BLUE, _INK, _LINE = "#0072b2", "#1c2128", "#d8dee4"
 
 
 def draw_history(axes: Any, found: Mapping[str, Any]) -> None:
-    """A dot for each trial in their order, a ring for a pruned one, and the best so far."""
+    """A dot for each trial in their order, a ring for a pruned one, and the best so far.
+
+    There is a complete trial.
+    """
     smaller = found["direction"] == "minimize"
     best: list[tuple[int, float]] = []
+    low, high = _shown(found)
     for number, row in enumerate(found["trials"]):
         if row["value"] is None or row["state"] not in ("complete", "pruned"):
             continue
         pruned = row["state"] == "pruned"
         face = "white" if pruned else _BLUE
-        axes.plot([number], [row["value"]], "o", color=_BLUE, markerfacecolor=face, markersize=5)
+        shown = min(high, max(low, row["value"]))
+        axes.plot([number], [shown], "o", color=_BLUE, markerfacecolor=face, markersize=5)
         so_far = best[-1][1] if best else row["value"]
         if not pruned:
             best.append(
@@ -35,6 +40,13 @@ def draw_history(axes: Any, found: Mapping[str, Any]) -> None:
     axes.set_xlabel("trial (ring: pruned; line: the best so far)")
     axes.set_ylabel(f"{found['metric']} on validation")
     axes.grid(color=_LINE, linewidth=0.6)
+
+
+def _shown(found: Mapping[str, Any]) -> tuple[float, float]:
+    """The range of the complete trials and as much again around it; others are at its edge."""
+    values = [row["value"] for row in found["trials"] if row["state"] == "complete"]
+    around = max(values) - min(values) or 0.1 * abs(values[0]) or 0.1
+    return min(values) - around, max(values) + around
 
 
 def draw_parallel(axes: Any, found: Mapping[str, Any]) -> None:

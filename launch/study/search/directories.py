@@ -93,12 +93,13 @@ class TrialDirectory:
     def is_finished(self) -> bool:
         return self.result.get("state") in (COMPLETE, PRUNED, FAILED)
 
-    def make_small(self) -> None:
-        """Remove checkpoints and exports of a run that is not resumed and not chosen."""
-        with suppress(FileNotFoundError):
-            (self.run_dir / "best").unlink()
-        for folder in ("checkpoints", "exports"):
-            shutil.rmtree(self.run_dir / folder, ignore_errors=True)
+    def make_small(self, *, keep_best: bool) -> None:
+        """Remove the checkpoints of a run that is not resumed; of a pruned one the exports, too."""
+        shutil.rmtree(self.run_dir / "checkpoints", ignore_errors=True)
+        if not keep_best:
+            with suppress(FileNotFoundError):
+                (self.run_dir / "best").unlink()
+            shutil.rmtree(self.run_dir / "exports", ignore_errors=True)
 
 
 @dataclass
