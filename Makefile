@@ -47,6 +47,7 @@ bench: install ## the benchmarks, in their short form
 	$(BIN)/python -m benchmarks.step --batches 16 --arms seed accelerate ours
 	$(BIN)/python -m benchmarks.scaling --size tiny
 	$(BIN)/python -m benchmarks.start --no-stall
+	$(BIN)/python -m benchmarks.search --trials 12 --repeats 1
 
 gpu: install ## correctness and speed on the GPUs of this machine, at most 25 minutes; continues in build/gpu
 	$(BIN)/python -m benchmarks.gpu

@@ -63,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="instead of --seeds: configurations, one run each",
     )
+    add_job_options(parser)
+    parser.add_argument("--engine", help="ddp, zero1, zero2 or zero3")
+    parser.set_defaults(run=_run)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a job, which `site_of` reads: all but --engine."""
     parser.add_argument(
         "--at-once", type=int, metavar="N", help="maximum number of array tasks that run at a time"
     )
@@ -80,7 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, example in _SBATCH_OPTIONS.items():
         shape.add_argument(f"--{name}", help=f"as for sbatch, such as {example}")
-    shape.add_argument("--engine", help="ddp, zero1, zero2 or zero3")
     shape.add_argument(
         "--sbatch",
         action="append",
@@ -88,13 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="any other option of sbatch",
     )
-    parser.set_defaults(run=_run)
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from launch import job_builders
-
-    site = load_site(
+def site_of(arguments: argparse.Namespace) -> Site:
+    """The site's defaults and the options of the command line."""
+    return load_site(
         arguments.site,
         **{
             key: getattr(arguments, key)
@@ -103,7 +107,13 @@ def _run(arguments: argparse.Namespace) -> None:
         },
         sbatch=_pairs(arguments.sbatch),
     )
-    _check_directory()
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from launch import job_builders
+
+    site = site_of(arguments)
+    check_directory()
     if arguments.kind in ("train", "seeds"):
         # As train.py takes it: --config FILE, or FILE alone.
         arguments.rest = [
@@ -138,7 +148,7 @@ _EXAMPLES = {
 }
 
 
-def _check_directory() -> None:
+def check_directory() -> None:
     """Jobs start in the project's root, so relative paths must be relative to it."""
     from launch.site import ROOT
 

@@ -1,28 +1,26 @@
 """`python -m launch study STUDY.yaml`: train all variants of a question, and answer it.
 
     study launch/studies/heads.yaml --out runs/heads --parallel 2 -- data.shards=data/posts
+    study launch/studies/heads.yaml --out runs/heads --slurm --parallel 8 --gpus-per-node 4 -- ...
     study launch/studies/heads.yaml --out runs/heads --status
     study launch/studies/heads.yaml --out runs/heads --final
 
-STUDY.yaml has variants (named lists of settings), seeds and perhaps folds; settings after -- are of
-all runs. The same command again goes on: finished runs stay, interrupted ones resume, and several
-commands, also on several machines, share the work. The answer, by validation alone, is in
-OUT/study.json, OUT/study.html and OUT/best.yaml. --final opens the test split once.
+STUDY.yaml has variants (named lists of settings), seeds and perhaps folds, or a search over ranges
+of settings; settings after -- are of all runs. The same command again goes on: finished runs stay,
+interrupted ones resume, and several commands, also on several machines, share the work. The
+answer, by validation alone, is in OUT/study.json, OUT/study.html and OUT/best.yaml. --final opens
+the test split once.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from launch.submit import add_job_options
 from mmsa.errors import EXIT_PREEMPTED, UserError
-from mmsa.foundation.atomic_write import write_file, write_files
-from mmsa.foundation.settings_yaml import dump_settings
 
 if TYPE_CHECKING:  # slow to import, and --help answers at once
     from launch.study.question import Study
@@ -41,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="runs at a time, which share the cores (default: %(default)s)",
+        help="runs at a time, which share the cores; under --slurm tasks (default: %(default)s)",
     )
     parser.add_argument(
         "-n",
@@ -51,9 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes of each run, one for each GPU (default: %(default)s)",
     )
+    parser.add_argument("--engine", choices=_ENGINES, help="of each run (default: ddp)")
     parser.add_argument(
-        "--engine", choices=_ENGINES, default="ddp", help="of each run (default: %(default)s)"
+        "--slurm",
+        action="store_true",
+        help="submit an array of --parallel tasks, which train the runs",
     )
+    add_job_options(parser)
     parser.add_argument(
         "--only", metavar="NAMES", help="train only these variants, separated by commas"
     )
@@ -71,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from launch.study.outcome import base_file
     from launch.study.question import load_study
-    from launch.study.table import print_study
+    from launch.study.searching import check_search
     from launch.study.trials import trials_of
 
     for name in ("parallel", "processes"):
@@ -82,23 +85,100 @@ def _run(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / arguments.study.stem
     if arguments.status and not out.is_dir():
         raise UserError(f"{out} does not exist: the study has not begun; leave out --status")
-    trials = trials_of(study, out)
-    _check_same(study, trials)
+    if arguments.final is not None:
+        _check_final(study, out)
+    changes = not (arguments.status or arguments.dry_run)
+    _check_same(study, trials_of(study, out))
+    if study.search is not None:
+        _check_same_search(study, out, write=changes)
     if not arguments.status and arguments.final is None:
-        _check_settings(study, trials)
-        if arguments.dry_run:
-            print("\n".join(one for each in _commands(study, trials, out).values() for one in each))
-            print("nothing was started (--dry-run)")
+        _check_settings(study, trials_of(study, out))
+        if study.search is not None:
+            check_search(study, str(base_file(study, out)))
+        if arguments.slurm:
+            from launch.study.slurm import submit_study
+
+            submit_study(study, arguments, out)
             return 0
-        stopped = _train(study, trials, arguments, out)
-        if stopped is not None:
+        if arguments.dry_run:
+            _show(study, out)
+            return 0
+        if _train_all(study, arguments, out) is not None:
             return EXIT_PREEMPTED
-    found = _answered(study, trials, out, arguments.final)
+    return _tell(_with_best_trials(study, out), arguments, out)
+
+
+def _tell(study: Study, arguments: argparse.Namespace, out: Path) -> int:
+    """Write and print the answer; the exit code."""
+    from launch.study.outcome import answered
+    from launch.study.table import print_study
+    from launch.study.trials import trials_of
+
+    trials = trials_of(study, out)
+    found = answered(study, trials, out, arguments.final)
     print_study(study, trials, found)
-    if not arguments.status:
-        print(f"the answer: {out / 'study.html'}")
-    failed = [t for t in trials if t.state(study.digest_of(t.variant)) == "failed"]
-    return 1 if failed and not arguments.status else 0
+    if arguments.status:
+        return 0
+    print(f"the answer: {out / 'study.html'}")
+    failed = any(t.state(study.digest_of(t.variant)) == "failed" for t in trials)
+    if study.search is not None:
+        searched = found["search"]
+        has_ended = searched["num_finished"] >= searched["num_trials"]
+        failed = failed or (has_ended and searched["best"] is None)
+    return 1 if failed else 0
+
+
+def _show(study: Study, out: Path) -> None:
+    """Print what would be trained."""
+    from launch.study.outcome import commands_of
+    from launch.study.trials import trials_of
+
+    if study.search is not None:
+        search = study.search
+        print(f"{search.trials} trials: {search.sampler.name} sampler, {search.pruner.name} pruner")
+        for name, parameter in study.search.space.items():
+            print(f"  {name}: {parameter.model_dump(by_alias=True, exclude_defaults=True)}")
+    for commands in commands_of(study, trials_of(study, out), out).values():
+        print("\n".join(commands))
+    print("nothing was started (--dry-run)")
+
+
+def _check_final(study: Study, out: Path) -> None:
+    """Raise `UserError` where a search has no winner yet that test could be opened for."""
+    from launch.study.search.directories import TrialDirectories
+    from launch.study.search.summary import is_finished
+
+    if study.search is None:
+        return
+    if study.search.confirm is None:
+        raise UserError(
+            "--final: test is opened for trained variants, and this study has a search alone; give "
+            "it `confirm`, which trains the best trials again and compares them with the default"
+        )
+    trials = TrialDirectories(out).all()
+    if not is_finished(study.search, trials):
+        ended = sum(trial.is_finished for trial in trials)
+        raise UserError(
+            f"--final: {ended} of {study.search.trials} trials have ended, and the winner is "
+            "chosen among all of them; let them end (the same command without --final)"
+        )
+
+
+def _check_same_search(study: Study, out: Path, *, write: bool) -> None:
+    from launch.study.search.directories import TrialDirectories
+    from launch.study.searching import identity_of
+
+    TrialDirectories(out).check_space(identity_of(study), write=write)
+
+
+def _with_best_trials(study: Study, out: Path) -> Study:
+    """The study whose variants include the best trials, once all have ended."""
+    from launch.study.search.directories import TrialDirectories
+    from launch.study.search.summary import best_few
+
+    if study.search is None:
+        return study
+    return study.with_variants(best_few(study.search, TrialDirectories(out).all(), study.metric))
 
 
 def _check_same(study: Study, trials: Sequence[Trial]) -> None:
@@ -119,6 +199,7 @@ def _check_same(study: Study, trials: Sequence[Trial]) -> None:
 
 def _check_settings(study: Study, trials: Sequence[Trial]) -> None:
     """Raise `UserError` with the problems of each variant's configuration, before any training."""
+    from launch.study.outcome import base_file
     from mmsa.config import load_config
     from mmsa.training.setup import training_checks
 
@@ -126,7 +207,7 @@ def _check_settings(study: Study, trials: Sequence[Trial]) -> None:
     for variant in study.variants:
         trial = next(trial for trial in trials if trial.variant == variant)
         try:
-            base = str(_base_file(study, trial.out))
+            base = str(base_file(study, trial.out))
             load_config(base, trial.overrides(study), checks=training_checks())
         except UserError as error:
             problems.setdefault(str(error), []).append(variant)
@@ -135,21 +216,23 @@ def _check_settings(study: Study, trials: Sequence[Trial]) -> None:
         raise UserError(f"the study cannot be trained. {listed}")
 
 
-def _base_file(study: Study, out: Path) -> Path:
-    """The base configuration as a file; one that stands in STUDY.yaml is written to OUT."""
-    if isinstance(study.base, str):
-        return Path(study.base)
-    path, content = out / "base.yaml", dump_settings(study.base)
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
-        write_file(path, content)
-    return path
-
-
-def _train(
-    study: Study, trials: Sequence[Trial], arguments: argparse.Namespace, out: Path
-) -> int | None:
+def _train_all(study: Study, arguments: argparse.Namespace, out: Path) -> int | None:
+    """Train the trials of a search, then the runs of all variants; the signal if there was one."""
+    from launch.study.outcome import base_file
     from launch.study.running import Driver
+    from launch.study.searching import SearchDriver
+    from launch.study.trials import trials_of
+    from launch.study.workers import Workers
 
+    workers = Workers(
+        parallel=arguments.parallel, processes=arguments.processes, engine=arguments.engine or "ddp"
+    )
+    base = base_file(study, out)
+    if study.search is not None:
+        stopped = SearchDriver(study, base, out, workers).work()
+        if stopped is not None:
+            return stopped
+        study = _with_best_trials(study, out)
     only = None if arguments.only is None else set(arguments.only.split(","))
     unknown = sorted((only or set()) - set(study.variants))
     if unknown:
@@ -157,60 +240,6 @@ def _train(
             f"--only {','.join(unknown)}: no such variant; the study has "
             f"{', '.join(study.variants)}"
         )
+    trials = trials_of(study, out)
     todo = [t for t in trials if (only is None or t.variant in only) and not t.is_scored("val")]
-    driver = Driver(
-        study,
-        _base_file(study, out),
-        todo,
-        parallel=arguments.parallel,
-        processes=arguments.processes,
-        engine=arguments.engine,
-    )
-    return driver.work()
-
-
-def _answered(
-    study: Study, trials: Sequence[Trial], out: Path, final: Sequence[str] | None
-) -> dict[str, Any]:
-    """The answer, written to OUT."""
-    from launch.study.answer import answer
-    from launch.study.final import open_test, read_final
-    from launch.study.page import render
-
-    found = answer(study, trials)
-    opened = read_final(out) if final is None else open_test(study, trials, found, out, final)
-    commands = _commands(study, trials, out)
-    files: dict[str, bytes] = {
-        "study.json": (json.dumps(found | {"commands": commands}, indent=1) + "\n").encode(),
-        "study.html": render(found, opened, commands, out.name),
-    }
-    if found["best"] is not None:
-        files["best.yaml"] = _best_configuration(study, trials, found["best"])
-    try:
-        write_files(out, files)
-    except OSError as error:
-        print(f"the answer cannot be written to {out} ({error.strerror})", file=sys.stderr)
-    return found
-
-
-def _commands(study: Study, trials: Sequence[Trial], out: Path) -> dict[str, list[str]]:
-    """Variant -> the command that repeats each of its runs, in one process."""
-    base = str(_base_file(study, out))
-    commands: dict[str, list[str]] = {}
-    for trial in trials:
-        words = ["python", "train.py", "--config", base, *trial.overrides(study)]
-        commands.setdefault(trial.variant, []).append(shlex.join(words))
-    return commands
-
-
-def _best_configuration(study: Study, trials: Sequence[Trial], best: str) -> bytes:
-    """The winner's configuration for `train.py --config`, without its run directory and shards."""
-    from mmsa.config import load_config
-
-    trial = next(trial for trial in trials if trial.variant == best)
-    config = load_config(str(_base_file(study, trial.out)), trial.overrides(study))
-    content = config.content()
-    content["run"].pop("dir")
-    if study.folds is not None:
-        content["data"].pop("shards")
-    return dump_settings(content).encode("utf-8")
+    return Driver(study, base, todo, workers).work()

@@ -37,6 +37,7 @@ def render(
         verdicts=verdicts(found),
         differences={one["variant"]: difference_text(one) for one in found["differences"]},
         scores_chart=svg(lambda axes: _draw_scores(axes, known, found), size) if known else "",
+        search=_search_of(found),
         differences_chart=svg(lambda axes: _draw_differences(axes, found), size)
         if found["differences"]
         else "",
@@ -44,8 +45,31 @@ def render(
     return text.encode("utf-8")
 
 
+def _search_of(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the page shows of a search: what is to be said of it, and its charts."""
+    from launch.study.search import charts
+    from launch.study.search.summary import verdict
+    from mmsa.evaluation.report.page.charts import svg
+
+    if "search" not in found:
+        return None
+    search = found["search"]
+    complete = [row for row in search["trials"] if row["state"] == "complete"]
+    shown = {}
+    if complete:
+        shown["history"] = svg(lambda axes: charts.draw_history(axes, search), (7.2, 3.2))
+    if len(complete) > 1 and len(search["space"]) > 1:
+        width = max(7.2, 1.3 * len(search["space"]))
+        shown["parallel"] = svg(lambda axes: charts.draw_parallel(axes, search), (width, 3.6))
+    if search["importances"]:
+        size = (7.2, 0.8 + 0.3 * len(search["importances"]))
+        shown["importances"] = svg(lambda axes: charts.draw_importances(axes, search), size)
+    sentences = verdict(search, is_confirmed=bool(found["variants"]))
+    return {"verdict": sentences, "charts": shown}
+
+
 def verdicts(found: Mapping[str, Any]) -> list[str]:
-    """What can be said, a sentence for each variant beside the one it is compared with."""
+    """What can be said, a sentence for each variant compared with the baseline."""
     compared = found["compared_with"]
     sentences = []
     for one in sorted(found["differences"], key=lambda each: -each["value"]):

@@ -1,4 +1,8 @@
-"""STUDY.yaml: which runs are trained, and what is asked of them."""
+"""STUDY.yaml: which runs are trained, and what is asked of them.
+
+A study has variants, or a search (launch/study/search/settings.py), or both: then the best few
+trials become variants when all have ended.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from launch.study.search.settings import Search
 from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_yaml
 
@@ -47,9 +52,10 @@ class Study(BaseModel):
     question: str = ""
     base: str | dict[str, Any] = Field(default_factory=dict)
     settings: Settings = Field(default_factory=list)
-    variants: dict[str, Settings] = Field(min_length=1)
+    variants: dict[str, Settings] = Field(default_factory=dict)
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     folds: Folds | None = None
+    search: Search | None = None
     metric: str = "weighted_f1"
     baseline: str = ""
 
@@ -70,6 +76,7 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _names(self) -> Study:
+        self._fits_its_search()
         for name in self.variants:
             if not _NAME.fullmatch(str(name)):
                 raise ValueError(
@@ -84,11 +91,40 @@ class Study(BaseModel):
         self._settings_name_no_part_of_the_study()
         return self
 
+    def _fits_its_search(self) -> None:
+        if self.search is None:
+            if not self.variants:
+                raise ValueError(
+                    "variants: expected at least one, as in {default: []}, or a search"
+                )
+            return
+        if self.folds is not None:
+            raise ValueError("a search cannot have folds: its trials share one validation split")
+        if "seeds" in self.model_fields_set:
+            raise ValueError(
+                "a search takes no `seeds`: its trials have search.seed, and what is trained again "
+                "has search.confirm.seeds"
+            )
+        taken = [name for name in self.variants if str(name).startswith("trial-")]
+        if taken:
+            raise ValueError(f"the variant {taken[0]} is called like a trial of the search")
+        if self.search.confirm is None:
+            if self.variants:
+                raise ValueError(
+                    "a search with variants needs search.confirm: the best trials are trained "
+                    "again beside them"
+                )
+            return
+        self.variants = self.variants or {"default": []}
+        self.seeds = self.search.confirm.seeds
+
     def _settings_name_no_part_of_the_study(self) -> None:
         taken = {"run.dir": "each run has its own", "run.seed": "the seeds are `seeds`"}
         if self.folds is not None:
             taken["data.shards"] = "the shards are those of the folds"
-        for setting in (*self.settings, *(one for each in self.variants.values() for one in each)):
+        searched = [] if self.search is None else [f"{name}=" for name in self.search.space]
+        variants = [one for each in self.variants.values() for one in each]
+        for setting in (*self.settings, *variants, *searched):
             key, is_setting, _ = setting.partition("=")
             if not is_setting:
                 raise ValueError(f"{setting!r} is not a setting; expected section.key=value")
@@ -97,8 +133,12 @@ class Study(BaseModel):
 
     @property
     def compared_with(self) -> str:
-        """The variant that the others are compared with: the named one, or the first."""
-        return self.baseline or next(iter(self.variants))
+        """The variant that the others are compared with: the named one, or the first, or ""."""
+        return self.baseline or next(iter(self.variants), "")
+
+    def with_variants(self, more: dict[str, list[str]]) -> Study:
+        """The study with further variants: the best trials of its search."""
+        return self.model_copy(update={"variants": {**self.variants, **more}})
 
     def digest_of(self, variant: str) -> str:
         """16 hex digits of all that decides what the runs of a variant compute, without seeds."""

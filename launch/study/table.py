@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.study.question import Study
+from launch.study.search.summary import verdict
+from launch.study.search.table import print_search
 from launch.study.trials import Trial
 
 _COLUMNS_UP_TO = 6  # runs of a variant; more are counted
@@ -14,6 +16,13 @@ _SHORT = {"done": "done", "running": "trains", "waiting": "-", "stopped": "stopp
 
 def print_study(study: Study, trials: Sequence[Trial], found: Mapping[str, Any]) -> None:
     """Print what is done and what the runs say so far, the best variant first."""
+    if study.search is not None:
+        print_search(found["search"], verdict(found["search"], is_confirmed=bool(study.variants)))
+    if trials:
+        _print_variants(study, trials, found)
+
+
+def _print_variants(study: Study, trials: Sequence[Trial], found: Mapping[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -52,7 +61,7 @@ def print_study(study: Study, trials: Sequence[Trial], found: Mapping[str, Any])
     console.print(table)
     for trial in trials:
         if states[trial.name] == "failed":
-            why = trial.failures(study.digest_of(trial.variant))[-1]["why"]
+            why = trial.attempts.failures(study.digest_of(trial.variant))[-1]["why"]
             console.print(f"{trial.name}: {why}", soft_wrap=True)
 
 

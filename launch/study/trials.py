@@ -10,19 +10,14 @@ The files are the only state: any number of drivers may work on a study, and eac
 
 from __future__ import annotations
 
-import json
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from launch.study.attempts import Attempts
 from launch.study.question import Study
 from mmsa.foundation.file_lock import FileLock
-from mmsa.foundation.parsing import parse_json
 from mmsa.process.status import STATUS_NAME, read_status
-
-MAX_FAILURES = 3  # attempts that fail before a run is left alone
 
 
 @dataclass(frozen=True)
@@ -80,45 +75,12 @@ class Trial:
 
     def was_trained_otherwise(self, digest: str) -> bool:
         """Whether its last attempt had other settings than the study has now."""
-        attempts = self.attempts()
+        attempts = self.attempts.all()
         return bool(attempts) and attempts[-1].get("study") != digest
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """What became of each attempt so far, the oldest first."""
-        try:
-            lines = self.log.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            with suppress(ValueError):  # the last one may be torn
-                found.append(parse_json(line))
-        return [each for each in found if isinstance(each, dict)]
-
-    def note_attempt(self, *, part: str, code: int, why: str, digest: str) -> None:
-        """Add an attempt that ended: `part` is train, evaluate or pack."""
-        content = {
-            "part": part,
-            "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "exit_code": code,
-            "why": why,
-            "study": digest,
-        }
-        with self.log.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content) + "\n")
-
-    def failures(self, digest: str) -> list[dict[str, Any]]:
-        """The failed attempts with the study as it is: a changed one is tried again."""
-        return [
-            each
-            for each in self.attempts()
-            if each.get("exit_code") and each.get("study") == digest
-        ]
-
-    def is_given_up(self, digest: str) -> bool:
-        """Whether it is not tried again: it was refused (exit code 2), or failed too often."""
-        failed = self.failures(digest)
-        return len(failed) >= MAX_FAILURES or any(each["exit_code"] == 2 for each in failed)
+    @property
+    def attempts(self) -> Attempts:
+        return Attempts(self.log.with_suffix(".jsonl"))
 
     def is_scored(self, split: str) -> bool:
         return (self.report(split) / "metrics.json").exists()
@@ -129,7 +91,7 @@ class Trial:
             return "done"
         if self.is_locked():
             return "running"
-        if self.is_given_up(digest):
+        if self.attempts.are_given_up(digest):
             return "failed"
         return "stopped" if read_status(self.run_dir / STATUS_NAME) else "waiting"
 

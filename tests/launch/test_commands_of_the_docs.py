@@ -182,6 +182,8 @@ def check_sbatch(words: list[str]) -> None:
         check_evaluation(passed)
     elif script.name == "doctor.sbatch":
         check_doctor(passed)
+    elif script.name == "study.sbatch":
+        build_parser().parse_args(["study", *passed[: passed.index("--")]])
     else:
         shards_parser().parse_args([script.stem, *passed])
 

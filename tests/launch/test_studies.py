@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from launch import checks
+from launch.__main__ import main as launch_main
 from launch.site import ROOT
 from launch.study.answer import answer, corrected_interval
 from launch.study.command import _check_settings
 from launch.study.page import render, verdicts
 from launch.study.question import Study, flat, load_study
+from launch.study.searching import check_search
 from launch.study.table import print_study
 from launch.study.trials import Trial, trials_of
 from mmsa.errors import UserError
@@ -87,14 +90,14 @@ def test_the_state_of_a_run(tmp_path: Path) -> None:
     assert trial.state(digest) == "running"
     lock.release()
     for _ in range(2):
-        trial.note_attempt(part="train", code=1, why="killed", digest=digest)
+        trial.attempts.note(part="train", code=1, why="killed", digest=digest)
     assert trial.state(digest) == "waiting"  # it is tried again
-    trial.note_attempt(part="train", code=1, why="killed", digest=digest)
+    trial.attempts.note(part="train", code=1, why="killed", digest=digest)
     assert trial.state(digest) == "failed"
     assert trial.state("other settings") == "waiting"
     refused = trials_of(study, tmp_path)[1]
     refused.log.parent.mkdir(parents=True)
-    refused.note_attempt(part="train", code=2, why="no such shards", digest="d")
+    refused.attempts.note(part="train", code=2, why="no such shards", digest="d")
     assert refused.state("d") == "failed"  # at once: the same command is refused again
     scored(trial, 0.5)
     assert trial.state(digest) == "done"
@@ -182,8 +185,11 @@ def test_the_studies_that_come_with_the_project_can_be_trained(
     monkeypatch.chdir(ROOT)
     study = load_study(file, ["data.shards=x"])
     _check_settings(study, trials_of(study, tmp_path))
-    assert len(study.variants) >= 3
     assert study.question
+    if study.search is None:
+        assert len(study.variants) >= 3
+    else:
+        check_search(study, str(study.base))
 
 
 def test_a_variant_that_no_run_could_take_is_refused_at_once(tmp_path: Path) -> None:
@@ -193,3 +199,23 @@ def test_a_variant_that_no_run_could_take_is_refused_at_once(tmp_path: Path) -> 
     )
     with pytest.raises(UserError, match=r"a, b: .*unknown key train.epoch; did you mean"):
         _check_settings(study, trials_of(study, tmp_path))
+
+
+def test_an_array_of_drivers_as_it_would_be_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM here
+    monkeypatch.setattr(checks, "missing_for_jobs", lambda *_: [])  # looks into caches for minutes
+    words = ["study", "launch/studies/demo.yaml", "--out", str(tmp_path / "out"), "--dry-run"]
+    words += ["--slurm", "--parallel", "8", "--at-once", "2", "--engine", "zero2"]
+    rest = ["--", "data.shards=x"]
+    assert launch_main([*words, "--gpus-per-node", "4", *rest]) == 0
+    script = capsys.readouterr().out
+    assert "#SBATCH --array=1-8%2\n" in script
+    assert "#SBATCH --gpus-per-node=4\n" in script
+    assert f"set -- launch/studies/demo.yaml --out {tmp_path / 'out'} -- data.shards=x\n" in script
+    assert "\nENGINE=zero2" in script
+    assert not (tmp_path / "out").exists()
+    assert launch_main([*words, "--nodes", "2", *rest]) == 2
+    assert "--nodes 2: each task of a study trains on one node" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""What a run has written of its validations so far: the lines of `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
+from mmsa.foundation.parsing import parse_json
+from mmsa.training.tracking import METRICS_NAME
+
+
+class Validation(NamedTuple):
+    """One validation; `value` is the searched metric, `selects` that of `train.select_by`."""
+
+    step: int
+    value: float
+    selects: float
+
+
+def read_validations(run_dir: Path, metric: str, select_by: str) -> list[Validation]:
+    """The validations of a run, oldest first; a torn last line is left out.
+
+    A value that is missing is NaN.
+    """
+    try:
+        lines = (run_dir / METRICS_NAME).read_bytes().split(b"\n")
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        if b'"validation"' not in line:  # of hundreds of lines most are of training
+            continue
+        try:
+            content = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict) and isinstance(content.get("step"), int):
+            values = (_number(content.get(name)) for name in (metric, select_by))
+            found.append(Validation(content["step"], *values))
+    return found
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def value_of_best(validations: Sequence[Validation], select_by: str) -> float:
+    """The metric of the model that the run exports: its best validation by `train.select_by`.
+
+    NaN without one. The first of equals, as the run itself chooses.
+    """
+    sign = -1 if select_by in SMALLER_IS_BETTER else 1
+    known = [one for one in validations if not math.isnan(one.selects)]
+    return max(known, key=lambda one: sign * one.selects).value if known else math.nan
