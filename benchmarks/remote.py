@@ -150,7 +150,7 @@ def ours(location: str, cache: Path | None, window: int) -> Batches:
         downloads = start_downloads(requests, None, World(), 1)
         for request in requests():
             places = zip(request.shards.tolist(), request.ordinals.tolist(), strict=True)
-            yield decoded(bytes(reader.read(*place).image) for place in places)
+            yield decoded(bytes(sample.image) for sample in reader.read_all(list(places)))
         if downloads is not None:
             downloads.close()
 
