@@ -147,7 +147,10 @@ def litdata(source: Source, scratch: Path) -> Batches:
     def batches(first: int) -> Iterator[int]:
         _, samples = source.tars()
         dataset = ld.StreamingDataset(
-            f"s3://{BUCKET}/litdata", cache_dir=str(scratch / "cache"), shuffle=True
+            f"s3://{BUCKET}/litdata",
+            cache_dir=str(scratch / "cache"),
+            shuffle=True,
+            force_override_state_dict=bool(first),  # the cache is another folder
         )
         loader = ld.StreamingDataLoader(
             dataset, batch_size=BATCH_SIZE, num_workers=0, collate_fn=list
@@ -189,13 +192,14 @@ def mosaicml(source: Source, scratch: Path) -> Batches:
         )
         loader = StreamingDataLoader(dataset, batch_size=BATCH_SIZE, num_workers=0, collate_fn=list)
         if first:
-            loader.load_state_dict(source.state["mds"])
+            dataset.load_state_dict(source.state["mds"])
         seen = 0
         for rows in loader:
             seen += len(rows)
             yield decoded(row["image"] for row in rows)
             if not first and seen <= samples // 2:
-                source.state["mds"] = loader.state_dict()
+                # The loader counts the columns of a row where a batch is a list of rows.
+                source.state["mds"] = dataset.state_dict(seen, from_beginning=True)
 
     return batches
 
