@@ -1,45 +1,56 @@
-"""Shards from a server, beside webdataset and Hugging Face datasets over HTTP: one epoch each.
+"""Shards from a server, beside four other streams: one epoch each.
 
     python -m benchmarks.remote SHARDS [--latency-ms 20] [--megabytes-per-s 50]
 
 A server in a process of its own answers with this latency and shares this bandwidth among its
-connections. Every arm reads the same tars in one process, decodes every image with our function
-and counts its samples; bytes are counted by the server. `resume` is what the second half of an
-epoch costs a process that starts there, until its first batch and in bytes: a stream without
-positions reads the first half again.
+connections. Every arm reads the same samples in one process from a cold start, decodes every image
+with our function and counts its samples; bytes are counted by the server. `resume` is what the
+second half of an epoch costs a process that starts there, until its first batch and in bytes. `cpu`
+is CPU time: of the process that reads, and of those that it started. How the others read is in
+remote_peers.py; those that are not installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import psutil
+
+from benchmarks.remote_peers import (
+    BATCH_SIZE,
+    BUCKET,
+    FOLDERS,
+    Batches,
+    Source,
+    decoded,
+    installed,
+    use_as_s3,
+)
 from benchmarks.shard_server import COUNTS, ShardServer
-
-BATCH_SIZE, SHUFFLE_BUFFER = 32, 1000
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one arm: samples, seconds to the first batch and to the end, bytes that were sent."""
+    """Of one arm: samples, seconds to the first batch and to the end, bytes that were sent, CPU
+    seconds of this process and of its children."""
 
     samples: int
     first_s: float
     whole_s: float
     sent: int
-
-
-Batches = Callable[[int], Iterator[int]]  # first batch -> the number of samples of each
+    own_cpu_s: float
+    others_cpu_s: float
 
 
 def main() -> None:
@@ -49,29 +60,49 @@ def main() -> None:
     parser.add_argument("--megabytes-per-s", type=float, default=50)
     parser.add_argument("--window-shards", type=int, default=16)
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--arms", nargs="+", help="the first words of those to run")
+    parser.add_argument("--serve", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
+    if arguments.serve is not None:
         serve(arguments)
         return
-    with server(arguments) as url:
-        next(ours(str(arguments.shards), None, arguments.window_shards)(0))  # all imports
-        for turn in range(arguments.turns):
-            for name, arm in arms(arguments.shards, url, arguments.window_shards).items():
-                for what in ("epoch", "resume"):
-                    found = measured(arm, url, what == "resume")
-                    print(
-                        f"{turn} {name:24} {what:7} {found.samples:6} samples  "
-                        f"{found.samples / found.whole_s:7.0f} a second  "
-                        f"first batch {found.first_s:6.2f} s  whole {found.whole_s:6.2f} s  "
-                        f"{found.sent / 1e6:7.1f} MB",
-                        flush=True,
-                    )
+    with tempfile.TemporaryDirectory(prefix="served-") as folder:
+        source = Source(arguments.shards.absolute())
+        found = arms(source, arguments.window_shards)
+        if arguments.arms:
+            found = {n: a for n, a in found.items() if n.startswith(tuple(arguments.arms))}
+        prepare(source, Path(folder) / BUCKET, found)
+        with server(folder) as (url, process):
+            source.url = url
+            use_as_s3(url)
+            next(ours(str(source.shards), None, arguments.window_shards)(0))  # all imports
+            for turn in range(arguments.turns):
+                for name, arm in found.items():
+                    for what in ("epoch", "resume"):
+                        one = measured(arm, source, what == "resume", process)
+                        print(f"{turn} {name:22} {what:6} {in_words(one)}", flush=True)
+
+
+def in_words(one: Measured) -> str:
+    return (
+        f"{one.samples:6} samples {one.samples / one.whole_s:6.0f} a second, "
+        f"first batch {one.first_s:6.2f} s, whole {one.whole_s:6.2f} s, {one.sent / 1e6:6.1f} MB, "
+        f"cpu {one.own_cpu_s:5.2f} + {one.others_cpu_s:5.2f} s"
+    )
+
+
+def prepare(source: Source, bucket: Path, found: Collection[str]) -> None:
+    """What the server has: our set, and that of each peer with a format of its own."""
+    bucket.mkdir()
+    (bucket / "set").symlink_to(source.shards)
+    for name, peer in installed().items():
+        if peer.write is not None and name in found:
+            peer.write(source, bucket / FOLDERS[name])
 
 
 def serve(arguments: argparse.Namespace) -> None:
     """The server's process: until its standard input ends."""
-    started = ShardServer(arguments.shards, latency_s=arguments.latency_ms / 1000)
+    started = ShardServer(arguments.serve, latency_s=arguments.latency_ms / 1000)
     started.bytes_per_s = arguments.megabytes_per_s * 1e6
     print(started.url, flush=True)
     sys.stdin.read()
@@ -79,29 +110,45 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def server(arguments: argparse.Namespace) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.remote", *sys.argv[1:], "--serve"]
+def server(folder: str) -> Iterator[tuple[str, int]]:
+    """The URL of a server of `folder`, and its process."""
+    command = [sys.executable, "-m", "benchmarks.remote", *sys.argv[1:], "--serve", folder]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process.pid
     finally:
         process.stdin.close()
         process.wait()
 
 
-def measured(arm: Callable[[Path], Batches], url: str, resume: bool) -> Measured:
+def measured(
+    arm: Callable[[Source, Path], Batches], source: Source, resume: bool, server: int
+) -> Measured:
     """One cold start of an arm, from nothing to its last batch."""
-    counted(url)
+    counted(source.url)
     with tempfile.TemporaryDirectory(prefix="remote-") as scratch:
-        begin = time.perf_counter()
-        first_s, samples = 0.0, 0
-        batches = arm(Path(scratch))
-        for number in batches(-1 if resume else 0):
+        begin, own = time.perf_counter(), time.process_time()
+        first_s, samples, others = 0.0, 0, 0.0
+        for number, size in enumerate(arm(source, Path(scratch))(-1 if resume else 0)):
             first_s = first_s or time.perf_counter() - begin
-            samples += number
-        return Measured(samples, first_s, time.perf_counter() - begin, counted(url))
+            samples += size
+            if number % 20 == 0:
+                others = max(others, cpu_of_children(but=server))
+        whole_s, own = time.perf_counter() - begin, time.process_time() - own
+        return Measured(samples, first_s, whole_s, counted(source.url), own, others)
+
+
+def cpu_of_children(but: int) -> float:
+    """CPU seconds of the processes that this one has started, so far."""
+    total = 0.0
+    for child in psutil.Process(os.getpid()).children(recursive=True):
+        if child.pid != but:
+            with suppress(psutil.NoSuchProcess):
+                times = child.cpu_times()
+                total += times.user + times.system
+    return total
 
 
 def counted(url: str) -> int:
@@ -109,17 +156,16 @@ def counted(url: str) -> int:
         return sum(json.load(answer).values())
 
 
-def arms(shards: Path, url: str, window: int) -> dict[str, Callable[[Path], Batches]]:
-    found: dict[str, Callable[[Path], Batches]] = {
-        "mmsa, local folder": lambda scratch: ours(str(shards), None, window),
-        "mmsa, HTTP": lambda scratch: ours(url, scratch / "cache", window),
-        "webdataset, HTTP": lambda scratch: webdataset(shards, url),
+def arms(source: Source, window: int) -> dict[str, Callable[[Source, Path], Batches]]:
+    places = {"HTTP": lambda url: f"{url}/{BUCKET}/set", "S3": lambda url: f"s3://{BUCKET}/set"}
+    found: dict[str, Callable[[Source, Path], Batches]] = {
+        "mmsa, local folder": lambda source, scratch: ours(str(source.shards), None, window)
     }
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
-        return found
-    return {**found, "datasets, HTTP": lambda scratch: hugging_face(shards, url, scratch)}
+    for name, place in places.items():
+        found[f"mmsa, {name}"] = lambda source, scratch, place=place: ours(
+            place(source.url), scratch / "cache", window
+        )
+    return found | {name: peer.read for name, peer in installed().items()}
 
 
 def ours(location: str, cache: Path | None, window: int) -> Batches:
@@ -150,75 +196,11 @@ def ours(location: str, cache: Path | None, window: int) -> Batches:
         downloads = start_downloads(requests, None, World(), 1)
         for request in requests():
             places = zip(request.shards.tolist(), request.ordinals.tolist(), strict=True)
-            yield decoded(bytes(reader.read(*place).image) for place in places)
+            yield decoded(bytes(sample.image) for sample in reader.read_all(list(places)))
         if downloads is not None:
             downloads.close()
 
     return batches
-
-
-def tars(shards: Path, url: str) -> tuple[list[str], int]:
-    """The URLs of the training split's tars, and its samples."""
-    from mmsa.data.manifest import load_manifest
-
-    split = load_manifest(shards).splits["train"]
-    return [f"{url}/{shard.tar}" for shard in split.shards], split.num_samples
-
-
-def webdataset(shards: Path, url: str) -> Batches:
-    """Its own pipeline over the same tars by their URLs, shuffled as its examples do."""
-    import webdataset as wds
-
-    def batches(first: int) -> Iterator[int]:
-        places, samples = tars(shards, url)
-        dataset = (
-            wds.WebDataset(places, shardshuffle=len(places), seed=0)
-            .shuffle(SHUFFLE_BUFFER)
-            .to_tuple("jpg", "txt", "json")
-            .batched(BATCH_SIZE, collation_fn=list)
-        )
-        yield from second_half(
-            ([row[0] for row in rows] for rows in dataset), samples if first else 0
-        )
-
-    return batches
-
-
-def hugging_face(shards: Path, url: str, scratch: Path) -> Batches:
-    """`load_dataset("webdataset", streaming=True)` over the same URLs."""
-    import datasets
-
-    def batches(first: int) -> Iterator[int]:
-        places, samples = tars(shards, url)
-        stream = datasets.load_dataset(
-            "webdataset",
-            data_files={"train": places},
-            split="train",
-            streaming=True,
-            cache_dir=str(scratch),
-        )
-        stream = stream.cast_column("jpg", datasets.Image(decode=False))
-        stream = stream.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
-        rows = ([one["bytes"] for one in b["jpg"]] for b in stream.iter(batch_size=BATCH_SIZE))
-        yield from second_half(rows, samples if first else 0)
-
-    return batches
-
-
-def second_half(batches: Iterator[list[bytes]], samples: int) -> Iterator[int]:
-    """Decode and count; without decoding them, pass over the first half of `samples`."""
-    seen = 0
-    for contents in batches:
-        seen += len(contents)
-        if seen > samples // 2:
-            yield decoded(iter(contents))
-
-
-def decoded(contents: Iterator[Any]) -> int:
-    """Decode every image; returns how many."""
-    from mmsa.data.decoding import image_views
-
-    return sum(image_views.decode(content) is not None for content in contents)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,22 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-# What a fault answers: None (serve), a status code, "cut" (half the body), "stall" (half, then
-# nothing until the client leaves), "other" (a body with a changed byte), a URL (redirect there).
+# What a fault answers: None (serve), a status code, (status code, body), "cut" (half the body),
+# "stall" (half, then nothing until the client leaves), "other" (a body with a changed byte), a URL
+# (redirect there).
 COUNTS = "/counts"  # a request that answers with `sent` and begins to count again
-Fault = Callable[[str], int | str | None]
+Answer = int | str | tuple[int, str] | None
+Fault = Callable[[str], Answer]
 
 
 class ShardServer:
@@ -36,6 +39,7 @@ class ShardServer:
         self.authorizations: list[tuple[str, str | None]] = []
         self.latency_s = latency_s
         self.bytes_per_s: float | None = None
+        self.is_closed = False
         self._free_at = 0.0
         self._lock = threading.Lock()
         server = self
@@ -43,15 +47,17 @@ class ShardServer:
         class Handler(_Handler):
             shards = server
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
     def close(self) -> None:
+        """End as a process does: connections that are open are cut."""
+        self.is_closed = True
         self._server.shutdown()
+        self._server.cut_all()
         self._server.server_close()
         self._thread.join()
 
@@ -64,6 +70,32 @@ class ShardServer:
             self._free_at = max(now, self._free_at) + num_bytes / self.bytes_per_s
             pause = self._free_at - now
         time.sleep(pause)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has left."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def cut_all(self) -> None:
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -94,6 +126,15 @@ class _Handler(BaseHTTPRequestHandler):
         server.requests[f"{self.command} {name}"] += 1
         time.sleep(server.latency_s)
         fault = server.fault(name) if body else None
+        if server.is_closed:
+            self.close_connection = True
+            return
+        if isinstance(fault, tuple):
+            self.send_response(fault[0])
+            self.send_header("Content-Length", str(len(fault[1])))
+            self.end_headers()
+            self.wfile.write(fault[1].encode())
+            return
         if isinstance(fault, str) and fault.startswith("http"):
             self.send_response(302)
             self.send_header("Location", fault)
@@ -144,6 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         for first in range(0, len(content), 1 << 16):
             piece = content[first : first + (1 << 16)]
             self.shards.wait_for_bandwidth(len(piece))
+            if self.shards.is_closed:
+                raise ConnectionAbortedError
             self.wfile.write(piece)
             self.shards.sent[name] += len(piece)
 

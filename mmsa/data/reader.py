@@ -10,9 +10,9 @@ import os
 import shlex
 import tarfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from json import dumps
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +24,13 @@ from mmsa.data.index_file import (
     missing_in_words,
     read_index,
 )
+from mmsa.data.index_records import Record, check_records
 from mmsa.data.loading.worker_position import record_position
 from mmsa.data.manifest import Manifest
 from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
 from mmsa.data.raw_sample import RawSample
 from mmsa.data.shard_table import ShardTable
+from mmsa.data.storage.early_reads import EarlyReads
 from mmsa.data.storage.files import CachedFiles, files_at
 from mmsa.data.storage.open_tars import OpenTars
 from mmsa.errors import ShardDamage
@@ -41,22 +43,6 @@ except ImportError:
     from zlib import crc32
 
 _OPEN_INDEXES = 32  # index arrays kept per process, at least: 1.3 MB for shards of 1,000
-
-
-class _Record(NamedTuple):
-    """A record of the index; fields in the order of `INDEX_DTYPE`."""
-
-    offset: int
-    key_hash: int
-    group: int
-    length: int
-    crc32: int
-    text_length: int
-    label: int
-    missing: int
-
-
-assert _Record._fields == INDEX_DTYPE.names
 
 
 class SplitReader:
@@ -97,6 +83,7 @@ class SplitReader:
         self.identity = f"{manifest.digest}/{split}/{','.join(sorted(kept))}"
         self._indexes: OrderedDict[int, IndexArray] = OrderedDict()
         self._tars = OpenTars(self.files)
+        self._early: EarlyReads | None = None
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -122,6 +109,12 @@ class SplitReader:
         if isinstance(self.files, CachedFiles):
             self.files.fetch_all(self.shards.files(range(len(self.shards))))
 
+    def read_early(self, num_bytes: int) -> None:
+        """Let `read_all` take up to `num_bytes` from the store itself, of samples whose tars are
+        still on their way to the node's cache."""
+        if isinstance(self.files, CachedFiles):
+            self._early = EarlyReads(self.files, num_bytes)
+
     def at_step(self, name: str, step: int, shards: Collection[int] = ()) -> None:
         """Say that the loader process `name` begins `step`, which reads these `shards` alone.
 
@@ -139,27 +132,9 @@ class SplitReader:
         info = self.shards[shard]
         record_position(info.index)
         records = read_index(self.files, info)
-        if len(records) and int(records["label"].max()) >= len(self._labels):
-            raise ShardDamage(
-                f"the index {info.index} has labels that the manifest does not name", shard=info.tar
-            )
-        # Not offset + length, an unsigned sum that could wrap around to a valid offset.
-        offsets = records["offset"]
-        beyond = offsets > info.tar_bytes
-        if beyond.any() or (records["length"] > info.tar_bytes - offsets).any():
-            raise ShardDamage(
-                f"the index {info.index} points past the end of {info.tar}. Pack the data again",
-                shard=info.tar,
-            )
-        longest = int(records["text_length"].max()) if len(records) else 0
-        if longest > self._max_characters:
-            place = int(records["text_length"].argmax())
-            raise ShardDamage(
-                f"{info.tar} has a text of {longest:,} characters (sample {place}); at most "
-                f"{self._max_characters:,} are read. Pack or index the data again without it, or "
-                f"with --max-characters {longest}",
-                shard=info.tar,
-            )
+        check_records(
+            records, info, num_classes=len(self._labels), max_characters=self._max_characters
+        )
         kept = records
         if self._leaves_out:
             kept = records[self._labels[records["label"]] >= 0]
@@ -200,11 +175,35 @@ class SplitReader:
             "the first time"
         )
 
+    def read_all(self, places: Sequence[tuple[int, int]]) -> list[RawSample]:
+        """Read the samples at `places`, (shard, ordinal) each, in this order; raises as `read`."""
+        early: dict[tuple[int, int], bytes] = {}
+        if self._early is not None and self._early.left_bytes:
+            away = [place for place in places if not self._tars.name(place[0])]
+            early = self._early.read(
+                {at: self._record(*at).piece_of(self.shards.tar_file(at[0])) for at in away}
+            )
+        return [
+            self._sample(*place, self._record(*place), self.shards.tar(place[0]), early[place])
+            if place in early
+            else self.read(*place)
+            for place in places
+        ]
+
     def read(self, shard: int, ordinal: int) -> RawSample:
         """Read one sample. Raises `ShardDamage`, with shard and key, if it is not as packed."""
+        record = self._record(shard, ordinal)
+        return self._sample(
+            shard, ordinal, record, *self._pread(shard, record.offset, record.length)
+        )
+
+    def _record(self, shard: int, ordinal: int) -> Record:
         # `item` converts all fields at once, in the time that numpy takes to access one.
-        record = _Record._make(self.records(shard)[ordinal].item())
-        tar, content = self._pread(shard, record.offset, record.length)
+        return Record._make(self.records(shard)[ordinal].item())
+
+    def _sample(
+        self, shard: int, ordinal: int, record: Record, tar: str, content: bytes
+    ) -> RawSample:
         if len(content) < record.length:
             raise self._damage(shard, ordinal, "the tar ends before the sample does")
         if crc32(content) != record.crc32:
@@ -230,7 +229,7 @@ class SplitReader:
         )
 
     def _contradiction(
-        self, record: _Record, key: str, image: Content | None, text: str | None, json: bytes
+        self, record: Record, key: str, image: Content | None, text: str | None, json: bytes
     ) -> str:
         """How a sample's content contradicts its index record; "" if it does not."""
         if key_hash(key) != record.key_hash:

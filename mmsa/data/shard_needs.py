@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
 from mmsa.data.storage.cache import Wanted
 from mmsa.data.storage.downloader import Downloader, Need, Task
 from mmsa.data.storage.files import CachedFiles
 from mmsa.process.runtime import World
+
+_EARLY_SHARE = 0.01  # of an epoch's bytes
 
 
 def run_name(run_dir: Path) -> str:
@@ -46,13 +50,17 @@ class TrainNeeds:
 def start_downloads(
     train: TrainRequests, validation: EvaluationRequests | None, world: World, num_workers: int
 ) -> Downloader | None:
-    """Start the downloader of this node for a run, on the node's first rank.
+    """Start the downloader of this node for a run, on the node's first rank, and let the reader of
+    `train` read its first samples before it has their shards.
 
     None on the others, and where the shards are read in place. Raises `UserError` if the cache's
     limit is smaller than what one step and the validation split need.
     """
     files = train.reader.files
-    if world.local_rank != 0 or not isinstance(files, CachedFiles):
+    if not isinstance(files, CachedFiles):
+        return None
+    train.reader.read_early(_early_bytes(train, num_workers))
+    if world.local_rank != 0:
         return None
     needs = TrainNeeds(train, world.local_world_size)
     always: tuple[Wanted, ...] = ()
@@ -64,6 +72,14 @@ def start_downloads(
     ranks = range(world.rank, world.rank + world.local_world_size)
     readers = tuple(f"{rank}-{worker}" for rank in ranks for worker in workers)
     return Downloader(Task(files, needs, always, readers))
+
+
+def _early_bytes(train: TrainRequests, num_workers: int) -> int:
+    """What one reader may fetch twice: a part of what it reads in the rest of its first epoch."""
+    plan, reader = train.plan, train.reader
+    epoch_bytes = reader.shards.num_bytes(np.flatnonzero(reader.sizes))
+    to_come = min(train.stop_step - train.start_step, plan.steps_per_epoch) / plan.steps_per_epoch
+    return int(_EARLY_SHARE * epoch_bytes * to_come) // (plan.world_size * max(1, num_workers))
 
 
 def _largest_need(needs: TrainNeeds) -> tuple[Wanted, ...]:

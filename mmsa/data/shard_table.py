@@ -16,6 +16,7 @@ from mmsa.data.manifest import MODALITIES, ShardInfo
 from mmsa.data.storage.cache import Wanted
 from mmsa.data.storage.files import CachedFiles, LocalFiles, found_sizes
 from mmsa.errors import ShardDamage
+from mmsa.foundation.hashed_random import IntArray
 from mmsa.foundation.urls import joined
 
 _DIGEST_BYTES = 32  # sha256
@@ -103,8 +104,13 @@ class ShardTable:
         return Wanted(self._indexes[number], size, digest)
 
     def files(self, numbers: Iterable[int]) -> list[Wanted]:
-        """Index and tar of each of these shards."""
-        return [f for n in numbers for f in (self.index_file(n), self.tar_file(n))]
+        """Index and tar of each of these shards, the indexes first: they say where samples are."""
+        wanted = list(numbers)
+        return [*map(self.index_file, wanted), *map(self.tar_file, wanted)]
+
+    def num_bytes(self, numbers: IntArray) -> int:
+        """The size of the tars of these shards together."""
+        return int(self._tar_bytes[numbers].sum())
 
     def check_tars(self, files: LocalFiles | CachedFiles) -> None:
         """Check that each tar exists in `files` with its packed size.

@@ -105,7 +105,7 @@ class ReadAndDecode:
         """
         places = list(zip(request.shards.tolist(), request.ordinals.tolist(), strict=True))
         for first in range(0, len(places), _READ_AHEAD):
-            yield from [self.reader.read(*place) for place in places[first : first + _READ_AHEAD]]
+            yield from self.reader.read_all(places[first : first + _READ_AHEAD])
 
     def _view(self, sample: RawSample, epoch: int) -> Tensor:
         """The view (3, S, S) of a sample's image. Raises `ShardDamage` if it does not decode."""

@@ -28,11 +28,16 @@ IMAGES_ONLY = [
 ]
 
 
-def small_set(directory: Path, *, undecodable: Sequence[int] = ()) -> Path:
-    """Pack it. The images of the samples `undecodable` are truncated, with matching checksums."""
+def small_set(
+    directory: Path, *, undecodable: Sequence[int] = (), sizes: Sequence[int] = SIZES
+) -> Path:
+    """Pack it, in shards of `sizes` training samples.
+
+    The images of the samples `undecodable` are truncated, with matching checksums.
+    """
     directory.mkdir()
-    numbers = iter(range(sum(SIZES)))
-    parts = [[sample(next(numbers)) for _ in range(size)] for size in SIZES]
+    numbers = iter(range(sum(sizes)))
+    parts = [[sample(next(numbers)) for _ in range(size)] for size in sizes]
     for part in parts:
         for place, one in enumerate(part):
             if int(one.facts["source_id"]) in undecodable:

@@ -6,6 +6,7 @@
     fetching.py    one file from a store into the cache, whole and verified
     store.py       a store as a flat folder: stream, list, put; by obstore
     sources.py     the clients of the stores, and the words of their errors
+    early_reads.py single samples from a store, before their shards are in the cache
     downloader.py  the process of a node that fetches ahead of the readers
 
 Nothing above knows of this package but for `files.files_at`, `settings.use_cache` and the

@@ -6,8 +6,8 @@ Every error of a store is a `StoreError`. Nothing is retried here beyond what th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,35 @@ class Store:
                 if not piece:
                     return
                 yield piece
+
+    def read_ranges(
+        self, ranges: Sequence[tuple[str, int, int]], *, timeout_s: float
+    ) -> list[bytes]:
+        """The bytes of each of `ranges`, (name, offset, length), all asked for at once.
+
+        Raises `StoreError`, also where not all are there after `timeout_s`.
+        """
+        if not self.is_remote:
+            return [self._local_range(*one) for one in ranges]
+        import asyncio  # a tenth of the time in which a downloader starts
+
+        async def all_of_them() -> list[bytes]:
+            client = self._opened()
+            asked = [
+                client.get_range_async(name, start=offset, length=length)
+                for name, offset, length in ranges
+            ]
+            return [bytes(one) for one in await asyncio.gather(*asked)]
+
+        # Tasks and not threads: they can be given up, and leave nothing that the process waits for.
+        loop = asyncio.new_event_loop()
+        with closing(loop), self._speaking_of(""):
+            return loop.run_until_complete(asyncio.wait_for(all_of_them(), timeout_s))
+
+    def _local_range(self, name: str, offset: int, length: int) -> bytes:
+        with self._speaking_of(name), open_regular(Path(self.location) / name) as file:
+            file.seek(offset)
+            return file.read(length)
 
     def read_unless(self, name: str, tag: str | None) -> tuple[bytes, str | None] | None:
         """(the bytes of `name`, its entity tag); None if its tag is still `tag`."""

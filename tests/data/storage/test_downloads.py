@@ -12,16 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 from packed import open_split, packed_set
-from streaming import requests
+from streaming import assert_equal, batches_of, requests
 
 from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
-from mmsa.data.shard_needs import TrainNeeds, start_downloads
+from mmsa.data.shard_needs import TrainNeeds, _early_bytes, start_downloads
 from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.downloader import Downloader
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
+from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
 from mmsa.process.runtime import World
 
@@ -48,8 +49,8 @@ def bytes_of_one(folder: Path) -> int:
     )
 
 
-def source(reader: SplitReader, **more: int) -> TrainRequests:
-    made = requests(reader, micro_batch_size=8, stop_step=12, **more)
+def source(reader: SplitReader, **more: int | None) -> TrainRequests:
+    made = requests(reader, **{"micro_batch_size": 8, "stop_step": 12, **more})
     made.window_shards = 2
     return made
 
@@ -100,6 +101,40 @@ def test_an_epoch_in_room_for_three_windows(folder: Path, served: ShardServer, c
         assert keys(source(reader), look) == expected
     assert largest <= 6 * bytes_of_one(folder)
     assert sent_tars(served) == tar_bytes(folder)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_samples_before_their_shards_change_no_batch(
+    folder: Path,
+    served: ShardServer,
+    cache: Path,
+    tokenizer: TextTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    limited: bool,
+) -> None:
+    monkeypatch.setattr("mmsa.data.shard_needs._EARLY_SHARE", 0.5)
+    expected = list(batches_of(source(open_split_in_place(folder)), tokenizer))
+    served.latency_s = 0.02
+    reader = open_with(served, limit_bytes=6 * bytes_of_one(folder) if limited else None)
+    train = source(reader)
+    with downloading(train):
+        assert_equal(list(batches_of(train, tokenizer)), expected)
+    allowed = _early_bytes(train, num_workers=1)
+    early = reader._early
+    assert early is not None
+    assert early.left_bytes < allowed
+    assert sent_tars(served) <= tar_bytes(folder) + allowed
+
+
+def test_what_is_sent_twice_is_a_hundredth_of_an_epoch_of_all_readers(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    reader = open_with(served)
+    whole = source(reader, stop_step=None)  # two epochs of 12 steps
+    assert _early_bytes(whole, num_workers=0) == tar_bytes(folder) // 100
+    assert _early_bytes(replace(whole, start_step=18), num_workers=0) == tar_bytes(folder) // 200
+    two_ranks = source(reader, world_size=2, micro_batch_size=4, stop_step=None)
+    assert _early_bytes(two_ranks, num_workers=3) == tar_bytes(folder) // 100 // 6
 
 
 def open_split_in_place(folder: Path) -> SplitReader:
