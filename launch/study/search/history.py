@@ -17,6 +17,7 @@ from launch.study.search.settings import Parameter, Search, Value
 from mmsa.errors import UserError
 from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
 from mmsa.foundation.hashed_random import stream_key
+from mmsa.foundation.parsing import parse_json
 
 if TYPE_CHECKING:  # an optional package
     from optuna import Study
@@ -169,7 +170,7 @@ def is_hopeless(study: Study, number: int) -> tuple[bool, dict[str, Any]]:
     trial = study.trials[number]
     hopeless = study.pruner.prune(study, trial)
     attributes = study.trials[number].system_attrs
-    return hopeless, json.loads(json.dumps(attributes))
+    return hopeless, parse_json(json.dumps(attributes))
 
 
 def importances(study: Study) -> dict[str, float] | None:
