@@ -127,7 +127,7 @@ def findings(one: Forecast, node: str) -> list[Finding]:
                 "communication takes much of a step",
                 f"up to {100 * one.communication_share:.0f} %",
                 f"less than {100 * _NOTABLE_SHARE:.0f} %",
-                "a larger train.global_batch_size, train.communication=bfloat16, or fewer nodes",
+                "a larger train.global_batch_size, train.communication=bf16, or fewer nodes",
             )
         )
     if one.error is not None and abs(one.error) > _NOTABLE_ERROR:
