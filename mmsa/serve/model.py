@@ -28,6 +28,7 @@ from mmsa.export import Export, read_export
 from mmsa.export_target import Target, read_export_whole
 from mmsa.row_model import RowModel
 from mmsa.serve.bodies import RawPost
+from mmsa.serve.folding import fold_batch_norms
 from mmsa.serve.lanes import Lanes
 from mmsa.serve.options import Options
 from mmsa.serve.problems import Problem
@@ -78,11 +79,14 @@ class ServedModel:
         rows = RowModel(export, device)
         on_cpu = device.type == "cpu"
         self.parallel = min(options.parallel, options.threads) if on_cpu else 1
-        twins = [rows, *(rows.twin() for _ in range(self.parallel - 1))]
-        self._lanes = Lanes(twins, options.threads)
         self.num_parameters = sum(one.numel() for one in rows.model.parameters())
         self.reads = rows.reads
         self.may_lack = rows.may_lack
+        if on_cpu:
+            probe = self._probe_row()
+            fold_batch_norms(rows.model, lambda: torch.from_numpy(rows.logits([probe])))
+        twins = [rows, *(rows.twin() for _ in range(self.parallel - 1))]
+        self._lanes = Lanes(twins, options.threads)
         self._plain = self._plain_view()
         self.compute([self._warm_up_row()])  # the first pass is slower, and shows broken weights
 
@@ -148,6 +152,17 @@ class ServedModel:
         red, green, blue = settings.mean
         decoded = image_views.decode(plain_image((red, green, blue)))
         return image_views.evaluation_view(decoded, self.export.preprocessing)
+
+    def _probe_row(self) -> Row:
+        """A text, and an image of noise: in a plain one much of an encoder would not show."""
+        settings = self.export.preprocessing.image
+        if settings is None:
+            return Row(self, "a", None)
+        side = settings.image_size_px
+        noise = torch.randint(
+            256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+        return Row(self, "a" if "text" in self.reads else None, noise)
 
     def _warm_up_row(self) -> Row:
         return Row(self, "a" if "text" in self.reads else None, self._plain)
