@@ -107,15 +107,19 @@ def trained(name: str, launcher: list[str], more: list[str], work: Path) -> dict
 
 
 def compared(found: dict[str, str], against: Path, left_out: tuple[str, ...]) -> int:
-    """1 if a digest of the file `against` is another one in `found`, or missing there, and its
-    name begins with none of `left_out`."""
+    """1 if a digest is another one in the file `against`, or is in one of the two alone.
+
+    Left out are names that begin with one of `left_out`, and runs of which the file has nothing.
+    """
     before = json.loads(against.read_text())
-    names = [name for name in before if not name.startswith(left_out)]
-    differing = [name for name in names if before[name] != found.get(name)]
+    runs = {name.partition(": ")[0] for name in before}
+    new = [name for name in found if name.partition(": ")[0] not in runs]
+    names = [name for name in before | found if name not in new and not name.startswith(left_out)]
+    differing = [name for name in names if before.get(name) != found.get(name)]
     print(f"{len(names) - len(differing)} of {len(names)} the same")
     for name in differing:
         print(f"DIFFERS: {name}")
-    for name in found.keys() - before:
+    for name in new:
         print(f"not in {against}: {name}")
     return 1 if differing else 0
 

@@ -11,10 +11,14 @@ from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import flush_tree, rename_directory
 
 
-def check_free(out: Path) -> None:
-    """Raise `UserError` where something is at `out` already, or its parent is no directory."""
+def check_free(out: Path, option: str = "") -> None:
+    """Raise `UserError` where something is at `out` already, or its parent is no directory.
+
+    `option` is how another directory is given, where the user may not have given this one.
+    """
     if out.exists() or out.is_symlink():
-        raise UserError(f"{out} exists already; give a new directory")
+        by = f" with {option}" if option else ""
+        raise UserError(f"{out} exists already; give a new directory{by}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.absolute().parent} is not a directory; make it first")
 

@@ -217,7 +217,7 @@ def _free_directory(output: Path | None, ingredients: Sequence[Ingredient]) -> P
     if output is None:
         homes = [one.target.source.home.resolve().parent for one in ingredients]
         output = Path(os.path.commonpath(homes)) / "soup"
-    check_free(output)
+    check_free(output, "--output")
     return output
 
 

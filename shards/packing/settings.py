@@ -105,7 +105,7 @@ def parse_image_form(text: str, quality: int, max_pixels: int) -> ImageForm:
 def parse_size(text: str) -> int:
     """Bytes of "64MB", "1.5GiB" or "500kB"; `UserError` for anything else or nothing."""
     size = bytes_of(text)
-    if isinstance(size, str) or size < 1 or text.strip().isdecimal():  # 64 may mean samples
+    if isinstance(size, str) or size < 1 or not text.strip().endswith("B"):  # 64 may mean samples
         raise UserError(f"--shard-size {text} must be a number with a unit, as in 64MB or 1GiB")
     return size
 

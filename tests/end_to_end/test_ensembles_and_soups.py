@@ -245,7 +245,7 @@ def test_the_statistics_of_a_soup_are_those_of_its_own_activations(
         (["{0}", "{wider}"], "cannot be mixed: 3 of "),
         (["{0}", "{masked}"], "have stand-ins for other missing modalities (none; image)"),
         (["{0}", "{1}", "--metric", "f1"], "--metric: unknown metric 'f1'"),
-        (["{0}", "{1}", "--output", "{0}"], "exists already; give a new directory"),
+        (["{0}", "{1}", "--output", "{0}"], "exists already; give a new directory with --output"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_in_one_sentence(

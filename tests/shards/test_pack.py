@@ -231,6 +231,8 @@ def test_the_raw_data_cannot_be_moved_aside(small_raw: Path, tmp_path: Path) -> 
         (["--seed", "-1", "--image-quality", "0"], "2 problems"),
         (["--image-short-side", "large"], "a number of pixels, original, or square:PIXELS"),
         (["--shard-size", "0MB"], "a number with a unit"),
+        (["--shard-size", "1.5"], "a number with a unit"),
+        (["--shard-size", "64M"], "a number with a unit"),
         (["--part", "3/2"], "I/N with I from 1 to N"),
         (["--workers", "0"], "--workers 0"),
         (["--max-pixels", "0"], "--max-pixels 0"),
