@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,19 @@ def decoded(contents: Iterator[Any]) -> int:
     return sum(image_views.decode(content) is not None for content in contents)
 
 
+def read_through(
+    batches: Iterable[list[Any]], samples: int, note: Callable[[int], None] | None
+) -> Iterator[int]:
+    """Decode the images of each batch, and count them. Up to the middle of the `samples` of an
+    epoch `note` is called with how many were read, to keep the state that a resume begins with."""
+    seen = 0
+    for images in batches:
+        seen += len(images)
+        yield decoded(iter(images))
+        if note is not None and seen <= samples // 2:
+            note(seen)
+
+
 def webdataset(source: Source, scratch: Path) -> Batches:
     """Its own pipeline over the same tars by their URLs, shuffled as its examples do."""
     import webdataset as wds
@@ -110,13 +123,12 @@ def hugging_face(source: Source, scratch: Path) -> Batches:
         stream = stream.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
         if first:
             stream.load_state_dict(source.state["datasets"])
-        seen = 0
-        for rows in stream.iter(batch_size=BATCH_SIZE):
-            contents = [one["bytes"] for one in rows["jpg"]]
-            seen += len(contents)
-            yield decoded(iter(contents))
-            if not first and seen <= samples // 2:
-                source.state["datasets"] = stream.state_dict()
+
+        def note(seen: int) -> None:
+            source.state["datasets"] = stream.state_dict()
+
+        images = ([one["bytes"] for one in b["jpg"]] for b in stream.iter(batch_size=BATCH_SIZE))
+        yield from read_through(images, samples, None if first else note)
 
     return batches
 
@@ -157,12 +169,12 @@ def litdata(source: Source, scratch: Path) -> Batches:
         )
         if first:
             loader.load_state_dict(source.state["litdata"])
-        seen = 0
-        for rows in loader:
-            seen += len(rows)
-            yield decoded(row["image"] for row in rows)
-            if not first and seen <= samples // 2:
-                source.state["litdata"] = json.loads(json.dumps(loader.state_dict()))
+
+        def note(seen: int) -> None:
+            source.state["litdata"] = json.loads(json.dumps(loader.state_dict()))
+
+        images = ([row["image"] for row in rows] for rows in loader)
+        yield from read_through(images, samples, None if first else note)
 
     return batches
 
@@ -193,13 +205,13 @@ def mosaicml(source: Source, scratch: Path) -> Batches:
         loader = StreamingDataLoader(dataset, batch_size=BATCH_SIZE, num_workers=0, collate_fn=list)
         if first:
             dataset.load_state_dict(source.state["mds"])
-        seen = 0
-        for rows in loader:
-            seen += len(rows)
-            yield decoded(row["image"] for row in rows)
-            if not first and seen <= samples // 2:
-                # The loader counts the columns of a row where a batch is a list of rows.
-                source.state["mds"] = dataset.state_dict(seen, from_beginning=True)
+
+        def note(seen: int) -> None:
+            # The loader counts the columns of a row where a batch is a list of rows.
+            source.state["mds"] = dataset.state_dict(seen, from_beginning=True)
+
+        images = ([row["image"] for row in rows] for rows in loader)
+        yield from read_through(images, samples, None if first else note)
 
     return batches
 

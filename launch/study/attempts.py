@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.study.workers import POLL_S
-from mmsa.foundation.file_lock import FileLock
+from mmsa.errors import EXIT_USER_ERROR
+from mmsa.foundation.file_lock import is_locked
 from mmsa.foundation.parsing import parse_json
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
@@ -50,6 +51,15 @@ class Attempts:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(content) + "\n")
 
+    def note_failure(self, part: str, code: int, run_dir: Path, log: Path, digest: str) -> str:
+        """Add an attempt that failed; returns what went wrong, as one line."""
+        why = _why_it_failed(part, code, run_dir, log)
+        # A launcher makes 1 of the 2 of its ranks.
+        refused = read_status(run_dir / STATUS_NAME).get("exit_code")
+        code = EXIT_USER_ERROR if part == "train" and refused == EXIT_USER_ERROR else code
+        self.note(part=part, code=code, why=why, digest=digest)
+        return why
+
     def failures(self, digest: str) -> list[dict[str, Any]]:
         """The failed attempts with the study as it is: a changed one is tried again."""
         return [
@@ -59,10 +69,12 @@ class Attempts:
     def are_given_up(self, digest: str) -> bool:
         """Whether it is not tried again: it was refused (exit code 2), or failed too often."""
         failed = self.failures(digest)
-        return len(failed) >= MAX_FAILURES or any(each["exit_code"] == 2 for each in failed)
+        return len(failed) >= MAX_FAILURES or any(
+            each["exit_code"] == EXIT_USER_ERROR for each in failed
+        )
 
 
-def why_it_failed(part: str, code: int, run_dir: Path, log: Path) -> str:
+def _why_it_failed(part: str, code: int, run_dir: Path, log: Path) -> str:
     """What went wrong, as one line: from `status.json`, else the last line of the log."""
     reason = ""
     if part == "train":
@@ -80,12 +92,8 @@ def wait_for_orphan(
     """Wait while a run that a killed driver began still saves and ends."""
     path = run_dir / LOCK_NAME
     told = False
-    while path.exists() and not is_stopping():
-        try:
-            FileLock(path).release()
-            return
-        except BlockingIOError:
-            if not told:
-                say("is still running; waiting for its end")
-                told = True
-            time.sleep(POLL_S)
+    while path.exists() and not is_stopping() and is_locked(path):
+        if not told:
+            say("is still running; waiting for its end")
+            told = True
+        time.sleep(POLL_S)

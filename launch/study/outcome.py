@@ -13,7 +13,7 @@ from launch.study.answer import answer
 from launch.study.final import open_test, read_final
 from launch.study.page import render
 from launch.study.question import Study
-from launch.study.search.directories import TrialDirectories
+from launch.study.search.directories import TrialDirectories, TrialDirectory
 from launch.study.search.summary import is_finished, summary
 from launch.study.searching import trial_overrides
 from launch.study.trials import Trial
@@ -37,8 +37,9 @@ def answered(
     """The answer, written to OUT."""
     found = answer(study, trials)
     if study.search is not None:
-        found["search"] = _searched(study, out)
-        if not is_finished(study.search, TrialDirectories(out).all()):
+        searched = TrialDirectories(out).all()
+        found["search"] = _searched(study, searched, out)
+        if not is_finished(study.search, searched):
             found["best"] = None  # which trials are compared is not known yet
     opened = read_final(out) if final is None else open_test(study, trials, found, out, final)
     commands = commands_of(study, trials, out)
@@ -66,10 +67,9 @@ def commands_of(study: Study, trials: Sequence[Trial], out: Path) -> dict[str, l
     return commands
 
 
-def _searched(study: Study, out: Path) -> dict[str, Any]:
+def _searched(study: Study, trials: Sequence[TrialDirectory], out: Path) -> dict[str, Any]:
     """The search as JSON, with the command that repeats each trial in one process."""
     assert study.search is not None
-    trials = TrialDirectories(out).all()
     found = summary(study.search, study.metric, trials)
     for row, trial in zip(found["trials"], trials, strict=True):
         if trial.values is not None:

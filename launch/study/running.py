@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.site import ROOT
-from launch.study.attempts import wait_for_orphan, why_it_failed
+from launch.study.attempts import wait_for_orphan
 from launch.study.packing import pack_fold
 from launch.study.question import Study
 from launch.study.trials import Trial
 from launch.study.workers import Workers
-from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
+from mmsa.errors import EXIT_PREEMPTED
 from mmsa.process.status import STATUS_NAME, read_status
 
 
@@ -68,11 +68,7 @@ class Driver:
                 self._todo.append(trial)
                 return
             if code:
-                why = why_it_failed(part, code, trial.run_dir, trial.log)
-                # A launcher makes 1 of the 2 of its ranks.
-                refused = read_status(trial.run_dir / STATUS_NAME).get("exit_code")
-                code = EXIT_USER_ERROR if part == "train" and refused == EXIT_USER_ERROR else code
-                trial.attempts.note(part=part, code=code, why=why, digest=digest)
+                why = trial.attempts.note_failure(part, code, trial.run_dir, trial.log, digest)
                 self._say(trial, why)
                 if not trial.attempts.are_given_up(digest):
                     self._todo.append(trial)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.study.attempts import Attempts, wait_for_orphan, why_it_failed
+from launch.study.attempts import Attempts, wait_for_orphan
 from launch.study.pruning import Judge, values_so_far
 from launch.study.question import Study
 from launch.study.search import history
@@ -28,9 +28,10 @@ from launch.study.search.directories import (
     TrialDirectory,
 )
 from launch.study.search.settings import NoPruner, Search
+from launch.study.search.summary import is_finished
 from launch.study.search.validations import Validation, read_validations, value_of_best
 from launch.study.workers import POLL_S, Workers
-from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from mmsa.errors import EXIT_PREEMPTED, UserError
 from mmsa.foundation.file_lock import FileLock
 from mmsa.process.status import STATUS_NAME, read_status
 
@@ -116,7 +117,7 @@ class SearchDriver:
                         self._do(trial)
                 finally:
                     self._mine.discard(trial.number)
-            elif self._search.confirm is None or self._is_finished():
+            elif self._search.confirm is None or is_finished(self._search, self._trials.all()):
                 return
             else:  # others still work on trials; then there are runs to confirm
                 self._tell_of_others()
@@ -127,9 +128,6 @@ class SearchDriver:
             told, self._told_of_others = self._told_of_others, True
         if not told and not self._mine:
             print("waiting for trials of other drivers before the best are confirmed", flush=True)
-
-    def _is_finished(self) -> bool:
-        return all(trial.is_finished for trial in self._trials.all())
 
     def _take(self) -> tuple[TrialDirectory, FileLock] | None:
         """A trial that lost its driver, or a new one; None where nothing is left to begin."""
@@ -157,21 +155,21 @@ class SearchDriver:
             self._finish(trial, FAILED, [], why=str(error), select_by=self._study.metric)
             return
         select_by = config.train.select_by
-        stopping = self._workers
+        workers = self._workers
         wait_for_orphan(
             trial.run_dir,
-            lambda: stopping.stopping is not None,
+            lambda: workers.stopping is not None,
             lambda what: self._say(trial, what),
         )
         code = 0
         status = read_status(trial.run_dir / STATUS_NAME).get("state")
         if status != "done" and trial.result.get("state") != PRUNING:
             self._say(trial, f"trains {' '.join(trial.read('trial.json')['settings'])}")
-            words = ["--config", str(self._base), *self._overrides(trial)]
+            words = ["--config", str(self._base), *trial_overrides(self._study, trial)]
             judge = None
             if not isinstance(self._search.pruner, NoPruner):
                 judge = Judge(self._study, self._trials, trial, select_by)
-            code = self._workers.run(self._workers.script("train.py", words), trial.log, judge)
+            code = workers.run(workers.script("train.py", words), trial.log, judge)
         self._conclude(trial, code, select_by)
 
     def _choose(self, trial: TrialDirectory) -> None:
@@ -189,14 +187,12 @@ class SearchDriver:
         content["settings"] = self._search.overrides(values)
         trial.write("trial.json", content | {"sampler": self._search.sampler.model_dump()})
 
-    def _overrides(self, trial: TrialDirectory) -> list[str]:
-        return trial_overrides(self._study, trial)
-
     def _configuration(self, trial: TrialDirectory) -> Config:
         from mmsa.config import load_config
         from mmsa.training.setup import training_checks
 
-        return load_config(str(self._base), self._overrides(trial), checks=training_checks())
+        overrides = trial_overrides(self._study, trial)
+        return load_config(str(self._base), overrides, checks=training_checks())
 
     def _conclude(self, trial: TrialDirectory, code: int, select_by: str) -> None:
         """Write how a run ended, or leave it to be resumed."""
@@ -211,11 +207,8 @@ class SearchDriver:
         elif code == EXIT_PREEMPTED:  # by its own time limit
             self._say(trial, "interrupted; it is resumed")
         else:
-            why = why_it_failed("train", code, trial.run_dir, trial.log)
-            # A launcher makes 1 of the 2 of its ranks.
-            code = EXIT_USER_ERROR if status.get("exit_code") == EXIT_USER_ERROR else code
             attempts = Attempts(trial.log.with_suffix(".jsonl"))
-            attempts.note(part="train", code=code, why=why, digest=self._digest)
+            why = attempts.note_failure("train", code, trial.run_dir, trial.log, self._digest)
             if attempts.are_given_up(self._digest):
                 self._finish(trial, FAILED, validations, why=why, select_by=select_by)
             else:

@@ -10,13 +10,12 @@ The files are the only state: any number of drivers may work on a study, and eac
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.study.attempts import Attempts
 from launch.study.question import Study
-from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.file_lock import FileLock, is_locked, lock_if_free
 from mmsa.process.status import STATUS_NAME, read_status
 
 
@@ -60,18 +59,16 @@ class Trial:
 
     def lock(self) -> FileLock | None:
         """The right to work on this run; None while another driver has it."""
-        path = self.out / "locks" / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(BlockingIOError):
-            return FileLock(path)
-        return None
+        return lock_if_free(self._lock())
 
     def is_locked(self) -> bool:
         """Whether a driver works on this run."""
-        lock = self.lock()
-        if lock is not None:
-            lock.release()
-        return lock is None
+        return is_locked(self._lock())
+
+    def _lock(self) -> Path:
+        path = self.out / "locks" / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def was_trained_otherwise(self, digest: str) -> bool:
         """Whether its last attempt had other settings than the study has now."""

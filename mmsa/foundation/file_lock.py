@@ -65,6 +65,22 @@ class FileLock:
         self.release()
 
 
+def lock_if_free(path: Path) -> FileLock | None:
+    """The lock on `path`; None while another process holds it. Raises `OSError` as `FileLock`."""
+    try:
+        return FileLock(path)
+    except BlockingIOError:
+        return None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock on `path`, which is created."""
+    lock = lock_if_free(path)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
 class DirectoryLock:
     """An exclusive lock on a directory and on a file in it. A context manager.
 

@@ -82,13 +82,13 @@ class ServedModel:
         self.num_parameters = sum(one.numel() for one in rows.model.parameters())
         self.reads = rows.reads
         self.may_lack = rows.may_lack
+        probe = self._probe_row()
         if on_cpu:
-            probe = self._probe_row()
             fold_batch_norms(rows.model, lambda: torch.from_numpy(rows.logits([probe])))
         twins = [rows, *(rows.twin() for _ in range(self.parallel - 1))]
         self._lanes = Lanes(twins, options.threads)
         self._plain = self._plain_view()
-        self.compute([self._warm_up_row()])  # the first pass is slower, and shows broken weights
+        self.compute([probe])  # the first pass is slower, and shows broken weights
 
     def row(self, post: RawPost) -> Row:
         """`post` as a row. Raises `Problem` (413, 422) where the model cannot use it."""
@@ -163,9 +163,6 @@ class ServedModel:
             256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
         return Row(self, "a" if "text" in self.reads else None, noise)
-
-    def _warm_up_row(self) -> Row:
-        return Row(self, "a" if "text" in self.reads else None, self._plain)
 
 
 def load_served(path: Path, options: Options, device: str | torch.device | None) -> ServedModel:

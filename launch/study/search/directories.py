@@ -25,7 +25,7 @@ from typing import Any
 
 from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
-from mmsa.foundation.file_lock import FileLock
+from mmsa.foundation.file_lock import FileLock, is_locked, lock_if_free
 from mmsa.foundation.parsing import parse_json
 
 FOLDER = "search"
@@ -60,9 +60,15 @@ class TrialDirectory:
 
     def lock(self) -> FileLock | None:
         """The right to work on it; None while another driver has it."""
-        with suppress(BlockingIOError):
-            return FileLock(self.path / "lock")
-        return None
+        return lock_if_free(self._lock)
+
+    def is_locked(self) -> bool:
+        """Whether a driver works on it."""
+        return is_locked(self._lock)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files; empty while it is not there."""

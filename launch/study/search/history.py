@@ -105,7 +105,7 @@ def _as_optuna_has_it(
             place: math.nan if value is None else value
             for place, value in enumerate(reported, start=1)
         },
-        system_attrs={key: value for key, value in attributes.items()},
+        system_attrs=dict(attributes),
     )
 
 

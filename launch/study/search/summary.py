@@ -34,8 +34,8 @@ def best_few(search: Search, trials: Sequence[TrialDirectory], metric: str) -> d
 
 
 def is_finished(search: Search, trials: Sequence[TrialDirectory]) -> bool:
-    """Whether all trials of the search have ended."""
-    return sum(trial.is_finished for trial in trials) >= search.trials
+    """Whether all trials of the search have been claimed and have ended."""
+    return len(trials) >= search.trials and all(trial.is_finished for trial in trials)
 
 
 def summary(search: Search, metric: str, trials: Sequence[TrialDirectory]) -> dict[str, Any]:
@@ -73,10 +73,7 @@ def _row(trial: TrialDirectory) -> dict[str, Any]:
     result = trial.result
     state = result.get("state")
     if state not in (COMPLETE, PRUNED, FAILED):
-        lock = trial.lock()
-        state = "running" if lock is None else "stopped"
-        if lock is not None:
-            lock.release()
+        state = "running" if trial.is_locked() else "stopped"
     return {
         "name": trial.name,
         "state": state,
