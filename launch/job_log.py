@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.parsing import read_json_objects
 
 Facts = dict[str, Any]
 
@@ -93,18 +93,8 @@ def without_checkpoint(starts: list[Facts], run_dir: Path) -> int:
 
 
 def _lines(folder: Path) -> list[Facts]:
-    try:
-        lines = (folder / JOBS_NAME).read_bytes().split(b"\n")
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            facts = parse_json(line)
-        except ValueError:
-            continue  # truncated on a full disk; the other lines are intact
-        if isinstance(facts, dict) and all(
-            isinstance(facts.get(key), str) for key in ("job", "kind", "log")
-        ):
-            found.append(facts)
-    return found
+    return [
+        facts
+        for facts in read_json_objects(folder / JOBS_NAME)
+        if all(isinstance(facts.get(key), str) for key in ("job", "kind", "log"))
+    ]

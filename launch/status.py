@@ -16,7 +16,7 @@ from typing import Any
 
 from launch.status_table import clock, print_table
 from mmsa.errors import UserError
-from mmsa.foundation.parsing import parse_json, parse_yaml
+from mmsa.foundation.parsing import parse_yaml, read_json_objects
 
 _TAIL_BYTES = 65536  # read from the end of metrics.jsonl
 _MEASURES = {  # kind of line in it -> the numbers that are shown
@@ -169,19 +169,9 @@ def facts_of(run_dir: Path) -> Facts:
 
 def last_metrics(file: Path) -> dict[str, Facts]:
     """The last complete line of each kind near the end of `metrics.jsonl`."""
-    try:
-        with open(file, "rb") as stream:
-            stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-            lines = stream.read().splitlines()
-    except OSError:
-        return {}
     found: dict[str, Facts] = {}
-    for line in lines:
-        try:
-            content = parse_json(line)
-        except ValueError:
-            continue  # truncated at the start by us, or still being written at the end
-        kind = content.get("kind") if isinstance(content, dict) else None
+    for content in read_json_objects(file, last_bytes=_TAIL_BYTES):
+        kind = content.get("kind")
         if isinstance(kind, str) and kind in _MEASURES and _whole(content.get("step")) is not None:
             numbers = {name: content.get(name) for name in _MEASURES[kind]}
             if all(map(_is_number, numbers.values())):

@@ -12,7 +12,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine fails no test.
+hypothesis.settings.register_profile(
+    "no_times", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("no_times")
 
 # Set before torch is imported: two threads per process on two busy cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from launch.study.workers import POLL_S
 from mmsa.errors import EXIT_USER_ERROR
 from mmsa.foundation.file_lock import is_locked
-from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.parsing import read_json_objects
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
 
@@ -29,15 +28,7 @@ class Attempts:
 
     def all(self) -> list[dict[str, Any]]:
         """What became of each attempt so far, the oldest first."""
-        try:
-            lines = self.file.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            with suppress(ValueError):  # the last one may be torn
-                found.append(parse_json(line))
-        return [each for each in found if isinstance(each, dict)]
+        return read_json_objects(self.file)
 
     def note(self, *, part: str, code: int, why: str, digest: str) -> None:
         """Add an attempt that ended: `part` is train, evaluate or pack."""

@@ -9,6 +9,8 @@ no other module calls the parsers.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,6 +32,30 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError(_TOO_DEEP) from None
     _refuse(value)
     return value
+
+
+def read_json_objects(
+    file: Path, *, last_bytes: int | None = None, with_text: str = ""
+) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines that others append to; empty where it cannot be read.
+
+    Lines that are no objects are left out: the last one may be half written, by a full disk or a
+    kill, and others still count. Of the last `last_bytes` alone, if given, the first line may begin
+    in its middle. Lines without `with_text` are passed over unparsed.
+    """
+    try:
+        with file.open("rb") as stream:
+            if last_bytes is not None:
+                stream.seek(max(0, file.stat().st_size - last_bytes))
+            lines = stream.read().split(b"\n")  # splitlines() also cuts at other characters
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        if with_text.encode() in line:
+            with suppress(ValueError):
+                found.append(parse_json(line))
+    return [each for each in found if isinstance(each, dict)]
 
 
 class UniqueKeysLoader(yaml.SafeLoader):

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmsa.config import load_config
 from mmsa.errors import UserError
-from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.parsing import read_json_objects
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.serve.options import Options
 from mmsa.serve.problems import Problem
@@ -100,18 +100,8 @@ class Training:
 
 def _last_lines(metrics: Path) -> dict[str, dict[str, Any]]:
     """The newest line of each kind (train, validation) in a run's metrics."""
-    try:
-        with metrics.open("rb") as file:
-            file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
     found: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            content = parse_json(line)
-        except ValueError:  # the first may begin in its middle, the last be half written
-            continue
+    for content in read_json_objects(metrics, last_bytes=_TAIL_BYTES):
         kind = str(content.get("kind"))
         found[kind] = {name: content[name] for name in _SHOWN if name in content}
     return found

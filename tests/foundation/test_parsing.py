@@ -15,7 +15,7 @@ from mmsa.config import load_config
 from mmsa.data.manifest import load_manifest
 from mmsa.data.members import object_in
 from mmsa.errors import UserError
-from mmsa.foundation.parsing import MOST_NESTED, parse_json, parse_yaml
+from mmsa.foundation.parsing import MOST_NESTED, parse_json, parse_yaml, read_json_objects
 from mmsa.foundation.settings_yaml import SettingsLoader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,8 +25,8 @@ def nested(depth: int, opening: str) -> str:
     return opening * depth + "1" + {"[": "]", '{"a":': "}"}[opening] * depth
 
 
-@settings(max_examples=25, deadline=None)
-@given(depth=st.integers(0, 3000), opening=st.sampled_from(["[", '{"a":']))
+@settings(max_examples=12)
+@given(depth=st.integers(0, 2 * MOST_NESTED), opening=st.sampled_from(["[", '{"a":']))
 def test_depth_is_limited_at_the_same_place(depth: int, opening: str) -> None:
     text = nested(depth, opening)
     if depth <= MOST_NESTED:
@@ -48,6 +48,18 @@ def test_yaml_raises_its_own_error_only() -> None:
     with pytest.raises(yaml.YAMLError, match="more than 100000 values"):
         parse_yaml("a0: &a0 [1]\n" + bomb)  # 9 to the 39th lists, each once in memory
     assert parse_yaml("when: 2026-01-01", SettingsLoader) == {"when": "2026-01-01"}
+
+
+def test_objects_of_lines_that_others_append_to(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    assert read_json_objects(file) == []
+    lines = [b'{"a": 1}', b"[2]", b"", b"3", b"\xff\x0d{", nested(400, "[").encode(), b'{"b": 4}']
+    file.write_bytes(b"\n".join([*lines, b'{"c": ']))
+    assert read_json_objects(file) == [{"a": 1}, {"b": 4}]
+    assert read_json_objects(file, with_text='"b"') == [{"b": 4}]
+    assert read_json_objects(file, last_bytes=10**6) == [{"a": 1}, {"b": 4}]
+    assert read_json_objects(file, last_bytes=len('"b": 4}\n{"c": ')) == []  # cut in its middle
+    assert read_json_objects(file, last_bytes=len('{"b": 4}\n{"c": ')) == [{"b": 4}]
 
 
 @pytest.mark.parametrize("depth", [101, 400, 990, 100_000])

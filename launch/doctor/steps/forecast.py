@@ -199,16 +199,16 @@ def _length(config: Config, ranks: int) -> dict[str, Any]:
 
 def real_run(run_dir: Path) -> dict[str, Any]:
     """What a run in this directory has logged: median `samples_per_s` of all ranks, and `ranks`."""
-    from mmsa.foundation.parsing import parse_json
+    from mmsa.foundation.parsing import read_json_objects
 
     facts: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rates = [line for line in map(parse_json, lines) if line.get("samples_per_s")]
-        if rates:
-            newest = rates[1:][-_NEWEST:] or rates  # the first line includes the start
-            facts["samples_per_s"] = statistics.median(one["samples_per_s"] for one in newest)
-            facts["lines"] = len(newest)
+    lines = read_json_objects(run_dir / "metrics.jsonl")
+    rates = [line for line in lines if isinstance(line.get("samples_per_s"), int | float)]
+    if rates:
+        newest = rates[1:][-_NEWEST:] or rates  # the first line includes the start
+        facts["samples_per_s"] = statistics.median(one["samples_per_s"] for one in newest)
+        facts["lines"] = len(newest)
+        with suppress(OSError):
             log = (run_dir / "log.txt").read_text(encoding="utf-8", errors="replace")
             worlds = re.findall(r"world_size (\d+)", log)
             facts["ranks"] = int(worlds[-1]) if worlds else 0

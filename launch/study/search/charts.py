@@ -52,9 +52,8 @@ def _shown(found: Mapping[str, Any]) -> tuple[float, float]:
 def draw_parallel(axes: Any, found: Mapping[str, Any]) -> None:
     """A line for each complete trial over an axis for each parameter; the darker the better."""
     names = list(found["space"])
-    rows = [row for row in found["trials"] if row["state"] == "complete"]
-    sign = 1 if found["direction"] == "minimize" else -1
-    rows.sort(key=lambda row: -sign * row["value"])  # the best on top
+    trials = {row["name"]: row for row in found["trials"]}
+    rows = [trials[name] for name in reversed(found["ranking"])]  # the best on top
     for place, row in enumerate(rows):
         heights = [_height(found["space"][name], row["values"].get(name)) for name in names]
         share = (place + 1) / len(rows)

@@ -45,7 +45,7 @@ def summary(search: Search, metric: str, trials: Sequence[TrialDirectory]) -> di
     few trials.
     """
     rows = [_row(trial) for trial in trials]
-    best = ranked(trials, metric)[:1]
+    best = ranked(trials, metric)
     states = [row["state"] for row in rows]
     return {
         "metric": metric,
@@ -58,6 +58,7 @@ def summary(search: Search, metric: str, trials: Sequence[TrialDirectory]) -> di
         "pruner": search.pruner.model_dump(),
         "seed": search.seed,
         "space": {name: _range(search, name) for name in search.space},
+        "ranking": [trial.name for trial in best],  # complete ones, the best first
         "best": best[0].name if best else None,
         "best_value": best[0].result["value"] if best else None,
         "importances": _importances(search, metric, trials),

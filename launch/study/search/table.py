@@ -15,9 +15,8 @@ def print_search(found: Mapping[str, Any], verdict: str) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, soft_wrap=False)
-    sign = 1 if found["direction"] == "minimize" else -1
-    done = [row for row in found["trials"] if row["state"] == "complete"]
-    done.sort(key=lambda row: sign * row["value"])
+    rows = {row["name"]: row for row in found["trials"]}
+    done = [rows[name] for name in found["ranking"]]
     under_way = [row for row in found["trials"] if row["state"] in ("running", "stopped")]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("trial", no_wrap=True)

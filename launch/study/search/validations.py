@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
-from mmsa.foundation.parsing import parse_json
+from mmsa.foundation.parsing import read_json_objects
 from mmsa.training.tracking import METRICS_NAME
 
 
@@ -25,19 +25,10 @@ def read_validations(run_dir: Path, metric: str, select_by: str) -> list[Validat
 
     A value that is missing is NaN.
     """
-    try:
-        lines = (run_dir / METRICS_NAME).read_bytes().split(b"\n")
-    except OSError:
-        return []
     found = []
-    for line in lines:
-        if b'"validation"' not in line:  # of hundreds of lines most are of training
-            continue
-        try:
-            content = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict) and isinstance(content.get("step"), int):
+    # Of hundreds of lines most are of training.
+    for content in read_json_objects(run_dir / METRICS_NAME, with_text='"validation"'):
+        if isinstance(content.get("step"), int):
             values = (_number(content.get(name)) for name in (metric, select_by))
             found.append(Validation(content["step"], *values))
     return found
