@@ -4,12 +4,13 @@
     python -m benchmarks.recipes STUDY.yaml RAW OUT --status
     python -m benchmarks.recipes STUDY.yaml RAW OUT --table
 
-STUDY.yaml has `base` (a run configuration), `variants` (name -> list of settings), `order` (rows
-of variants and folds, the most wanted first) and `ensembles` (name -> variants whose probabilities
-are averaged, which costs no training). Each run is one process of one thread; `--jobs`
-of them run at a time. The same command again goes on: runs resume, finished ones stay. Variants are
-compared by the validation scores of `--status` alone until `--table` opens the reports of the test
-folds, which pooled are every sample once.
+STUDY.yaml has `base` (a run configuration), `variants` (name -> list of settings, in which `{fold}`
+stands for the run's fold and `{out}` for OUT), `soups` (name -> variants whose weights are mixed
+fold by fold, by validation), `order` (rows of variants, soups and folds, the most wanted first) and
+`ensembles` (name -> variants whose probabilities are averaged). Each run is one process of one
+thread; `--jobs` of them run at a time. The same command again goes on: runs resume, finished ones
+stay. Variants are compared by the validation scores of `--status` alone until `--table` opens the
+reports of the test folds, which pooled are every sample once.
 """
 
 from __future__ import annotations
@@ -87,26 +88,50 @@ def seconds_of_cpu() -> float:
     return times.children_user + times.children_system
 
 
+def is_soup(study: dict[str, Any], variant: str) -> bool:
+    return variant in study.get("soups", {})
+
+
+def training_of(study: dict[str, Any], out: Path, trial: Trial, shards: Path) -> list[str]:
+    """The arguments of the command that trains the trial."""
+    directory = trial.directory(out)
+    settings = [
+        one.format(out=out, fold=trial.fold) for one in flat(study["variants"][trial.variant])
+    ]
+    places = [f"data.shards={shards}", f"run.dir={directory}"]
+    return ["train.py", "--config", str(out / "base.yaml"), *settings, *places]
+
+
+def mixing_of(study: dict[str, Any], out: Path, trial: Trial) -> list[str]:
+    """The arguments of the command that mixes the soup of a fold; of one there already, nothing."""
+    directory = trial.directory(out) / "best"
+    if directory.exists():
+        return ["-c", ""]
+    runs = [str(Trial(one, trial.fold).directory(out)) for one in study["soups"][trial.variant]]
+    return ["-m", "mmsa", "soup", *runs, "--output", str(directory), "--num-workers", "0"]
+
+
 def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) -> str:
-    """Train the trial and evaluate it on its test fold; what came of it."""
+    """Train or mix the trial and evaluate it on its test fold; what came of it."""
     out = options.out
     directory = trial.directory(out)
     with _packing:  # another trial may need the same fold
         shards = shards_of(study, options.raw, out, trial)
     if report_of(directory).exists():
         return "there already"
-    settings = [
-        *flat(study["variants"][trial.variant]),
-        f"data.shards={shards}",
-        f"run.dir={directory}",
-    ]
-    base = out / "base.yaml"
+    if is_soup(study, trial.variant):
+        model = str(directory / "best")
+        first = mixing_of(study, out, trial)
+    else:
+        model = str(directory)
+        first = training_of(study, out, trial, shards)
     log = directory.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    report = str(report_of(directory).parent)
     commands = [
-        ["train.py", "--config", str(base), *settings],
-        ["evaluate.py", str(directory), "--split", "test", "--no-page"],
+        first,
+        ["evaluate.py", model, "--split", "test", "--no-page", "--out", report],
     ]
     with log.open("a") as lines:
         for command in commands:
@@ -119,9 +144,11 @@ def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) 
                 stderr=subprocess.STDOUT,
                 check=False,
             )
-            lines.write(f"{command[0]}: {time.monotonic() - begin:.0f} s, {ended.returncode}\n")
+            lines.write(
+                f"{' '.join(command[:3])}: {time.monotonic() - begin:.0f} s, {ended.returncode}\n"
+            )
             if ended.returncode:
-                return f"{command[0]} ended with {ended.returncode}; see {log}"
+                return f"{' '.join(command[:3])} ended with {ended.returncode}; see {log}"
     return "done"
 
 
