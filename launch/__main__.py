@@ -16,8 +16,9 @@ from types import ModuleType
 from launch import folds, job_hooks, prefetch, run, status, submit
 from launch.doctor import command as doctor
 from launch.study import command as study
-from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions, take_imports
+from mmsa.foundation.closed_stdout import discard_stdout
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "run": (run, "train or evaluate on this machine, with several processes"),
@@ -50,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a `UserError`, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 for a `UserError`, 130 after Ctrl-C, 141
+    where stdout is closed."""
     words = list(sys.argv[1:] if argv is None else argv)
     rest: list[str] = []
     if "--" in words:
@@ -64,11 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import_extensions([*arguments.imports, *take_imports(rest)[0]])
         code: int | None = arguments.run(arguments)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return discard_stdout()
     return code or 0
 
 

@@ -15,7 +15,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from mmsa.foundation.closed_stdout import discard_stdout
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,13 +63,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 after a user error or for damaged files."""
+    """Run a command; returns the exit code: 0, 2 after a user error or for damaged files, 130 after
+    Ctrl-C, 141 where stdout is closed."""
     arguments = build_parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; nothing incomplete was left under its final name", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return discard_stdout()
+    return code
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import signal
@@ -14,8 +13,9 @@ from types import FrameType
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.data.storage.settings import CacheSettings, add_cache_option, use_cache
-from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions
+from mmsa.foundation.closed_stdout import discard_stdout
 from mmsa.foundation.urls import location_of
 from shards import protocols_cli
 from shards.pack_cli import add_merge, add_pack
@@ -266,11 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; nothing incomplete was left under its final name", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) closed the pipe; discard the rest of stdout's buffer.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return discard_stdout()
     return code or 0
 
 

@@ -65,6 +65,7 @@ LAYERS = (
 SHARDS_MAY_IMPORT = {
     "mmsa.extensions",
     "mmsa.foundation.atomic_write",
+    "mmsa.foundation.closed_stdout",
     "mmsa.data.decoding.file_kinds",
     "mmsa.data.decoding.limits",
     "mmsa.data.decoding.packed_form",

@@ -1,9 +1,10 @@
 """`python -m launch study STUDY.yaml`: train all variants of a question, and answer it.
 
-    study launch/studies/heads.yaml --out runs/heads --parallel 2 -- data.shards=data/posts
-    study launch/studies/heads.yaml --out runs/heads --slurm --parallel 8 --gpus-per-node 4 -- ...
-    study launch/studies/heads.yaml --out runs/heads --status
-    study launch/studies/heads.yaml --out runs/heads --final
+    study launch/studies/learning_rates.yaml --parallel 2 -- data.shards=data/posts
+    study launch/studies/learning_rates.yaml --slurm --parallel 8 --gpus-per-node 4 -- ...
+    study launch/studies/learning_rates.yaml --status
+    study launch/studies/learning_rates.yaml --final
+    study launch/studies/best.yaml --raw RAW --out runs/best
 
 STUDY.yaml has variants (named lists of settings), seeds and perhaps folds, or a search over ranges
 of settings; settings after -- are of all runs. The same command again goes on: finished runs stay,
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="directory of the study (default: runs/ and the file's name)"
     )
+    parser.add_argument("--raw", metavar="DIR", help="the raw data of its folds (folds.raw)")
     parser.add_argument(
         "--parallel",
         type=int,
@@ -81,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("parallel", "processes"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
-    study = load_study(arguments.study, arguments.rest)
+    study = load_study(arguments.study, arguments.rest, arguments.raw)
     out = arguments.out or Path("runs") / arguments.study.stem
     if arguments.status and not out.is_dir():
         raise UserError(f"{out} does not exist: the study has not begun; leave out --status")

@@ -38,7 +38,7 @@ class Folds(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     source: str  # as for `python -m shards pack`
-    raw: str
+    raw: str = ""  # the raw data; "" in a file for all: then --raw names it
     protocol: str = "kfold:5"
     options: list[str] = Field(default_factory=list)  # of `pack`
     only: list[int] | None = None  # the first answer may come from a few of them
@@ -150,8 +150,8 @@ class Study(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_study(file: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and check STUDY.yaml; `overrides` follow its `settings`.
+def load_study(file: Path, overrides: Sequence[str] = (), raw: str | None = None) -> Study:
+    """Read and check STUDY.yaml; `overrides` follow its `settings`, `raw` is used for `folds.raw`.
 
     Raises `UserError` with every problem of the file.
     """
@@ -177,6 +177,15 @@ def load_study(file: Path, overrides: Sequence[str] = ()) -> Study:
             for one in error.errors()
         ]
         raise UserError(f"{file}: " + "; ".join(problems)) from None
+    if study.folds is not None:
+        study.folds.raw = raw or study.folds.raw
+        if not study.folds.raw:
+            raise UserError(
+                f"{file} has folds of {study.folds.source} and does not say where its raw data is; "
+                "give --raw DIR"
+            )
+    elif raw is not None:
+        raise UserError(f"--raw {raw}: {file} has no folds to pack from it; leave it out")
     if isinstance(study.base, str) and not Path(study.base).is_file():
         raise UserError(f"{file}: base {study.base} does not exist; name a run configuration")
     return study

@@ -57,14 +57,16 @@ def submit_study(study: Study, arguments: argparse.Namespace, out: Path) -> None
     submit_jobs([job], dry_run=arguments.dry_run, notes=notes)
     if not arguments.dry_run:
         words = ["python", "-m", "launch", "study", str(arguments.study), "--out", str(out)]
+        raw = ["--raw", arguments.raw] if arguments.raw else []
         rest = ["--", *arguments.rest] if arguments.rest else []
-        print(f"  state   {shlex.join([*words, '--status', *rest])}")
+        print(f"  state   {shlex.join([*words, *raw, '--status', *rest])}")
 
 
 def _words_of_tasks(arguments: argparse.Namespace, out: Path) -> list[str]:
     """The arguments of `launch study` in each task; engine and processes are the script's."""
     words = [str(arguments.study), "--out", str(out)]
     words += ["--only", arguments.only] if arguments.only else []
+    words += ["--raw", arguments.raw] if arguments.raw else []
     return words + (["--", *arguments.rest] if arguments.rest else [])
 
 

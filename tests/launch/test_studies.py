@@ -56,6 +56,19 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, says: str
     assert says in str(caught.value)
 
 
+def test_the_raw_data_of_a_file_for_all(tmp_path: Path) -> None:
+    text = "variants: {a: []}\nfolds: {source: synthetic, protocol: 'kfold:3'}"
+    file = write(tmp_path / "study.yaml", text)
+    with pytest.raises(UserError, match="folds of synthetic and does not say where .*--raw DIR"):
+        load_study(file)
+    study = load_study(file, raw="here")
+    assert study.folds is not None
+    assert study.folds.raw == "here"
+    without = write(tmp_path / "other.yaml", "variants: {a: []}")
+    with pytest.raises(UserError, match="--raw here: .* has no folds to pack"):
+        load_study(without, raw="here")
+
+
 def test_settings_of_other_variants_and_of_the_command_line(tmp_path: Path) -> None:
     text = "settings: [run.audit=true]\n"
     text += "variants: {a: &a [train.epochs=2], b: [*a, optim.text_lr=1e-3]}"
@@ -183,11 +196,12 @@ def test_the_studies_that_come_with_the_project_can_be_trained(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    study = load_study(file, ["data.shards=x"])
+    has_folds = "folds:" in file.read_text()
+    study = load_study(file, [] if has_folds else ["data.shards=x"], "raw" if has_folds else None)
     _check_settings(study, trials_of(study, tmp_path))
     assert study.question
     if study.search is None:
-        assert len(study.variants) >= 3
+        assert len(study.variants) >= 2
     else:
         check_search(study, str(study.base))
 
@@ -217,5 +231,8 @@ def test_an_array_of_drivers_as_it_would_be_submitted(
     assert f"set -- launch/studies/demo.yaml --out {tmp_path / 'out'} -- data.shards=x\n" in script
     assert "\nENGINE=zero2" in script
     assert not (tmp_path / "out").exists()
+    folds = ["study", "launch/studies/best.yaml", "--raw", "/raw", "--out", str(tmp_path / "b")]
+    assert launch_main([*folds, *words[4:]]) == 0
+    assert f" --out {tmp_path / 'b'} --raw /raw\n" in capsys.readouterr().out
     assert launch_main([*words, "--nodes", "2", *rest]) == 2
     assert "--nodes 2: each task of a study trains on one node" in capsys.readouterr().err
