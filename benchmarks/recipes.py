@@ -126,7 +126,7 @@ def run_trial(study: dict[str, Any], options: argparse.Namespace, trial: Trial) 
         model = str(directory)
         first = training_of(study, out, trial, shards)
     log = directory.with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     report = str(report_of(directory).parent)
     commands = [
