@@ -112,7 +112,7 @@ def pairs_of(table: Path) -> list[tuple[str, Path]]:
 
     opened = open_table(table)
     text, image = (
-        find_column(opened.columns, None, usual, what=what, flag="--table")
+        find_column(opened, None, usual, what=what, flag="--table")
         for what, usual in (("text", USUAL_TEXT), ("image", USUAL_IMAGE))
     )
     return [

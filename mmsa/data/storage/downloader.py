@@ -157,8 +157,12 @@ class _Work:
                 now, ahead = self._in_order()
                 self._publish(now, ahead)
                 self._collect()
-                self._submit(pool, now, urgent=True)
-                self._submit(pool, ahead, urgent=False)
+                window = self.window[0].files if self.window else ()
+                self._submit(pool, window, urgent=True)
+                # Others would take bandwidth from what readers wait for.
+                if not any(one.sha256 in self.transfers for one in window):
+                    self._submit(pool, now, urgent=True)
+                    self._submit(pool, ahead, urgent=False)
                 time.sleep(_POLL_S)
 
     def _step(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -164,6 +166,32 @@ def test_a_resume_fetches_only_what_is_to_come(
         assert len(keys(rest)) == 4
     assert {name for name in served.sent if name != "manifest.json"} == needed
     assert len(needed) == 2 * 4
+
+
+def test_nothing_takes_bandwidth_from_the_window_that_readers_wait_for(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    reader = open_with(served)
+    train = source(reader)
+    window = {file.name for file in next(iter(TrainNeeds(train)())).files}
+    held = threading.Event()
+    waits = min(name for name in window if name.endswith(".tar"))
+
+    def fault(name: str) -> None:
+        if name == waits:
+            held.wait(60)
+
+    served.fault = fault
+    with downloading(train):
+        deadline = time.monotonic() + 60
+        while len(objects(cache)) < len(window) - 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)  # in which the downloader looks for more to fetch several times
+        asked = {name for name in served.requests if name.startswith("GET ")}
+        held.set()
+        assert len(keys(train)) == 12
+    assert asked - {"GET manifest.json"} == {f"GET {name}" for name in window}
 
 
 def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, cache: Path) -> None:
