@@ -72,7 +72,7 @@ def arms_of(shape: Shape, batch: int) -> dict[str, Callable[[], None]]:
         layout: torch.memory_format = torch.channels_last,
     ) -> Callable[[], None]:
         given = images.to(dtype).contiguous(memory_format=layout).requires_grad_()
-        convolution = copy.deepcopy(plain).to(memory_format=layout)  # type: ignore[call-overload]
+        convolution = copy.deepcopy(plain).to(memory_format=layout)
 
         def passes() -> None:
             output = run(convolution, given)

@@ -41,6 +41,7 @@ class Finish:
 
         self.numbers = count()
         image = self.setup.preprocessing.image
+        assert image is not None
         side = round(SHORT_SIDE_PX * image.image_size_px / image.resize_px)
         self.transform = v2.Compose(
             [

@@ -16,7 +16,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def simulated_manifest(train: SplitInfo) -> Manifest:
 
 
 def simulated_reader(shards: SimulatedShards) -> SplitReader:
-    info = SplitInfo.model_construct(num_samples=0, classes={}, shards=shards)
+    info = SplitInfo.model_construct(num_samples=0, classes={}, shards=cast(Any, shards))
     classes = class_map(LABEL_NAMES, None)
     return SplitReader(shards.directory, simulated_manifest(info), "train", classes)
 

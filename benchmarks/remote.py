@@ -157,14 +157,13 @@ def counted(url: str) -> int:
 
 
 def arms(source: Source, window: int) -> dict[str, Callable[[Source, Path], Batches]]:
-    places = {"HTTP": lambda url: f"{url}/{BUCKET}/set", "S3": lambda url: f"s3://{BUCKET}/set"}
     found: dict[str, Callable[[Source, Path], Batches]] = {
-        "mmsa, local folder": lambda source, scratch: ours(str(source.shards), None, window)
+        "mmsa, local folder": lambda source, _: ours(str(source.shards), None, window),
+        "mmsa, HTTP": lambda source, scratch: ours(
+            f"{source.url}/{BUCKET}/set", scratch / "cache", window
+        ),
+        "mmsa, S3": lambda _, scratch: ours(f"s3://{BUCKET}/set", scratch / "cache", window),
     }
-    for name, place in places.items():
-        found[f"mmsa, {name}"] = lambda source, scratch, place=place: ours(
-            place(source.url), scratch / "cache", window
-        )
     return found | {name: peer.read for name, peer in installed().items()}
 
 

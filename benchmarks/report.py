@@ -103,7 +103,7 @@ def made_up(subject: Any) -> tuple[Any, list[int]]:
     keys, labels = [one.key for one in samples], np.array([one.label for one in samples])
     logits = np.random.default_rng(1).normal(scale=1.5, size=(len(keys), len(LABEL_NAMES)))
     logits[np.arange(len(keys)), labels] += 1.2
-    return Predictions(keys, labels, logits, LABEL_NAMES), [len(keys)]
+    return Predictions(keys, labels, logits.astype(np.float32), LABEL_NAMES), [len(keys)]
 
 
 def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
@@ -133,7 +133,7 @@ def measure(folder: Path, num_samples: int) -> dict[str, float]:
     assert train.main(["--config", "launch/runs/demo.yaml", *settings]) == 0
     spent: dict[str, float] = {}
     rows_of = measured.rows_of  # a generator: its work is done when it is read
-    measured.rows_of = lambda *arguments: list(rows_of(*arguments))  # type: ignore[assignment,return-value]
+    measured.rows_of = lambda *arguments: list(rows_of(*arguments))  # type: ignore[assignment]
     for names in PARTS.values():
         for name in names:
             owner, _, attribute = f"measured.{name}".rpartition(".")

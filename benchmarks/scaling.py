@@ -54,7 +54,9 @@ def rank(options: argparse.Namespace) -> dict[str, Any]:
                 begin = time.perf_counter()
                 real_run.one_step(config, run)
                 found["traced_ms"] = 1e3 * (time.perf_counter() - begin)
-            found["alone_ms"] = communication(profiler.events())[1]
+            found["alone_ms"] = communication(profiler.events(), on_gpu=torch.cuda.is_available())[
+                1
+            ]
         run.accelerator.wait_for_everyone()
     return found
 

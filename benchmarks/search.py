@@ -78,9 +78,11 @@ def simulated(search: Search) -> tuple[Arm, float]:
                 count += 1
                 if search.pruner.name != "none" and count < VALIDATIONS:
                     so_far = scores[:count]
-                    study = history.history(
-                        search, "accuracy", trials.all(), lambda _, so_far=so_far: so_far
-                    )
+
+                    def of_trial(_: object, so_far: list[float] = so_far) -> list[float]:
+                        return so_far
+
+                    study = history.history(search, "accuracy", trials.all(), of_trial)
                     hopeless, notes = history.is_hopeless(study, trial.number)
                     trial.write("judged.json", {"count": count, "attributes": notes})
             steps += count * STEPS_EACH

@@ -23,9 +23,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from benchmarks import real_run
-from mmsa.foundation.digests import FileDigest, files_below
+from mmsa.foundation import digests
+from mmsa.foundation.digests import FileDigest
 from mmsa.training.checkpoints import checkpoint
 from mmsa.training.checkpoints.collective_write import wait_for_removals
 
@@ -140,8 +142,12 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(1)
-    saves, plain, save_cpu, plain_cpu = [], [], [], []
-    bare, bare_cpu = [], []  # a save without digests
+    saves: list[float] = []
+    save_cpu: list[float] = []
+    plain: list[float] = []
+    plain_cpu: list[float] = []
+    bare: list[float] = []  # a save without digests
+    bare_cpu: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         run_dir, copy = Path(folder) / "run", Path(folder) / "copy"
         settings = real_run.settings_of("large", shards, str(run_dir), "words:30000")
@@ -180,18 +186,15 @@ def stall(shards: str, rounds: int = 7) -> dict[str, float]:
 @contextmanager
 def without_digests() -> Iterator[None]:
     """Within it checkpoints are written with made-up digests: what computing them costs."""
-    made_up = FileDigest(0, 64 * "0")
 
-    def of(directory: Path, names: Any = None) -> dict[str, FileDigest]:
-        return dict.fromkeys(files_below(directory) if names is None else names, made_up)
+    def made_up(*_: object) -> FileDigest:
+        return FileDigest(0, 64 * "0")
 
-    real = checkpoint.seal_export, checkpoint.digests_of, checkpoint.digest_of_file
-    checkpoint.seal_export = checkpoint.digests_of = of
-    checkpoint.digest_of_file = lambda *_: made_up
-    try:
+    with (
+        mock.patch.object(digests, "digest_of_file", made_up),
+        mock.patch.object(checkpoint, "digest_of_file", made_up),
+    ):
         yield
-    finally:
-        checkpoint.seal_export, checkpoint.digests_of, checkpoint.digest_of_file = real
 
 
 def write_plainly(folder: Path, contents: list[bytes]) -> None:

@@ -67,8 +67,8 @@ class Samples:
 
         ids, masks, images, labels = zip(*samples, strict=True)
         return (
-            pad_sequence(ids, batch_first=True),
-            pad_sequence(masks, batch_first=True),
+            pad_sequence(list(ids), batch_first=True),
+            pad_sequence(list(masks), batch_first=True),
             torch.stack(images),
             torch.tensor(labels),
         )
