@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +45,12 @@ def stages_of(
     return requests, preprocessing, word_tokenizer(texts, 8000, 128), Augmentation(0, 1.0, 0.5)
 
 
-@dataclass
-class Ready:
-    """The same batch again and again, so that passing it to the rank is the only cost."""
-
-    batch: dict[str, Any]
-    number: int
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.batch for _ in range(self.number))
-
-
 def handed_over(shards: str, number: int = 1000) -> dict[str, float]:
     """Bytes of a batch, and the CPU microseconds that worker and rank spend to pass it."""
     import psutil
     import torch
 
+    from benchmarks.ready_batches import Ready
     from mmsa.data.loading.workers import LoaderWorkers
     from mmsa.data.stream import Loader
 

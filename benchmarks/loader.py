@@ -107,7 +107,7 @@ def by_stage(setup: Setup) -> dict[str, float]:
         next_item = watch.timed("plan", lambda: next(items, None))
         return iter(next_item, None)
 
-    reader = SimpleNamespace(read=watch.timed("read", source.reader.read))
+    reader = SimpleNamespace(read_all=watch.timed("read", source.reader.read_all))
     kept = (image_views.decode, image_views.training_view, setup.tokenizer, reading.crc32)
     reading.crc32 = watch.timed("checksum", reading.crc32)
     image_views.decode = watch.timed("decode", image_views.decode)
