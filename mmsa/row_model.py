@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmsa.data.decoding import image_views
 from mmsa.data.manifest import MODALITIES, Modality
 from mmsa.data.packed_texts import PackedTexts, TextLayout
+from mmsa.engines.cpu_lanes import twin_of
 from mmsa.engines.gpu_kernels import strict_float32
 from mmsa.engines.gpu_texts import text_layout
 from mmsa.export import Export, load_model, load_tokenizer_of
@@ -47,11 +48,10 @@ class RowModel:
         self.reads = tuple(name for name in MODALITIES if reads[name])
 
     def twin(self) -> RowModel:
-        """The same model for another thread, to be used at the same time: the modules are copies,
-        their tensors are not."""
+        """The same model for another thread, to be used at the same time: its parameters are
+        the same tensors."""
         other = copy.copy(self)
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        other.model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        other.model = twin_of(self.model)
         return other
 
     def inputs(self, rows: Sequence[ModelRow]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from mmsa.data.packed_texts import PackedTexts, of_batch
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
+from mmsa.engines.cpu_lanes import in_lanes
 from mmsa.errors import UserError
 from mmsa.evaluation.auxiliary_scores import AuxiliaryScores
 from mmsa.evaluation.scores.metrics import Predictions
@@ -43,8 +46,6 @@ def outputs_of(
     return logits, of_heads
 
 
-# Not inference mode: ZeRO-3 frees gathered weights by changing them in place.
-@torch.no_grad()
 def predict_split(
     model: nn.Module,
     batches: Iterator[Batch],
@@ -55,14 +56,17 @@ def predict_split(
     num_samples: int,
     progress: str = "",
     of_heads: AuxiliaryScores | None = None,
+    lanes: int = 1,
 ) -> tuple[Predictions, list[int]]:
     """Run `num_batches` of this rank's evaluation batches and gather the results of all ranks.
 
     `model` is the unwrapped model; its training mode is restored afterwards. Collective: all ranks
     get the same predictions, sorted by key, and the number of samples that each rank computed.
     `progress` is the title of a progress bar on the main rank (or of lines in its log); "" shows
-    none. `of_heads` is given what the auxiliary heads predict; the batches then need
-    `modality_labels`. Raises `UserError` unless the gathered keys are `num_samples` distinct ones.
+    none. `lanes` batches are computed at a time, each with the threads that torch has now
+    (mmsa/engines/cpu_lanes.py). `of_heads` is given what the auxiliary heads predict; the batches
+    then need `modality_labels`. Raises `UserError` unless the gathered keys are `num_samples`
+    distinct ones.
     """
     was_training = model.training
     model.eval()
@@ -70,11 +74,18 @@ def predict_split(
     labels: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     quiet = not (progress and accelerator.is_main_process)
-    with Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as bar:
-        for _ in range(num_batches):
-            batch = to_device(next(batches), accelerator.device)
-            with engine.autocast(accelerator):
-                output, in_heads = outputs_of(model, batch, heads=of_heads is not None)
+    on_device = (to_device(batch, accelerator.device) for batch in islice(batches, num_batches))
+
+    def outputs(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with engine.autocast(accelerator):
+            return outputs_of(model, batch, heads=of_heads is not None)
+
+    computed = in_lanes(model, on_device, outputs, lanes=lanes, threads=torch.get_num_threads())
+    with (
+        Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as bar,
+        closing(computed),
+    ):
+        for batch, (output, in_heads) in computed:
             real = batch["num_real"]  # rows of weight 0 follow the real ones
             if of_heads is not None:
                 own = {name: logits[:real] for name, logits in in_heads.items()}

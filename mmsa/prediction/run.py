@@ -7,6 +7,7 @@ reads INPUT once more and writes each row with its result. Nothing is gathered.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from mmsa.calibration import temperature_of
 from mmsa.data.loading.workers import start_forkserver
@@ -21,6 +23,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.data.shard_cache import use_cache_of_export
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
+from mmsa.engines.cpu_lanes import in_lanes, num_lanes
 from mmsa.engines.gpu_supply import loader_workers
 from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import AgreedError, UserError
@@ -210,8 +213,6 @@ def _bar(num_rows: int, options: Options, world: World) -> Progress:
     return Progress(total=total, what="predicting", quiet=quiet, unit="rows")
 
 
-# Not inference mode: some models of extensions change tensors in place.
-@torch.no_grad()
 def _compute(
     opened: Opened,
     loaded: Iterator[Batch],
@@ -221,22 +222,32 @@ def _compute(
 ) -> None:
     """Compute the batches of this process, and keep every piece as soon as it is whole."""
     # As in an evaluation: the order of additions depends on the threads.
-    torch.set_num_threads(opened.export.config.eval.cpu_threads)
+    threads = opened.export.config.eval.cpu_threads
+    available = torch.get_num_threads()
+    lanes = num_lanes(accelerator.device, available=available, threads=threads)
+    torch.set_num_threads(threads)
     model = opened.model.to(accelerator.device).eval()
+
+    def logits_of(model: nn.Module, host_batch: Batch) -> torch.Tensor | None:
+        if not host_batch["rows"]:
+            return None
+        batch = to_device(host_batch, accelerator.device)
+        with engine.autocast(accelerator):
+            output = model(*inputs_of(batch))
+        return output[: len(host_batch["rows"])].float()
+
     results, on_device = Results(), []
-    with progress as bar:
-        for host_batch in loaded:
+    computed = in_lanes(model, loaded, logits_of, lanes=lanes, threads=threads)
+    with progress as bar, closing(computed):
+        for host_batch, logits in computed:
             rows = host_batch["rows"]
-            if rows:
-                batch = to_device(host_batch, accelerator.device)
-                with engine.autocast(accelerator):
-                    output = model(*inputs_of(batch))
-                on_device.append(output[: len(rows)].float())
+            if logits is not None:
+                on_device.append(logits)
             results.rows += rows
             results.errors |= host_batch["errors"]
             results.cells |= host_batch["cells"]
             if host_batch["is_last"]:
-                results.logits = [logits.cpu().numpy() for logits in on_device]
+                results.logits = [one.cpu().numpy() for one in on_device]
                 _refuse_nonfinite(opened.export, results)
                 pieces.write(host_batch["piece"], results)
                 results, on_device = Results(), []
