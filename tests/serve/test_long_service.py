@@ -90,10 +90,10 @@ def status_of(url: str, request: bytes) -> int | None:
             connection.settimeout(0.3)
             with contextlib.suppress(TimeoutError):
                 found = connection.recv(4096)
-            connection.settimeout(30)
+            connection.settimeout(60)  # an idle connection is closed after 30 s
             if not found:
                 connection.shutdown(socket.SHUT_WR)
-            while part := connection.recv(4096):
+            while b"\r\n" not in found and (part := connection.recv(4096)):
                 found += part
     return int(found.split()[1]) if found else None
 
