@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from harness import TINY
 
 import mmsa
 from evaluate import main as evaluate_main
 from launch.__main__ import main as launch_main
+from mmsa.evaluation import predict
 from mmsa.evaluation.inputs.ledger import read_ledger
 from shards.__main__ import main as shards_main
 from train import main as train_main
@@ -58,6 +60,32 @@ def test_runs_are_compared_and_an_existing_report_is_reused(
         one["differences"] for one in found["pairs"]
     ]
     assert [read_ledger(run).num_openings for run in runs] == [1, 1, 1]
+
+
+def test_cores_that_compute_further_batches_change_no_byte(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("metrics.json", "predictions.jsonl")
+    lanes: list[int] = []
+    real = predict.in_lanes
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        lanes.append(options["lanes"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(predict, "in_lanes", noted)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            out = tmp_path / str(threads)
+            words = [str(runs[0]), "--split", "val", "--no-page", "--batch-size", "7"]
+            assert evaluate_main([*words, "--out", str(out)]) == 0
+        finally:
+            torch.set_num_threads(1)
+        found.append([(out / name).read_bytes() for name in names])
+    assert lanes == [1, 3]
+    assert found[0] == found[1]
 
 
 def test_a_comparison_across_protocols_opens_nothing(

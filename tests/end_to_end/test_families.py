@@ -87,6 +87,7 @@ def test_each_family_under_each_engine(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1200)  # a C++ compiler
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_compiled(shards: Path, tmp_path: Path, family: str) -> None:
     """The first losses are those of the same run without compilation. Without dropout, which
