@@ -107,7 +107,7 @@ EXPECTED: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
         },
     ),
 }
-IMAGE_SIZE_PX = {"small_encoders": 128, "best": 160}  # of those that set it; else 224
+IMAGE_SIZE_PX = {"small_encoders": 128}  # of those that set another than 224
 
 
 def _load(name: str, overrides: list[str]) -> Config:
