@@ -87,8 +87,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("directory", type=Path, nargs="?", default=ROOT / "build" / "demo")
-    parser.add_argument("--samples", type=int, default=NUM_SAMPLES)
+    parser.add_argument(
+        "directory",
+        type=Path,
+        nargs="?",
+        default=ROOT / "build" / "demo",
+        help="where data and runs go (default: build/demo)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=NUM_SAMPLES,
+        help="tweets that are made up; fewer are faster and score worse (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     directory: Path = arguments.directory.resolve()
     raw, shards = directory / "raw", directory / "shards"

@@ -7,7 +7,8 @@
 Checks what it can before it starts ranks, then starts `accelerate launch` with the configuration
 file of the engine. Shows what the ranks say, without the launcher's tracebacks, and passes on their
 exit code: 0 done, 2 something to fix, 75 stopped and resumable (docs/run-directory.md). What the
-launcher said is in RUN/launch.log. --dry-run checks, prints the command and starts nothing.
+launcher said, if anything, is in RUN/launch.log. --dry-run checks settings and shards, prints the
+command and starts nothing.
 """
 
 from __future__ import annotations
@@ -46,9 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=ENGINES, help="default: launch.engine, or ddp")
     parser.add_argument("--config", metavar="FILE", help="CONFIG, as train.py has it")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check settings and shards, start nothing"
+    )
     # A name of its own: the option before the command would lose its modules.
-    parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE")
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import MODULE first, which registers parts of your own (docs/extending.md)",
+    )
     parser.add_argument(
         "words",
         nargs="*",
@@ -93,7 +103,9 @@ def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) 
     passed = [*options, *overrides, *shape, *imports]
     command = _command(config.launch.engine, int(config.launch.world_size), "train.py", passed)
     if arguments.dry_run:
-        return _show(command)
+        looked = ["python", "-m", "launch", "prefetch", "--offline", *([file] if file else [])]
+        weights = f"weights were not looked for: {shlex.join([*looked, *overrides])}"
+        return _show(command, weights)
     before = read_status(run_dir / STATUS_NAME)
     ended = _start(command)
     after = read_status(run_dir / STATUS_NAME)
@@ -164,8 +176,8 @@ def _command(engine: str, processes: int, script: str, words: Sequence[str]) -> 
     return [*command, str(root / script), *words]
 
 
-def _show(command: list[str]) -> int:
-    print(shlex.join(["accelerate", "launch", *command]))
+def _show(command: list[str], *notes: str) -> int:
+    print(shlex.join(["accelerate", "launch", *command]), *notes, sep="\n")
     print("nothing was started (--dry-run)")
     return 0
 

@@ -137,7 +137,8 @@ class Predictor:
             given_images = [None] * count
         if len(given_texts) != len(given_images):
             raise UserError(
-                f"{len(given_texts)} texts came with {len(given_images)} images; give one each"
+                f"expected an image (or None) for each text; found {len(given_texts)} texts and "
+                f"{len(given_images)} images"
             )
         return given_texts, given_images
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DRY_RUN = ["study", "launch/studies/best.yaml", "--raw", "nowhere", "--dry-run"]
+DRY_RUN = ["study", "launch/studies/best.yaml", "--raw", ".", "--dry-run"]
 
 
 @pytest.mark.parametrize(

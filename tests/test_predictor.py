@@ -162,7 +162,7 @@ def test_images_that_packing_rejects_are_refused_by_row(
         (np.zeros((0, 4, 3), np.uint8), "picture of 4x0 has no pixels"),
         (3, "expected a path, bytes, a Pillow image or an array, found 3"),
         (b"", "empty image file"),
-        (b"no image", "text; accepted are JPEG"),
+        (b"no image", "its content is text; accepted are JPEG"),
         (Image.new("RGB", (0, 0)), "picture of 0x0 has no pixels"),
         (Image.new("RGB", (0, 9)), "picture of 0x9 has no pixels"),
         (Image.new("F", (9, 9)), "mode F has no fixed range"),
@@ -212,7 +212,10 @@ def test_one_bad_row_does_not_fail_the_others(predictor: Predictor) -> None:
     given = [images[0], b"no image", images[2], images[3]]
     found = predictor.predict(texts, given, batch_size=2, embeddings=True)
     alone = predictor.predict(["what a day", "day"], [images[0], images[2]], embeddings=True)
-    assert found.errors[1] == "image 1: text; accepted are JPEG, PNG, GIF, WebP, BMP, AVIF and TIFF"
+    assert (
+        found.errors[1]
+        == "image 1: its content is text; accepted are JPEG, PNG, GIF, WebP, BMP, AVIF and TIFF"
+    )
     assert found.errors == [None, found.errors[1], None, "text 3: empty text"]
     assert found.labels == [alone.labels[0], None, alone.labels[1], None]
     assert (len(found), found.num_errors) == (4, 2)
@@ -292,7 +295,7 @@ def test_rows_may_come_in_any_order_that_is_one(predictor: Predictor) -> None:
         assert "give texts as a list" in refused(predictor, wrong, images)
     for wrong in ("a.jpg", Path("a.jpg"), images[0], b"", 3.5, np.array(1), None):
         assert "give images as a list" in refused(predictor, texts, wrong)
-    assert "3 texts came with 2 images" in refused(predictor, texts, images[:2])
+    assert "found 3 texts and 2 images" in refused(predictor, texts, images[:2])
     assert predictor.predict([], []).probabilities.shape == (0, 3)
     for wrong in (-1, 0, 2.0, "8", True, None):
         assert "batch_size is" in refused(predictor, texts, images, batch_size=wrong)

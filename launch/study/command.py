@@ -16,6 +16,7 @@ the test split once.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT",
         help="open test once, for the best by validation, the baseline and the named variants",
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, passes_on=True)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -83,8 +84,16 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("parallel", "processes"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
-    study = load_study(arguments.study, arguments.rest, arguments.raw)
+    packs = not arguments.status and arguments.final is None
+    study = load_study(arguments.study, arguments.rest, arguments.raw, packs=packs)
     out = arguments.out or Path("runs") / arguments.study.stem
+    if (out / "config.yaml").exists():
+        raise UserError(f"{out} is the directory of a run; choose another --out for the study")
+    if packs and study.folds is not None and not Path(study.folds.raw).exists():
+        raise UserError(
+            f"the raw data {study.folds.raw} does not exist; expected what `python -m shards pack "
+            f"{study.folds.source}` reads, by --raw or folds.raw"
+        )
     if arguments.status and not out.is_dir():
         raise UserError(f"{out} does not exist: the study has not begun; leave out --status")
     if arguments.final is not None:
@@ -133,6 +142,7 @@ def _tell(study: Study, arguments: argparse.Namespace, out: Path) -> int:
 def _show(study: Study, out: Path) -> None:
     """Print what would be trained."""
     from launch.study.outcome import commands_of
+    from launch.study.packing import pack_command
     from launch.study.trials import trials_of
 
     if study.search is not None:
@@ -140,6 +150,12 @@ def _show(study: Study, out: Path) -> None:
         print(f"{search.trials} trials: {search.sampler.name} sampler, {search.pruner.name} pruner")
         for name, parameter in study.search.space.items():
             print(f"  {name}: {parameter.model_dump(by_alias=True, exclude_defaults=True)}")
+    if study.folds is not None:
+        places = {trial.fold: trial.shards for trial in trials_of(study, out)}
+        for number, shards in places.items():
+            assert number is not None
+            assert shards is not None
+            print(shlex.join(["python", *pack_command(study.folds, number, shards)]))
     for commands in commands_of(study, trials_of(study, out), out).values():
         print("\n".join(commands))
     print("nothing was started (--dry-run)")

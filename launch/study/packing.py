@@ -23,9 +23,15 @@ def pack_fold(folds: Folds, number: int, shards: Path, log: Path) -> int:
     with _one_here, FileLock(shards.with_suffix(".lock"), wait_s=86_400):
         if (shards / "manifest.json").exists():
             return 0
-        command = [sys.executable, "-m", "shards", "pack", folds.source, folds.raw, str(shards)]
-        command += ["--protocol", protocols_of(folds.protocol)[number - 1], "--quiet", "--resume"]
+        command = [sys.executable, *pack_command(folds, number, shards), "--quiet", "--resume"]
         with log.open("a", encoding="utf-8") as lines:
             return subprocess.run(
-                [*command, *folds.options], stdout=lines, stderr=subprocess.STDOUT, check=False
+                command, stdout=lines, stderr=subprocess.STDOUT, check=False
             ).returncode
+
+
+def pack_command(folds: Folds, number: int, shards: Path) -> list[str]:
+    """The arguments of Python that pack fold `number` into `shards`."""
+    protocol = protocols_of(folds.protocol)[number - 1]
+    words = ["-m", "shards", "pack", folds.source, folds.raw, str(shards), "--protocol", protocol]
+    return [*words, *folds.options]

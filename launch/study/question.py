@@ -145,14 +145,17 @@ class Study(BaseModel):
         base = self.base
         if isinstance(base, str):
             base = Path(base).read_text(encoding="utf-8")
-        folds = None if self.folds is None else self.folds.model_dump(exclude={"only"})
+        folds = None if self.folds is None else self.folds.model_dump(exclude={"only", "raw"})
         content = [base, self.settings, self.variants[variant], folds]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_study(file: Path, overrides: Sequence[str] = (), raw: str | None = None) -> Study:
+def load_study(
+    file: Path, overrides: Sequence[str] = (), raw: str | None = None, *, packs: bool = True
+) -> Study:
     """Read and check STUDY.yaml; `overrides` follow its `settings`, `raw` is used for `folds.raw`.
 
+    Without `packs` the raw data may be unknown.
     Raises `UserError` with every problem of the file.
     """
     try:
@@ -179,7 +182,7 @@ def load_study(file: Path, overrides: Sequence[str] = (), raw: str | None = None
         raise UserError(f"{file}: " + "; ".join(problems)) from None
     if study.folds is not None:
         study.folds.raw = raw or study.folds.raw
-        if not study.folds.raw:
+        if packs and not study.folds.raw:
             raise UserError(
                 f"{file} has folds of {study.folds.source} and does not say where its raw data is; "
                 "give --raw DIR"

@@ -212,7 +212,7 @@ def described(model: ServedModel, options: Options) -> dict[str, Any]:
         "digest": model.digest,
         "reads": list(model.reads),
         "may_lack": list(model.may_lack),
-        "calibrated": model.export.calibration is not None,
+        "calibrated": model.is_calibrated,
         "parameters": model.num_parameters,
         "max_tokens": preprocessing.max_tokens,
         "image_size_px": None if preprocessing.image is None else preprocessing.image.image_size_px,

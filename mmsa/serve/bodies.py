@@ -110,7 +110,10 @@ def _parsed(model: type[Model], body: bytes) -> Model:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         # Places are names of the schema or of the client's own fields; inputs are left out.
-        said = f"{where[:80]}: {first['msg']}" if where else first["msg"]
+        said = first["msg"]
+        if first["type"] == "extra_forbidden":
+            said = f"there is no such field; expected {' and '.join(model.model_fields)}"
+        said = f"{where[:80]}: {said}" if where else said
         raise Problem(400 if first["type"] == "json_invalid" else 422, said[:200]) from None
 
 

@@ -72,7 +72,8 @@ def _add_rare(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar="N",
-        help="how often a run is asked for a newer best export; 0: never (default: %(default)s)",
+        help="seconds after which a run is asked again for a newer best export; 0: never "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="turns on POST /test_model for files below DIR"
@@ -84,7 +85,11 @@ def _add_rare(parser: argparse.ArgumentParser) -> None:
         help="turns on POST /train_model for this configuration; needs --token-file",
     )
     parser.add_argument(
-        "--training-processes", type=int, default=1, metavar="N", help="(default: %(default)s)"
+        "--training-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a training that /train_model starts (default: %(default)s)",
     )
 
 
@@ -110,8 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
     allow_open_files()
     keep_freed_memory()
     server.set_up_logging()
-    model = load_served(arguments.export, options, arguments.device)
-    server.run(model, arguments.export, options)
+    with server.bind(options) as listening:  # before the model, which takes seconds
+        model = load_served(arguments.export, options, arguments.device)
+        server.run(model, arguments.export, options, listening)
     return 0
 
 

@@ -90,6 +90,12 @@ class ServedModel:
         self._plain = self._plain_view()
         self.compute([probe])  # the first pass is slower, and shows broken weights
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the export has a temperature. A calibration without one says why it has none."""
+        calibration = self.export.calibration
+        return calibration is not None and calibration.temperature is not None
+
     def row(self, post: RawPost) -> Row:
         """`post` as a row. Raises `Problem` (413, 422) where the model cannot use it."""
         if post.problem is not None:

@@ -80,7 +80,8 @@ class _Server(uvicorn.Server):
 
 
 def bind(options: Options) -> socket.socket:
-    """The listening socket. Raises `UserError` where the address cannot be used."""
+    """The socket, which refuses connections until `run`. Raises `UserError` where the address
+    cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -89,7 +90,6 @@ def bind(options: Options) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(_BACKLOG)  # from now on connections wait, and are not refused
     except OSError as error:
         raise UserError(
             f"cannot listen at {options.host} port {options.port} ({error.strerror}); choose "
@@ -98,16 +98,13 @@ def bind(options: Options) -> socket.socket:
     return listening
 
 
-def run(model: ServedModel, source: Any, options: Options) -> None:
-    """Serve `model` until a signal; then answer what was accepted and return.
+def run(model: ServedModel, source: Any, options: Options, listening: socket.socket) -> None:
+    """Serve `model` at `listening` until a signal; then answer what was accepted and return.
 
     `source` is the path that the model was opened with; `reload.watch` looks there for a newer one.
     """
-    listening = bind(options)
-    try:
-        asyncio.run(_serve(model, source, options, listening))
-    finally:
-        listening.close()
+    listening.listen(_BACKLOG)  # from now on connections wait, and are not refused
+    asyncio.run(_serve(model, source, options, listening))
 
 
 async def _serve(

@@ -226,7 +226,7 @@ class _Body:
 def _of(model: ServedModel, begin: float) -> dict[str, Any]:
     """What every answer says of its model, and the milliseconds since its body was there."""
     return {
-        "calibrated": model.export.calibration is not None,
+        "calibrated": model.is_calibrated,
         "model": model.digest,
         "ms": round(1000 * (time.perf_counter() - begin), 2),
     }

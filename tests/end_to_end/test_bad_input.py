@@ -262,5 +262,5 @@ def test_what_a_predictor_is_given(shards: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             predictor.predict(texts, on_error="raise")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="1 texts came with 2 images"):
+    with pytest.raises(UserError, match="found 1 texts and 2 images"):
         predictor.predict(["a"], ["b", "c"])

@@ -44,7 +44,8 @@ def command_of(capsys: Capture, *words: str) -> list[str]:
     """The words after `accelerate launch` of a dry run."""
     capsys.readouterr()
     assert launch_main(["run", "--dry-run", *words]) == 0
-    command, end = capsys.readouterr().out.splitlines()
+    command, *notes, end = capsys.readouterr().out.splitlines()
+    assert all(one.startswith("weights were not looked for: python -m launch") for one in notes)
     assert end == "nothing was started (--dry-run)"
     assert command.startswith("accelerate launch ")
     return command.split()[2:]

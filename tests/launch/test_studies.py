@@ -69,6 +69,26 @@ def test_the_raw_data_of_a_file_for_all(tmp_path: Path) -> None:
         load_study(without, raw="here")
 
 
+def test_a_dry_run_shows_how_folds_are_packed_and_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "out"
+    words = ["study", "launch/studies/best.yaml", "--raw", str(tmp_path), "--out", str(out)]
+    assert launch_main([*words, "--dry-run", "train.epochs=1"]) == 0  # also without --
+    lines = capsys.readouterr().out.splitlines()
+    packed = [line for line in lines if " -m shards pack mvsa-single " in line]
+    assert len(packed) == 5
+    assert packed[1].endswith(f"{out}/shards/fold-2 --protocol kfold:2/5")
+    trained = [line for line in lines if "train.py" in line]
+    assert len(trained) == 2 * 3 * 5
+    assert all(" train.epochs=1 " in line for line in trained)
+    out.mkdir()
+    (out / "config.yaml").touch()
+    assert launch_main([*words, "--dry-run"]) == 2
+    assert "is the directory of a run" in capsys.readouterr().err
+
+
 def test_settings_of_other_variants_and_of_the_command_line(tmp_path: Path) -> None:
     text = "settings: [run.audit=true]\n"
     text += "variants: {a: &a [train.epochs=2], b: [*a, optim.text_lr=1e-3]}"
@@ -231,8 +251,10 @@ def test_an_array_of_drivers_as_it_would_be_submitted(
     assert f"set -- launch/studies/demo.yaml --out {tmp_path / 'out'} -- data.shards=x\n" in script
     assert "\nENGINE=zero2" in script
     assert not (tmp_path / "out").exists()
-    folds = ["study", "launch/studies/best.yaml", "--raw", "/raw", "--out", str(tmp_path / "b")]
-    assert launch_main([*folds, *words[4:]]) == 0
-    assert f" --out {tmp_path / 'b'} --raw /raw\n" in capsys.readouterr().out
+    folds = ["study", "launch/studies/best.yaml", "--out", str(tmp_path / "b"), *words[4:]]
+    assert launch_main([*folds, "--raw", str(tmp_path)]) == 0
+    assert f" --out {tmp_path / 'b'} --raw {tmp_path}\n" in capsys.readouterr().out
+    assert launch_main([*folds, "--raw", str(tmp_path / "nowhere")]) == 2
+    assert "the raw data" in capsys.readouterr().err
     assert launch_main([*words, "--nodes", "2", *rest]) == 2
     assert "--nodes 2: each task of a study trains on one node" in capsys.readouterr().err

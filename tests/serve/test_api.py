@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,7 +17,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import mmsa
+from mmsa.calibration import Calibration, store_calibration
 from mmsa.errors import UserError
+from mmsa.serve.model import load_served
+from mmsa.serve.options import Options
 from tests.serve.tiny_export import CLASSES, TEXTS, picture, post, tiny_export
 
 Client = Callable[..., Any]
@@ -61,6 +65,18 @@ def test_answers_are_those_of_prediction_in_python(
     digest = mmsa.load(export, device="cpu").export.weights_sha256
     assert {one["model"] for one in answers} == {digest} == {batch.json()["model"]}
     assert all(one["ms"] > 0 and one["calibrated"] is False for one in answers)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.5])
+def test_probabilities_are_calibrated_where_there_is_a_temperature(
+    export: Path, tmp_path: Path, temperature: float | None
+) -> None:
+    """The export of a training with a small validation split says why it has none."""
+    copy = shutil.copytree(export, tmp_path / "export")
+    why = None if temperature else "too few samples"
+    store_calibration(copy, Calibration(temperature, "val", 100, "0" * 64, 1.0, 1.0, why))
+    served = load_served(copy, Options(), "cpu")
+    assert served.is_calibrated == (temperature is not None)
 
 
 def test_each_modality_alone_is_that_of_the_audit(client: Client, export: Path) -> None:
@@ -150,7 +166,11 @@ def bomb() -> bytes:
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "Invalid JSON"),
         ({"content": b"{}"}, 415, "the Content-Type is ''; send application/json or multipart"),
         ({"json": {"text": 5, "image": ENCODED}}, 422, "text: Input should be a valid string"),
-        ({"json": {"text": "a", "picture": ""}}, 422, "picture: Extra inputs"),
+        (
+            {"json": {"text": "a", "picture": ""}},
+            422,
+            "picture: there is no such field; expected text and image",
+        ),
         ({"json": {"text": "a", "image": "?"}}, 422, "image: it is not base64"),
         ({"json": {"text": "a", "image": ""}}, 422, "image: empty image file"),
         ({"json": {"text": "a"}}, 422, "image: it is missing, and this model needs one"),

@@ -276,4 +276,4 @@ def _unidentified(content: Content) -> str:
     """Why Pillow opens none of the formats in `content`."""
     if accepted_format(content) is not None:
         return f"unreadable image: {described(content)} that is cut or damaged at its beginning"
-    return f"{described(content)}; accepted are {ACCEPTED_NAMES}"
+    return f"its content is {described(content)}; accepted are {ACCEPTED_NAMES}"
