@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.site import ROOT
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
-from mmsa.extensions import as_options, import_extensions, take_imports
+from mmsa.extensions import add_import_option, as_options, import_extensions, take_imports
 from mmsa.process.arguments import take_configuration
 
 if TYPE_CHECKING:
@@ -51,14 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="check settings and shards, start nothing"
     )
     # A name of its own: the option before the command would lose its modules.
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import MODULE first, which registers parts of your own (docs/extending.md)",
-    )
+    add_import_option(parser, dest="modules")
     parser.add_argument(
         "words",
         nargs="*",

@@ -16,11 +16,11 @@ from typing import Any
 from mmsa.errors import UserError
 
 
-def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--import MODULE`, which may be repeated; the parsed attribute is `imports`."""
+def add_import_option(parser: argparse.ArgumentParser, dest: str = "imports") -> None:
+    """Add `--import MODULE`, which may be repeated; the parsed attribute is `dest`."""
     parser.add_argument(
         "--import",
-        dest="imports",
+        dest=dest,
         action="append",
         default=[],
         metavar="MODULE",

@@ -57,9 +57,8 @@ def submit_study(study: Study, arguments: argparse.Namespace, out: Path) -> None
     submit_jobs([job], dry_run=arguments.dry_run, notes=notes)
     if not arguments.dry_run:
         words = ["python", "-m", "launch", "study", str(arguments.study), "--out", str(out)]
-        raw = ["--raw", arguments.raw] if arguments.raw else []
         rest = ["--", *arguments.rest] if arguments.rest else []
-        print(f"  state   {shlex.join([*words, *raw, '--status', *rest])}")
+        print(f"  state   {shlex.join([*words, '--status', *rest])}")
 
 
 def _words_of_tasks(arguments: argparse.Namespace, out: Path) -> list[str]:

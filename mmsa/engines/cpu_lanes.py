@@ -24,13 +24,15 @@ _BatchT = TypeVar("_BatchT")
 _ResultT = TypeVar("_ResultT")
 
 
-def num_lanes(device: torch.device, *, available: int, threads: int) -> int:
-    """How many batches are computed at a time: 1 on a GPU, else what the threads allow.
+def fix_threads(threads: int) -> int:
+    """Let torch compute with `threads` of the CPU; returns how many batches are computed at a time.
 
-    `available` is `torch.get_num_threads()` of a process that has not set it: OMP_NUM_THREADS and
-    launchers say how many threads a process may use.
+    Called once in a process, by whose threads until then OMP_NUM_THREADS and launchers say how many
+    it may use.
     """
-    return 1 if device.type != "cpu" else min(_MOST, max(1, available // threads))
+    lanes = min(_MOST, max(1, torch.get_num_threads() // threads))
+    torch.set_num_threads(threads)
+    return lanes
 
 
 def twin_of(model: _ModelT) -> _ModelT:
@@ -45,13 +47,15 @@ def in_lanes(
     compute: Callable[[nn.Module, _BatchT], _ResultT],
     *,
     lanes: int,
-    threads: int,
 ) -> Generator[tuple[_BatchT, _ResultT], None, None]:
     """Each batch with `compute(model, batch)`, in the order of the batches, without gradients.
 
-    `lanes` of them are computed at a time, with `threads` of the CPU each; at most as many wait.
-    What `compute` raises is raised here, in its batch's turn.
+    `lanes` of them are computed at a time, each with the threads that torch has now, and one on a
+    GPU; at most as many wait. What `compute` raises is raised here, in its batch's turn.
     """
+    threads = torch.get_num_threads()
+    if any(one.device.type != "cpu" for one in model.parameters()):
+        lanes = 1
     free: SimpleQueue[nn.Module] = SimpleQueue()
     free.put(model)
     try:
@@ -61,7 +65,8 @@ def in_lanes(
         logger.info("batches are computed one at a time: the model cannot be copied (%s)", error)
         lanes = 1
 
-    # Not inference mode: some models of extensions change tensors in place.
+    # Not inference mode: ZeRO-3 frees gathered weights, and some models of extensions change
+    # tensors, in place.
     @torch.no_grad()
     def computed(batch: _BatchT) -> _ResultT:
         one = free.get()

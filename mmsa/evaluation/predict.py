@@ -80,7 +80,7 @@ def predict_split(
         with engine.autocast(accelerator):
             return outputs_of(model, batch, heads=of_heads is not None)
 
-    computed = in_lanes(model, on_device, outputs, lanes=lanes, threads=torch.get_num_threads())
+    computed = in_lanes(model, on_device, outputs, lanes=lanes)
     with (
         Progress(total=num_batches, what=progress, quiet=quiet, unit="batches") as bar,
         closing(computed),

@@ -26,7 +26,7 @@ from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
 from mmsa.engines import engine
-from mmsa.engines.cpu_lanes import num_lanes
+from mmsa.engines.cpu_lanes import fix_threads
 from mmsa.engines.gpu_supply import loader_workers
 from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import UserError
@@ -65,9 +65,7 @@ class SplitEvaluation:
         self.started, self._begin = datetime.now(UTC), time.perf_counter()
         self.openings = 0
         # Sums depend on the number of threads: fixed, so that results do not depend on the launch.
-        self._threads = target.export.config.eval.cpu_threads
-        self._available = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
+        self._lanes = fix_threads(target.export.config.eval.cpu_threads)
         if self._workers_of(target):
             start_forkserver()
         self._opened = open_model(target)
@@ -142,7 +140,7 @@ class SplitEvaluation:
             label_names=self.target.export.label_names,
             num_samples=len(self.target.reader),
             progress=progress,
-            lanes=num_lanes(accelerator.device, available=self._available, threads=self._threads),
+            lanes=self._lanes,
         )
 
     def predict_changed(self, accelerator: Accelerator) -> dict[Change, Predictions]:

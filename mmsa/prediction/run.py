@@ -23,7 +23,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.data.shard_cache import use_cache_of_export
 from mmsa.data.stream import Batch
 from mmsa.engines import engine
-from mmsa.engines.cpu_lanes import in_lanes, num_lanes
+from mmsa.engines.cpu_lanes import fix_threads, in_lanes
 from mmsa.engines.gpu_supply import loader_workers
 from mmsa.engines.gpu_texts import text_layout
 from mmsa.errors import AgreedError, UserError
@@ -222,10 +222,7 @@ def _compute(
 ) -> None:
     """Compute the batches of this process, and keep every piece as soon as it is whole."""
     # As in an evaluation: the order of additions depends on the threads.
-    threads = opened.export.config.eval.cpu_threads
-    available = torch.get_num_threads()
-    lanes = num_lanes(accelerator.device, available=available, threads=threads)
-    torch.set_num_threads(threads)
+    lanes = fix_threads(opened.export.config.eval.cpu_threads)
     model = opened.model.to(accelerator.device).eval()
 
     def logits_of(model: nn.Module, host_batch: Batch) -> torch.Tensor | None:
@@ -237,7 +234,7 @@ def _compute(
         return output[: len(host_batch["rows"])].float()
 
     results, on_device = Results(), []
-    computed = in_lanes(model, loaded, logits_of, lanes=lanes, threads=threads)
+    computed = in_lanes(model, loaded, logits_of, lanes=lanes)
     with progress as bar, closing(computed):
         for host_batch, logits in computed:
             rows = host_batch["rows"]

@@ -17,7 +17,7 @@ from mmsa.data.loading.workers import start_forkserver
 from mmsa.data.plan import BatchPlan, batch_plan
 from mmsa.data.reader import SplitReader
 from mmsa.data.stream import Batch, Loader
-from mmsa.engines.cpu_lanes import num_lanes
+from mmsa.engines.cpu_lanes import fix_threads
 from mmsa.engines.engine import make_accelerator
 from mmsa.engines.gpu_supply import loader_workers
 from mmsa.engines.gpu_texts import text_layout
@@ -81,8 +81,7 @@ class Kitchen:
         self.ingredients, self.metric = ingredients, metric
         self.target = ingredients[0].target
         export = self.target.export
-        threads, available = export.config.eval.cpu_threads, torch.get_num_threads()
-        torch.set_num_threads(threads)
+        self._lanes = fix_threads(export.config.eval.cpu_threads)
         asked = export.config.data.num_workers if num_workers is None else num_workers
         workers = loader_workers(asked, world_from_environment())
         self._num_workers = workers
@@ -101,7 +100,6 @@ class Kitchen:
         self._num_batches, self._batches = len(requests), self._loader(requests)
         self.accelerator: Accelerator = make_accelerator("no")
         self.model.to(self.accelerator.device)
-        self._lanes = num_lanes(self.accelerator.device, available=available, threads=threads)
         self._last: tuple[list[int], Predictions] | None = None
 
     def value_of(self, chosen: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmsa.engines.cpu_lanes import in_lanes, num_lanes, twin_of
+from mmsa.engines.cpu_lanes import fix_threads, in_lanes, twin_of
 
 
 class Network(nn.Module):
@@ -48,8 +48,8 @@ def computed(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_bytes_of_one_batch_at_a_time_in_the_same_order(model: Network) -> None:
-    alone = list(in_lanes(model, batches(24), computed, lanes=1, threads=1))
-    together = list(in_lanes(model, batches(24), computed, lanes=4, threads=1))
+    alone = list(in_lanes(model, batches(24), computed, lanes=1))
+    together = list(in_lanes(model, batches(24), computed, lanes=4))
     assert len(alone) == len(together) == 24
     for (batch, output), (same_batch, same_output) in zip(alone, together, strict=True):
         assert torch.equal(batch, same_batch)
@@ -69,7 +69,7 @@ def test_batches_are_computed_at_the_same_time_and_taken_shortly_before(model: N
             taken.append(number)
             yield number
 
-    for number, threads in in_lanes(model, counted(), meets, lanes=2, threads=1):
+    for number, threads in in_lanes(model, counted(), meets, lanes=2):
         assert threads == 1
         assert len(taken) <= number + 4
 
@@ -82,7 +82,7 @@ def test_an_error_is_raised_in_its_turn_and_nothing_goes_on(model: Network) -> N
 
     found: list[int] = []
     with pytest.raises(ValueError, match="the third"):
-        found += (one for _, one in in_lanes(model, iter(range(100)), fails, lanes=2, threads=1))
+        found += (one for _, one in in_lanes(model, iter(range(100)), fails, lanes=2))
     assert found == [0, 1, 2]
     assert not [one for one in threading.enumerate() if one.name.startswith("lane")]
 
@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_copied_computes_alone(model: Network) -> None:
     with pytest.raises(RuntimeError):
         twin_of(model)
     expected = [model(batch) for batch in batches(3)]
-    found = in_lanes(model, batches(3), computed, lanes=2, threads=1)
+    found = in_lanes(model, batches(3), computed, lanes=2)
     for (_, output), same in zip(found, expected, strict=True):
         assert torch.equal(output, same)
 
@@ -105,11 +105,23 @@ def test_a_twin_has_the_parameters_and_buffers_of_its_own(model: Network) -> Non
 
 
 @pytest.mark.parametrize(
-    ("device", "available", "threads", "lanes"),
-    [("cpu", 1, 1, 1), ("cpu", 2, 1, 2), ("cpu", 64, 1, 4), ("cpu", 2, 4, 1), ("cuda", 8, 1, 1)],
+    ("available", "threads", "lanes"), [(1, 1, 1), (2, 1, 2), (64, 1, 4), (2, 4, 1)]
 )
-def test_how_many_at_a_time(device: str, available: int, threads: int, lanes: int) -> None:
-    assert num_lanes(torch.device(device), available=available, threads=threads) == lanes
+def test_how_many_at_a_time(available: int, threads: int, lanes: int) -> None:
+    torch.set_num_threads(available)
+    assert fix_threads(threads) == lanes
+    assert torch.get_num_threads() == threads
+
+
+def test_one_at_a_time_away_from_the_cpu() -> None:
+    elsewhere = nn.Linear(2, 2, device="meta")
+
+    def where(model: nn.Module, batch: int) -> str:
+        assert model is elsewhere
+        return threading.current_thread().name
+
+    found = in_lanes(elsewhere, iter(range(3)), where, lanes=4)
+    assert {name for _, name in found} == {threading.main_thread().name}
 
 
 @pytest.fixture(autouse=True)
