@@ -243,7 +243,7 @@ def main() -> None:
         found = run_arm(options)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(found), flush=True)
-        return
+        os._exit(0)  # gloo's threads sometimes abort a process at exit
     if options.size != "small" and (options.text_weights or options.image_weights):
         parser.error("--text-weights and --image-weights are for --size small")
     if options.processes > 1 and {"seed", "lightning"} & set(options.arms):

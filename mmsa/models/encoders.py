@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsa.errors import UserError, first_line
 from mmsa.models.blank import is_blank
+from mmsa.models.depthwise import leave_out_of_cpu_autocast
 from mmsa.models.eval_mode import eval_mode
 from mmsa.models.fusion.sequences import (
     Features,
@@ -194,6 +195,7 @@ class ImageEncoder(Encoder):
         self.register_buffer("std", (std * 255).view(1, 3, 1, 1), persistent=False)
         self.memory_format = memory_format_for(body)
         lay_out(body, self.memory_format)
+        leave_out_of_cpu_autocast(body)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, 3, S, S) -> float32, mean 0 and deviation 1 by channel, in its order.
