@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("--latency-ms", type=float, default=20)
     parser.add_argument("--megabytes-per-s", type=float, default=50)
-    parser.add_argument("--window-shards", type=int, default=16)
+    parser.add_argument("--window-shards", type=int, nargs="+", default=[16])
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--arms", nargs="+", help="the first words of those to run")
     parser.add_argument("--serve", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -68,19 +69,19 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="served-") as folder:
         source = Source(arguments.shards.absolute())
-        found = arms(source, arguments.window_shards)
+        found = arms(arguments.window_shards)
         if arguments.arms:
             found = {n: a for n, a in found.items() if n.startswith(tuple(arguments.arms))}
         prepare(source, Path(folder) / BUCKET, found)
         with server(folder) as (url, process):
             source.url = url
             use_as_s3(url)
-            next(ours(str(source.shards), None, arguments.window_shards)(0))  # all imports
+            next(ours(str(source.shards), None, 1)(0))  # all imports
             for turn in range(arguments.turns):
                 for name, arm in found.items():
                     for what in ("epoch", "resume"):
                         one = measured(arm, source, what == "resume", process)
-                        print(f"{turn} {name:22} {what:6} {in_words(one)}", flush=True)
+                        print(f"{turn} {name:24} {what:6} {in_words(one)}", flush=True)
 
 
 def in_words(one: Measured) -> str:
@@ -156,15 +157,20 @@ def counted(url: str) -> int:
         return sum(json.load(answer).values())
 
 
-def arms(source: Source, window: int) -> dict[str, Callable[[Source, Path], Batches]]:
+def arms(windows: Sequence[int]) -> dict[str, Callable[[Source, Path], Batches]]:
+    """Ours from a folder, and by HTTP and S3 with windows of so many shards; the others."""
     found: dict[str, Callable[[Source, Path], Batches]] = {
-        "mmsa, local folder": lambda source, _: ours(str(source.shards), None, window),
-        "mmsa, HTTP": lambda source, scratch: ours(
-            f"{source.url}/{BUCKET}/set", scratch / "cache", window
-        ),
-        "mmsa, S3": lambda _, scratch: ours(f"s3://{BUCKET}/set", scratch / "cache", window),
+        "mmsa, local folder": lambda source, _: ours(str(source.shards), None, windows[0])
     }
+    for window in windows:
+        places = {"HTTP": "{url}/" + f"{BUCKET}/set", "S3": f"s3://{BUCKET}/set"}
+        for kind, place in places.items():
+            found[f"mmsa, {kind}, {window} shards"] = partial(from_a_store, place, window)
     return found | {name: peer.read for name, peer in installed().items()}
+
+
+def from_a_store(place: str, window: int, source: Source, scratch: Path) -> Batches:
+    return ours(place.format(url=source.url), scratch / "cache", window)
 
 
 def ours(location: str, cache: Path | None, window: int) -> Batches:

@@ -31,7 +31,8 @@ from mmsa.foundation.atomic_write import write_status
 from mmsa.foundation.file_lock import FileLock
 from mmsa.foundation.hidden_main import without_main_module
 
-_AT_ONCE = 8  # transfers
+_AT_ONCE = 8  # transfers, of the files of one need
+_AT_LEAST = 2  # transfers, if necessary of files that are needed later
 _AHEAD = 4  # changes of what is needed that are fetched ahead: two windows and their borders
 _POLL_S = 0.05
 _LOOK_AGAIN_S = 2.0  # how often it is checked that what is needed is still there
@@ -157,12 +158,7 @@ class _Work:
                 now, ahead = self._in_order()
                 self._publish(now, ahead)
                 self._collect()
-                window = self.window[0].files if self.window else ()
-                self._submit(pool, window, urgent=True)
-                # Others would take bandwidth from what readers wait for.
-                if not any(one.sha256 in self.transfers for one in window):
-                    self._submit(pool, now, urgent=True)
-                    self._submit(pool, ahead, urgent=False)
+                self._submit_in_turn(pool)
                 time.sleep(_POLL_S)
 
     def _step(self) -> int:
@@ -219,10 +215,26 @@ class _Work:
                 self.failed[digest] = said
                 self._write("failed.json", self.failed)
 
-    def _submit(self, pool: ThreadPoolExecutor, wanted: Sequence[Wanted], *, urgent: bool) -> None:
+    def _submit_in_turn(self, pool: ThreadPoolExecutor) -> None:
+        """Begin transfers in the order of need.
+
+        While files of one need are under way, what is needed later would take their bandwidth. It
+        is begun only where a single connection is left, which may not use all of the bandwidth.
+        """
+        present, *later = [need.files for need in self.window] or [()]
+        turns = [(present, True), (self.task.always, True), *((files, False) for files in later)]
+        at_once = _AT_ONCE
+        for files, urgent in turns:
+            self._submit(pool, files, urgent=urgent, at_once=at_once)
+            if any(one.sha256 in self.transfers for one in files):
+                at_once = _AT_LEAST
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, wanted: Sequence[Wanted], *, urgent: bool, at_once: int
+    ) -> None:
         files = self.task.files
         for one in wanted:
-            if len(self.transfers) >= _AT_ONCE:
+            if len(self.transfers) >= at_once:
                 return
             digest = one.sha256
             if digest in self.present or digest in self.transfers or digest in self.failed:

@@ -27,6 +27,7 @@ from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.regular_file import read_regular
 from mmsa.foundation.urls import is_url, joined, url_problem
 
+_REPORT_S = 0.2
 _POLL_S = 0.02
 _OWN_FETCH_S = 0.5  # a file that the downloader does not know by then is fetched here
 _MOST_ASKED = 64  # sizes that are asked one by one where a store cannot list
@@ -71,6 +72,7 @@ class CachedFiles:
         self.cache.prepare()
         self.run = None if settings.run is None else directory / "runs" / settings.run
         self._reported: tuple[str, int] | None = None  # reader and step
+        self._report_due_s = 0.0
 
     def open_tar(self, wanted: Wanted) -> int:
         while True:
@@ -150,13 +152,17 @@ class CachedFiles:
                 f"time, {needed} bytes; use a larger one, or fewer data.window_shards"
             )
 
-    def report_step(self, reader: str, step: int) -> None:
+    def report_step(self, reader: str, step: int, *, now: bool = True) -> None:
         """Tell the downloader that `reader`, a rank's loader process, now reads `step`.
 
-        Written by its path each time: a downloader that starts again may have deleted it.
+        Not `now`, where `step` reads the same shards as the last one: five times a second, because
+        a write costs as much as reading a few samples. By its path each time: a downloader that
+        starts again may have deleted it.
         """
         self._reported = reader, step
-        if self.run is not None:
+        clock_s = time.monotonic()
+        if self.run is not None and (now or clock_s >= self._report_due_s):
+            self._report_due_s = clock_s + _REPORT_S
             with suppress(OSError):
                 write_file(
                     self.run / f"at-{reader}", str(step), durable=False, make_directory=False

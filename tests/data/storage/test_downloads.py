@@ -168,30 +168,69 @@ def test_a_resume_fetches_only_what_is_to_come(
     assert len(needed) == 2 * 4
 
 
-def test_nothing_takes_bandwidth_from_the_window_that_readers_wait_for(
-    folder: Path, served: ShardServer, cache: Path
-) -> None:
-    reader = open_with(served)
-    train = source(reader)
-    window = {file.name for file in next(iter(TrainNeeds(train)())).files}
-    held = threading.Event()
-    waits = min(name for name in window if name.endswith(".tar"))
+def asked_while_held(
+    served: ShardServer, cache: Path, train: TrainRequests, held: Callable[[str], bool], done: int
+) -> set[str]:
+    """The names that the downloader asks for while no file that is `held` is answered; `done` of
+    them are waited for."""
+    go_on = threading.Event()
 
     def fault(name: str) -> None:
-        if name == waits:
-            held.wait(60)
+        if held(name):
+            go_on.wait(60)
 
     served.fault = fault
     with downloading(train):
         deadline = time.monotonic() + 60
-        while len(objects(cache)) < len(window) - 1:
+        while len(objects(cache)) < done:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(0.5)  # in which the downloader looks for more to fetch several times
         asked = {name for name in served.requests if name.startswith("GET ")}
-        held.set()
+        go_on.set()
         assert len(keys(train)) == 12
-    assert asked - {"GET manifest.json"} == {f"GET {name}" for name in window}
+    return {name.removeprefix("GET ") for name in asked} - {"manifest.json"}
+
+
+def needs_of(train: TrainRequests) -> list[set[str]]:
+    """Of each window: the names of its files."""
+    windows = [{file.name for file in need.files} for need in TrainNeeds(train)()]
+    return [names for names in windows if len(names) == 4]  # not those of a step between two
+
+
+def test_nothing_takes_bandwidth_from_the_window_that_readers_wait_for(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    train = source(open_with(served))
+    window = needs_of(train)[0]
+    asked = asked_while_held(
+        served, cache, train, lambda name: name in window and name.endswith(".tar"), done=2
+    )
+    assert asked == window
+
+
+def test_nothing_takes_bandwidth_from_the_next_window(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    train = source(open_with(served))
+    first, second, *_ = needs_of(train)
+    asked = asked_while_held(
+        served, cache, train, lambda name: name not in first and name.endswith(".tar"), done=6
+    )
+    assert asked == first | second
+
+
+def test_a_single_connection_gets_another_beside_it(
+    folder: Path, served: ShardServer, cache: Path
+) -> None:
+    train = source(open_with(served))
+    first, second, *_ = needs_of(train)
+    held = min(name for name in first if name.endswith(".tar"))
+    later = {name for name in second if name.endswith(".tar")}
+    asked = asked_while_held(served, cache, train, lambda name: name in {held, *later}, done=4)
+    assert first < asked
+    assert len(asked & later) == 1
+    assert asked < first | second
 
 
 def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, cache: Path) -> None:
