@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 
 from mmsa.process.arguments import take_configuration, training_parser
@@ -226,6 +227,8 @@ def end(command: Command, run: Run, tracker: Tracker, stop_reasons: list[str]) -
         # A loss is stored negated: more is better.
         best = (select_by, abs(state.best_value or 0.0), state.best_step, run.run_dir / "best")
         logger.info("best: %s %.4f at step %s, %s", *best)
+        named = shlex.quote(str(run.run_dir))
+        logger.info("next, once every choice is made: python evaluate.py %s --split test", named)
     if run.accelerator.is_main_process:
         outcome = "preempted" if stop_reasons else "done"
         command.write_status(outcome, reason, command.exit_code, **tracker.latest)
