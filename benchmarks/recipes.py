@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipes STUDY.yaml RAW OUT --text DIR --image DIR [--jobs 2] [--minutes M]
     python -m benchmarks.recipes STUDY.yaml RAW OUT --status
-    python -m benchmarks.recipes STUDY.yaml RAW OUT --table
+    python -m benchmarks.recipes STUDY.yaml RAW OUT --table [--fold K]
 
 STUDY.yaml has `base` (a run configuration), `variants` (name -> list of settings, in which `{fold}`
 stands for the run's fold and `{out}` for OUT), `soups` (name -> variants whose weights are mixed
@@ -177,13 +177,17 @@ def status(study: dict[str, Any], out: Path) -> Iterator[str]:
         yield f"{variant:24} {shown}  mean {mean:.4f} of {len(row)}"
 
 
-def whole_experiments(study: dict[str, Any], out: Path) -> Iterator[Report]:
-    """The variants whose folds are all done, each sample predicted by the run of its fold."""
+def whole_experiments(study: dict[str, Any], out: Path, fold: int | None) -> Iterator[Report]:
+    """The variants whose folds are all done, each sample predicted by the run of its fold; with
+    `fold`, those of which that one is done."""
     variants = dict.fromkeys(trial.variant for trial in trials(study))
-    every = range(1, study["folds"] + 1)
+    every = range(1, study["folds"] + 1) if fold is None else [fold]
     for variant in variants:
         directories = [Trial(variant, fold).directory(out) for fold in every]
         if not all(report_of(directory).exists() for directory in directories):
+            continue
+        if fold is not None:
+            yield read_report(report_of(directories[0]).parent, variant)
             continue
         reports = [
             read_report(report_of(directory).parent, f"{variant}/{directory.name}")
@@ -227,10 +231,10 @@ def part_of(report: Report, chosen: NDArray[np.bool_]) -> Report:
     return Report(report.name, report.directory, report.identity, part, report.groups[chosen])
 
 
-def tables(study: dict[str, Any], out: Path) -> Iterator[str]:
+def tables(study: dict[str, Any], out: Path, fold: int | None) -> Iterator[str]:
     """The whole experiments compared: on all samples, where both labels agree, and where not."""
     of_set: dict[str, list[Report]] = {}
-    for report in whole_experiments(study, out):
+    for report in whole_experiments(study, out, fold):
         of_set.setdefault(str(report.identity["dataset"]), []).append(report)
     for dataset, reports in of_set.items():
         agree = labels_agree(reports[0], out)
@@ -256,6 +260,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
     parser.add_argument("--status", action="store_true")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--fold", type=int, metavar="K", help="with --table: of this fold alone")
     options = parser.parse_args()
     options.out = options.out.resolve()
     study = yaml.safe_load(options.study.read_text())
@@ -263,7 +268,7 @@ def main() -> None:
         print("\n".join(status(study, options.out)))
         return
     if options.table:
-        print("\n".join(tables(study, options.out)))
+        print("\n".join(tables(study, options.out, options.fold)))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     base = yaml.safe_dump(study["base"], sort_keys=False)

@@ -242,6 +242,11 @@ class GpuConfig(Section):
     )
     copy_stream: bool = Field(True, description="copy batches beside the step, one ahead")
 
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
 
 class LaunchConfig(Section):
     engine: Literal["any", "ddp", "zero1", "zero2", "zero3"] = "any"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
@@ -62,6 +66,32 @@ def test_an_unquoted_no_is_a_precision(tmp_path: Path) -> None:
     file = write(tmp_path, "train:\n  mixed_precision: no\n")
     assert load_config(file).train.mixed_precision == "no"
     assert load_config(None, ["train.mixed_precision=null"]).train.mixed_precision is None
+
+
+def words_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(`section.key`, word) for each word that a setting with a choice of words takes."""
+    for key, field in type(section).model_fields.items():
+        value, kinds = getattr(section, key), [field.annotation]
+        if isinstance(value, BaseModel):
+            yield from words_of(value, f"{prefix}{key}.")
+        if get_origin(field.annotation) in (Union, UnionType):
+            kinds = list(get_args(field.annotation))
+        for kind in kinds:
+            if get_origin(kind) is Literal:
+                yield from ((f"{prefix}{key}", word) for word in get_args(kind))
+
+
+@pytest.mark.parametrize(("key", "word"), list(words_of(Config())))
+def test_words_are_taken_without_quotes(tmp_path: Path, key: str, word: str) -> None:
+    """On the command line and in a file: YAML reads `no` and `off` as false."""
+    *sections, last = key.split(".")
+    text = "".join(f"{name}: {{" for name in sections) + f"{last}: {word}" + "}" * len(sections)
+    for overrides, file in (([f"{key}={word}"], None), ([], write(tmp_path, text))):
+        assert attrgetter(key)(load_config(file, overrides)) == word
+
+
+def test_there_are_words_that_yaml_reads_otherwise() -> None:
+    assert {("train.mixed_precision", "no"), ("gpu.packing", "off")} < set(words_of(Config()))
 
 
 def test_a_run_may_be_named_by_a_date() -> None:
