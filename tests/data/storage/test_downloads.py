@@ -169,27 +169,34 @@ def test_a_resume_fetches_only_what_is_to_come(
 
 
 def asked_while_held(
-    served: ShardServer, cache: Path, train: TrainRequests, held: Callable[[str], bool], done: int
+    served: ShardServer,
+    train: TrainRequests,
+    held: Callable[[str], bool],
+    until: Callable[[set[str]], object],
 ) -> set[str]:
-    """The names that the downloader asks for while no file that is `held` is answered; `done` of
-    them are waited for."""
+    """The names that the downloader asks for while no file that is `held` is answered: those until
+    `until` says of them that they are enough, and what follows within half a second."""
     go_on = threading.Event()
 
     def fault(name: str) -> None:
         if held(name):
             go_on.wait(60)
 
+    def asked() -> set[str]:
+        names = {name.removeprefix("GET ") for name in list(served.requests) if "GET " in name}
+        return names - {"manifest.json"}
+
     served.fault = fault
     with downloading(train):
         deadline = time.monotonic() + 60
-        while len(objects(cache)) < done:
+        while not until(asked()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(0.5)  # in which the downloader looks for more to fetch several times
-        asked = {name for name in served.requests if name.startswith("GET ")}
+        found = asked()
         go_on.set()
         assert len(keys(train)) == 12
-    return {name.removeprefix("GET ") for name in asked} - {"manifest.json"}
+    return found
 
 
 def needs_of(train: TrainRequests) -> list[set[str]]:
@@ -204,7 +211,7 @@ def test_nothing_takes_bandwidth_from_the_window_that_readers_wait_for(
     train = source(open_with(served))
     window = needs_of(train)[0]
     asked = asked_while_held(
-        served, cache, train, lambda name: name in window and name.endswith(".tar"), done=2
+        served, train, lambda name: name in window and name.endswith(".tar"), window.issubset
     )
     assert asked == window
 
@@ -215,7 +222,10 @@ def test_nothing_takes_bandwidth_from_the_next_window(
     train = source(open_with(served))
     first, second, *_ = needs_of(train)
     asked = asked_while_held(
-        served, cache, train, lambda name: name not in first and name.endswith(".tar"), done=6
+        served,
+        train,
+        lambda name: name not in first and name.endswith(".tar"),
+        (first | second).issubset,
     )
     assert asked == first | second
 
@@ -227,10 +237,34 @@ def test_a_single_connection_gets_another_beside_it(
     first, second, *_ = needs_of(train)
     held = min(name for name in first if name.endswith(".tar"))
     later = {name for name in second if name.endswith(".tar")}
-    asked = asked_while_held(served, cache, train, lambda name: name in {held, *later}, done=4)
+    asked = asked_while_held(served, train, lambda name: name in {held, *later}, later.intersection)
     assert first < asked
     assert len(asked & later) == 1
     assert asked < first | second
+
+
+def test_a_reader_reports_other_shards_at_once_and_the_same_ones_seldom(
+    served: ShardServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr("mmsa.data.storage.files.time.monotonic", lambda: clock)
+    reader = open_with(served)
+    report = cache / "runs" / "test" / "at-0-0"
+    report.parent.mkdir(parents=True)
+    said = []
+    for step, shards, passed_s in [
+        (0, (), 0.0),
+        (0, (0, 1), 0.0),  # other shards
+        (1, (0, 1), 0.1),
+        (2, (0, 1), 0.15),  # a quarter of a second after the last report
+        (3, (0, 1), 0.05),
+        (4, (2, 3), 0.05),  # other shards
+        (5, (), 0.0),  # the end
+    ]:
+        clock += passed_s
+        reader.at_step("0-0", step, shards)
+        said.append(report.read_text())
+    assert said == ["0", "0", "0", "2", "2", "4", "5"]
 
 
 def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, cache: Path) -> None:
