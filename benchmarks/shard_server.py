@@ -39,7 +39,7 @@ class ShardServer:
         self.bytes_per_s: float | None = None
         self.is_closed = False
         self._free_at = 0.0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         server = self
 
         class Handler(_Handler):
@@ -63,7 +63,7 @@ class ShardServer:
         """Share `bytes_per_s` among all connections."""
         if self.bytes_per_s is None:
             return
-        with self._lock:
+        with self.lock:
             now = time.monotonic()
             self._free_at = max(now, self._free_at) + num_bytes / self.bytes_per_s
             pause = self._free_at - now
@@ -187,8 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.shards.wait_for_bandwidth(len(piece))
             if self.shards.is_closed:
                 raise ConnectionAbortedError
+            with self.shards.lock:  # before the client can have it, who then asks for the count
+                self.shards.sent[name] += len(piece)
             self.wfile.write(piece)
-            self.shards.sent[name] += len(piece)
 
 
 @contextmanager

@@ -48,14 +48,14 @@ def test_blue_comes_first_where_the_encoder_wants_it() -> None:
 
 
 def test_normalisation_keeps_channels_last_and_float32_under_autocast() -> None:
-    encoder = _image(config={**IMAGE_SIZES, "hidden_sizes": [8, 8, 8, 8]})
+    encoder = _image(config={**IMAGE_SIZES, "hidden_sizes": [16, 16, 16, 16]})
     pictures = _pictures(2, 32).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         normalised = encoder.normalise(pictures)
         features = encoder(pictures)
     assert normalised.dtype == torch.float32
     assert normalised.is_contiguous(memory_format=torch.channels_last)
-    assert features.shape == (2, 8)
+    assert features.shape == (2, 16)
 
 
 def test_frozen_pictures_keep_their_statistics() -> None:

@@ -103,7 +103,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 1000)
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral"] * 4000)
     # One worker: with two, both chunks may be done when the first is seen.
     arguments = ["pack", "mvsa-single", str(raw), str(tmp_path / "out"), "--quiet"]
     arguments += ["--workers", "1"]
@@ -122,7 +122,7 @@ def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
 def test_a_killed_packing_is_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw = raw_tree(tmp_path / "raw", ["neutral,neutral", "positive,positive"] * 250)
+    raw = raw_tree(tmp_path / "raw", ["neutral,neutral", "positive,positive"] * 1000)
     pack = ["pack", "mvsa-single", str(raw)]
     assert main([*pack, str(tmp_path / "whole"), "--quiet", "--workers", "1"]) == 0
     arguments = [*pack, str(tmp_path / "out"), "--quiet", "--workers", "2"]
