@@ -84,7 +84,6 @@ class SplitReader:
         self._indexes: OrderedDict[int, IndexArray] = OrderedDict()
         self._tars = OpenTars(self.files)
         self._early: EarlyReads | None = None
-        self._shards_of_step: Collection[int] | None = None
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -123,8 +122,7 @@ class SplitReader:
         """
         if isinstance(self.files, CachedFiles):
             self._tars.close_others(shards)
-            self.files.report_step(name, step, now=shards != self._shards_of_step)
-            self._shards_of_step = shards
+            self.files.report_step(name, step, shards)
 
     def records(self, shard: int) -> IndexArray:
         """The index records (sizes[shard],) of the kept samples of a shard, in tar order."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +71,7 @@ class CachedFiles:
         self.cache = Cache(directory, settings.limit_bytes)
         self.cache.prepare()
         self.run = None if settings.run is None else directory / "runs" / settings.run
-        self._reported: tuple[str, int] | None = None  # reader and step
+        self._reported: tuple[str, int, Collection[int]] | None = None  # reader, step, its shards
         self._report_due_s = 0.0
 
     def open_tar(self, wanted: Wanted) -> int:
@@ -114,9 +114,9 @@ class CachedFiles:
     def _report_again(self) -> None:
         """Another rank's start may have removed the report while this one waits for its step."""
         if self.run is not None and self._reported is not None:
-            reader, step = self._reported
+            reader, step, _ = self._reported
             if not (self.run / f"at-{reader}").exists():
-                self.report_step(reader, step)
+                self._write_step(reader, step)
 
     def _is_planned(self, wanted: Wanted) -> bool:
         assert self.run is not None
@@ -152,17 +152,21 @@ class CachedFiles:
                 f"time, {needed} bytes; use a larger one, or fewer data.window_shards"
             )
 
-    def report_step(self, reader: str, step: int, *, now: bool = True) -> None:
+    def report_step(self, reader: str, step: int, shards: Collection[int]) -> None:
         """Tell the downloader that `reader`, a rank's loader process, now reads `step`.
 
-        Not `now`, where `step` reads the same shards as the last one: five times a second, because
-        a write costs as much as reading a few samples. By its path each time: a downloader that
-        starts again may have deleted it.
+        At once where it reads other `shards` than the last one, else five times a second, because a
+        write costs as much as reading a few samples.
         """
-        self._reported = reader, step
-        clock_s = time.monotonic()
-        if self.run is not None and (now or clock_s >= self._report_due_s):
-            self._report_due_s = clock_s + _REPORT_S
+        is_due = time.monotonic() >= self._report_due_s
+        if is_due or self._reported is None or shards != self._reported[2]:
+            self._write_step(reader, step)
+        self._reported = reader, step, shards
+
+    def _write_step(self, reader: str, step: int) -> None:
+        """By its path each time: a downloader that starts again may have deleted it."""
+        self._report_due_s = time.monotonic() + _REPORT_S
+        if self.run is not None:
             with suppress(OSError):
                 write_file(
                     self.run / f"at-{reader}", str(step), durable=False, make_directory=False
