@@ -186,10 +186,11 @@ def test_stopped_in_every_way_and_started_again(
         told = status(run_dir)
         assert (told["state"], told["exit_code"]) == ("preempted", 75), stop.__name__
         assert told["reason"].startswith(by)
-        assert newest_checkpoint(run_dir).name == f"step-{told['step']:08d}"
+        saved = newest_checkpoint(run_dir)  # now: on its next start the run writes more
+        assert saved.name == f"step-{told['step']:08d}"
         assert f"requeueing (restart {restarts})" in job.log()
         job.wait_for_steps(1)
-        assert f"resumed from {newest_checkpoint(run_dir)} at step {told['step']}" in job.own_log()
+        assert f"resumed from {saved} at step {told['step']}" in job.own_log()
 
     assert_started_again(job, lambda: ranks_of(number)[1].kill())
     assert "failed at step" in job.log()
