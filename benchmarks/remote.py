@@ -1,11 +1,12 @@
 """Shards from a server, beside four other streams: one epoch each.
 
-    python -m benchmarks.remote SHARDS [--latency-ms 20] [--megabytes-per-s 50]
+    python -m benchmarks.remote SHARDS [--latency-ms 20] [--megabytes-per-s 50] [--epochs 1]
 
 A server in a process of its own answers with this latency and shares this bandwidth among its
 connections. Every arm reads the same samples in one process from a cold start, decodes every image
 with our function and counts its samples; bytes are counted by the server. `resume` is what the
-second half of an epoch costs a process that starts there, until its first batch and in bytes. `cpu`
+second half of an epoch costs a process that starts there, until its first batch and in bytes. With
+`--epochs` ours read several, the later ones from the cache. `cpu`
 is CPU time: of the process that reads, and of those that it started. How the others read is in
 remote_peers.py; those that are not installed are left out.
 """
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=20)
     parser.add_argument("--megabytes-per-s", type=float, default=50)
     parser.add_argument("--window-shards", type=int, nargs="+", default=[16])
+    parser.add_argument("--epochs", type=int, default=1, help="of ours, in one go")
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--arms", nargs="+", help="the first words of those to run")
     parser.add_argument("--serve", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -69,7 +71,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="served-") as folder:
         source = Source(arguments.shards.absolute())
-        found = arms(arguments.window_shards)
+        found = arms(arguments.window_shards, arguments.epochs)
         if arguments.arms:
             found = {n: a for n, a in found.items() if n.startswith(tuple(arguments.arms))}
         prepare(source, Path(folder) / BUCKET, found)
@@ -157,23 +159,23 @@ def counted(url: str) -> int:
         return sum(json.load(answer).values())
 
 
-def arms(windows: Sequence[int]) -> dict[str, Callable[[Source, Path], Batches]]:
+def arms(windows: Sequence[int], epochs: int) -> dict[str, Callable[[Source, Path], Batches]]:
     """Ours from a folder, and by HTTP and S3 with windows of so many shards; the others."""
     found: dict[str, Callable[[Source, Path], Batches]] = {
-        "mmsa, local folder": lambda source, _: ours(str(source.shards), None, windows[0])
+        "mmsa, local folder": lambda source, _: ours(str(source.shards), None, windows[0], epochs)
     }
     for window in windows:
         places = {"HTTP": "{url}/" + f"{BUCKET}/set", "S3": f"s3://{BUCKET}/set"}
         for kind, place in places.items():
-            found[f"mmsa, {kind}, {window} shards"] = partial(from_a_store, place, window)
+            found[f"mmsa, {kind}, {window} shards"] = partial(from_a_store, place, window, epochs)
     return found | {name: peer.read for name, peer in installed().items()}
 
 
-def from_a_store(place: str, window: int, source: Source, scratch: Path) -> Batches:
-    return ours(place.format(url=source.url), scratch / "cache", window)
+def from_a_store(place: str, window: int, epochs: int, source: Source, scratch: Path) -> Batches:
+    return ours(place.format(url=source.url), scratch / "cache", window, epochs)
 
 
-def ours(location: str, cache: Path | None, window: int) -> Batches:
+def ours(location: str, cache: Path | None, window: int, epochs: int = 1) -> Batches:
     """As training reads: the order of an epoch, and the downloader where there is a cache."""
     from mmsa.data.batch_requests import TrainRequests
     from mmsa.data.manifest import load_manifest
@@ -197,7 +199,8 @@ def ours(location: str, cache: Path | None, window: int) -> Batches:
         )
         steps = plan.steps_per_epoch
         start = steps // 2 if first else 0
-        requests = TrainRequests(reader, plan, 0, 0, window, True, start, steps)
+        stop = epochs * steps
+        requests = TrainRequests(reader, plan, 0, 0, window, True, start, stop)
         downloads = start_downloads(requests, None, World(), 1)
         for request in requests():
             places = zip(request.shards.tolist(), request.ordinals.tolist(), strict=True)
