@@ -174,6 +174,40 @@ def tar_members(content: C) -> list[tuple[str, C]]:
     return members
 
 
+def packed_sample(content: bytes) -> tuple[str, memoryview, str, bytes] | None:
+    """(key, image, text, unparsed json) of a sample as `shards pack` writes it: `KEY.jpg`,
+    `KEY.txt` and `KEY.json` in plain ustar headers and nothing else.
+
+    The same as `sample_of(tar_members(content))`, in a third of its time. None for whatever looks
+    different, a sample without an image or a text among it: those two then read it, or say what is
+    wrong. Raises `ValueError` only where they raise an error too.
+    """
+    name = content[:100].partition(b"\0")[0]
+    key = name[:-4]
+    last = key.rpartition(b"/")[2]
+    if not name.endswith(b".jpg") or not last or b"." in last or name.startswith(b"__"):
+        return None
+    ends = []
+    at = 0
+    for extension in (b".jpg\0", b".txt\0", b".json\0"):
+        digits = content[at + 124 : at + 135]
+        plain = content[at + 135 : at + 136] == b"\0" == content[at + 345 : at + 346]
+        if not (plain and content[at + 156 : at + 157] == b"0" and digits.isdigit()):
+            return None
+        if not content.startswith(key + extension, at):
+            return None
+        end = at + _BLOCK + int(digits, 8)
+        ends.append((at + _BLOCK, end))
+        at = end + -end % _BLOCK
+    if at != len(content):
+        return None
+    (image, image_end), (text, text_end), (json, json_end) = ends
+    words = str(content[text:text_end], "utf-8")
+    if not words or words.isspace():
+        return None
+    return str(key, "utf-8"), memoryview(content)[image:image_end], words, content[json:json_end]
+
+
 class _Bounded(BytesIO):
     """Bytes that can be read a limited number of times: with a negative size in a header, some
     versions of `tarfile` loop forever (CVE-2025-8194)."""

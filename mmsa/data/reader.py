@@ -11,7 +11,6 @@ import shlex
 import tarfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from json import dumps
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,14 @@ import numpy as np
 from mmsa.data.index_file import (
     INDEX_DTYPE,
     IndexArray,
-    key_hash,
-    missing_bits,
-    missing_in_words,
     read_index,
 )
 from mmsa.data.index_records import Record, check_records
 from mmsa.data.loading.worker_position import record_position
 from mmsa.data.manifest import Manifest
-from mmsa.data.members import Content, Fields, object_in, sample_of, tar_members
+from mmsa.data.members import Fields
 from mmsa.data.raw_sample import RawSample
+from mmsa.data.sample_parser import Contradiction, SampleParser
 from mmsa.data.shard_table import ShardTable
 from mmsa.data.storage.early_reads import EarlyReads
 from mmsa.data.storage.files import CachedFiles, files_at
@@ -64,16 +61,15 @@ class SplitReader:
         self._num_indexes = _OPEN_INDEXES
         self.num_classes = len(classes.names)
         self.missing = info.missing  # of all classes: modality -> samples without it
-        self._fields = Fields.of(manifest.packing, info.missing)
         self._packed_here = "fields" not in manifest.packing
-        self._classes = manifest.classes
+        self._parser = SampleParser(
+            Fields.of(manifest.packing, info.missing), manifest.classes, self._packed_here
+        )
         self._max_characters = manifest.max_characters
-        self._label_marks = [
-            f'"label":{dumps(name, ensure_ascii=False)}'.encode() for name in manifest.classes
-        ]
         # Manifest class -> the model's label, -1 where samples of the class are left out.
         labels = [classes.label_of(name) for name in manifest.classes]
         self._labels = np.array([-1 if label is None else label for label in labels], dtype=int)
+        self._labels_of: list[int] = self._labels.tolist()  # for one at a time
         self._leaves_out = bool((self._labels < 0).any())
         kept = {
             name for name, label in zip(manifest.classes, labels, strict=True) if label is not None
@@ -177,82 +173,65 @@ class SplitReader:
 
     def read_all(self, places: Sequence[tuple[int, int]]) -> list[RawSample]:
         """Read the samples at `places`, (shard, ordinal) each, in this order; raises as `read`."""
-        early: dict[tuple[int, int], bytes] = {}
-        if self._early is not None and self._early.left_bytes:
-            away = [place for place in places if not self._tars.name(place[0])]
-            early = self._early.read(
-                {at: self._record(*at).piece_of(self.shards.tar_file(at[0])) for at in away}
-            )
+        records = [self._record(*place) for place in places]
+        early = self._early_bytes(places, records)
         return [
-            self._sample(*place, self._record(*place), self.shards.tar(place[0]), early[place])
-            if place in early
-            else self.read(*place)
-            for place in places
+            self._sample(
+                *place,
+                record,
+                early[place] if place in early else self._pread(place[0], record),
+            )
+            for place, record in zip(places, records, strict=True)
         ]
+
+    def _early_bytes(
+        self, places: Sequence[tuple[int, int]], records: Sequence[Record]
+    ) -> dict[tuple[int, int], bytes]:
+        """Samples from the store itself, of tars that are still on their way to the cache."""
+        if self._early is None or not self._early.left_bytes:
+            return {}
+        return self._early.read(
+            {
+                place: record.piece_of(self.shards.tar_file(place[0]))
+                for place, record in zip(places, records, strict=True)
+                if not self._tars.name(place[0])
+            }
+        )
 
     def read(self, shard: int, ordinal: int) -> RawSample:
         """Read one sample. Raises `ShardDamage`, with shard and key, if it is not as packed."""
         record = self._record(shard, ordinal)
-        return self._sample(
-            shard, ordinal, record, *self._pread(shard, record.offset, record.length)
-        )
+        return self._sample(shard, ordinal, record, self._pread(shard, record))
 
     def _record(self, shard: int, ordinal: int) -> Record:
         # `item` converts all fields at once, in the time that numpy takes to access one.
         return Record._make(self.records(shard)[ordinal].item())
 
-    def _sample(
-        self, shard: int, ordinal: int, record: Record, tar: str, content: bytes
-    ) -> RawSample:
+    def _sample(self, shard: int, ordinal: int, record: Record, content: bytes) -> RawSample:
         if len(content) < record.length:
             raise self._damage(shard, ordinal, "the tar ends before the sample does")
         if crc32(content) != record.crc32:
             raise self._damage(shard, ordinal, "its bytes do not match the index (crc32)")
-        # Tars that our packing wrote pass these checks; other programs write tars too.
         try:
-            key, image, text, json = sample_of(tar_members(memoryview(content)), self._fields)
-            problem = self._contradiction(record, key, image, text, json)
+            key, image, text, json = self._parser.parse(record, content)
+        except Contradiction as error:
+            raise self._damage(shard, ordinal, str(error), error.key) from None
         except (ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
             raise self._damage(shard, ordinal, str(error) or type(error).__name__) from None
-        if problem:
-            raise self._damage(shard, ordinal, problem, key)
         return RawSample(
             key=key,
-            shard=tar,
+            shard=self._tars.name(shard) or self.shards.tar(shard),
             image=b"" if image is None else image,
             text=text or "",
             json=json,
-            label=int(self._labels[record.label]),
+            label=self._labels_of[record.label],
             key_hash=record.key_hash,
             has_text=text is not None,
             has_image=image is not None,
         )
 
-    def _contradiction(
-        self, record: Record, key: str, image: Content | None, text: str | None, json: bytes
-    ) -> str:
-        """How a sample's content contradicts its index record; "" if it does not."""
-        if key_hash(key) != record.key_hash:
-            return f"its key is '{key}', the index says another"
-        characters = len(text or "")
-        if characters != record.text_length:
-            return f"its text has {characters} characters, the index says {record.text_length}"
-        missing = missing_bits(has_text=text is not None, has_image=image is not None)
-        if missing != record.missing:
-            found, said = map(missing_in_words, (missing, record.missing))
-            return f"it lacks {found}, the index says {said}"
-        # Tars packed by other programs may keep their labels elsewhere. In ours, searching the
-        # bytes for the label is cheaper than parsing them, which then only happens on a mismatch.
-        if self._packed_here and self._label_marks[record.label] not in json:
-            label, named = object_in(json).get("label"), self._classes[record.label]
-            if label is None:
-                return "its json names no label"
-            if label != named and label in self._classes:
-                return f"its json says {label}, the index says {named}"
-        return ""
-
-    def _pread(self, shard: int, offset: int, length: int) -> tuple[str, bytes]:
-        """(name of the tar, up to `length` of its bytes starting at `offset`)."""
+    def _pread(self, shard: int, record: Record) -> bytes:
+        """The bytes of a sample; fewer where the tar ends before it does."""
         tar = self._tars.name(shard) or self.shards.tar(shard)
         record_position(tar)
         try:
@@ -264,10 +243,10 @@ class SplitReader:
                 shard=tar,
             ) from None
         try:
-            return tar, os.pread(descriptor, length, offset)
+            return os.pread(descriptor, record.length, record.offset)
         except OSError as error:
             raise ShardDamage(
-                f"the shard {tar} cannot be read at byte {offset} ({error.strerror})",
+                f"the shard {tar} cannot be read at byte {record.offset} ({error.strerror})",
                 shard=tar,
             ) from None
 
@@ -290,8 +269,8 @@ class SplitReader:
 
     def _key_in_tar(self, shard: int, ordinal: int) -> str | None:
         """The key in the damaged sample's first tar header, if it is still readable."""
-        offset = int(self.records(shard)[ordinal]["offset"])
-        name = self._pread(shard, offset, 100)[1].split(b"\0")[0].decode("utf-8", "replace")
+        header = self._record(shard, ordinal)._replace(length=100)
+        name = self._pread(shard, header).split(b"\0")[0].decode("utf-8", "replace")
         key = name.partition(".")[0]
         return key if key and key.isprintable() else None
 
