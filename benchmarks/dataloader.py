@@ -28,7 +28,7 @@ import torch
 from benchmarks.dataloader_arms import batches_of, loader_workers
 from benchmarks.dataloader_faults import FAULTS, fault, first_batch_s
 from benchmarks.handover import stages_of
-from benchmarks.real_run import machine, write_json
+from benchmarks.results import machine, write_json
 from mmsa.data.loading.workers import AHEAD
 
 ARMS = ("ours", "torch")

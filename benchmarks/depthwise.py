@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import real_run
+from benchmarks import results
 
 
 class Shape(NamedTuple):
@@ -127,10 +127,10 @@ def main() -> None:
         named += f"{shape.kernel}x{shape.kernel}, stride {shape.stride}"
         rows.append([named, *(f"{spent:.1f}" for spent in found.values())])
     rows.append(["all of the network", *(f"{spent:.0f}" for spent in total.values())])
-    facts = real_run.hardware()
+    facts = results.hardware()
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(real_run.markdown(["", *(f"{name}, ms" for name in total)], rows))
-    real_run.write_json(options.json, {"hardware": facts, "batch": options.batch, "total": total})
+    print(results.markdown(["", *(f"{name}, ms" for name in total)], rows))
+    results.write_json(options.json, {"hardware": facts, "batch": options.batch, "total": total})
 
 
 if __name__ == "__main__":

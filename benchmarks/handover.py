@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import machine, write_json
+from benchmarks.results import machine, write_json
 
 BATCH_SIZE = 32
 
@@ -26,8 +26,8 @@ def stages_of(
     from mmsa.data.batch_requests import TrainRequests
     from mmsa.data.manifest import load_manifest
     from mmsa.data.plan import batch_plan
+    from mmsa.data.read_and_decode import Augmentation
     from mmsa.data.reader import SplitReader
-    from mmsa.data.stream import Augmentation
     from mmsa.data.text import word_tokenizer
     from mmsa.labels import class_map
     from mmsa.preprocessing import ImagePreprocessing, Preprocessing

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import real_run
+from benchmarks import results
 from mmsa.config import ModelConfig
 from mmsa.models.fusion import FUSIONS
 from mmsa.models.model import SentimentModel, build_model, count_parameters
@@ -86,9 +86,9 @@ def main() -> None:
     for name, model in models.items():
         fastest, trained = min(seconds[name]), count_parameters(model)["fusion"].trained
         rows.append([name, f"{trained:,}", f"{fastest:.2f}", f"{fastest / base:.3f}"])
-    facts = {**real_run.hardware(), "precision": options.precision}
+    facts = {**results.hardware(), "precision": options.precision}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(real_run.markdown(["head", "parameters", "s", f"against {options.heads[0]}"], rows))
+    print(results.markdown(["head", "parameters", "s", f"against {options.heads[0]}"], rows))
 
 
 if __name__ == "__main__":

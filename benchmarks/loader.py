@@ -42,7 +42,7 @@ from typing import Any  # noqa: E402
 
 from benchmarks.loader_peers import Batches, missing, peers, seed_style  # noqa: E402
 from benchmarks.loader_setup import BATCH_SIZE, Setup  # noqa: E402
-from benchmarks.real_run import machine, write_json  # noqa: E402
+from benchmarks.results import machine, write_json  # noqa: E402
 
 SEED_STYLE, OURS = "seed-style", "ours"
 _PACKAGES = (

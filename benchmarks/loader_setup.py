@@ -27,7 +27,7 @@ class Setup:
     raw_samples: list[tuple[Path, int]] = field(init=False, repr=False)  # image, label
 
     def __post_init__(self) -> None:
-        from mmsa.data.stream import Augmentation
+        from mmsa.data.read_and_decode import Augmentation
         from mmsa.preprocessing import ImagePreprocessing, Preprocessing
 
         self.reader = self.opened()

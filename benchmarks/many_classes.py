@@ -104,7 +104,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             print(json.dumps(report(arguments.samples, arguments.one, Path(directory))))
         return
-    from benchmarks.real_run import machine, write_json
+    from benchmarks.results import machine, write_json
 
     figures = {}
     for num_classes in arguments.classes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_run import write_json
+from benchmarks.results import write_json
 from mmsa.data.order import Order
 from mmsa.data.plan import batch_plan
 

@@ -37,7 +37,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import machine, write_json
+from benchmarks.results import machine, write_json
 
 # One thread per process, because processes are compared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

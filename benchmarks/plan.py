@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.real_run import write_json
+from benchmarks.results import write_json
 from mmsa.data.audit_files import AuditWriter
 from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.index_file import INDEX_DTYPE, index_bytes

@@ -27,7 +27,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import clock, write_json
+from benchmarks.real_run import clock
+from benchmarks.results import write_json
 
 REPEATS = 3
 

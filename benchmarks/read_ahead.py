@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import write_json
+from benchmarks.results import write_json
 from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.manifest import load_manifest
 from mmsa.data.plan import batch_plan

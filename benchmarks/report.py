@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_run import machine, write_json
+from benchmarks.results import machine, write_json
 from mmsa.labels import LABEL_NAMES
 
 NUM_WORDS = 20_000

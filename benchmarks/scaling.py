@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import real_run
+from benchmarks import real_run, results
 
 ACCUMULATION = 4
 
@@ -119,7 +119,7 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":  # printed by two ranks, the lines could mix
             print(found, flush=True)
         os._exit(0)  # gloo's threads sometimes abort a process at exit
-    facts = real_run.hardware()
+    facts = results.hardware()
     side = 256 if options.size == "large" else 64
     with real_run.packed(options.shards, short_side_px=side) as options.shards:
         rows = measured(options)
@@ -133,8 +133,8 @@ def main() -> None:
         ]
         for row in rows
     ]
-    print(real_run.markdown(headings, cells))
-    real_run.write_json(options.json, {"hardware": facts, "rows": rows})
+    print(results.markdown(headings, cells))
+    results.write_json(options.json, {"hardware": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_run import write_json
+from benchmarks.results import write_json
 from launch.site import ROOT
 from launch.study.question import Study
 from launch.study.search import history

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_run import write_json
+from benchmarks.results import write_json
 
 WORDS = "what a day this is not my best one and the train was late again but I love it so much"
 

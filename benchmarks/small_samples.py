@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_run import machine, write_json
+from benchmarks.results import machine, write_json
 from mmsa.calibration import TEMPERATURES
 from mmsa.evaluation.scores.bootstrap import Bootstrap, two_sided_p
 from mmsa.evaluation.scores.calibration import lowest_loss

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from benchmarks import real_run
+from benchmarks import real_run, results
 from mmsa.foundation import digests
 from mmsa.foundation.digests import FileDigest
 from mmsa.training.checkpoints import checkpoint
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--no-stall", action="store_true", help="leave out the checkpoint")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    facts = real_run.hardware()
+    facts = results.hardware()
     helps = {" ".join(one): command_of([sys.executable, *one, "--help"]).cpu_s for one in COMMANDS}
     content: dict[str, Any] = {"hardware": facts, "help_cpu_s": helps}
     with real_run.packed(options.shards) as shards:
@@ -275,10 +275,10 @@ def main() -> None:
         of_bare = f"{told['bare_ms']:.0f}; {told['bare_cpu_ms']:.0f}"
         rows.append(["the checkpoint without digests, ms, wall; CPU", of_bare])
         rows.append(["a checkpoint relative to it (median of rounds)", f"{told['times']:.2f}"])
-    print(real_run.markdown(["", "measured"], rows))
+    print(results.markdown(["", "measured"], rows))
     for name, ended in launched.items():
         print(f"{name}: {ended.line}")
-    real_run.write_json(options.json, content)
+    results.write_json(options.json, content)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import real_run
+from benchmarks import real_run, results
 from benchmarks.step_peers import MICRO_BATCH, peer
 
 ARMS = ("seed", "accelerate", "lightning", "ours")
@@ -112,7 +112,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
             "samples": sum(shape[0] for shape in work["shapes"]),
             "tokens": sum(rows * tokens for _, rows, tokens in work["shapes"]),
             "peak_gflops": real_run.peak_gflops("float32" if plain else "bfloat16"),
-            "memory_mib": real_run.memory_mib(),
+            "memory_mib": results.memory_mib(),
         }
     )
     seconds, gflop, num_samples, tokens = (
@@ -187,7 +187,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     base = {row["global_batch_size"]: row["samples_per_s"] for row in rows if row["arm"] == first}
     headings = ["", "global batch", "samples/s", f"against {first}", "tokens a sample"]
     headings += ["GFLOP/s", "of the peak", "MiB"]
-    return real_run.markdown(
+    return results.markdown(
         headings,
         [
             [
@@ -249,7 +249,7 @@ def main() -> None:
     if options.processes > 1 and {"seed", "lightning"} & set(options.arms):
         parser.error("seed and lightning run in one process; give --arms accelerate ours")
     arms = [arm for arm in options.arms if arm != "lightning" or importlib.util.find_spec(arm)]
-    content: dict[str, Any] = {"hardware": real_run.hardware(), "rows": []}
+    content: dict[str, Any] = {"hardware": results.hardware(), "rows": []}
     side = 64 if options.size == "tiny" else 256
     with real_run.packed(options.shards, short_side_px=side) as options.shards:
         for batch in options.batches:
@@ -258,7 +258,7 @@ def main() -> None:
             content["curves"] = compare_curves(options)
     print(", ".join(f"{name} {value}" for name, value in content["hardware"].items()))
     print(table(content["rows"]))
-    real_run.write_json(options.json, content)
+    results.write_json(options.json, content)
 
 
 if __name__ == "__main__":

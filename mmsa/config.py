@@ -10,21 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError
 
+from mmsa.config_types import Beta, Duration, Section, unquoted
+from mmsa.data_config import DataConfig, ModalityDropoutConfig
 from mmsa.errors import UserError, one_or_many
-from mmsa.foundation.durations import seconds_of
-from mmsa.foundation.overrides import CREDENTIAL, apply_override, problems_in
+from mmsa.foundation.overrides import apply_override, problems_in
 from mmsa.foundation.settings_yaml import dump_settings, read_yaml
-from mmsa.foundation.sizes import bytes_of
-from mmsa.foundation.urls import is_url, url_problem
 from mmsa.model_config import (
     AuxiliaryConfig,
     FusionConfig,
@@ -32,11 +24,10 @@ from mmsa.model_config import (
     LossConfig,
     ModelConfig,
     Projection,
-    Section,
     TextEncoderConfig,
 )
 
-# The sections of the model are written elsewhere and read from here, as all others.
+# The sections of data and model are written elsewhere and read from here, as all others.
 __all__ = [
     "LATER_SETTINGS",
     "AuxiliaryConfig",
@@ -62,7 +53,6 @@ __all__ = [
 # A further check of the raw settings by a part that this file must not import (the fusion heads'
 # own settings, say): takes the nested dictionary, returns a list of problems.
 Check = Callable[[dict[str, Any]], list[str]]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 # Settings that came after the first version; see `Config.content`.
 LATER_SETTINGS = (
     "run.trackers",
@@ -84,8 +74,6 @@ LATER_SETTINGS = (
     "train.checkpoint_in_background",
     "gpu",
 )
-Size = Annotated[int, BeforeValidator(bytes_of), Field(gt=0)]
-Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
 class RunConfig(Section):
@@ -102,66 +90,6 @@ class RunConfig(Section):
     )
     stop_timeout_s: float = Field(20.0, gt=0, description="for the ranks to agree on a stop")
     collective_timeout_s: int = Field(1800, ge=1, description="until a rank counts as hanging")
-
-
-class ModalityDropoutConfig(Section):
-    """Training without one modality of a sample now and then, so that it may be missing later."""
-
-    text: float = Field(0.0, ge=0, lt=1, description="probability of training without the text")
-    image: float = Field(0.0, ge=0, lt=1, description="the same for the image")
-
-    @model_validator(mode="after")
-    def _one_stays(self) -> ModalityDropoutConfig:
-        if self.text + self.image >= 1:
-            raise ValueError("text and image together must be below 1: a sample never loses both")
-        return self
-
-
-class DataConfig(Section):
-    shards: str | None = Field(None, description="directory or URL made by `python -m shards pack`")
-    cache: str | None = Field(
-        None, description="folder on this node for whole shards of `data.shards`, a URL or a path"
-    )
-    cache_limit: Size | None = Field(None, description="bytes, as in 200GB; null: all of the disk")
-    classes: list[str] | dict[str, list[str]] | None = Field(
-        None, description="kept classes in order, or new name -> merged classes; null keeps all"
-    )
-    window_shards: int = Field(16, ge=1, description="shards whose samples are permuted together")
-    groups: int = Field(
-        1, ge=1, description="of shards; a global batch takes as many samples from each"
-    )
-    read_ahead: bool = Field(
-        False, description="read whole shards of the next window into the page cache"
-    )
-    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        2, description="loader processes per rank; auto: by the cores that a rank has, with a GPU"
-    )
-    timeout_s: float = Field(300, ge=0, description="for a batch of a loader process; 0: no limit")
-    max_tokens: int = Field(128, ge=4, description="longer texts are cut, special tokens kept")
-    image_view: Literal["crop", "whole"] = Field(
-        "crop", description="crop: a square cut from the image; whole: all of it, squeezed square"
-    )
-    augment: bool = Field(True, description="random crop and flip of training images")
-    flip_probability: float = Field(0.5, ge=0, le=1, description="of a training image, mirrored")
-    min_crop_scale: float = Field(1.0, gt=0, le=1, description="smallest random crop, of the side")
-    auto_augment: Literal["none", "rand_augment", "trivial_augment"] = Field(
-        "none", description="torchvision's random policy for training images"
-    )
-    auto_augment_operations: int = Field(2, ge=1, description="of rand_augment, for each image")
-    auto_augment_magnitude: int = Field(9, ge=0, le=30, description="of rand_augment")
-    modality_dropout: ModalityDropoutConfig = Field(
-        ModalityDropoutConfig(), description="probabilities of masking one modality of a sample"
-    )
-    drop_last: bool = Field(True, description="leave out the last incomplete step of an epoch")
-    bucket_by_length: bool = Field(True, description="deal a step's samples by text length")
-
-    @field_validator("shards")
-    @classmethod
-    def _no_credential(cls, value: str | None) -> str | None:
-        problem = url_problem(value) if value is not None and is_url(value) else ""
-        if problem:
-            raise PydanticCustomError(CREDENTIAL, "{problem}", {"problem": problem})
-        return value
 
 
 class OptimConfig(Section):
@@ -198,8 +126,8 @@ class TrainConfig(Section):
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a loss or gradient that is not finite: end, or leave the step out"
     )
-    mixed_precision: Literal["no", "tf32", "bf16", "fp16"] | None = Field(
-        None, description="no: strict float32; null: as the launcher says"
+    mixed_precision: Annotated[Literal["no", "tf32", "bf16", "fp16"] | None, unquoted("no")] = (
+        Field(None, description="no: strict float32; null: as the launcher says")
     )
     communication: Literal["float32", "bf16"] = Field(
         "float32", description="what gradients are summed in over the ranks; bf16 changes results"
@@ -211,11 +139,6 @@ class TrainConfig(Section):
     init_from: str | None = Field(
         None, description="run or export whose weights a new run begins with, its head included"
     )
-
-    @field_validator("mixed_precision", mode="before")
-    @classmethod
-    def _yaml_no(cls, value: Any) -> Any:
-        return "no" if value is False else value  # YAML reads a bare `no` as false
 
 
 class EvalConfig(Section):
@@ -234,18 +157,13 @@ class GpuConfig(Section):
     pad_tokens_to: int = Field(
         8, ge=1, description="texts of a batch are padded to a multiple of this; 1: off"
     )
-    packing: Literal["auto", "mask", "off"] = Field(
+    packing: Annotated[Literal["auto", "mask", "off"], unquoted("off")] = Field(
         "auto", description="texts of a batch are packed, under a mask, or padded alone"
     )
     cudnn_benchmark: bool = Field(
         True, description="try cuDNN's convolutions and keep the fastest; not if deterministic"
     )
     copy_stream: bool = Field(True, description="copy batches beside the step, one ahead")
-
-    @field_validator("packing", mode="before")
-    @classmethod
-    def _yaml_off(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML reads a bare `off` as false
 
 
 class LaunchConfig(Section):

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from mmsa.config_types import Section
 
 # `own`: the linear layer that a dual encoder (CLIP) brings.
 Projection = Annotated[int, Field(ge=1)] | Literal["own"] | None
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TextEncoderConfig(Section):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.gpu
-from benchmarks import real_run
+from benchmarks import results
 from benchmarks.gpu.bench import Bench, gpu_count
 from benchmarks.gpu.outcome import FAIL, NotRun, Outcome, Results, shortened
 from benchmarks.gpu.stages import SEVERAL, STAGES, Stage
@@ -68,8 +68,8 @@ def _facts(tiny: bool, gpus: int) -> dict[str, Any]:
     """Of the machine; without a context on its GPUs in this process."""
     from importlib.metadata import version
 
-    facts = {**real_run.machine(), "gpus": gpus, "form": "tiny" if tiny else "whole"}
-    device = real_run.gpu_name() if gpus else facts["machine"]
+    facts = {**results.machine(), "gpus": gpus, "form": "tiny" if tiny else "whole"}
+    device = results.gpu_name() if gpus else facts["machine"]
     packages = ("torch", "transformers", "accelerate", "deepspeed")
     return {
         **{"device": device, **facts, "load": round(os.getloadavg()[0], 1)},

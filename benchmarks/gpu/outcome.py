@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import real_run
+from benchmarks import results
 
 PASS, FAIL, MEASURED, NOT_RUN = "pass", "fail", "measured", "not run"
 _GRAVEST_FIRST = (FAIL, NOT_RUN, PASS, MEASURED)
@@ -109,21 +109,21 @@ class Results:
     def write(self, stage: str, outcome: Outcome) -> None:
         content = {"verdict": outcome.verdict, **asdict(outcome), "machine": self._machine}
         partial = self._file(stage).with_suffix(".tmp")
-        real_run.write_json(partial, content)
+        results.write_json(partial, content)
         partial.replace(self._file(stage))
 
     def publish(self, stages: list[str], facts: dict[str, Any]) -> str:
         """Write results.json and results.md of all outcomes here; returns the latter."""
         found = {name: outcome for name in stages if (outcome := self.read(name)) is not None}
         content = {name: {"verdict": one.verdict, **asdict(one)} for name, one in found.items()}
-        real_run.write_json(self._out / "results.json", {"hardware": facts, "stages": content})
+        results.write_json(self._out / "results.json", {"hardware": facts, "stages": content})
         rows = [
             [name, finding.name, finding.verdict, finding.said.replace("|", "/")]
             for name, outcome in found.items()
             for finding in outcome.findings
         ]
         parts = [", ".join(f"{name} {value}" for name, value in facts.items())]
-        parts.append(real_run.markdown(["stage", "", "verdict", "found"], rows))
+        parts.append(results.markdown(["stage", "", "verdict", "found"], rows))
         parts += [f"{name}:\n\n{one.table}" for name, one in found.items() if one.table]
         text = "\n\n".join(parts) + "\n"
         (self._out / "results.md").write_text(text)

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import Any
 
-from benchmarks import real_run
+from benchmarks import results
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.correctness import FIRST_STEP, correctness_settings
 from benchmarks.gpu.launches import Launch, losses
@@ -113,7 +113,7 @@ def bandwidth(bench: Bench, outcome: Outcome) -> None:
     rows = bench.child("bandwidth", "ddp", world, **asked)
     outcome.figures["rows"] = rows
     cells = [[one["mib"], f"{one['ms']:.2f}", f"{one['gb_per_s']:.1f}"] for one in rows]
-    outcome.table = real_run.markdown(["MiB", "ms", "GB/s of the wire"], cells)
+    outcome.table = results.markdown(["MiB", "ms", "GB/s of the wire"], cells)
     best = max(rows, key=lambda one: float(one["gb_per_s"]))
     said = f"{best['gb_per_s']:.1f} GB/s at {best['mib']} MiB over {world} ranks"
     outcome.measured("all-reduce", said)

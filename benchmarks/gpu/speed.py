@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks import real_run
+from benchmarks import real_run, results
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.outcome import Failed, NotRun, Outcome
 
@@ -80,7 +80,7 @@ def table(rows: list[Row], peak_tflops: float | None = None) -> str:
                 *[f"{row['memory_mib']:.0f}", row["new_shapes"]],
             ]
         )
-    return real_run.markdown(headings, cells)
+    return results.markdown(headings, cells)
 
 
 def _is_bf16(row: Row) -> bool:
@@ -208,7 +208,7 @@ def trace(bench: Bench, outcome: Outcome) -> None:
         ]
         for one in found["top"]
     ]
-    outcome.table = real_run.markdown([names, "ms a step", "times a step"], rows)
+    outcome.table = results.markdown([names, "ms a step", "times a step"], rows)
     idle = f"{found['idle']:.0%} of {found['ms_per_step']:.1f} ms without any {names}"
     if found["on_gpu"]:
         outcome.measured("idle", idle)

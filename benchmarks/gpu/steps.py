@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import real_run
+from benchmarks import real_run, results
 from benchmarks.gpu.child import fresh_accelerate
 from benchmarks.gpu.outcome import shortened
 
@@ -65,7 +65,7 @@ def _timed(arm: Row, seconds: float, warm_s: float) -> Row:
             "waiting": waited[0] / spent,
             "new_shapes": len(set(seen) - known),
             "shapes": seen,
-            "memory_mib": real_run.memory_mib(),
+            "memory_mib": results.memory_mib(),
         }
 
 

@@ -104,7 +104,8 @@ def predict_rows(command: Command, arguments: argparse.Namespace) -> None:
         return
     import_extensions(arguments.imports)
     from mmsa.engines.engine import make_accelerator
-    from mmsa.prediction.run import Options, open_all, predict
+    from mmsa.prediction.opened import Options, open_all
+    from mmsa.prediction.run import predict
 
     chosen: dict[str, Any] = {
         one.name: getattr(arguments, one.name, None) for one in fields(Options)

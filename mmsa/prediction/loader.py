@@ -17,7 +17,8 @@ from mmsa.data.decoding import image_views
 from mmsa.data.loading.workers import LoaderWorkers
 from mmsa.data.packed_texts import TextLayout
 from mmsa.data.raw_sample import RawSample
-from mmsa.data.stream import Batch, Collate, Failure, ReadBatch, errors_as_items
+from mmsa.data.read_and_decode import ReadBatch
+from mmsa.data.stream import Batch, Collate, Failure, errors_as_items
 from mmsa.data.text import TextTokenizer
 from mmsa.prediction.batches import PieceName, Work, works_of
 from mmsa.prediction.inputs.source import BadRow, Source, Window

@@ -21,9 +21,10 @@ from mmsa.data.manifest import Manifest, load_manifest
 from mmsa.data.modality_dropout import ModalityDropout
 from mmsa.data.modality_labels import shares_with_labels
 from mmsa.data.plan import BatchPlan, batch_plan
+from mmsa.data.read_and_decode import Augmentation
 from mmsa.data.reader import SplitReader
 from mmsa.data.shard_needs import start_downloads
-from mmsa.data.stream import Augmentation, Loader
+from mmsa.data.stream import Loader
 from mmsa.data.trainable import how_to_fill, require_train_and_val
 from mmsa.engines.gpu_supply import loader_workers
 from mmsa.engines.gpu_texts import text_layout

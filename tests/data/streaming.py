@@ -11,8 +11,9 @@ from packed import PREPROCESSING
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
 from mmsa.data.packed_texts import TextLayout, TextPacking
 from mmsa.data.plan import batch_plan
+from mmsa.data.read_and_decode import Augmentation
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import Augmentation, Batch, Loader
+from mmsa.data.stream import Batch, Loader
 from mmsa.data.text import TextTokenizer
 
 AUGMENTATION = Augmentation(seed=3, min_crop_scale=0.6, flip_probability=0.5)

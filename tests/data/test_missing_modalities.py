@@ -19,7 +19,8 @@ from mmsa.data.index_file import read_index
 from mmsa.data.manifest import MANIFEST_NAME, Modality, load_manifest, write_manifest
 from mmsa.data.modality_dropout import ModalityDropout, kept_modalities
 from mmsa.data.raw_sample import RawSample
-from mmsa.data.stream import Batch, Collate, ReadAndDecode
+from mmsa.data.read_and_decode import ReadAndDecode
+from mmsa.data.stream import Batch, Collate
 from mmsa.data.text import word_tokenizer
 from mmsa.errors import ShardDamage, UserError
 from mmsa.evaluation.modality_audit.changed_inputs import Change, ChangedReader

@@ -18,8 +18,9 @@ from streaming import (
 )
 
 from mmsa.data.packed_texts import in_batch, of_batch
+from mmsa.data.read_and_decode import Augmentation
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import Augmentation, Loader
+from mmsa.data.stream import Loader
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import UserError
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from mmsa.config import Config
 from mmsa.data.decoding.auto_augment import AutoAugment, auto_augmented
 from mmsa.data.index_file import key_hash
+from mmsa.data.read_and_decode import Augmentation
 from mmsa.data.reader import SplitReader
-from mmsa.data.stream import Augmentation, Loader
+from mmsa.data.stream import Loader
 from mmsa.data.text import TextTokenizer
 from mmsa.training.setup import _augmentation
 
