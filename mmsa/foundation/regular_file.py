@@ -28,17 +28,20 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     `NotRegular` for anything but a regular file, other `OSError`s where it cannot be opened, and
     `ValueError` for a name that no file can have (a NUL, half a surrogate pair).
     """
+    return open(path, "rb", opener=_descriptor)
+
+
+def _descriptor(path: str, flags: int) -> int:
+    """For `open`, which owns the descriptor from then on: an interruption, at whatever line it
+    comes, then never closes it twice, which would be an `OSError` of its own."""
     # Without O_NONBLOCK the open itself would wait. It does not change how a regular file is read.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
-            raise NotRegular(0, f"it is {kind}, expected a file", os.fspath(path))
-        return open(descriptor, "rb")  # closes the descriptor from here on
-    except BaseException:
-        os.close(descriptor)
-        raise
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+    raise NotRegular(0, f"it is {kind}, expected a file", path)
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:

@@ -32,10 +32,10 @@ from launch.__main__ import main as launch_main
 
 pytestmark = pytest.mark.timeout(1800)
 
-NUM_STEPS = 120
+NUM_STEPS = 200  # a fast machine does 40 a second, and is stopped six times before the end
 TRAINING = [
     *[f"train.max_steps={NUM_STEPS}", "train.epochs=99", "train.checkpoint_every_steps=20"],
-    *["train.validate_every_steps=60", "train.keep_checkpoints=99", "data.num_workers=1"],
+    *["train.validate_every_steps=100", "train.keep_checkpoints=99", "data.num_workers=1"],
 ]
 URGENT = (
     "#!/bin/bash\n#SBATCH --partition=urgent --nodes=3 --exclusive --output=/dev/null\nsleep 1\n"
