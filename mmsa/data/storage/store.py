@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmsa.data.storage.sources import StoreError, client_of, hub_place, translated
 from mmsa.foundation.regular_file import open_regular
 from mmsa.foundation.urls import is_url, joined
+
+if TYPE_CHECKING:
+    import asyncio
 
 _CHUNK = 1 << 20  # bytes handed on at a time
 
@@ -24,9 +27,10 @@ class Store:
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/") if is_url(location) else location
         self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # of `read_ranges`
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_client": None}
+        return {**self.__dict__, "_client": None, "_loop": None}
 
     @property
     def is_remote(self) -> bool:
@@ -104,9 +108,11 @@ class Store:
             return [bytes(one) for one in await asyncio.gather(*asked)]
 
         # Tasks and not threads: they can be given up, and leave nothing that the process waits for.
-        loop = asyncio.new_event_loop()
-        with closing(loop), self._speaking_of(""):
-            return loop.run_until_complete(asyncio.wait_for(all_of_them(), timeout_s))
+        # The loop stays: what is given up answers later, and prints a traceback if it was closed.
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        with self._speaking_of(""):
+            return self._loop.run_until_complete(asyncio.wait_for(all_of_them(), timeout_s))
 
     def _local_range(self, name: str, offset: int, length: int) -> bytes:
         with self._speaking_of(name), open_regular(Path(self.location) / name) as file:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from benchmarks.shard_server import ShardServer
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.storage.early_reads import EarlyReads
+from mmsa.data.storage.sources import StoreError
 from mmsa.errors import ShardDamage
 
 # Four samples of two shards that have several.
@@ -94,6 +98,35 @@ def test_a_server_that_stalls_is_given_up(
     server.fault = lambda name: "stall" if name.endswith(".tar") and left(remote) else None
     assert remote.read_all(FIRST) == [reader.read(*place) for place in FIRST]
     assert left(remote) == 0
+
+
+def test_answers_that_nobody_waits_for_say_nothing(
+    remote: SplitReader, server: ShardServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One range is refused, and the others come when they have been given up."""
+    first, answered = threading.Lock(), threading.Semaphore(0)
+
+    def fault(name: str) -> int | None:
+        if first.acquire(blocking=False):
+            return 404
+        time.sleep(0.2)
+        answered.release()
+        return None
+
+    server.fault = fault
+    early = remote._early
+    assert early is not None
+    store = early.files.store
+    tar = remote.shards.tar(2)
+    with pytest.raises(StoreError, match=re.escape(tar)):
+        store.read_ranges([(tar, 512 * n, 512) for n in range(4)], timeout_s=60)
+    for _ in range(3):
+        assert answered.acquire(timeout=60)
+    time.sleep(0.2)  # until the client has them
+    assert capfd.readouterr().err == ""
+    assert store.read_ranges([(tar, 0, 512)], timeout_s=60) == [
+        (server.folder / tar).read_bytes()[:512]
+    ]
 
 
 def test_a_slow_folder(tiny: Path, reader: SplitReader, cache: Path) -> None:
