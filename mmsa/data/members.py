@@ -178,7 +178,7 @@ def packed_sample(content: bytes) -> tuple[str, memoryview, str, bytes] | None:
     """(key, image, text, unparsed json) of a sample as `shards pack` writes it: `KEY.jpg`,
     `KEY.txt` and `KEY.json` in plain ustar headers and nothing else.
 
-    The same as `sample_of(tar_members(content))`, in a third of its time. None for whatever looks
+    The same as `sample_of(tar_members(content))`, in half of its time. None for whatever looks
     different, a sample without an image or a text among it: those two then read it, or say what is
     wrong. Raises `ValueError` only where they raise an error too.
     """
