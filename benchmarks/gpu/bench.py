@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import real_run
+from benchmarks.gpu.child import MARK, fresh_accelerate, run_here
+from benchmarks.gpu.kill_tree import kill_tree
 from benchmarks.gpu.outcome import Failed, NotRun, shortened
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG_FILES = {
     name: f"launch/accelerate/{name}.yaml" for name in ("ddp", "zero1", "zero2", "zero3")
 }
-MARK = "measured: "  # begins the line in which a child gives its figures
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ class Bench:
         `Failed` with its last error. "single": without a launcher.
         """
         if self.in_process and processes == 1 and engine in ("single", "ddp"):
-            from benchmarks.gpu import child
-
-            return child.run_here(work, asked)
+            return run_here(work, asked)
         asking = ["--work", work, "--asked", json.dumps(asked)]
         command = [*launcher(engine, processes), "-m", "benchmarks.gpu.child", *asking]
         ended = self.run(command, limit_s=asked.get("limit_s", 240.0))
@@ -108,8 +107,6 @@ class Bench:
 
         `limit_s` is for a GPU; CPU processes, which wait for each other's cores, get five times it.
         """
-        from benchmarks.gpu.launches import kill_tree
-
         limit_s = self.at_most(limit_s if self.on_gpu else 5 * limit_s)
         process = subprocess.Popen(
             command,
@@ -135,7 +132,6 @@ class Bench:
     ) -> None:
         """`train.py` to its end; `Failed` where it does not end well."""
         if self.in_process and engine == "single" and not environment:
-            from benchmarks.gpu.child import fresh_accelerate
             from train import main as train_main
 
             code = train_main(settings)

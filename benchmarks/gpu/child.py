@@ -12,8 +12,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from benchmarks.gpu.bench import MARK
-
+MARK = "measured: "  # begins the line in which a child gives its figures
 WORKS = {
     "streams": "benchmarks.gpu.inside:streams",
     "syncs": "benchmarks.gpu.inside:syncs",

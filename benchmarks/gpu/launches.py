@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu.bench import ROOT, Bench, launcher
+from benchmarks.gpu.kill_tree import kill_tree
 from benchmarks.gpu.outcome import Failed, shortened
 
 STARTS_WITHIN_S, ENDS_WITHIN_S = 600.0, 180.0
@@ -108,20 +109,6 @@ def _words(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def kill_tree(process: subprocess.Popen[Any]) -> None:
-    """kill -9 of a process that we started and of all below it, at once."""
-    members: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        top = psutil.Process(process.pid)
-        members = [top, *top.children(recursive=True)]
-    for act in (psutil.Process.suspend, psutil.Process.kill):
-        for member in members:
-            with suppress(psutil.NoSuchProcess):
-                act(member)
-    process.wait()
-    psutil.wait_procs(members, timeout=10)
 
 
 def losses(run_dir: Path) -> list[float]:
