@@ -18,7 +18,7 @@ from launches import Launch, assert_preempted, checkpoint_steps, launcher
 from safetensors.torch import load_file
 
 SETTINGS = [
-    *["train.max_steps=60", "train.epochs=9", "train.checkpoint_every_steps=30"],
+    *["train.max_steps=90", "train.epochs=99", "train.checkpoint_every_steps=30"],
     # Every stop falls on a step whose validation is due, which is left to the next launch.
     *["train.validate_every_steps=2", "data.num_workers=1"],
 ]
@@ -87,7 +87,7 @@ def test_stopped_in_every_way_and_never(shards: Path, tmp_path: Path) -> None:
     launch = Launch(run_dir, *settings, by=launcher())
     assert launch.wait() == 0, launch.output()
     assert status(run_dir)["state"] == "done"
-    assert checkpoint_steps(run_dir)[-1] == 60
+    assert checkpoint_steps(run_dir)[-1] == 90
 
     never = Launch(tmp_path / "never", *settings, by=launcher())
     assert never.wait() == 0, never.output()
@@ -95,7 +95,7 @@ def test_stopped_in_every_way_and_never(shards: Path, tmp_path: Path) -> None:
     for kind in ("train", "validation"):
         assert metrics(run_dir, kind) == metrics(never.run_dir, kind)
     weights = [
-        (run / "checkpoints/step-00000060/export/model.safetensors").read_bytes()
+        (run / "checkpoints/step-00000090/export/model.safetensors").read_bytes()
         for run in (run_dir, never.run_dir)
     ]
     assert weights[0] == weights[1]

@@ -162,9 +162,10 @@ def assert_started_again(job: Job, strike: Callable[[], None]) -> None:
     processes, starts = processes_of(job.number), job.restarts()
     strike()
     job.wait_for_restart(starts + 1)
+    # Now: on its next start the run writes more.
+    told, newest = status(job.run_dir), newest_checkpoint(job.run_dir)
     assert_ended(processes)
-    assert "lost contact with another rank" in status(job.run_dir)["reason"]
-    newest = newest_checkpoint(job.run_dir)
+    assert "lost contact with another rank" in told["reason"]
     job.wait_for_steps(1)
     assert f"resumed from {newest} at step" in job.own_log()
 
@@ -181,12 +182,11 @@ def test_stopped_in_every_way_and_started_again(
         processes = processes_of(number)
         stop(job, tmp_path)
         job.wait_for_restart(restarts)
+        # Saved where it was stopped, and the next start goes on there, and writes more.
+        told, saved = status(run_dir), newest_checkpoint(run_dir)
         assert_ended(processes)
-        # Saved where it was stopped, and the next start goes on there.
-        told = status(run_dir)
         assert (told["state"], told["exit_code"]) == ("preempted", 75), stop.__name__
         assert told["reason"].startswith(by)
-        saved = newest_checkpoint(run_dir)  # now: on its next start the run writes more
         assert saved.name == f"step-{told['step']:08d}"
         assert f"requeueing (restart {restarts})" in job.log()
         job.wait_for_steps(1)
