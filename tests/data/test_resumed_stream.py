@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,9 @@ class CountedReads(SplitReader):
         self.__dict__.update(reader.__getstate__())
         self.asked: list[tuple[int, int]] = []
 
-    def read(self, shard: int, ordinal: int) -> RawSample:
-        self.asked.append((shard, ordinal))
-        return super().read(shard, ordinal)
+    def read_all(self, places: Sequence[tuple[int, int]]) -> list[RawSample]:
+        self.asked += places
+        return super().read_all(places)
 
 
 @pytest.mark.parametrize("bucket_by_length", [True, False])
