@@ -15,11 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmsa.data.index_file import (
-    INDEX_DTYPE,
-    IndexArray,
-    read_index,
-)
+from mmsa.data.index_file import INDEX_DTYPE, IndexArray, read_index
 from mmsa.data.index_records import Record, check_records
 from mmsa.data.loading.worker_position import record_position
 from mmsa.data.manifest import Manifest
