@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from launch.study.given_settings import remember, remembered
     from launch.study.outcome import base_file
     from launch.study.question import load_study
     from launch.study.searching import check_search
@@ -85,8 +86,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
     packs = not arguments.status and arguments.final is None
-    study = load_study(arguments.study, arguments.rest, arguments.raw, packs=packs)
     out = arguments.out or Path("runs") / arguments.study.stem
+    given = arguments.rest or ([] if packs else remembered(out))
+    study = load_study(arguments.study, given, arguments.raw, packs=packs)
     if (out / "config.yaml").exists():
         raise UserError(f"{out} is the directory of a run; choose another --out for the study")
     if packs and study.folds is not None and not Path(study.folds.raw).exists():
@@ -99,13 +101,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.final is not None:
         _check_final(study, out)
     changes = not (arguments.status or arguments.dry_run)
-    _check_same(study, trials_of(study, out))
+    _check_same(study, trials_of(study, out), given, out)
     if study.search is not None:
         _check_same_search(study, out, write=changes)
     if not arguments.status and arguments.final is None:
         _check_settings(study, trials_of(study, out))
         if study.search is not None:
             check_search(study, str(base_file(study, out)))
+        if changes:
+            remember(out, given)
         if arguments.slurm:
             from launch.study.slurm import submit_study
 
@@ -199,20 +203,30 @@ def _with_best_trials(study: Study, out: Path) -> Study:
     return study.with_variants(best_few(study.search, TrialDirectories(out).all(), study.metric))
 
 
-def _check_same(study: Study, trials: Sequence[Trial]) -> None:
-    """Raise `UserError` where a run has been trained with other settings than the file has now."""
+def _check_same(study: Study, trials: Sequence[Trial], given: Sequence[str], out: Path) -> None:
+    """Raise `UserError` where a run has been trained with other settings than the study has now."""
+    from launch.study.given_settings import remembered
+
     changed = [
         trial
         for trial in trials
         if trial.is_scored("val") and trial.was_trained_otherwise(study.digest_of(trial.variant))
     ]
-    if changed:
-        names = ", ".join(dict.fromkeys(trial.variant for trial in changed))
+    if not changed:
+        return
+    names = ", ".join(dict.fromkeys(trial.variant for trial in changed))
+    said = f"the settings of {names} have changed since {changed[0].run_dir} was trained. "
+    begun = remembered(out)
+    if begun != list(given):
+        before, now = (shlex.join(each) or "no settings" for each in (begun, given))
         raise UserError(
-            f"the settings of {names} have changed since {changed[0].run_dir} was trained. Give "
-            "the changed variant another name, choose another --out, or remove the runs and logs "
-            "of the old one"
+            f"{said}The command line had {before}, and now has {now}. Repeat the command as it "
+            "was, or choose another --out for a new study"
         )
+    raise UserError(
+        f"{said}Give the changed variant another name, choose another --out, or remove the runs "
+        "and logs of the old one"
+    )
 
 
 def _check_settings(study: Study, trials: Sequence[Trial]) -> None:

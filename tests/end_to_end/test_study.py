@@ -82,9 +82,16 @@ def test_a_killed_study_goes_on_and_tells_what_was_refused(tmp_path: Path, shard
     third = ended(words)  # nothing to do, and the refused one is not tried again
     assert "trains" not in third.stdout
     assert "not tried again" in third.stdout
-    refused = ended(command(file, out, "--final", *data))
-    assert refused.returncode == 2
-    assert "1 of 3 runs are not done" in refused.stderr
+    for given in (data, []):  # it knows the settings that it was begun with
+        refused = ended(command(file, out, "--final", *given))
+        assert refused.returncode == 2
+        assert "1 of 3 runs are not done" in refused.stderr
+    told = ended(command(file, out, "--status"))
+    assert told.returncode == 0, told.stderr
+    assert "weighted_f1 on validation, 2 of 3 runs" in told.stdout
+    other = ended(command(file, out))
+    assert other.returncode == 2
+    assert f"The command line had {data[-1]}, and now has no settings. Repeat" in other.stderr
 
 
 @pytest.mark.timeout(TIMEOUT_S)
