@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected], source: s
         raise ResumableError(
             f"{told}. Mend the data and add --resume, or add --allow-dropped --resume to pack the "
             "rest; the images that are encoded are kept"
-            + _keep_missing_hint({share.reason}, source)
+            + _missing_hint([r for r in rejected if str(r.reason) == share.reason], source)
         )
 
 
@@ -195,20 +195,30 @@ def _nothing_kept(raw: str, rejected: Sequence[Rejected], source: str) -> str:
         f"none of the {len(rejected)} samples of {raw} can be used: {reasons}. "
         f"The first: id '{first.source_id}', {first.reason} ({first.detail}). Nothing was packed"
         + ("; set the encoding of the texts with --encoding" if other_encoding else "")
-        + _keep_missing_hint({str(reason) for reason in counts}, source)
+        + _missing_hint(rejected, source)
     )
 
 
-def _keep_missing_hint(reasons: Set[str], source: str) -> str:
-    """How to keep samples that `reasons` reject because they lack a modality; else empty."""
-    if source not in SOURCES or "keep_missing" not in SOURCES[source].Settings.model_fields:
+def _missing_hint(rejected: Sequence[Rejected], name: str) -> str:
+    """What to do about samples that are rejected because they lack a modality; else empty."""
+    source = SOURCES.get(name)
+    if source is None or "keep_missing" not in source.Settings.model_fields:
         return ""
-    of_texts = {str(Reason.NO_TEXT), str(Reason.EMPTY_TEXT)}
-    wanted = ["text"] * bool(of_texts & reasons) + ["image"] * (str(Reason.NO_IMAGE) in reasons)
+    of_texts = {Reason.NO_TEXT, Reason.EMPTY_TEXT}
+    without_image = [item for item in rejected if item.reason == Reason.NO_IMAGE]
+    # A path to no file is a mistake, which no option makes a sample without an image.
+    wrong = [
+        item
+        for item in without_image
+        if source.names_images and item.detail.endswith("does not exist")
+    ]
+    hint = ". Paths of images are relative to the folder of the table" if wrong else ""
+    wanted = ["text"] * any(item.reason in of_texts for item in rejected)
+    wanted += ["image"] * (len(without_image) > len(wrong))
     if not wanted:
-        return ""
+        return hint
     named = " or ".join(f"no {modality}" for modality in wanted)
-    return f". Samples that have {named} are kept with --keep-missing {','.join(wanted)}"
+    return f"{hint}. Samples that have {named} are kept with --keep-missing {','.join(wanted)}"
 
 
 def write_rejected(path: Path, lines: Iterable[tuple[str, str, str]]) -> str:

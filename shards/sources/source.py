@@ -26,6 +26,7 @@ class Source:
     name: ClassVar[str]
     help: ClassVar[str]  # one line, for --help-sources
     Settings: ClassVar[type[SourceSettings]] = SourceSettings
+    names_images: ClassVar[bool] = False  # by paths, which may be wrong
 
     def read(self, raw: Path, settings: Any) -> RawData:
         """Check the layout of `raw` and return its examples; `settings` is of `Settings`.

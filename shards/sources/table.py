@@ -51,6 +51,7 @@ class TableSource(Source):
     name = NAME
     help = "a CSV, TSV, JSONL, Parquet or XLSX file of texts, paths, labels"
     Settings = TableSettings
+    names_images = True
 
     def read(self, raw: Path, settings: TableSettings) -> RawData:
         if raw.is_dir():

@@ -225,6 +225,8 @@ def test_reasons_that_take_much_of_the_set(
     assert "'missing image' takes 12 of 23 samples (52 %)" in said
     assert "id 'i11' (" in said
     assert "--allow-dropped" in said
+    assert "Paths of images are relative to the folder of the table" in said
+    assert "--keep-missing" not in said  # which keeps rows that name no image
     assert pack(path, tmp_path / "most", "--resume", "--allow-dropped") == 0
     assert keys_of(load_manifest(tmp_path / "most")) == {"train": 6, "val": 2, "test": 2}
 
