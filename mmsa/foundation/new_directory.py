@@ -12,27 +12,29 @@ from mmsa.foundation.atomic_write import flush_tree, rename_directory
 
 
 def check_free(out: Path, option: str = "") -> None:
-    """Raise `UserError` where something is at `out` already, or its parent is no directory.
+    """Raise `UserError` where something is at `out` already, or it would lie below a file.
 
     `option` is how another directory is given, where the user may not have given this one.
     """
     if out.exists() or out.is_symlink():
         by = f" with {option}" if option else ""
         raise UserError(f"{out} exists already; give a new directory{by}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out.absolute().parent} is not a directory; make it first")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"{above} is not a directory; give another place than {out}")
 
 
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
     """A directory to write into, which becomes `out` if nothing fails, and is removed otherwise.
 
-    Raises `UserError` where `out` is taken or cannot be written.
+    Directories above it are made. Raises `UserError` where `out` is taken or cannot be written.
     """
     check_free(out)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         yield temporary
         flush_tree(temporary)

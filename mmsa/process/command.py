@@ -150,12 +150,12 @@ class Command:
         where = {}
         if isinstance(error, ShardDamage):
             where = {"rank": self.world.rank, "shard": error.shard, "key": error.key}
-        if self.world.world_size == 1 or not self._peer_failed():
+        if self.world.world_size == 1 or not self.peer_failed():
             self.write_status("failed", message, code, **where)
         if not self.world.is_main_process:
             # The main rank may be writing "running" right now; soon it waits for this rank.
             time.sleep(_SETTLES_S)
-            if not self._peer_failed():
+            if not self.peer_failed():
                 self.write_status("failed", message, code, **where)
 
     def give_up(self, message: str, exit_code: int) -> None:
@@ -176,9 +176,10 @@ class Command:
         under its name, where another run may be by now."""
         return self._folder is not None and self._folder.was_taken_away()
 
-    def _peer_failed(self) -> bool:
+    def peer_failed(self) -> bool:
         """Whether another rank of this launch has written a failure to `status.json`."""
-        assert self.status_file is not None
+        if self.status_file is None:
+            return False
         return read_status(self.status_file).get("state") == "failed" and self._of_this_launch()
 
     def _of_this_launch(self) -> bool:
@@ -198,7 +199,7 @@ class Command:
             return False
         deadline = time.time() + _MAIN_RANK_REPORTS_S
         while time.time() < deadline:
-            if self._peer_failed():
+            if self.peer_failed():
                 return True
             time.sleep(0.1)
         return False
@@ -272,9 +273,11 @@ def _stopped_in_start_up(command: Command, name: str) -> int:
     """End after a signal that arrived before the first step."""
     if name == "SIGTERM" and command.world.world_size > 1:
         # Perhaps from the launcher, because another rank ended: that is not a preemption.
-        message = (
-            "received SIGTERM during start-up, from a scheduler or from the launcher because "
-            "another rank ended; nothing is lost: repeat the command"
+        message = "ended by SIGTERM during start-up: " + (
+            "another rank has failed, and says why"
+            if command.peer_failed()
+            else "if another rank has failed, its message says why; else a scheduler ended the "
+            "run, and the same command begins again"
         )
         command.write_failure(StoppedInStartUp(name), message, f"error: {message}", 1)
         return 1

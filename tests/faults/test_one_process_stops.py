@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -80,6 +81,35 @@ def test_a_sigterm_to_one_of_several_starting_ranks_is_not_a_preemption(
     assert run_command(body) == code
     assert codes == [code] * (world_size > 1)
     assert (status(tmp_path)["state"], status(tmp_path)["exit_code"]) == (state, code)
+
+
+def test_a_starting_rank_whose_peer_failed_does_not_advise_to_begin_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The peer's message says what to mend."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(os, "_exit", lambda code: None)  # this process continues
+    ending: list[str] = []
+    for has_failed in (False, True):
+
+        def body(command: Command, has_failed: bool = has_failed) -> None:
+            command.report_to(tmp_path / "status.json", resumes=False)
+            if has_failed:
+                content = {"state": "failed", "exit_code": 2, "reason": "no such name"}
+                (tmp_path / "status.json").write_text(json.dumps(content))
+            raise StoppedInStartUp("SIGTERM")
+
+        assert run_command(body) == 1
+        ending.append(capsys.readouterr().err)
+        if has_failed:
+            assert status(tmp_path)["reason"] == "no such name"
+        else:
+            (tmp_path / "status.json").unlink()
+    assert ending[0].endswith("else a scheduler ended the run, and the same command begins again\n")
+    assert ending[1] == (
+        "[rank 1] error: ended by SIGTERM during start-up: another rank has failed, and says why\n"
+    )
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "interrupted\n"), ("1", "")])

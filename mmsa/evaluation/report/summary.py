@@ -65,7 +65,7 @@ def _lead(floors: Mapping[str, Any]) -> list[str]:
         verdict = "" if apart else ": not distinguishable"
         lines.append(f"  {title_of(name)} {with_interval(score, signed=True)}{verdict}")
     if floors.get("caution"):
-        lines.append(f"  take the lead with caution: {floors['caution']}")
+        lines.append(f"  take this difference with caution: {floors['caution']}")
     return lines
 
 
