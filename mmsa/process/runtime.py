@@ -203,6 +203,9 @@ class _AboveBars(logging.StreamHandler):
             super().emit(record)
 
 
+SHOWN_BY_A_BAR = {"shown_by_a_bar": True}  # `extra` of a line for the log file alone
+
+
 def set_up_logging(world: World, log_file: Path | None) -> None:
     """The main rank logs to standard output and `log_file`; other ranks log warnings only."""
     logger.handlers.clear()
@@ -211,6 +214,7 @@ def set_up_logging(world: World, log_file: Path | None) -> None:
     prefix = "" if world.is_main_process else f"[rank {world.rank}] "
     to_screen = _AboveBars(sys.stdout)
     to_screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    to_screen.addFilter(lambda record: not hasattr(record, "shown_by_a_bar"))
     logger.addHandler(to_screen)
     if log_file is not None and world.is_main_process:
         try:

@@ -23,6 +23,7 @@ from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_file
 from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.foundation.parsing import parse_json
+from mmsa.process.runtime import SHOWN_BY_A_BAR
 from mmsa.training.checkpoints.disk_space import not_written, taken_away
 from mmsa.training.trackers import TRACKERS, RunTracker, TrackedRun
 
@@ -106,11 +107,12 @@ class Tracker:
         self._write({"kind": "train", "step": step, **measures})
         self.latest |= {"samples_per_s": round(samples_per_s, 1), "loss": loss}
         self._show({f"train/{name}": value for name, value in measures.items()}, step)
-        if self._bar.disable:
-            logger.info(
-                "step %d/%d  loss %.4f  %.1f samples/s", step, self._num_steps, loss, samples_per_s
-            )
-        else:
+        logger.info(
+            "step %d/%d  loss %.4f  %.1f samples/s",
+            *(step, self._num_steps, loss, samples_per_s),
+            extra={} if self._bar.disable else SHOWN_BY_A_BAR,
+        )
+        if not self._bar.disable:
             self._bar.set_postfix(loss=f"{loss:.4f}")
 
     def skipped(self, step: int, *, loss: float, grad_norm: float, keys: Sequence[str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmsa.process.runtime import World, set_up_logging
 from mmsa.training.tracking import METRICS_NAME, Tracker, cut_back, few
 
 VALIDATION = {"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.7, "weighted_f1": 0.74}
@@ -47,6 +49,26 @@ def test_each_measure_is_a_line(tmp_path: Path) -> None:
     }
     assert validation == {"kind": "validation", "step": 1, "epoch": 0.3333, **VALIDATION}
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("is_a_terminal", [True, False])
+def test_the_log_file_has_the_losses_and_a_terminal_a_bar(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_a_terminal: bool,
+) -> None:
+    set_up_logging(World(), tmp_path / "log.txt")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_a_terminal)
+    one = tracker(tmp_path)
+    one.advance()
+    one.train(1, loss=1.5, rates={}, grad_norm=2.0)
+    one.close()
+    logging.getLogger("mmsa").handlers.clear()
+    said = capsys.readouterr()
+    assert "step 1/10  loss 1.5000" in (tmp_path / "log.txt").read_text()
+    assert ("step 1/10" in said.out) is not is_a_terminal
+    assert ("loss=1.5000" in said.err) is is_a_terminal
 
 
 @pytest.mark.parametrize(
