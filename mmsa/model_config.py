@@ -42,7 +42,7 @@ class ImageEncoderConfig(Section):
         None, description="hf: model_type and sizes; timm: arguments of the model"
     )
     image_size_px: int | None = Field(
-        None, ge=16, description="input side; null: the encoder's own"
+        None, ge=16, le=4096, description="input side; null: the encoder's own"
     )
     projection: Projection = Field(None, description="width of a linear layer after it, or own")
     train: Literal["full", "last_n", "frozen"] = "full"

@@ -174,6 +174,7 @@ def test_an_unknown_key_names_the_nearest(override: str, hint: str) -> None:
     [
         ("train.epochs=0", "train.epochs=0: Input should be greater than or equal to 1"),
         ("train.epochs=many", "train.epochs='many': Input should be a valid integer"),
+        ("model.image_encoder.image_size_px=9999", "Input should be less than or equal to 4096"),
         ("optim.text_lr=-1", "optim.text_lr=-1: Input should be greater than or equal to 0"),
         ("optim.text_lr=.inf", "optim.text_lr=inf: Input should be a finite number"),
         ("optim.text_lr=.nan", "optim.text_lr=nan"),

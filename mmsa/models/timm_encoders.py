@@ -250,6 +250,11 @@ def _width(body: nn.Module, name: str, side: int) -> int:
         with torch.no_grad(), eval_mode(body):
             features = body(torch.zeros(1, 3, side, side))
     except Exception as error:  # the model's code may raise anything
+        if "allocate" in str(error):  # PyTorch's words on a CPU
+            raise UserError(
+                f"there is not enough memory for one image of {side} px in timm's {name}; give a "
+                f"smaller {IMAGE_SECTION}.image_size_px, or null for its own size"
+            ) from None
         raise _refused_size(name, side, first_line(error, with_type=True)) from None
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         raise UserError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmsa.config import ImageEncoderConfig, ModelConfig
 from mmsa.errors import UserError
 from mmsa.hub import NotOnThisMachine
+from mmsa.models import timm_encoders
 from mmsa.models.build_encoders import build_image_encoder, encoder_problems
 from mmsa.models.encoder_probes import probe_image_encoder
 from mmsa.models.encoders import ImageEncoder
@@ -357,3 +358,14 @@ def test_drop_path_of_timm(name: str) -> None:
     assert encoder.architecture["drop_path_rate"] == 0.3
     with pytest.raises(UserError, match=r"drop_path=0.3, but vgg11 has no stochastic depth"):
         _timm("vgg11", drop_path=0.3)
+
+
+def test_an_image_for_which_memory_is_short_is_no_wrong_size() -> None:
+    class Greedy(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.empty(1 << 50)
+
+    with pytest.raises(
+        UserError, match="not enough memory for one image of 64 px in"
+    ):
+        timm_encoders._width(Greedy(), "greedy", 64)
