@@ -67,16 +67,17 @@ def open_all(export: Path, options: Options, world: World) -> Opened:
     if isinstance(options.input, Path):
         check_table(options.input)
 
-    def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None]:
+    def read(target: Target) -> tuple[Export, SentimentModel, TextTokenizer | None, Source]:
         found = read_export(target.directory)
+        source = open_source(found, options)  # a wrong column is told before the model is loaded
         if num_loader_workers(found, options, world):
             start_forkserver()  # imports for the loader processes meanwhile
         model = load_model(found)
         assert found.weights_sha256  # of these files, and kept
-        return found, model, load_tokenizer_of(found)
+        return found, model, load_tokenizer_of(found), source
 
-    target, (found, model, tokenizer) = read_export_whole(export, "best", read)
-    return Opened(target, found, model, tokenizer, open_source(found, options))
+    target, opened = read_export_whole(export, "best", read)
+    return Opened(target, *opened)
 
 
 def open_source(export: Export, options: Options) -> Source:
