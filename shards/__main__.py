@@ -255,6 +255,7 @@ def _classes_joined(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for faults that `verify` found, 2 for a
     `UserError`, 130 after Ctrl-C, 141 where stdout is closed."""
+    args: argparse.Namespace | None = None
     try:
         args = build_parser().parse_args(_import_first(sys.argv[1:] if argv is None else argv))
         if getattr(args, "cache", None) is not None:
@@ -265,7 +266,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; nothing incomplete was left under its final name", file=sys.stderr)
+        goes_on = ". Continue by the same command with --resume" if hasattr(args, "resume") else ""
+        print(
+            f"interrupted; nothing incomplete was left under its final name{goes_on}",
+            file=sys.stderr,
+        )
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return discard_stdout()

@@ -106,7 +106,7 @@ def use_command(directory: Path | str, manifest: Manifest) -> str:
         if missing.get(modality) == sum(manifest.splits[n].num_samples for n in ("train", "val")):
             head = f" model.fusion.name={other}_only"
     return (
-        "python -m launch run -n N launch/runs/full_finetune.yaml "
+        "python -m launch run -n 1 launch/runs/full_finetune.yaml "
         f"{shlex.quote(f'data.shards={directory}')}{head} run.dir=runs/first"
     )
 

@@ -44,7 +44,7 @@ def test_the_table(small_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ["all", "6", "4", "10", "20"] in rows
     assert "rejected.jsonl" in packed
     assert f"next: python -m shards info '{out}'\n" in packed
-    assert f"launch run -n N launch/runs/full_finetune.yaml 'data.shards={out}' run.dir=" in packed
+    assert f"launch run -n 1 launch/runs/full_finetune.yaml 'data.shards={out}' run.dir=" in packed
     shown = capsys.readouterr().out
     head, _, tail = shown.partition("duplicates ")
     assert head.strip() in packed
@@ -111,8 +111,9 @@ def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
     while process.poll() is None and not list(tmp_path.glob(".out.packing/chunks/*.json")):
         time.sleep(0.002)
     os.kill(process.pid, number)
-    process.communicate(timeout=60)
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == code
+    assert ("by the same command with --resume" in said) is (number == signal.SIGINT)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.packing", "raw"]
     assert main(arguments) == 2  # never silently anew
     assert main([*arguments, "--resume"]) == 0
