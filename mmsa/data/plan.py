@@ -117,10 +117,13 @@ def batch_plan(
     if global_batch_size % unit:
         below = global_batch_size // unit * unit
         nearest = " or ".join(str(number) for number in (below, below + unit) if number)
+        smaller = range(1, micro_batch_size)
+        fitting = [size for size in smaller if global_batch_size % (size * world_size) == 0]
+        other = f"train.micro_batch_size={fitting[-1]}" if fitting else "another number of ranks"
         raise UserError(
             f"train.global_batch_size={global_batch_size} does not divide by {world_size} "
             f"{'rank' if world_size == 1 else 'ranks'} x micro-batch {micro_batch_size} = {unit}; "
-            f"use {nearest}, or another train.micro_batch_size"
+            f"use {nearest}, or {other}"
         )
     if global_batch_size % groups:
         divisors = [number for number in range(1, groups) if global_batch_size % number == 0]

@@ -148,7 +148,14 @@ def test_the_arithmetic_in_words() -> None:
     ("global_batch_size", "micro", "world_size", "advice"),
     [
         (50, 4, 4, "does not divide by 4 ranks x micro-batch 4 = 16; use 48 or 64"),
-        (3, 4, 1, "does not divide by 1 rank x micro-batch 4 = 4; use 4,"),
+        (50, 4, 4, "64, or another number of ranks"),
+        (32, 32, 2, "x micro-batch 32 = 64; use 64, or train.micro_batch_size=16"),
+        (
+            3,
+            4,
+            1,
+            "does not divide by 1 rank x micro-batch 4 = 4; use 4, or train.micro_batch_size=3",
+        ),
         (33, 8, 2, "does not divide by 2 ranks x micro-batch 8 = 16; use 32 or 48"),
     ],
 )
