@@ -40,6 +40,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     Comparisons and folds reuse the reports that already exist.
     """
     start_clock = StartClock("first batch")
+    check_arguments(arguments)
     # The heavy imports, all in one place: importing torch takes seconds, which --help and a
     # mistyped option need not wait for, and the environment must be prepared before it.
     from mmsa.engines.engine import make_accelerator
@@ -52,7 +53,6 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
     import_extensions(arguments.imports)
     start_clock.mark("imports")
     runtime.set_up_logging(command.world, None)
-    check_arguments(arguments)
     if arguments.cache is not None:
         use_cache(CacheSettings(arguments.cache, folders=False))
 
