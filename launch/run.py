@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from launch.site import ROOT
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, as_options, import_extensions, take_imports
+from mmsa.foundation.command_line import CommandParser, unknown_option
 from mmsa.process.arguments import take_configuration
 
 if TYPE_CHECKING:
@@ -131,10 +132,11 @@ def _evaluate(arguments: argparse.Namespace, words: list[str]) -> int:
 def _file_and_overrides(config: str | None, words: list[str]) -> tuple[str | None, list[str]]:
     """The configuration file, which may be left out, and the settings around it."""
     file, overrides = take_configuration(config, words)
-    strange = [word for word in overrides if "=" not in word or word.startswith("-")]
+    for word in overrides:  # before the words: one of them may be the value of a mistyped option
+        if word.startswith("-"):
+            raise UserError(unknown_option(word, _options()))
+    strange = [word for word in overrides if "=" not in word]
     if strange:
-        # A mistyped option before its value.
-        strange.sort(key=lambda word: not word.startswith("-"))
         raise UserError(
             f"{strange[0]} is neither a configuration file nor a setting; expected one of the "
             "first and section.key=value, for example: python -m launch run -n 2 "
@@ -142,6 +144,12 @@ def _file_and_overrides(config: str | None, words: list[str]) -> tuple[str | Non
             "python -m launch run -n 2 evaluate.py RUN"
         )
     return file, overrides
+
+
+def _options() -> list[str]:
+    parser = CommandParser()
+    add_arguments(parser)
+    return parser.options()
 
 
 def _num_processes(number: int | None) -> int | None:

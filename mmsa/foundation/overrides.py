@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mmsa.foundation.near_names import nearest_name
 from mmsa.foundation.parsing import parse_yaml
 from mmsa.foundation.settings_yaml import SettingsLoader
 
@@ -47,8 +47,8 @@ def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
         path, known = _setting(detail["loc"], root)
         dotted = ".".join(path)
         if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
+            near = nearest_name(path[-1], known)
+            hint = f"did you mean {'.'.join([*path[:-1], near])}?" if near else ""
             problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
         elif detail["type"] == CREDENTIAL:  # what was given is not repeated
             problems[dotted] = f"{dotted}: {detail['msg']}"

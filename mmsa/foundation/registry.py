@@ -7,13 +7,13 @@ built. Parts of other projects register in the same way, in a module that `--imp
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.errors import UserError
+from mmsa.foundation.near_names import did_you_mean, nearest_name
 
 Part = TypeVar("Part")
 Named = TypeVar("Named", bound=Any)  # a class with a class variable `name`
@@ -63,8 +63,7 @@ class Registry(dict[str, Part]):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a name that is not known: the nearest known one, else all of them."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}; {IMPORT_HINT}"
+    return did_you_mean(name, names) or f"known: {', '.join(names)}; {IMPORT_HINT}"
 
 
 def settings_problems(
@@ -95,8 +94,8 @@ def _as_text(detail: Any, known: list[str], section: str, part: str) -> str:
     path = [str(one) for one in detail["loc"]]
     dotted = ".".join([section, *path])
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {section}.{near[0]}?" if near else ", ".join(known)
+        near = nearest_name(path[-1], known)
+        hint = f"did you mean {section}.{near}?" if near else ", ".join(known)
         return f"unknown key {dotted} for {part}; {hint or 'it has no settings'}"
     if detail["type"] == "missing":
         return f"{dotted} is not given; {part} needs it"

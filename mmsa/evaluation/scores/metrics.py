@@ -6,7 +6,6 @@ are scikit-learn's; the order (by key), the loss and the rounding are ours.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmsa.errors import UserError
+from mmsa.foundation.near_names import did_you_mean
 
 _BLOCK = 1 << 20  # cells of (N, C) that are computed at once: 8 MiB an array
 SIGNIFICANT_DIGITS = 6  # in files; float64 sums differ at most in the 15th
@@ -248,8 +248,7 @@ def metric_problem(name: str) -> str | None:
     """Why `name` cannot select the best export, or None if it can."""
     if name in METRIC_NAMES:
         return None
-    near = difflib.get_close_matches(name, METRIC_NAMES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METRIC_NAMES)}"
+    hint = did_you_mean(name, METRIC_NAMES) or f"known: {', '.join(METRIC_NAMES)}"
     return f"unknown metric '{name}'; {hint}"
 
 
