@@ -25,7 +25,7 @@ if (
 ):  # --help and a mistyped option are answered before the slow imports below
     end_at_once_on_ctrl_c()
     prepare_process()
-    training_parser(__doc__).parse_args()
+    training_parser(__doc__).parse_intermixed_args()
 
 import torch
 from accelerate.utils import gather_object
@@ -51,7 +51,7 @@ from mmsa.training.tracking import Tracker
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the arguments say; returns the exit code (mmsa/process/command.py)."""
-    arguments = training_parser(__doc__).parse_args(argv)
+    arguments = training_parser(__doc__).parse_intermixed_args(argv)
     prepare_process()
     return run_command(lambda command: train(command, arguments))
 

@@ -50,6 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _passes_on(arguments: argparse.Namespace, word: str) -> bool:
+    """Whether a command takes a word that its parser does not know: `launch run` takes all,
+    `passes_on` "settings" means what is written as one."""
+    passes_on = getattr(arguments, "passes_on", None)
+    is_setting = "=" in word and not word.startswith("-")
+    return passes_on == "all" or (passes_on == "settings" and is_setting)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a `UserError`, 130 after Ctrl-C, 141
     where stdout is closed."""
@@ -60,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words, rest = words[:at], words[at + 1 :]
     parser = build_parser()
     arguments, others = parser.parse_known_args(words)
-    if others and not getattr(arguments, "passes_on", False):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if unknown := [word for word in others if not _passes_on(arguments, word)]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.rest = [*others, *rest]
     try:
         import_extensions([*arguments.imports, *take_imports(rest)[0]])

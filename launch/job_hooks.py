@@ -16,7 +16,6 @@ from typing import Any
 from launch import job_log, slurm_queue
 from launch.nccl_endings import log_of_start, nccl_ending
 from mmsa.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
-from mmsa.extensions import add_import_option
 
 Status = Mapping[str, Any]
 
@@ -35,13 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_dir(words: list[str]) -> Path:
     from mmsa.config import load_config
-    from mmsa.process.arguments import take_configuration
+    from mmsa.process.arguments import take_configuration, training_parser
 
-    parser = argparse.ArgumentParser(prog="train.py")
-    parser.add_argument("--config")
-    parser.add_argument("overrides", nargs="*")
-    add_import_option(parser)
-    arguments = parser.parse_args(words)
+    arguments = training_parser(None).parse_intermixed_args(words)
     file, overrides = take_configuration(arguments.config, arguments.overrides)
     run_dir = load_config(file, overrides).run.dir
     if run_dir is None:

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--site", type=Path, metavar="FILE", help="site file to use instead of launch/site.yaml"
     )
-    parser.set_defaults(run=_run)
+    # A setting after an option is not one of `overrides`.
+    parser.set_defaults(run=_run, passes_on="settings")
 
 
 def _run(arguments: argparse.Namespace) -> None:

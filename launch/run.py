@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG section.key=value",
         help="what to train; or evaluate.py and its arguments",
     )
-    parser.set_defaults(run=_run, passes_on=True)
+    parser.set_defaults(run=_run, passes_on="all")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT",
         help="open test once, for the best by validation, the baseline and the named variants",
     )
-    parser.set_defaults(run=_run, passes_on=True)
+    parser.set_defaults(run=_run, passes_on="settings")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,10 @@ from mmsa.extensions import add_import_option
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """The parser of `train.py`: `--config FILE` and any number of `section.key=value`."""
+    """The parser of `train.py`: `--config FILE` and any number of `section.key=value`.
+
+    Its `parse_intermixed_args` takes settings on both sides of an option; `parse_args` would not.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

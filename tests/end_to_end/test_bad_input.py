@@ -187,6 +187,16 @@ def test_a_set_without_a_split_to_validate_on(
     assert "or evaluate a trained run on them" in message
 
 
+def test_settings_on_both_sides_of_the_configuration(tmp_path: Path, capsys: Capture) -> None:
+    words = [
+        f"run.dir={tmp_path / 'run'}",
+        "--config",
+        "launch/runs/demo.yaml",
+        "data.shards=nowhere",
+    ]
+    assert "nowhere is not a shards directory" in refused(capsys, train_main, *words)
+
+
 @pytest.mark.parametrize("command", [["train.py"], ["evaluate.py"], ["-m", "shards"]])
 def test_help_loads_no_heavy_library(command: list[str]) -> None:
     """--help stays under a second because it imports neither torch nor transformers."""

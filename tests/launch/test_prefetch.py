@@ -33,6 +33,13 @@ def test_files_in_the_cache(encoder: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert f"there    tokenizer: {encoder}\nthere    text encoder: {encoder}\n" in said
     assert "image encoder" not in said  # a model that reads no images
+    # A setting may follow an option; an option that is none is refused.
+    words = ["launch/runs/full_finetune.yaml", settings[0], "--offline", settings[1]]
+    assert launch_main(["prefetch", *words]) == 0
+    assert capsys.readouterr().out == said
+    with pytest.raises(SystemExit):
+        launch_main(["prefetch", "launch/runs/demo.yaml", "--ofline=1"])
+    assert "unrecognized arguments: --ofline=1" in capsys.readouterr().err
     # A configuration with random weights needs no files.
     assert launch_main(["prefetch", "launch/runs/demo.yaml"]) == 0
     assert "tokenizer" not in capsys.readouterr().out

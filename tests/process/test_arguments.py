@@ -11,7 +11,7 @@ import pytest
 
 from mmsa.errors import UserError
 from mmsa.foundation.open_files import allow_open_files
-from mmsa.process.arguments import take_configuration
+from mmsa.process.arguments import take_configuration, training_parser
 from mmsa.process.command import Command, run_command
 
 
@@ -29,6 +29,21 @@ def test_a_configuration_without_its_option(
     file: str | None, words: list[str], expected: tuple[str | None, list[str]]
 ) -> None:
     assert take_configuration(file, words) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "a.yaml", "b.c=1", "d.e=2"],
+        ["b.c=1", "d.e=2", "--config", "a.yaml"],
+        ["b.c=1", "--config", "a.yaml", "d.e=2"],
+        ["--import", "parts", "b.c=1", "--config=a.yaml", "d.e=2"],
+    ],
+    ids=" ".join,
+)
+def test_settings_may_be_on_both_sides_of_an_option(words: list[str]) -> None:
+    found = training_parser(None).parse_intermixed_args(words)
+    assert (found.config, found.overrides) == ("a.yaml", ["b.c=1", "d.e=2"])
 
 
 def test_two_configurations() -> None:
