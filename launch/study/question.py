@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from launch.study.search.settings import Search
 from mmsa.errors import UserError
+from mmsa.foundation.overrides import unknown_key
 from mmsa.foundation.parsing import parse_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -174,11 +175,7 @@ def load_study(
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, one['loc'])) or 'the study'}: "
-            f"{one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        ]
+        problems = [_as_text(one) for one in error.errors()]
         raise UserError(f"{file}: " + "; ".join(problems)) from None
     if study.folds is not None:
         study.folds.raw = raw or study.folds.raw
@@ -192,3 +189,11 @@ def load_study(
     if isinstance(study.base, str) and not Path(study.base).is_file():
         raise UserError(f"{file}: base {study.base} does not exist; name a run configuration")
     return study
+
+
+def _as_text(problem: Any) -> str:
+    """One problem that pydantic has found."""
+    if problem["type"] == "extra_forbidden":
+        return unknown_key(problem["loc"], Study)
+    where = ".".join(map(str, problem["loc"])) or "the study"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

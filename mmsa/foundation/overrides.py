@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from types import UnionType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -47,9 +48,8 @@ def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
         path, known = _setting(detail["loc"], root)
         dotted = ".".join(path)
         if detail["type"] == "extra_forbidden":
-            near = nearest_name(path[-1], known)
-            hint = f"did you mean {'.'.join([*path[:-1], near])}?" if near else ""
-            problems[dotted] = f"unknown key {dotted}; {hint or 'known here: ' + ', '.join(known)}"
+            hint = _nearest_key(path, known) or f"known here: {', '.join(known)}"
+            problems[dotted] = f"unknown key {dotted}; {hint}"
         elif detail["type"] == CREDENTIAL:  # what was given is not repeated
             problems[dotted] = f"{dotted}: {detail['msg']}"
         elif dotted in problems:
@@ -57,6 +57,47 @@ def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
         else:
             problems[dotted] = f"{dotted}={detail['input']!r}: {detail['msg']}"
     return list(problems.values())
+
+
+def unknown_key(location: Sequence[str | int], root: type[BaseModel]) -> str:
+    """A key that the model `root` has not, as text: with the nearest one and all that fit there.
+
+    `location` is pydantic's. It may lead through a `dict`, or through a union of models, where it
+    has the name of the model that was meant.
+    """
+    *around, key = map(str, location)
+    path: list[str] = []
+    inside: Any = root
+    for part in around:
+        if isinstance(inside, UnionType):
+            inside = _named(part, get_args(inside))
+            continue
+        path.append(part)
+        fields = _fields(inside)
+        inside = _not_none(fields[part].annotation if part in fields else get_args(inside)[-1])
+    known = list(_fields(inside))
+    hint = f"{_nearest_key([*path, key], known)} known here: {', '.join(known)}".strip()
+    return f"unknown key {'.'.join([*path, key])}; {hint}"
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    """The fields by the names that they have in a file; none of what is not a model."""
+    fields = getattr(model, "model_fields", {})
+    return {field.alias or name: field for name, field in fields.items()}
+
+
+def _named(name: str, models: Iterable[Any]) -> Any:
+    """The one of `models` that has a field of which `name` is the default."""
+    return next(
+        model
+        for model in models
+        if name in [field.default for field in model.model_fields.values()]
+    )
+
+
+def _nearest_key(path: list[str], known: list[str]) -> str:
+    near = nearest_name(path[-1], known)
+    return f"did you mean {'.'.join([*path[:-1], near])}?" if near else ""
 
 
 def _setting(location: Iterable[str | int], root: type[BaseModel]) -> tuple[list[str], list[str]]:
@@ -71,3 +112,10 @@ def _setting(location: Iterable[str | int], root: type[BaseModel]) -> tuple[list
         path.append(str(part))
         model = fields[part].annotation if part in fields else None
     return path, list(fields)
+
+
+def _not_none(annotation: Any) -> Any:
+    """The type T of `T | None`; any other type as it is."""
+    types = [one for one in get_args(annotation) if one is not type(None)]
+    is_optional = isinstance(annotation, UnionType) and len(types) == 1
+    return types[0] if is_optional else annotation

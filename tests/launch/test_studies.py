@@ -44,7 +44,22 @@ def write(file: Path, text: str) -> Path:
         ("variants: {a: [run.seed=3]}", "run.seed=3 cannot be set: the seeds are `seeds`"),
         ("variants: {a/b: []}", "its name is a directory's"),
         ("variants: {a: [text_only]}", "expected section.key=value"),
-        ("variants: {a: []}\nvariant: {}", "variant: Extra inputs"),
+        (
+            "variants: {a: []}\nseads: [1]",
+            "unknown key seads; did you mean seeds? known here: question, base, settings, ",
+        ),
+        (
+            "variants: {a: []}\nfolds: {sorce: mvsa-single}",
+            "unknown key folds.sorce; did you mean folds.source? known here: source, raw, ",
+        ),
+        (
+            "search: {trials: 3, space: {a.b: {flot: [0, 1]}}, sampler: {name: tpe, startup: 1}}",
+            "unknown key search.space.a.b.flot; did you mean search.space.a.b.float? known here: ",
+        ),
+        (
+            "search: {trials: 3, space: {a.b: {float: [0,1]}}, pruner: {name: asha, reduction: 1}}",
+            "unknown key search.pruner.reduction; did you mean search.pruner.reduction_factor?",
+        ),
         ("variants: {a: []}\nbase: nowhere.yaml", "base nowhere.yaml does not exist"),
         ("variants: [", "is not YAML"),
         ("- a", "has no keys"),

@@ -40,7 +40,10 @@ from mmsa.errors import UserError
             "when needs a.c=late, which is none of its choices (concat, gated)",
         ),
         ({"sampler": "tpo"}, "search.sampler: "),
-        ({"pruner": {"name": "asha", "n_startup_trials": 3}}, "Extra inputs"),
+        (
+            {"pruner": {"name": "asha", "n_startup_trials": 3}},
+            "unknown key search.pruner.n_startup_trials; known here: name, ",
+        ),
         ({"confirm": {"seeds": [0, 1]}}, "confirm.seeds has 0, the seed of the trials"),
         ({"space": {"run.seed": {"int": [0, 9]}}}, "run.seed= cannot be set"),
     ],
