@@ -19,6 +19,7 @@ from launch.study import command as study
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions, take_imports
 from mmsa.foundation.closed_stdout import discard_stdout
+from mmsa.foundation.command_line import CommandParser
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "run": (run, "train or evaluate on this machine, with several processes"),
@@ -33,7 +34,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m launch",
         description="Start runs here, or submit them to SLURM, and follow them: docs/slurm.md",
     )

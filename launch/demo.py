@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmsa.foundation.command_line import CommandParser
 from mmsa.foundation.parsing import parse_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +85,7 @@ def print_comparison(directory: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo in a directory; returns 0, or the exit code of the command that failed."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from mmsa.foundation.closed_stdout import discard_stdout
+from mmsa.foundation.command_line import CommandParser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `run` of what it returns runs the chosen one."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m mmsa", description="Commands for what training has written."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

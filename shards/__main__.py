@@ -16,6 +16,7 @@ from mmsa.data.storage.settings import CacheSettings, add_cache_option, use_cach
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, import_extensions
 from mmsa.foundation.closed_stdout import discard_stdout
+from mmsa.foundation.command_line import CommandParser
 from mmsa.foundation.urls import location_of
 from shards import protocols_cli
 from shards.pack_cli import add_merge, add_pack
@@ -28,7 +29,7 @@ EXIT_FAULTS = 1  # verify found something
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each sets `run`, a function of the parsed arguments that
     returns the exit code or None for 0."""
-    parser = argparse.ArgumentParser(prog="python -m shards", description="raw data to shards")
+    parser = CommandParser(prog="python -m shards", description="raw data to shards")
     add_import_option(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_pack(commands.add_parser("pack", help="pack a raw data set into tars"))

@@ -8,12 +8,13 @@ import json
 from typing import Any
 
 from mmsa.data.storage.settings import add_cache_option
+from mmsa.foundation.command_line import CommandParser
 from mmsa.foundation.urls import location_of
 
 # Slow imports are inside the functions that need them, to keep --help fast.
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parsers(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add both commands; each sets `run`, a function of the parsed arguments."""
     protocols = commands.add_parser(
         "protocols", help="list the split protocols and their class counts"

@@ -28,6 +28,7 @@ from mmsa.data.order import Order
 from mmsa.data.plan import BatchPlan
 from mmsa.data.reader import SplitReader
 from mmsa.errors import EXIT_USER_ERROR, UserError
+from mmsa.foundation.command_line import CommandParser
 from mmsa.foundation.hashed_random import KeyArray
 from mmsa.foundation.parsing import parse_json
 from mmsa.labels import class_map
@@ -49,7 +50,7 @@ class Findings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check one run; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="run directory")

@@ -10,6 +10,7 @@ from mmsa.calibration import FITTED_ON
 from mmsa.data.storage.settings import add_cache_option
 from mmsa.errors import UserError
 from mmsa.extensions import add_import_option
+from mmsa.foundation.command_line import CommandParser
 
 _SPLITS = ("train", "val", "test")
 
@@ -40,7 +41,7 @@ class Options:
 
 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="evaluate.py",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,27 +1,62 @@
-"""The parser of the commands: it names the option that a mistyped one is most like."""
+"""The parser of the commands: it names what a mistyped command, choice or option is most like."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from mmsa.foundation.near_names import nearest_name
+from mmsa.foundation.near_names import did_you_mean, nearest_name
+
+_UNKNOWN = "unrecognized arguments: "  # argparse's words
 
 
 class CommandParser(argparse.ArgumentParser):
     """`argparse.ArgumentParser`, of which a command and its sub-commands are made."""
 
+    _asked = False  # whether it has parsed: of all sub-commands, the one that was given
+
     def options(self) -> list[str]:
-        """The options in their long form, as in `--engine`."""
+        """The options in their long form, as in `--engine`; also those of the given sub-command."""
         found = [name for action in self._actions for name in action.option_strings]
-        return [name for name in found if name.startswith("--")]
+        found = [name for name in found if name.startswith("--")]
+        for action in self._actions:
+            choices = action.choices if isinstance(action.choices, dict) else {}
+            for command in choices.values():
+                if isinstance(command, CommandParser) and command._asked:
+                    found += command.options()
+        return list(dict.fromkeys(found))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._asked = True
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix(_UNKNOWN).split(" ") if message.startswith(_UNKNOWN) else []
+        options = [word for word in words if word.startswith("--")]
+        if options and (hint := _nearest_option(options[0], self.options())):
+            message += f"; {hint}"
+        super().error(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            hint = did_you_mean(str(value), map(str, action.choices or ()))
+            if hint:
+                error.message += f"; {hint}"
+            raise
 
 
-def unknown_option(word: str, known: Iterable[str]) -> str:
-    """What is wrong with `word`, which may be `--option=value` and is none of the options `known`:
-    as text, with the nearest of them, else all."""
-    given = word.partition("=")[0]
-    words = {name.lstrip("-"): name for name in known}  # the dashes would make all alike
-    near = nearest_name(given.lstrip("-"), words)
-    hint = f"did you mean {words[near]}?" if near else f"known: {', '.join(words.values())}"
-    return f"unknown option {given}; {hint}"
+def unknown_option(word: str, known: Sequence[str]) -> str:
+    """What is wrong with `word`, which is none of the options `known`: as text, with the nearest of
+    them, else all."""
+    hint = _nearest_option(word, known) or f"known: {', '.join(known)}"
+    return f"unknown option {word.partition('=')[0]}; {hint}"
+
+
+def _nearest_option(word: str, known: Sequence[str]) -> str:
+    """A hint for `word`, which may be `--option=value`; "" where no option is like it."""
+    names = {name.lstrip("-"): name for name in known}  # the dashes would make all alike
+    near = nearest_name(word.partition("=")[0].lstrip("-"), names)
+    return f"did you mean {names[near]}?" if near else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmsa.errors import UserError
 from mmsa.extensions import add_import_option
+from mmsa.foundation.command_line import CommandParser
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
@@ -15,7 +16,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
 
     Its `parse_intermixed_args` takes settings on both sides of an option; `parse_args` would not.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file; see launch/runs/")

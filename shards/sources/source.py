@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.errors import UserError, one_or_many
+from mmsa.foundation.near_names import did_you_mean
 from mmsa.foundation.registry import Registry
 from shards.example import RawData
 from shards.sources.settings import SourceSettings
@@ -81,8 +82,8 @@ def register_source(source: S) -> S:
 def get_source(name: str) -> Source:
     """The source called `name`; `UserError` with the known names where there is none."""
     if name not in SOURCES:
+        known = f"{did_you_mean(name, SOURCES)} known: {', '.join(SOURCES)}".strip()
         raise UserError(
-            f"unknown source '{name}'; known: {', '.join(SOURCES)}. A source of your own needs "
-            "--import MODULE"
+            f"unknown source '{name}'; {known}. A source of your own needs --import MODULE"
         )
     return SOURCES[name]()

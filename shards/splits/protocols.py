@@ -10,6 +10,7 @@ from typing import Any
 
 from mmsa.data.manifest import ProtocolInfo
 from mmsa.errors import UserError
+from mmsa.foundation.near_names import nearest_name
 from shards.duplicates.groups import GROUP_RULE, find_groups, group_facts, group_ids
 from shards.duplicates.leak_counts import leak_counts
 from shards.example import EncodedSample, Example
@@ -94,7 +95,10 @@ def parse_protocol(text: str) -> Protocol:
         return Protocol(name, path=argument)
     if name in PROTOCOLS and not argument and text == name:
         return Protocol(name)
-    raise UserError(f"unknown protocol '{text}'; known: {', '.join(PROTOCOLS)}")
+    forms = {form.partition(":")[0]: form for form in PROTOCOLS}
+    near = nearest_name(name, forms)
+    hint = f"did you mean {forms[near]}? " if near else ""
+    raise UserError(f"unknown protocol '{text}'; {hint}known: {', '.join(PROTOCOLS)}")
 
 
 def protocol_hash(assignment: Mapping[str, str]) -> str:

@@ -9,7 +9,6 @@ prints both floors next to the model, for the model's own classes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -20,12 +19,13 @@ from mmsa.evaluation.floors.fitting import read_texts
 from mmsa.evaluation.floors.majority import majority_predictions
 from mmsa.evaluation.floors.tfidf import tfidf_floor
 from mmsa.evaluation.scores.score_names import classification_report_text
+from mmsa.foundation.command_line import CommandParser
 from mmsa.labels import class_map
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print both floors of packed shards; returns the exit code (2 for a user error)."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m mmsa.evaluation.floors",
         description="Majority class and TF-IDF with logistic regression, fitted on train.",
     )
