@@ -1,7 +1,8 @@
 """Evaluate an export or checkpoint on one split: a classification report and its files.
 
     python evaluate.py runs/first --split test
-    accelerate launch --config_file accelerate_config.yaml --num_processes 4 evaluate.py runs/first
+    accelerate launch --config_file accelerate_config.yaml --num_processes 4 \\
+        evaluate.py runs/first
 
     python evaluate.py runs/a runs/b --compare
     python evaluate.py runs/fold-* --folds

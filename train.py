@@ -1,9 +1,12 @@
 """Fine-tune a text encoder and an image encoder together on packed shards.
 
-    python -m launch run -n 4 launch/runs/full_finetune.yaml data.shards=OUT_DIR run.dir=runs/first
-    accelerate launch --config_file accelerate_config.yaml --num_processes 4 train.py \\
-        --config launch/runs/full_finetune.yaml data.shards=OUT_DIR run.dir=runs/first
-    python train.py --config launch/runs/demo.yaml data.shards=OUT_DIR run.dir=runs/demo
+    python -m launch run -n 4 launch/runs/full_finetune.yaml \\
+        data.shards=OUT_DIR run.dir=runs/first
+    accelerate launch --config_file accelerate_config.yaml --num_processes 4 \\
+        train.py --config launch/runs/full_finetune.yaml \\
+        data.shards=OUT_DIR run.dir=runs/first
+    python train.py --config launch/runs/demo.yaml \\
+        data.shards=OUT_DIR run.dir=runs/demo
 
 The same command on an existing run directory resumes that run; a finished run says so.
 Settings: defaults < --config FILE < section.key=value. What they mean: docs/configuration.md.

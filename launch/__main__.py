@@ -45,7 +45,6 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
     return parser

@@ -7,7 +7,6 @@ of each on the test split, and prints a table that compares both modalities with
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -85,9 +84,7 @@ def print_comparison(directory: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo in a directory; returns 0, or the exit code of the command that failed."""
-    parser = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m launch.demo", description=__doc__)
     parser.add_argument(
         "directory",
         type=Path,

@@ -1,7 +1,9 @@
 """`python -m launch folds`: the commands of a k-fold experiment, printed.
 
-    folds mvsa-single RAW runs/five --protocol kfold:5 --config launch/runs/small_encoders.yaml
-    folds mvsa-single RAW runs/tib10 --protocol tib10 --config FILE -- train.epochs=3  | bash -e
+    folds mvsa-single RAW runs/five --protocol kfold:5 \\
+        --config launch/runs/small_encoders.yaml
+    folds mvsa-single RAW runs/tib10 --protocol tib10 --config FILE \\
+        -- train.epochs=3  | bash -e
     folds mvsa-single RAW runs/five --protocol kfold:5 --config FILE --seeds 3
 
 The commands pack and train every fold, then evaluate all of them. With --seeds N each fold is

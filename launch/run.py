@@ -1,7 +1,8 @@
 """`python -m launch run -n 4 CONFIG section.key=value ...`: train on this machine.
 
     run -n 4 launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first
-    run -n 4 --engine zero2 launch/runs/full_finetune.yaml data.shards=OUT run.dir=runs/first
+    run -n 4 --engine zero2 launch/runs/full_finetune.yaml \\
+        data.shards=OUT run.dir=runs/first
     run -n 4 evaluate.py runs/first --split test
 
 Checks what it can before it starts ranks, then starts `accelerate launch` with the configuration

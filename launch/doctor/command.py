@@ -1,8 +1,10 @@
 """`python -m launch doctor`: examine nodes before a job does, and forecast a run (docs/doctor.md).
 
     doctor --here --shards OUT
-    doctor --nodes 2 --gpus-per-node 8 --partition gpu --shards OUT --run-dir runs/first
-    doctor --nodes 2 --gpus-per-node 8 -- CONFIG data.shards=OUT run.dir=runs/first
+    doctor --nodes 2 --gpus-per-node 8 --partition gpu \\
+        --shards OUT --run-dir runs/first
+    doctor --nodes 2 --gpus-per-node 8 -- \\
+        CONFIG data.shards=OUT run.dir=runs/first
 
 Inside a SLURM job it examines the nodes of the job, with --nodes it requests some by salloc, and
 otherwise it examines this machine. With CONFIG it also looks for weights and forecasts the run.

@@ -1,7 +1,9 @@
 """`python -m launch study STUDY.yaml`: train all variants of a question, and answer it.
 
-    study launch/studies/learning_rates.yaml --parallel 2 -- data.shards=data/posts
-    study launch/studies/learning_rates.yaml --slurm --parallel 8 --gpus-per-node 4 -- ...
+    study launch/studies/learning_rates.yaml --parallel 2 -- \\
+        data.shards=data/posts
+    study launch/studies/learning_rates.yaml --slurm \\
+        --parallel 8 --gpus-per-node 4 -- ...
     study launch/studies/learning_rates.yaml --status
     study launch/studies/learning_rates.yaml --final
     study launch/studies/best.yaml --raw RAW --out runs/best

@@ -11,7 +11,6 @@ the samples.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,9 +49,7 @@ class Findings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check one run; returns the exit code."""
-    parser = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m mmsa.data.audit", description=__doc__)
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("--shards", help="where the packed data is now (default: as in the run)")
     arguments = parser.parse_args(argv)

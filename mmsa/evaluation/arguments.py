@@ -44,7 +44,6 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="evaluate.py",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "targets",

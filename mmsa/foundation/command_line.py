@@ -1,9 +1,12 @@
-"""The parser of the commands: it names what a mistyped command, choice or option is most like."""
+"""The parser of the commands: it names what a mistyped command, choice or option is most like, and
+its help fits the terminal."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NoReturn
 
 from mmsa.foundation.near_names import did_you_mean, nearest_name
@@ -11,10 +14,29 @@ from mmsa.foundation.near_names import did_you_mean, nearest_name
 _UNKNOWN = "unrecognized arguments: "  # argparse's words
 
 
+class ParagraphFormatter(argparse.HelpFormatter):
+    """Fills the paragraphs of a description to the terminal's width; indented lines stay."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        kept: list[str] = []
+        filled = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+        for is_prose, group in groupby(text.strip().splitlines(), _is_prose):
+            lines = list(group)
+            kept += filled.wrap(" ".join(lines)) if is_prose else lines
+        return "\n".join(indent + line for line in kept)
+
+
+def _is_prose(line: str) -> bool:
+    return bool(line.strip()) and not line.startswith(" ")
+
+
 class CommandParser(argparse.ArgumentParser):
     """`argparse.ArgumentParser`, of which a command and its sub-commands are made."""
 
     _asked = False  # whether it has parsed: of all sub-commands, the one that was given
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": ParagraphFormatter, **options})
 
     def options(self) -> list[str]:
         """The options in their long form, as in `--engine`; also those of the given sub-command."""

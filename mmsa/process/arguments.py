@@ -16,9 +16,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
 
     Its `parse_intermixed_args` takes settings on both sides of an option; `parse_args` would not.
     """
-    parser = CommandParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="train.py", description=description)
     parser.add_argument("--config", metavar="FILE", help="YAML file; see launch/runs/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings")
     add_import_option(parser)
