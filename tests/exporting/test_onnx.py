@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_the_example_runs_without_torch_and_without_this_package(
     found = np.array(json.loads(done.stdout))
     assert np.abs(found[0] - expected.probabilities[0]).max() < 1e-5  # of a text alone: exactly
     assert np.abs(found - expected.probabilities).max() < 0.02
+
+
+def test_the_example_prints_four_digits(exported: Path, tmp_path: Path) -> None:
+    raw_image(tmp_path / "day.png", 7)
+    command = [sys.executable, str(exported / "example.py"), "what a day", "day.png"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert re.fullmatch(r"\{('\w+': [01]\.\d{1,4}(, )?)+\}\n", said), said
+    assert sum(ast.literal_eval(said).values()) == pytest.approx(1, abs=2e-4)
 
 
 def test_the_example_is_short_and_needs_four_libraries(exported: Path) -> None:

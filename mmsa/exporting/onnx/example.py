@@ -44,7 +44,8 @@ def predict(texts, files):
 
 if __name__ == "__main__":
     text, file = (value or None for value in [*sys.argv[1:3], "", ""][:2])
-    print(dict(zip(facts["labels"], predict([text], [file])[0].round(4).tolist(), strict=True)))
+    shares = predict([text], [file])[0].astype(float).round(4)  # float32 would print 17 digits
+    print(dict(zip(facts["labels"], shares.tolist(), strict=True)))
 '''
 
 _NORMALIZE = {
