@@ -55,6 +55,8 @@ def show(one: Examination) -> None:
     for node in one.nodes:
         table.add_row(node, *_row(node, one))
     console.print(table)
+    if missing := _not_asked_for(one):
+        console.print(missing, markup=False)
     for line in _network(one):
         console.print(line)
     for finding in one.findings:
@@ -94,6 +96,16 @@ def _row(node: str, one: Examination) -> list[str]:
         f"{size(shards['bytes_per_s'])}/s" if "bytes_per_s" in shards else "-",
         f"{shards['samples_per_s']:.0f}/s" if "samples_per_s" in shards else "-",
     ]
+
+
+def _not_asked_for(one: Examination) -> str:
+    """Which options fill the columns that are empty because the options were not given; or ""."""
+    found = one.steps.get("storage", {}).values()
+    options = {"run_dir": "--run-dir DIR: write", "shards": "--shards OUT: read, samples read"}
+    missing = [
+        words for name, words in options.items() if not any(name in facts for facts in found)
+    ]
+    return f"not measured; add {'; '.join(missing)}" if found and missing else ""
 
 
 def _network(one: Examination) -> list[str]:

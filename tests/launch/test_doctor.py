@@ -22,6 +22,7 @@ from launch.doctor.findings import of_devices, of_files, of_network, of_nodes
 from launch.doctor.findings.finding import Finding, exit_code
 from launch.doctor.node import Request, as_lines, read_answers
 from launch.doctor.nodes import Nodes
+from launch.doctor.report import Examination, show
 from launch.doctor.steps import facts, forecast, storage, tcp
 from launch.site import ROOT
 
@@ -313,6 +314,25 @@ def test_contradicting_options(
 ) -> None:
     assert launch_main(["doctor", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("measured", "told"),
+    [
+        ({}, "not measured; add --run-dir DIR: write; --shards OUT: read, samples read\n"),
+        ({"run_dir": {}}, "not measured; add --shards OUT: read, samples read\n"),
+        ({"run_dir": {}, "shards": {"error": "broken"}}, ""),
+        (None, ""),  # no answer: the options may have been given
+    ],
+)
+def test_the_table_says_which_options_fill_its_empty_columns(
+    measured: dict[str, Any] | None, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(Examination(["a"], {"storage": {} if measured is None else {"a": measured}}))
+    table, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert table.count("\n") == (2 if told else 1)
+    assert f"{table}\n".endswith(told)
+    assert "not measured" not in rest
 
 
 def test_exit_codes_and_sections_of_the_page() -> None:
