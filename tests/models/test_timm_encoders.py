@@ -365,7 +365,5 @@ def test_an_image_for_which_memory_is_short_is_no_wrong_size() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.empty(1 << 50)
 
-    with pytest.raises(
-        UserError, match="not enough memory for one image of 64 px in"
-    ):
+    with pytest.raises(UserError, match="not enough memory for one image of 64 px in"):
         timm_encoders._width(Greedy(), "greedy", 64)
