@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.near_names import did_you_mean
 
 HF_PREFIX = "hf:"
 
@@ -24,8 +24,8 @@ def hf_config_from_dict(content: dict[str, Any], *, section: str) -> Any:
 
     model_type = content.get("model_type")
     if model_type not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
-        hint = f"; did you mean {near[0]}?" if near else " (bert, roberta, resnet, vit, ...)"
+        near = did_you_mean(str(model_type), CONFIG_MAPPING)
+        hint = f"; {near}" if near else " (bert, roberta, resnet, vit, ...)"
         raise UserError(
             f"{section}.config needs a model_type of transformers, not {model_type!r}{hint}"
         )
@@ -38,8 +38,8 @@ def hf_config_from_dict(content: dict[str, Any], *, section: str) -> Any:
     known = _known_sizes(AutoConfig.for_model(model_type))
     for key in sizes:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = did_you_mean(key, sorted(known))
+            hint = f"; {near}" if near else ""
             raise UserError(
                 f"{section}.config has no '{key}' for {model_type}{hint} (a setting that only the "
                 f"model's code knows is written under {EXTRA_KEY})"

@@ -6,7 +6,6 @@ and a resample draws seeds as well as duplicate groups. R resamples, N samples.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from mmsa.evaluation.scores.score_table import (
     score_table,
 )
 from mmsa.evaluation.scores.sums import OVERALL, SMALLER_IS_BETTER, summands
+from mmsa.foundation.near_names import did_you_mean
 
 Values = dict[str, float | None]  # flat name of a score -> its value, None if undefined
 
@@ -115,9 +115,10 @@ def check_metric(metric: str, label_names: Sequence[str]) -> None:
     of_classes = ("precision", "recall", "f1", *AREAS)
     names = [*OVERALL, *AREAS, *(f"{name}/{label}" for name in of_classes for label in label_names)]
     if metric not in names:
-        near = difflib.get_close_matches(metric, names, n=1, cutoff=0.5)
-        near = near or [name for name in names if metric in name]
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+        within = [name for name in names if metric in name]
+        hint = did_you_mean(metric, names) or (
+            f"did you mean {within[0]}?" if within else f"known: {', '.join(names)}"
+        )
         raise UserError(f"--metric {metric} is not a score; {hint}")
 
 
