@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
     packs = not arguments.status and arguments.final is None
     out = arguments.out or Path("runs") / arguments.study.stem
-    given = arguments.rest or ([] if packs else remembered(out))
+    given = arguments.rest or (not packs and remembered(out)) or []
     study = load_study(arguments.study, given, arguments.raw, packs=packs)
     if (out / "config.yaml").exists():
         raise UserError(f"{out} is the directory of a run; choose another --out for the study")
@@ -219,7 +219,7 @@ def _check_same(study: Study, trials: Sequence[Trial], given: Sequence[str], out
     names = ", ".join(dict.fromkeys(trial.variant for trial in changed))
     said = f"the settings of {names} have changed since {changed[0].run_dir} was trained. "
     begun = remembered(out)
-    if begun != list(given):
+    if begun is not None and begun != list(given):
         before, now = (shlex.join(each) or "no settings" for each in (begun, given))
         raise UserError(
             f"{said}The command line had {before}, and now has {now}. Repeat the command as it "

@@ -15,7 +15,7 @@ _NAME = "given.json"
 
 def remember(out: Path, given: Sequence[str]) -> None:
     """Note them in the study's directory. Raises `UserError` where it cannot be written."""
-    if (out / _NAME).exists() and remembered(out) == list(given):
+    if remembered(out) == list(given):
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -24,10 +24,10 @@ def remember(out: Path, given: Sequence[str]) -> None:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def remembered(out: Path) -> list[str]:
-    """Those of the last command that trained; none where there was no such command."""
+def remembered(out: Path) -> list[str] | None:
+    """Those of the last command that trained; None where that is not known."""
     try:
         found = parse_json((out / _NAME).read_text(encoding="utf-8"))
         return [str(setting) for setting in found["settings"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return None

@@ -117,7 +117,7 @@ def batch_plan(
     if global_batch_size % unit:
         below = global_batch_size // unit * unit
         nearest = " or ".join(str(number) for number in (below, below + unit) if number)
-        smaller = range(1, micro_batch_size)
+        smaller = range(1, min(micro_batch_size, global_batch_size // world_size + 1))
         fitting = [size for size in smaller if global_batch_size % (size * world_size) == 0]
         other = f"train.micro_batch_size={fitting[-1]}" if fitting else "another number of ranks"
         raise UserError(

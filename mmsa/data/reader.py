@@ -199,6 +199,9 @@ class SplitReader:
         record = self._record(shard, ordinal)
         return self._sample(shard, ordinal, record, self._pread(shard, record))
 
+    def _tar_name(self, shard: int) -> str:
+        return self._tars.name(shard) or self.shards.tar(shard)
+
     def _record(self, shard: int, ordinal: int) -> Record:
         # `item` converts all fields at once, in the time that numpy takes to access one.
         return Record._make(self.records(shard)[ordinal].item())
@@ -216,7 +219,7 @@ class SplitReader:
             raise self._damage(shard, ordinal, str(error) or type(error).__name__) from None
         return RawSample(
             key=key,
-            shard=self._tars.name(shard) or self.shards.tar(shard),
+            shard=self._tar_name(shard),
             image=b"" if image is None else image,
             text=text or "",
             json=json,
@@ -228,7 +231,7 @@ class SplitReader:
 
     def _pread(self, shard: int, record: Record) -> bytes:
         """The bytes of a sample; fewer where the tar ends before it does."""
-        tar = self._tars.name(shard) or self.shards.tar(shard)
+        tar = self._tar_name(shard)
         record_position(tar)
         try:
             descriptor = self._tars.descriptor(shard, lambda: self.shards.tar_file(shard))

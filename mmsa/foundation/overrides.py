@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -60,24 +60,11 @@ def problems_in(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 
 def unknown_key(location: Sequence[str | int], root: type[BaseModel]) -> str:
-    """A key that the model `root` has not, as text: with the nearest one and all that fit there.
-
-    `location` is pydantic's. It may lead through a `dict`, or through a union of models, where it
-    has the name of the model that was meant.
-    """
-    *around, key = map(str, location)
-    path: list[str] = []
-    inside: Any = root
-    for part in around:
-        if isinstance(inside, UnionType):
-            inside = _named(part, get_args(inside))
-            continue
-        path.append(part)
-        fields = _fields(inside)
-        inside = _not_none(fields[part].annotation if part in fields else get_args(inside)[-1])
-    known = list(_fields(inside))
-    hint = f"{_nearest_key([*path, key], known)} known here: {', '.join(known)}".strip()
-    return f"unknown key {'.'.join([*path, key])}; {hint}"
+    """A key that the model `root` has not, as text: with the nearest one and all that fit there;
+    `location` is pydantic's."""
+    path, known = _setting(location, root)
+    hint = f"{_nearest_key(path, known)} known here: {', '.join(known)}".strip()
+    return f"unknown key {'.'.join(path)}; {hint}"
 
 
 def _fields(model: Any) -> dict[str, Any]:
@@ -101,17 +88,34 @@ def _nearest_key(path: list[str], known: list[str]) -> str:
 
 
 def _setting(location: Iterable[str | int], root: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """Path to the failing field and its valid siblings; indices inside a value are dropped."""
+    """Path to the failing field and its valid siblings; indices inside a value are dropped.
+
+    `location` is pydantic's. It may lead through a `dict` of models, or through a union of models,
+    where it has the name of the model that was meant.
+    """
     path: list[str] = []
-    fields: dict[Any, Any] = {}
-    model: Any = root
-    for part in location:
-        if not hasattr(model, "model_fields"):
+    known: list[str] = []
+    inside: Any = root
+    for part in map(str, location):
+        if fields := _fields(inside):
+            known = list(fields)
+            path.append(part)
+            inside = _not_none(fields[part].annotation) if part in fields else None
+        elif isinstance(inside, UnionType) and _models(inside):
+            inside = _named(part, _models(inside))
+        elif get_origin(inside) is dict and (
+            _fields(values := get_args(inside)[-1]) or _models(values)
+        ):
+            path.append(part)
+            inside = values
+        else:
             break
-        fields = model.model_fields
-        path.append(str(part))
-        model = fields[part].annotation if part in fields else None
-    return path, list(fields)
+    return path, known
+
+
+def _models(union: Any) -> list[Any]:
+    """The models among the types of a union."""
+    return [one for one in get_args(union) if _fields(one)]
 
 
 def _not_none(annotation: Any) -> Any:

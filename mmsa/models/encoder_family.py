@@ -176,3 +176,13 @@ class EncoderFamily:
             leave_out_unused(encoder, *inputs)
         if config.gradient_checkpointing:
             recompute_in_backward(network.stages, section=self.section)
+
+
+def short_memory(error: BaseException, encoder: str, side: int) -> UserError | None:
+    """The error where memory was short for one image of `side` px; None for any other `error`."""
+    if "allocate" not in str(error):  # PyTorch's words on a CPU
+        return None
+    return UserError(
+        f"there is not enough memory for one image of {side} px in {encoder}; give a smaller "
+        f"{IMAGE_SECTION}.image_size_px, or null for its own size"
+    )

@@ -23,6 +23,7 @@ from mmsa.models.dual_encoders import (
     sizes_of,
 )
 from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, register_encoder
+from mmsa.models.encoder_family import short_memory
 from mmsa.models.encoders import IMAGE_SECTION, ImageEncoder
 from mmsa.models.hf_config import HF_PREFIX, hf_config_from_dict, hf_config_to_dict
 from mmsa.models.hf_image_processors import read_processor
@@ -229,7 +230,7 @@ def _body_width(body: HfImageBody, image_size_px: int, name: str) -> int:
         with torch.no_grad():
             return body(torch.zeros(1, 3, image_size_px, image_size_px)).shape[1]
     except Exception as error:  # the model's code may raise anything
-        raise UserError(
+        raise short_memory(error, name, image_size_px) or UserError(
             f"{name} does not take images of {image_size_px} px: {error}; set "
             f"{IMAGE_SECTION}.image_size_px: null for its own size"
         ) from None

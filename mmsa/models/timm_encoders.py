@@ -21,6 +21,7 @@ from torch import nn
 from mmsa.config import ImageEncoderConfig
 from mmsa.errors import UserError, first_line
 from mmsa.models.encoder_families import EncoderSettings, ImageFamily, Network, register_encoder
+from mmsa.models.encoder_family import short_memory
 from mmsa.models.encoders import IMAGE_SECTION, Encoder, ImageEncoder
 from mmsa.models.eval_mode import eval_mode
 from mmsa.models.stochastic_depth import no_drop_path
@@ -250,12 +251,10 @@ def _width(body: nn.Module, name: str, side: int) -> int:
         with torch.no_grad(), eval_mode(body):
             features = body(torch.zeros(1, 3, side, side))
     except Exception as error:  # the model's code may raise anything
-        if "allocate" in str(error):  # PyTorch's words on a CPU
-            raise UserError(
-                f"there is not enough memory for one image of {side} px in timm's {name}; give a "
-                f"smaller {IMAGE_SECTION}.image_size_px, or null for its own size"
-            ) from None
-        raise _refused_size(name, side, first_line(error, with_type=True)) from None
+        said = first_line(error, with_type=True)
+        raise short_memory(error, f"timm's {name}", side) or _refused_size(
+            name, side, said
+        ) from None
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         raise UserError(
             f"timm's {name} gives {_shape(features)} for one image, and not one row of features; "
