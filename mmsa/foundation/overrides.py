@@ -74,11 +74,16 @@ def _fields(model: Any) -> dict[str, Any]:
 
 
 def _named(name: str, models: Iterable[Any]) -> Any:
-    """The one of `models` that has a field of which `name` is the default."""
+    """The one of `models` that pydantic means by `name`: its class's name, or its tag, the default
+    of a field. None where another type of the union is meant, as `str`."""
     return next(
-        model
-        for model in models
-        if name in [field.default for field in model.model_fields.values()]
+        (
+            model
+            for model in models
+            if name == model.__name__
+            or name in [field.default for field in model.model_fields.values()]
+        ),
+        None,
     )
 
 
