@@ -55,7 +55,7 @@ def _begin(arguments: argparse.Namespace) -> None:
     job = slurm_queue.ThisJob.from_environment()
     job_log.record_job(
         job_log.slurm_dir(run_dir),
-        job.number,
+        job.name,
         kind="train",
         log=_log_of(run_dir, job),
         restart=job.restarts,
@@ -70,8 +70,7 @@ def _begin(arguments: argparse.Namespace) -> None:
 def _log_of(run_dir: Path, job: slurm_queue.ThisJob) -> str:
     """Where a job's log is: as submitted, else as SLURM says, which shows a % in a path wrongly."""
     jobs = job_log.known_jobs(job_log.slurm_dir(run_dir))
-    submitted = jobs.get(job.task) or jobs.get(job.number) or {}
-    return str(submitted.get("log") or slurm_queue.facts(job.number).get("StdOut", ""))
+    return str(jobs.get(job.name, {}).get("log") or slurm_queue.facts(job.name).get("StdOut", ""))
 
 
 def _end(arguments: argparse.Namespace) -> int:
@@ -79,7 +78,7 @@ def _end(arguments: argparse.Namespace) -> int:
 
     run_dir: Path = arguments.run_dir
     job = slurm_queue.ThisJob.from_environment()
-    starts = job_log.starts_of(job_log.slurm_dir(run_dir), job.number)
+    starts = job_log.starts_of(job_log.slurm_dir(run_dir), job.name)
     code, message = verdict(
         read_status(run_dir / "status.json"),
         starts[-1]["status"] if starts else {},

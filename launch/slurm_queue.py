@@ -21,17 +21,20 @@ _WHOLE_LINE = ("Command=", "WorkDir=", "StdErr=", "StdIn=", "StdOut=", "Comment=
 class ThisJob:
     """The SLURM job in which this process runs, from the environment that SLURM sets."""
 
-    number: str
+    number: str  # SLURM_JOB_ID
     restarts: int
     nodes: str
-    task: str = ""  # of an array: ARRAY_TASK, by which it was submitted
+    # What SLURM's commands call this job alone: its number, or ARRAY_TASK for a task of an array,
+    # one of whose tasks has the array's number.
+    name: str
 
     @classmethod
     def from_environment(cls) -> ThisJob:
         array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
+        number = os.environ["SLURM_JOB_ID"]
         return cls(
-            task=f"{array}_{task}" if array else "",
-            number=os.environ["SLURM_JOB_ID"],
+            number=number,
+            name=f"{array}_{task}" if array else number,
             restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
         )

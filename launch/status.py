@@ -105,6 +105,8 @@ def find_run(target: str) -> Path:
     if not target.replace("_", "").isdecimal():
         raise UserError(f"{target} is neither a directory nor a job number; give one of them")
     facts = slurm_queue.facts(target)
+    if "ArrayTaskId" in facts and target != facts.get("ArrayJobId"):
+        target = f"{facts['ArrayJobId']}_{facts['ArrayTaskId']}"  # as jobs.jsonl has it
     log = Path(facts.get("StdOut", ""))
     if not log.parent.is_dir():  # SLURM shows a % in a path in another way than it uses it
         log = Path(facts.get("Command", ""))

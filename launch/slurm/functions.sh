@@ -92,10 +92,12 @@ wait_for_launch() {
     while kill -0 "$LAUNCH" 2>/dev/null; do wait "$LAUNCH"; done
 }
 
-# Requeue this job under its number, unless it was cancelled or SLURM is requeueing it already.
+# Requeue this job under its number, unless it was cancelled or SLURM is requeueing it already. Of an
+# array this task alone: one of its tasks has the array's number, which would mean all of them.
 requeue() {
-    local state
-    state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%T %r')
+    local state job=$SLURM_JOB_ID
+    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+    state=$(squeue --noheader --jobs "$job" --format '%T %r')
     case $state in
         RUNNING* | *TimeLimit) ;;
         *)
@@ -107,7 +109,7 @@ requeue() {
     # SLURM ends the script of a requeued job; wait for that without leaving a process behind.
     sleep 120 &
     trap 'kill '$!' 2>/dev/null; exit 75' USR1 TERM
-    if ! scontrol requeue "$SLURM_JOB_ID"; then
+    if ! scontrol requeue "$job"; then
         say "SLURM refused to requeue this job; submit it again to resume from its last checkpoint"
         kill $!
         exit 75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from launch.__main__ import main as launch_main
 from mmsa.config import load_config
 
 pytestmark = pytest.mark.timeout(900)
+
+ENDLESS = ["train.max_steps=100000", "train.epochs=99999", "train.checkpoint_every_steps=20"]
 
 
 def test_packed_by_an_array(cluster: Cluster, raw: Path, packed: Path, tmp_path: Path) -> None:
@@ -88,6 +91,51 @@ def test_seeds_by_an_array(
     assert "launch: engine ddp, world_size 2, backend gloo" in by_hand_log
     assert "1 node(s)" in by_hand_log
     assert processes_of(number) + processes_of(array) == []
+
+
+def test_a_task_is_requeued_without_the_others(
+    cluster: Cluster, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "runs"
+    config = write_config(
+        tmp_path / "run.yaml", f"data.shards={packed}", f"run.dir={base}", *ENDLESS
+    )
+    submit("seeds", "--seeds", "7,3", *ON_CPUS, "--", str(config))
+    (array,) = jobs_of(base / "slurm")
+    other, last = (
+        Job(cluster, f"{array}_{task}", base / f"seed-{seed}") for task, seed in ((1, 7), (2, 3))
+    )
+    for job in (other, last):
+        job.log_file = base / "slurm" / f"seeds-{job.number}.log"
+        job.wait_until(lambda run=job.run_dir: list(run.glob("checkpoints/*/COMPLETE")))
+    # SLURM gives the number of the array to the task that it creates last.
+    assert last.facts()["JobId"] == array != other.facts()["JobId"]
+
+    def warn(job: Job) -> None:
+        cluster.run("scancel", "--signal=USR1", "--batch", job.number)
+
+    warn(last)
+    last.wait_for_restart(1)
+    assert "not requeueing" not in last.log()
+    assert (other.state(), other.restarts()) == ("RUNNING", 0)
+    last.wait_for_state("RUNNING")
+    last.wait_until(lambda: f"job {array}, restart 1: " in last.log())
+    # As a time limit warns them: one after the other, and the first is in the queue again.
+    warn(other)
+    other.wait_for_restart(1)
+    last.wait_until(lambda: "resumed from" in last.log())
+    warn(last)
+    last.wait_for_restart(2)
+    assert "not requeueing" not in last.log()
+    for job in (other, last):  # each by itself
+        capsys.readouterr()
+        assert launch_main(["status", str(job.run_dir), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["job"], list(facts["queued"])) == (job.number, [job.number])
+        assert launch_main(["status", job.facts()["JobId"], "--json"]) == 0
+    cluster.run("scancel", array)
+    for job in (other, last):
+        job.wait_for_state("CANCELLED")
 
 
 def test_a_fault_of_its_own_is_not_requeued_for_ever(
