@@ -98,7 +98,15 @@ def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) 
     passed = [*options, *overrides, *shape, *imports]
     command = _command(config.launch.engine, int(config.launch.world_size), "train.py", passed)
     if arguments.dry_run:
-        looked = ["python", "-m", "launch", "prefetch", "--offline", *([file] if file else [])]
+        looked = [
+            "python",
+            "-m",
+            "launch",
+            *imports,
+            "prefetch",
+            "--offline",
+            *([file] if file else []),
+        ]
         weights = f"weights were not looked for: {shlex.join([*looked, *overrides])}"
         return _show(command, weights)
     before = read_status(run_dir / STATUS_NAME)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from launch.site import Site, load_site
 from mmsa.errors import UserError
-from mmsa.extensions import take_imports
+from mmsa.extensions import as_options, take_imports
 
 KINDS = ("train", "evaluate", "pack", "seeds")
 
@@ -117,6 +117,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     site = site_of(arguments)
     check_directory()
+    arguments.rest = [*arguments.rest, *as_options(arguments.imports)]
     if arguments.kind in ("train", "seeds"):
         # As train.py takes it: --config FILE, or FILE alone.
         arguments.rest = [

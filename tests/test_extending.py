@@ -115,6 +115,23 @@ def test_without_the_modules_the_export_says_which_it_needs(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_study_hands_the_modules_to_its_processes(folder: Path, data: Path) -> None:
+    (folder / "study.yaml").write_text("variants: {product: []}\n")
+    study = ["-m", "launch", "study", "study.yaml", "--out", "study"]
+    settings = [*TINY, *SETTINGS, f"data.shards={data}", "data.num_workers=0"]
+    done = command(folder, *study, *OPTIONS, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The state is looked at without running code that a file names; its commands are whole.
+    done = command(folder, *study, "--status")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "study" / "study.json").read_text())
+    assert found["num_done"] == 1
+    assert found["commands"]["product"][0].endswith(" ".join(OPTIONS))
+    done = command(folder, *study, "--final")
+    assert done.returncode == 2
+    assert "the study was trained with --import product_fusion" in done.stderr
+
+
 def test_without_the_modules_all_unknown_names_are_reported(folder: Path, data: Path) -> None:
     done = command(folder, *trained(folder, data, folder / "other"))
     assert done.returncode == 2

@@ -27,7 +27,7 @@ from mmsa.evaluation.compare.experiments import pooled_experiments
 from mmsa.evaluation.report.files import read_metrics
 from mmsa.evaluation.report.read_report import Report, read_report
 from mmsa.evaluation.scores.paired_tests import SIGNIFICANT, holm
-from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
+from mmsa.evaluation.scores.sums import smaller_is_better
 
 
 def answer(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def answer(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         names = read_metrics(done[0].report("val"))["identity"]["label_names"]
         check_metric(study.metric, names)
     variants = [_variant(study, name, trials) for name in study.variants]
-    worse_first = study.metric.partition("/")[0] in SMALLER_IS_BETTER
-    variants.sort(key=lambda one: _sort_key(one, smaller_is_better=worse_first))
+    sign = 1 if smaller_is_better(study.metric) else -1
+    variants.sort(key=lambda one: _sort_key(one, sign))
     whole = [one["name"] for one in variants if one["is_whole"]]
     compared = study.compared_with
     found: dict[str, Any] = {
@@ -131,11 +131,11 @@ def _score(trial: Trial, metric: str, split: str) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _sort_key(variant: Mapping[str, Any], *, smaller_is_better: bool) -> tuple[bool, float, str]:
+def _sort_key(variant: Mapping[str, Any], sign: int) -> tuple[bool, float, str]:
     mean = variant["mean"]
     if mean is None:
         return True, 0.0, variant["name"]
-    return False, mean if smaller_is_better else -mean, variant["name"]
+    return False, sign * mean, variant["name"]
 
 
 def _reports(trials: Sequence[Trial], split: str) -> list[Report]:
@@ -151,7 +151,9 @@ def _reports(trials: Sequence[Trial], split: str) -> list[Report]:
 
 
 def _compared(reports: Sequence[Report], metric: str) -> dict[str, Any]:
-    check_comparable([(f"{r.name}, seed {r.seed}", r.identity) for r in reports])
+    identities = [(f"{r.name}, seed {r.seed}", r.identity) for r in reports]
+    # A setting without effect, or a trial of a search with the default's settings.
+    check_comparable(identities, same_weights=True)
     comparison = compare(reports, metric)
     for contender in comparison["contenders"]:
         contender["variant"] = contender["runs"][0]

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING
 
 from launch.submit import add_job_options
 from mmsa.errors import EXIT_PREEMPTED, UserError
+from mmsa.extensions import add_import_option, as_options, import_extensions, take_imports
 
 if TYPE_CHECKING:  # slow to import, and --help answers at once
+    from launch.study.given_settings import Given
     from launch.study.question import Study
     from launch.study.trials import Trial
 
@@ -74,11 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT",
         help="open test once, for the best by validation, the baseline and the named variants",
     )
+    add_import_option(parser, dest="modules")
     parser.set_defaults(run=_run, passes_on="settings")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from launch.study.given_settings import remember, remembered
+    from launch.study.given_settings import Given, remember, remembered
     from launch.study.outcome import base_file
     from launch.study.question import load_study
     from launch.study.searching import check_search
@@ -89,8 +92,19 @@ def _run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
     packs = not arguments.status and arguments.final is None
     out = arguments.out or Path("runs") / arguments.study.stem
-    given = arguments.rest or (not packs and remembered(out)) or []
-    study = load_study(arguments.study, given, arguments.raw, packs=packs)
+    later, settings = take_imports(arguments.rest)
+    import_extensions(arguments.modules)
+    given = Given(settings, [*arguments.imports, *arguments.modules, *later])
+    if not packs:
+        imports, given = given.imports, given.completed_by(remembered(out))
+        if arguments.final is not None and given.imports != imports:  # a file must not run code
+            raise UserError(
+                f"the study was trained with {shlex.join(as_options(given.imports))}; add it to "
+                "the command, because its models are evaluated with it"
+            )
+    study = load_study(
+        arguments.study, given.settings, arguments.raw, packs=packs, imports=given.imports
+    )
     if (out / "config.yaml").exists():
         raise UserError(f"{out} is the directory of a run; choose another --out for the study")
     if packs and study.folds is not None and not Path(study.folds.raw).exists():
@@ -161,7 +175,7 @@ def _show(study: Study, out: Path) -> None:
         for number, shards in places.items():
             assert number is not None
             assert shards is not None
-            print(shlex.join(["python", *pack_command(study.folds, number, shards)]))
+            print(shlex.join(["python", *pack_command(study, number, shards)]))
     for commands in commands_of(study, trials_of(study, out), out).values():
         print("\n".join(commands))
     print("nothing was started (--dry-run)")
@@ -205,7 +219,7 @@ def _with_best_trials(study: Study, out: Path) -> Study:
     return study.with_variants(best_few(study.search, TrialDirectories(out).all(), study.metric))
 
 
-def _check_same(study: Study, trials: Sequence[Trial], given: Sequence[str], out: Path) -> None:
+def _check_same(study: Study, trials: Sequence[Trial], given: Given, out: Path) -> None:
     """Raise `UserError` where a run has been trained with other settings than the study has now."""
     from launch.study.given_settings import remembered
 
@@ -219,8 +233,8 @@ def _check_same(study: Study, trials: Sequence[Trial], given: Sequence[str], out
     names = ", ".join(dict.fromkeys(trial.variant for trial in changed))
     said = f"the settings of {names} have changed since {changed[0].run_dir} was trained. "
     begun = remembered(out)
-    if begun is not None and begun != list(given):
-        before, now = (shlex.join(each) or "no settings" for each in (begun, given))
+    if begun is not None and begun.settings != given.settings:
+        before, now = (shlex.join(each.settings) or "no settings" for each in (begun, given))
         raise UserError(
             f"{said}The command line had {before}, and now has {now}. Repeat the command as it "
             "was, or choose another --out for a new study"

@@ -55,7 +55,7 @@ def open_test(
     for number, trial in enumerate(own, start=1):
         if not trial.is_scored("test"):
             print(f"[{number}/{len(own)}] {trial.name}: test", flush=True)
-            _evaluate(trial)
+            _evaluate(study, trial)
     content["comparison"] = final_answer(study, own)
     _write(path, content)
     return content
@@ -70,10 +70,11 @@ def read_final(out: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _evaluate(trial: Trial) -> None:
+def _evaluate(study: Study, trial: Trial) -> None:
+    command = evaluation_command(study, trial, "test")
     with trial.log.open("ab") as lines:
         code = subprocess.run(
-            evaluation_command(trial, "test"), stdout=lines, stderr=subprocess.STDOUT, check=False
+            command, stdout=lines, stderr=subprocess.STDOUT, check=False
         ).returncode
     if code:
         raise UserError(f"{trial.name} cannot be evaluated on test (exit code {code}): {trial.log}")

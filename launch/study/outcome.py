@@ -17,6 +17,7 @@ from launch.study.search.directories import TrialDirectories, TrialDirectory
 from launch.study.search.summary import is_finished, summary
 from launch.study.searching import trial_overrides
 from launch.study.trials import Trial
+from mmsa.extensions import as_options
 from mmsa.foundation.atomic_write import write_file, write_files
 from mmsa.foundation.settings_yaml import dump_settings
 
@@ -63,6 +64,7 @@ def commands_of(study: Study, trials: Sequence[Trial], out: Path) -> dict[str, l
     commands: dict[str, list[str]] = {}
     for trial in trials:
         words = ["python", "train.py", "--config", base, *trial.overrides(study)]
+        words += as_options(study.imports)
         commands.setdefault(trial.variant, []).append(shlex.join(words))
     return commands
 
@@ -75,7 +77,7 @@ def _searched(study: Study, trials: Sequence[TrialDirectory], out: Path) -> dict
         if trial.values is not None:
             base = str(base_file(study, out))
             words = ["python", "train.py", "--config", base, *trial_overrides(study, trial)]
-            row["command"] = shlex.join(words)
+            row["command"] = shlex.join([*words, *as_options(study.imports)])
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.study.table import difference_text
+from mmsa.evaluation.scores.sums import smaller_is_better
 
 _TEMPLATE = Path(__file__).parent / "study.html.j2"
 
@@ -71,20 +72,30 @@ def _search_of(found: Mapping[str, Any]) -> dict[str, Any] | None:
 def verdicts(found: Mapping[str, Any]) -> list[str]:
     """What can be said, a sentence for each variant compared with the baseline."""
     compared = found["compared_with"]
+    sign = _better(found)
     sentences = []
-    for one in sorted(found["differences"], key=lambda each: -each["value"]):
+    for one in _best_first(found):
         numbers = difference_text(one).removesuffix(" *")
         if not one["is_significant"]:
             sentences.append(
                 f"{one['variant']} and {compared} are not distinguishable ({numbers})."
             )
-        elif one["value"] > 0:
+        elif sign * one["value"] > 0:
             sentences.append(f"{one['variant']} is ahead of {compared} ({numbers}).")
         else:
             sentences.append(f"{one['variant']} is behind {compared} ({numbers}).")
         if one["caution"]:
             sentences[-1] += f" With caution: {one['caution']}."
     return sentences
+
+
+def _better(found: Mapping[str, Any]) -> int:
+    """The sign of a difference to the baseline that is an improvement."""
+    return -1 if smaller_is_better(found["metric"]) else 1
+
+
+def _best_first(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return sorted(found["differences"], key=lambda each: -_better(found) * each["value"])
 
 
 def _draw_scores(
@@ -105,7 +116,7 @@ def _draw_scores(
 
 
 def _draw_differences(axes: Any, found: Mapping[str, Any]) -> None:
-    rows = sorted(found["differences"], key=lambda each: -each["value"])
+    rows = _best_first(found)
     for place, one in enumerate(rows):
         colour = "#0072b2" if one["is_significant"] else "#999999"
         if one["low"] is not None:

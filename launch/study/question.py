@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from launch.study.search.settings import Search
 from mmsa.errors import UserError
@@ -59,6 +67,7 @@ class Study(BaseModel):
     search: Search | None = None
     metric: str = "weighted_f1"
     baseline: str = ""
+    _imports: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("settings", mode="before")
     @classmethod
@@ -133,6 +142,12 @@ class Study(BaseModel):
                 raise ValueError(f"{setting} cannot be set: {taken[key]}")
 
     @property
+    def imports(self) -> list[str]:
+        """The modules of `--import`, which each process of the study needs. The file has none:
+        reading it must not run code."""
+        return self._imports
+
+    @property
     def compared_with(self) -> str:
         """The variant that the others are compared with: the named one, or the first, or ""."""
         return self.baseline or next(iter(self.variants), "")
@@ -152,11 +167,16 @@ class Study(BaseModel):
 
 
 def load_study(
-    file: Path, overrides: Sequence[str] = (), raw: str | None = None, *, packs: bool = True
+    file: Path,
+    overrides: Sequence[str] = (),
+    raw: str | None = None,
+    *,
+    packs: bool = True,
+    imports: Sequence[str] = (),
 ) -> Study:
     """Read and check STUDY.yaml; `overrides` follow its `settings`, `raw` is used for `folds.raw`.
 
-    Without `packs` the raw data may be unknown.
+    Without `packs` the raw data may be unknown. `imports` are modules that have been imported.
     Raises `UserError` with every problem of the file.
     """
     try:
@@ -188,6 +208,7 @@ def load_study(
         raise UserError(f"--raw {raw}: {file} has no folds to pack from it; leave it out")
     if isinstance(study.base, str) and not Path(study.base).is_file():
         raise UserError(f"{file}: base {study.base} does not exist; name a run configuration")
+    study._imports = list(imports)
     return study
 
 

@@ -20,6 +20,7 @@ from launch.study.question import Study
 from launch.study.trials import Trial
 from launch.study.workers import Workers
 from mmsa.errors import EXIT_PREEMPTED
+from mmsa.extensions import as_options
 from mmsa.process.status import STATUS_NAME, read_status
 
 
@@ -80,9 +81,9 @@ class Driver:
     def _part(self, part: str, trial: Trial) -> int:
         workers = self._workers
         if part == "pack":
-            if self._study.folds is None or trial.shards is None or trial.fold is None:
+            if trial.shards is None or trial.fold is None:
                 return 0
-            return pack_fold(self._study.folds, trial.fold, trial.shards, trial.log)
+            return pack_fold(self._study, trial.fold, trial.shards, trial.log)
         if part == "train":
             wait_for_orphan(
                 trial.run_dir,
@@ -93,15 +94,16 @@ class Driver:
                 return 0
             self._say(trial, "trains")
             words = ["--config", str(self._base), *trial.overrides(self._study)]
+            words += as_options(self._study.imports)
             return workers.run(workers.script("train.py", words), trial.log)
-        return workers.run(evaluation_command(trial, "val"), trial.log)
+        return workers.run(evaluation_command(self._study, trial, "val"), trial.log)
 
     def _say(self, trial: Trial, what: str) -> None:
         left = len(self._todo)
         print(f"[{self._total - left}/{self._total}] {trial.name}: {what}", flush=True)
 
 
-def evaluation_command(trial: Trial, split: str) -> list[str]:
+def evaluation_command(study: Study, trial: Trial, split: str) -> list[str]:
     """The command that evaluates the best model of a run on a split."""
-    words = [str(trial.run_dir), "--split", split, "--no-page"]
+    words = [str(trial.run_dir), "--split", split, "--no-page", *as_options(study.imports)]
     return [sys.executable, str(ROOT / "evaluate.py"), *words]

@@ -19,7 +19,7 @@ from launch.study.trials import trials_of
 from launch.submit import check_directory, site_of
 from mmsa.config import Config
 from mmsa.errors import UserError
-from mmsa.extensions import as_options
+from mmsa.extensions import as_options, take_imports
 
 
 def submit_study(study: Study, arguments: argparse.Namespace, out: Path) -> None:
@@ -42,7 +42,7 @@ def submit_study(study: Study, arguments: argparse.Namespace, out: Path) -> None
         print(f"nothing was submitted: job {listed} works on this study")
         return
     config = _first_configuration(study, out, site)
-    words = [str(base_file(study, out)), *study.settings, *as_options(arguments.imports)]
+    words = [str(base_file(study, out)), *study.settings, *as_options(study.imports)]
     notes += checks.note_missing_weights(config, words, site)
     shape = checks.shape_in_words(site)
     at_once = f"%{arguments.at_once}" if arguments.at_once else ""
@@ -50,7 +50,7 @@ def submit_study(study: Study, arguments: argparse.Namespace, out: Path) -> None
         "study",
         replace_engine(site, config.launch.engine),
         folder,
-        _words_of_tasks(arguments, out),
+        _words_of_tasks(study, arguments, out),
         description=f"{arguments.parallel} task(s) for {out}, each on {shape}",
         array=f"1-{arguments.parallel}{at_once}",
     )
@@ -61,12 +61,13 @@ def submit_study(study: Study, arguments: argparse.Namespace, out: Path) -> None
         print(f"  state   {shlex.join([*words, '--status', *rest])}")
 
 
-def _words_of_tasks(arguments: argparse.Namespace, out: Path) -> list[str]:
+def _words_of_tasks(study: Study, arguments: argparse.Namespace, out: Path) -> list[str]:
     """The arguments of `launch study` in each task; engine and processes are the script's."""
     words = [str(arguments.study), "--out", str(out)]
     words += ["--only", arguments.only] if arguments.only else []
     words += ["--raw", arguments.raw] if arguments.raw else []
-    return words + (["--", *arguments.rest] if arguments.rest else [])
+    rest = [*take_imports(arguments.rest)[1], *as_options(study.imports)]
+    return words + (["--", *rest] if rest else [])
 
 
 def _first_configuration(study: Study, out: Path, site: Site) -> Config:

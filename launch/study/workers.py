@@ -120,6 +120,8 @@ class Workers:
                     start_new_session=True,  # a Ctrl-C is passed on once
                 )
                 self._children.add(child)
+            if self.stopping is not None:  # while it was started, when nobody could tell it
+                send(child, signal.SIGTERM)
             try:
                 while watch is not None:
                     with contextlib.suppress(subprocess.TimeoutExpired):

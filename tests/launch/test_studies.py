@@ -21,6 +21,7 @@ from launch.study.searching import check_search
 from launch.study.table import print_study
 from launch.study.trials import Trial, trials_of
 from mmsa.errors import UserError
+from tests.evaluation.test_comparison import make_report
 
 BASE = {"model": {"text_encoder": {"name": "x"}}}
 
@@ -152,13 +153,13 @@ def test_the_state_of_a_run(tmp_path: Path) -> None:
     assert trial.was_trained_otherwise("other settings")
 
 
-def scored(trial: Trial, score: float, *, split: str = "val") -> None:
+def scored(trial: Trial, score: float, *, split: str = "val", metric: str = "weighted_f1") -> None:
     """As if the run had been evaluated."""
     directory = trial.report(split)
     directory.mkdir(parents=True, exist_ok=True)
     content = {
         "identity": {"label_names": ["negative", "neutral", "positive"]},
-        "scores": {"weighted_f1": {"value": score, "low": None, "high": None}},
+        "scores": {metric: {"value": score, "low": None, "high": None}},
     }
     (directory / "metrics.json").write_text(json.dumps(content))
 
@@ -176,6 +177,42 @@ def test_the_interval_over_folds_is_corrected_for_shared_training_samples() -> N
     assert corrected["high"] - 0.03 == pytest.approx(1.5 * (high - 0.03))
     assert corrected_interval([0.1], 0.25) == {"low": None, "high": None, "p": None}
     assert corrected_interval([0.1, 0.1], 0.25)["p"] == 0
+
+
+def test_of_a_loss_the_smaller_is_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = {"source": "synthetic", "raw": "raw", "protocol": "kfold:3"}
+    study = study_of(
+        variants={"text": [], "both": [], "late": []}, folds=folds, metric="loss", question="Why?"
+    )
+    monkeypatch.setattr("launch.study.answer._validation_over_train", lambda _: 0.25)
+    trials = trials_of(study, tmp_path)
+    values = {"text": (0.70, 0.69, 0.71), "both": (0.60, 0.59, 0.612), "late": (0.80, 0.79, 0.812)}
+    for trial in trials:
+        assert trial.fold is not None
+        scored(trial, values[trial.variant][trial.fold - 1], metric="loss")
+    found = answer(study, trials)
+    assert found["best"] == "both"
+    said = [sentence.partition(" (")[0] for sentence in verdicts(found)]
+    assert said == ["both is ahead of text", "late is behind text"]
+
+
+def test_two_variants_that_come_to_the_same_weights_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CPU for a setting without effect, or a trial with the settings of the default."""
+    study = study_of(variants={"plain": [], "same": []}, metric="weighted_f1")
+    trials = trials_of(study, tmp_path)
+    for trial in trials:
+        scored(trial, 0.5)
+    monkeypatch.setattr(
+        "launch.study.answer.read_report",
+        lambda directory, name: make_report(name, 0.7, weights_sha256="the same"),
+    )
+    found = answer(study, trials)
+    (difference,) = found["differences"]
+    assert (difference["value"], difference["p"], difference["is_significant"]) == (0, 1, False)
+    assert verdicts(found)[0].startswith("same and plain are not distinguishable")
+    assert "not distinguishable" in render(found, None, {"plain": [], "same": []}, "x").decode()
 
 
 def test_the_answer_over_folds(

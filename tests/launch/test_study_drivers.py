@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +153,25 @@ value = float("nan") if number == 1 else 0.6
     {"state": state, "exit_code": code, "step": 10, "num_steps": 10, "reason": "no such thing"}))
 sys.exit(code)
 """
+
+
+def test_a_signal_reaches_a_run_that_is_just_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, ended = Workers(), []
+    begin = subprocess.Popen
+
+    def slow(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child = begin(*words, **options)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while workers.stopping is None:  # it has been handled, and nobody knows of the child
+            time.sleep(0.01)
+        return child
+
+    monkeypatch.setattr("launch.study.workers.subprocess.Popen", slow)
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    stopped = workers.work(lambda: ended.append(workers.run(sleeping, tmp_path / "log")))
+    assert (stopped, ended) == (signal.SIGUSR1, [-signal.SIGTERM])
 
 
 def driver_of(study: Study, out: Path, script: Path) -> SearchDriver:

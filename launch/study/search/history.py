@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from launch.study.search.directories import COMPLETE, FAILED, PRUNED, TrialDirectory
 from launch.study.search.settings import Parameter, Search, Value
 from mmsa.errors import UserError
-from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
+from mmsa.evaluation.scores.sums import smaller_is_better
 from mmsa.foundation.hashed_random import stream_key
 from mmsa.foundation.parsing import parse_json
 
@@ -69,7 +69,7 @@ def history(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=_NAME,
-        direction="minimize" if metric in SMALLER_IS_BETTER else "maximize",
+        direction="minimize" if smaller_is_better(metric) else "maximize",
         sampler=sampler_of(search, number),
         pruner=pruner_of(search),
     )

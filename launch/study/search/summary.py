@@ -8,12 +8,12 @@ from typing import Any
 from launch.study.search.directories import COMPLETE, FAILED, PRUNED, TrialDirectory
 from launch.study.search.history import history, importances
 from launch.study.search.settings import Search
-from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
+from mmsa.evaluation.scores.sums import smaller_is_better
 
 
 def ranked(trials: Sequence[TrialDirectory], metric: str) -> list[TrialDirectory]:
     """The complete trials, the best first; of equals the earlier one."""
-    sign = 1 if metric in SMALLER_IS_BETTER else -1
+    sign = 1 if smaller_is_better(metric) else -1
     done = [trial for trial in trials if trial.result.get("state") == COMPLETE]
     return sorted(done, key=lambda one: (sign * one.result["value"], one.number))
 
@@ -49,7 +49,7 @@ def summary(search: Search, metric: str, trials: Sequence[TrialDirectory]) -> di
     states = [row["state"] for row in rows]
     return {
         "metric": metric,
-        "direction": "minimize" if metric in SMALLER_IS_BETTER else "maximize",
+        "direction": "minimize" if smaller_is_better(metric) else "maximize",
         "num_trials": search.trials,
         "num_finished": sum(trial.is_finished for trial in trials),
         "counts": {state: states.count(state) for state in dict.fromkeys(states)},

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmsa.evaluation.scores.sums import SMALLER_IS_BETTER
+from mmsa.evaluation.scores.sums import smaller_is_better
 from mmsa.foundation.parsing import read_json_objects
 from mmsa.training.tracking import METRICS_NAME
 
@@ -43,6 +43,6 @@ def value_of_best(validations: Sequence[Validation], select_by: str) -> float:
 
     NaN without one. The first of equals, as the run itself chooses.
     """
-    sign = -1 if select_by in SMALLER_IS_BETTER else 1
+    sign = -1 if smaller_is_better(select_by) else 1
     known = [one for one in validations if not math.isnan(one.selects)]
     return max(known, key=lambda one: sign * one.selects).value if known else math.nan

@@ -27,7 +27,7 @@ from mmsa.evaluation.scores.score_table import (
     resampled_areas,
     score_table,
 )
-from mmsa.evaluation.scores.sums import OVERALL, SMALLER_IS_BETTER, summands
+from mmsa.evaluation.scores.sums import OVERALL, smaller_is_better, summands
 from mmsa.foundation.near_names import did_you_mean
 
 Values = dict[str, float | None]  # flat name of a score -> its value, None if undefined
@@ -56,7 +56,7 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
     """
     bootstrap = Bootstrap.of(reports[0].groups)
     contenders = _contenders(reports, bootstrap)
-    sign = 1 if metric.partition("/")[0] in SMALLER_IS_BETTER else -1
+    sign = 1 if smaller_is_better(metric) else -1
     contenders.sort(key=lambda c: (sign * (c.values[metric] or 0.0), c.name))
     identity = reports[0].identity
     return {
@@ -71,12 +71,16 @@ def compare(reports: Sequence[Report], metric: str) -> dict[str, Any]:
 
 
 def check_comparable(
-    identities: Sequence[tuple[str, Mapping[str, Any]]], *, what: str = "compared"
+    identities: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    what: str = "compared",
+    same_weights: bool = False,
 ) -> None:
     """Raise `UserError` unless all (name, identity) belong to one split of one protocol.
 
     They must also have the classes in the same order and, if known, the same samples. `what` is
-    what cannot be done with them otherwise.
+    what cannot be done with them otherwise. Two of the same weights are one that was named twice,
+    unless `same_weights`: two trainings may come to the same.
     """
     first_name, first = identities[0]
     for name, other in identities[1:]:
@@ -95,7 +99,7 @@ def check_comparable(
                     "different tasks; evaluate both on the same split of the same packed data"
                 )
     names: dict[str, str] = {}
-    for name, identity in identities:
+    for name, identity in [] if same_weights else identities:
         weights = str(identity["weights_sha256"])
         if weights in names:
             raise UserError(f"{names[weights]} and {name} are the same weights; name each once")

@@ -44,7 +44,12 @@ OVERALL = (
     "ece",
 )
 OF_A_CLASS = ("precision", "recall", "f1")  # `f1/CLASS`, ...
-SMALLER_IS_BETTER = frozenset({"loss", "brier", "ece"})
+_SMALLER_IS_BETTER = frozenset({"loss", "brier", "ece"})
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether the smaller of two values of a score is the better one."""
+    return metric in _SMALLER_IS_BETTER
 
 
 NO_CLASS = -1  # among the hits: a sample whose prediction is wrong
