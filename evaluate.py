@@ -21,7 +21,13 @@ import sys
 from collections.abc import Sequence
 
 from mmsa.data.storage.settings import CacheSettings, use_cache
-from mmsa.evaluation.arguments import Options, build_parser, check_arguments, is_joint
+from mmsa.evaluation.arguments import (
+    Options,
+    asks_for_more,
+    build_parser,
+    check_arguments,
+    is_joint,
+)
 from mmsa.extensions import import_extensions
 from mmsa.process import runtime
 from mmsa.process.command import Command, run_command
@@ -63,7 +69,7 @@ def evaluate(command: Command, arguments: argparse.Namespace) -> None:
         arguments.targets,
         precision=arguments.precision,
         device_type=device_type(),
-        reuse_reports=joint and not (arguments.again or arguments.modality_audit),
+        reuse_reports=joint and not asks_for_more(arguments),
         checkpoint=arguments.checkpoint,
         shards=arguments.shards,
         split=arguments.split,

@@ -12,6 +12,7 @@ from mmsa.errors import UserError
 from mmsa.extensions import add_import_option
 from mmsa.foundation.command_line import CommandParser
 
+PREDICTIONS_FORMAT = "jsonl"  # unless --predictions says another
 _SPLITS = ("train", "val", "test")
 
 
@@ -110,7 +111,7 @@ def _add_report_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--predictions",
-        default="jsonl",
+        default=PREDICTIONS_FORMAT,
         choices=("jsonl", "parquet"),
         help="format of the predictions file (default: %(default)s)",
     )
@@ -192,6 +193,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f"{option} is for one model, and --ensemble for the mean of several; leave one of the "
             "two out. A soup of the same runs is one model: python -m mmsa soup"
         )
+
+
+def asks_for_more(arguments: argparse.Namespace) -> bool:
+    """Whether a report that is there already lacks what is asked for."""
+    return bool(
+        arguments.again
+        or arguments.modality_audit
+        or arguments.calibrate
+        or arguments.predictions != PREDICTIONS_FORMAT
+    )
 
 
 def is_joint(arguments: argparse.Namespace) -> bool:

@@ -62,6 +62,17 @@ def test_runs_are_compared_and_an_existing_report_is_reused(
     assert [read_ledger(run).num_openings for run in runs] == [1, 1, 1]
 
 
+def test_a_comparison_that_calibrates_evaluates_again(runs: list[Path], tmp_path: Path) -> None:
+    first, second = runs[0], runs[2]
+    words = [str(first), str(second), "--compare", "--split", "val", "--out", str(tmp_path)]
+    assert evaluate_main(words) == 0
+    stored = [run / "best" / "calibration.json" for run in (first, second)]
+    for file in stored:
+        file.unlink(missing_ok=True)
+    assert evaluate_main([*words, "--calibrate"]) == 0
+    assert all(file.exists() for file in stored)
+
+
 def test_cores_that_compute_further_batches_change_no_byte(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
