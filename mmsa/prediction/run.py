@@ -191,7 +191,8 @@ def _joined(
         num_rows = len(places.keys() | results.errors.keys())
         for row in range(first, first + num_rows):
             cells = next(all_cells, _END)
-            error = results.errors.get(row, "")
+            # It may repeat a name of a file that is not Unicode.
+            error = results.errors.get(row, "").encode("utf-8", "backslashreplace").decode("utf-8")
             if cells is _END or not (error or row in places):
                 raise _changed(source)
             shown = results.cells.get(row, {}) if cells is None else cells

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +26,7 @@ _LARGEST_FIELD = 1_000_000  # characters; a longer field has an unclosed quote
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its line (or row) number in the file from 1, and its cells by column.
+    """One row: its line (or row) number in the file from 1, and its cells by the table's `keys`.
 
     Cells are strings; some formats also have numbers and None. `problem` is set where the row does
     not parse. Bytes that are not in the encoding become lone surrogates in the cells.
@@ -47,6 +47,23 @@ class Table:
     columns: tuple[str, ...]
     rows: Callable[[], Iterator[Row]]
     separated_by: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """A name for each column: its own, with a number behind it where one before has it."""
+        return unique_names(self.columns)
+
+
+def unique_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """`columns` with `.1`, `.2`, ... behind the repetitions of a name, as pandas reads them."""
+    found: list[str] = []
+    for column in columns:
+        name, number = column, 0
+        while name in found or (number and name in columns):
+            number += 1
+            name = f"{column}.{number}"
+        found.append(name)
+    return tuple(found)
 
 
 def open_table(path: Path, *, encoding: str | None = None) -> Table:
@@ -106,17 +123,17 @@ def _fields(number: int) -> str:
     return f"{number} {'field' if number == 1 else 'fields'}"
 
 
-def _joined(number: int, columns: tuple[str, ...], cells: list[Any]) -> Row:
-    difference = len(cells) - len(columns)
+def _joined(number: int, keys: tuple[str, ...], cells: list[Any]) -> Row:
+    difference = len(cells) - len(keys)
     if difference:
         what = _fields(abs(difference))
         said = f"{what} too many: a text with separators must be in quotes"
         return Row(
             number,
-            problem=f"{_fields(len(cells))}, the header has {len(columns)}: "
+            problem=f"{_fields(len(cells))}, the header has {len(keys)}: "
             + (f"{what} short" if difference < 0 else said),
         )
-    return Row(number, dict(zip(columns, cells, strict=True)))
+    return Row(number, dict(zip(keys, cells, strict=True)))
 
 
 def _csv(path: Path, encoding: str) -> Table:
@@ -172,12 +189,13 @@ def _with_header(
     path: Path, lines: Callable[[], Iterator[tuple[int, list[str]]]], separator: Separator
 ) -> Table:
     columns = _named(path, next(lines(), (0, []))[1])
+    keys = unique_names(columns)
 
     def rows() -> Iterator[Row]:
         read = lines()
         next(read)
         for number, cells in read:
-            yield _joined(number, columns, cells)
+            yield _joined(number, keys, cells)
 
     return Table(columns, rows, str(separator))
 
@@ -227,12 +245,14 @@ def _parquet(path: Path, encoding: str) -> Table:
         columns = tuple(pyarrow.parquet.ParquetFile(path).schema_arrow.names)
     except faults as error:
         raise UserError(_damaged(path, "Parquet", error)) from None
+    keys = list(unique_names(columns))
 
     def rows() -> Iterator[Row]:
         number = 0
         try:
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
-                for cells in batch.to_pylist():
+                named = pyarrow.RecordBatch.from_arrays(batch.columns, names=keys)
+                for cells in named.to_pylist():
                     number += 1
                     yield Row(number, cells)
         except faults as error:
@@ -256,10 +276,11 @@ def _xlsx(path: Path, encoding: str) -> Table:
     if not filled:
         raise UserError(f"the first sheet of {path} is empty; expected a header and rows")
     columns = _named(path, [cell_text(cell) or "" for cell in filled[0][1]])
+    keys = unique_names(columns)
 
     def rows() -> Iterator[Row]:
         for number, cells in filled[1:]:
-            yield _joined(number, columns, cells)
+            yield _joined(number, keys, cells)
 
     return Table(columns, rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 import mmsa
 from evaluate import main as evaluate_main
@@ -26,6 +29,7 @@ from mmsa.prediction import batches, pieces
 from mmsa.prediction.inputs import raw_rows
 from tests.exports import write_tiny_export
 from tests.packed import sample, seal, text, write_split
+from tests.workbooks import xlsx
 
 NUM_ROWS = 45  # 6 batches of 8, the last with 5 rows
 PROBABILITIES = [f"probability_{name}" for name in LABEL_NAMES]
@@ -220,6 +224,53 @@ def test_a_table_of_other_programs(world: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["body"] for row in rows] == ["你好 word1", "word2; word3"]
     assert [row["error"] for row in rows] == ["", ""]
+
+
+@pytest.mark.parametrize("ending", ["csv", "xlsx", "parquet"])
+def test_columns_of_the_same_name_are_all_carried_over(
+    tmp_path: Path, world: Path, ending: str
+) -> None:
+    export = write_tiny_export(
+        tmp_path / "export", model={"fusion": {"name": "text_only"}}, data={"num_workers": 0}
+    )
+    heads = ["note", "text", "note", "note.1", "", ""]
+    cells = ["first", "what a day", "second", "third", "fourth", "fifth"]
+    table = tmp_path / f"a.{ending}"
+    if ending == "csv":
+        table.write_text("\n".join(",".join(row) for row in (heads, cells)))
+    elif ending == "xlsx":
+        xlsx(table, [tuple(heads), tuple(cells)])
+    else:
+        arrays = [pyarrow.array([cell]) for cell in cells]
+        parquet.write_table(pyarrow.Table.from_arrays(arrays, names=heads), table)
+    for out in (tmp_path / "out.jsonl", tmp_path / "out.parquet"):
+        assert main(["predict", str(export), str(table), "--out", str(out)]) == 0
+    expected = dict(zip(["note", "text", "note.2", "note.1", "", ".1"], cells, strict=True))
+    (row,) = rows_of(tmp_path / "out.jsonl")
+    assert {name: row[name] for name in expected} == expected
+    (row,) = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert {name: row[name] for name in expected} == expected
+    # Which of two is the text is not guessed.
+    (tmp_path / "two.csv").write_text("text,text\na,b\n")
+    words = ["predict", str(export), str(tmp_path / "two.csv"), "--out", str(tmp_path / "o.csv")]
+    assert main(words) == 2
+
+
+def test_a_file_name_that_is_no_unicode_is_escaped_in_its_error(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in (b"a", b"caf\xe9"):
+        shutil.copy(world / "images" / "0.png", os.fsencode(raw) + b"/" + name + b".png")
+        Path(os.fsdecode(os.fsencode(raw) + b"/" + name + b".txt")).write_bytes(b"caf\xe9")
+    out = tmp_path / "out.parquet"
+    assert predict(world, raw, out) == 0
+    rows = parquet.read_table(out).to_pylist()
+    assert [row["error"].partition(" is not")[0] for row in rows] == [
+        "text: a.txt", r"text: caf\udce9.txt"
+    ]  # fmt: skip
+    assert capsys.readouterr().out.encode("utf-8")  # what a terminal can show
 
 
 def test_a_folder_of_images_with_texts(world: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class TableRows(RawRows):
         self.path, self.needs, self.preprocessing = path, needs, preprocessing
         self._dataset, self._encoding = dataset, encoding
         table = self._table()
-        self.columns = table.columns
+        self.columns = table.keys
         self.read = _columns_of(table, needs, text_column, image_column, id_column)
         self._num_rows: int | None = None
 
@@ -89,7 +89,8 @@ class TableRows(RawRows):
             return {}
         from pyarrow import parquet
 
-        return {field.name: field for field in parquet.ParquetFile(self.path).schema_arrow}
+        schema = parquet.ParquetFile(self.path).schema_arrow
+        return dict(zip(self.columns, schema, strict=True))
 
     def rows(self) -> Iterator[RawRow]:
         """The rows as the model reads them."""
