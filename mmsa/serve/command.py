@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def _options(arguments: argparse.Namespace) -> Any:
         for name in Options.model_fields
         if getattr(arguments, name, None) is not None
     }
+    if not math.isfinite(arguments.max_body_mb):
+        raise UserError(f"--max-body-mb {arguments.max_body_mb}: expected a number of megabytes")
     given["max_body_bytes"] = round(arguments.max_body_mb * _MIB)
     given["token"] = None if arguments.token_file is None else _token(arguments.token_file)
     try:

@@ -40,6 +40,7 @@ class Options(BaseModel):
     images: Path | None = None  # the folder of POST /test_model
     training: Path | None = None  # the configuration of POST /train_model
     training_processes: int = Field(1, ge=1)
+    imports: list[str] = []  # modules that the model and a training need
     reload_s: float = Field(10.0, ge=0)  # how often a run is asked for a newer best; 0: never
 
 

@@ -90,10 +90,11 @@ def bind(options: Options) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host, as in a..b
+        why = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot listen at {options.host} port {options.port} ({error.strerror}); choose "
-            "another --host or --port"
+            f"cannot listen at {options.host} port {options.port} ({why}); choose another --host "
+            "or --port"
         ) from None
     return listening
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mmsa.config import load_config
 from mmsa.errors import UserError
+from mmsa.extensions import as_options
 from mmsa.foundation.parsing import read_json_objects
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.serve.options import Options
@@ -38,22 +39,28 @@ class Training:
             )
         self._configuration = options.training.resolve()
         self._processes = options.training_processes
+        self._imports = as_options(options.imports)
         run_dir = load_config(str(self._configuration)).run.dir
         if run_dir is None:
             raise UserError(f"--training {options.training}: it has no run.dir; set one")
         self._base = Path(run_dir)
         self._process: subprocess.Popen[bytes] | None = None
         self._run: Path | None = None
+        self._starting = asyncio.Lock()
 
     async def start(self) -> dict[str, Any]:
         """Start a run. Raises `Problem` 409 while one is running."""
+        async with self._starting:  # two requests at once are one start
+            return await self._start()
+
+    async def _start(self) -> dict[str, Any]:
         if self._is_running():
             raise Problem(409, "a training is running already; see GET /train_model")
         name = f"{self._base.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self._run = self._base.with_name(name)
         command = [
             *[sys.executable, "-m", "launch", "run", "-n", str(self._processes)],
-            *[str(self._configuration), f"run.dir={self._run}"],
+            *[str(self._configuration), f"run.dir={self._run}", *self._imports],
         ]
         # Its own session: Ctrl-C at the server's terminal reaches it through `close` alone.
         self._process = await asyncio.to_thread(

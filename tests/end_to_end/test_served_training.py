@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import TINY
@@ -26,6 +27,7 @@ def test_a_training_is_started_watched_and_taken_into_service(shards: Path, tmp_
     from mmsa.serve.counters import Counters
     from mmsa.serve.model import load_served
     from mmsa.serve.options import Options
+    from mmsa.serve.problems import Problem
     from mmsa.serve.reload import watch
     from mmsa.serve.service import Service
     from mmsa.serve.training import Training
@@ -47,9 +49,14 @@ def test_a_training_is_started_watched_and_taken_into_service(shards: Path, tmp_
     try:
         assert http.post("/train_model").status_code == 401
         assert http.get("/train_model", headers=right).json() == {"state": "none", "run": None}
-        begun = http.post("/train_model", headers=right)
-        assert (begun.status_code, begun.json()["state"]) == (202, "running")
-        assert begun.json()["run"].startswith("run-")
+
+        async def both() -> list[Any]:
+            return await asyncio.gather(training.start(), training.start(), return_exceptions=True)
+
+        begun, refused = asyncio.run(both())  # two clients at once
+        assert begun["state"] == "running"
+        assert begun["run"].startswith("run-")
+        assert isinstance(refused, Problem)
         again = http.post("/train_model", headers=right)
         assert again.status_code == 409
         while (state := http.get("/train_model", headers=right).json())["state"] == "running":

@@ -117,6 +117,9 @@ def test_a_damaged_export_or_a_wrong_option_ends_the_command(
         ([export, "--max-batch", "0"], "--max-batch: Input should be greater than or equal to 1"),
         ([export, "--token-file", short], "has no usable token"),
         ([export, "--host", "203.0.113.1"], "cannot listen at 203.0.113.1 port 8000"),
+        ([export, "--host", "a..b"], "cannot listen at a..b port 8000"),
+        ([export, "--max-body-mb", "nan"], "--max-body-mb nan: expected a number of megabytes"),
+        ([export, "--max-body-mb", "inf"], "--max-body-mb inf: expected a number of megabytes"),
     ):
         assert main(["serve", *map(str, arguments)]) == 2
         said = capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_a_person_predicts_a_post_and_a_table(
 
     page.get_by_label("Text", exact=True).fill("what a day")
     page.locator("#image").set_input_files(tmp_path / "day.jpg")
-    assert page.locator("#preview").is_visible()
+    page.locator("#preview").wait_for()
     page.locator("#text").focus()
     page.keyboard.press("Control+Enter")
     page.locator("#result .answer").wait_for()
@@ -108,6 +108,23 @@ def _predict_table(page: Any, expected: Any, tmp_path: Path) -> None:
             [["id", "text", "image"], ["1", text, "day.jpg"], ["2", "a", "no.jpg"], ["3", "", ""]]
             + [[str(number), "what a day", ""] for number in range(4, 40)]
         )
+    (tmp_path / "latin.csv").write_bytes("text\nschön\n".encode("latin-1"))
+    page.locator("#csv").set_input_files(tmp_path / "latin.csv")
+    page.get_by_text("This file is not in UTF-8").wait_for()
+    assert page.get_by_role("button", name="Predict all").is_disabled()
+    for content, number in (
+        ("text,image,notes; other\na,b;c,d\n", 1),
+        ('sep=;\ntext;image\n"a;b";\nc;\n', 2),
+        ("text|image\na,b|\n", 1),
+        ("\ufefftext\timage\na\t\n", 1),
+    ):
+        for encoding in ("utf-8", "utf-16"):
+            file = tmp_path / f"{len(content)}-{encoding}.csv"
+            file.write_text(content, encoding=encoding)
+            page.locator("#csv").set_input_files(tmp_path / "latin.csv")
+            page.get_by_text("This file is not in UTF-8").wait_for()
+            page.locator("#csv").set_input_files(file)
+            page.get_by_text(f"{number} posts", exact=True).wait_for()
     page.locator("#csv").set_input_files(tmp_path / "posts.csv")
     page.locator("#pictures").set_input_files(tmp_path / "day.jpg")
     page.get_by_role("button", name="Predict all").click()
