@@ -4,7 +4,7 @@
              lock             held while a process is working
              chunks/          see chunks.py
              done/            one record per finished shard, see write.py
-             out/             renamed to OUT at the end
+             out/             renamed to OUT at the end; a part's chunks are moved into it first
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def workdir(
             "Continue with --resume, or remove that directory to start again"
         )
     try:
-        for name in ("chunks", "done", "out"):
-            (path / name).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         lock = DirectoryLock(path, "lock")
     except BlockingIOError:
         raise UserError(f"another process is packing into {out} (it holds {path}/lock)") from None
@@ -68,6 +67,7 @@ def workdir(
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     with lock:
         try:
+            _make_folders(path)
             _check_settings(path / _SETTINGS_NAME, settings, out, defaults or {})
             yield path
         except UserError as error:
@@ -80,6 +80,16 @@ def workdir(
                 "with --resume"
             ) from None
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_folders(path: Path) -> None:
+    """The folders of the working directory `path`, whose lock is held."""
+    moved, chunks = path / "out" / "chunks", path / "chunks"
+    if moved.is_dir():  # a part was interrupted after `merge.finish_part` moved them: all are done
+        shutil.rmtree(chunks, ignore_errors=True)
+        moved.rename(chunks)
+    for folder in (chunks, path / "done", path / "out"):
+        folder.mkdir(exist_ok=True)
 
 
 def _changes(
