@@ -225,6 +225,34 @@ def test_what_webdataset_skips_is_skipped(tmp_path: Path) -> None:
     assert {f"d/k{n}" for n in range(3)} <= {sample["__key__"] for sample in stock}
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+@pytest.mark.parametrize("linked", [("jpg",), ("cls",), ("txt",), ("cls", "jpg", "txt")])
+def test_a_link_is_not_a_file(
+    tmp_path: Path, kind: bytes, linked: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GNU tar writes a file with two names once, and then a link: perhaps into another sample."""
+    latest = tarfile.TarInfo("latest")  # of no sample
+    latest.type, latest.linkname = kind, "a.jpg"
+    with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key in "abc":
+            for field, content in (("cls", b"glad"), ("jpg", jpeg(1)), ("txt", b"text")):
+                info = tarfile.TarInfo(f"{key}.{field}")
+                info.size = len(content)
+                if key == "b" and field in linked:  # some programs write the target's size
+                    info.type, info.linkname = kind, f"a.{field}"
+                tar.addfile(info, io.BytesIO(content) if info.isfile() else None)
+                tar.addfile(latest)
+    name = f"b.{linked[0]}"
+    message = f"sample 1 does not fit: the member {name} is a link to a.{linked[0]}, and samples"
+    assert run(tmp_path, "--keep-missing", "text,image") == 2
+    assert message in capsys.readouterr().err
+    assert run(tmp_path, "--skip-bad") == 0
+    assert load_manifest(tmp_path).splits["train"].num_samples == 2
+    (line,) = rejected_lines(tmp_path)
+    assert f"the member {name} is a link" in line["detail"]
+    assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
+
+
 def test_dots_in_keys_are_named_and_messages_are_short(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
