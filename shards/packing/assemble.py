@@ -95,7 +95,9 @@ def assemble(
     lines = [(item.source_id, str(item.reason), item.detail) for item in rejected]
     for key, why in assignment.left_out.items():
         lines.append((samples[key].example.source_id, LEFT_OUT, why))
-    rejected_sha256 = write_rejected(directory / REJECTED_NAME, lines)
+    listed = rejected_lines(lines)
+    (directory / REJECTED_NAME).write_bytes(listed)
+    rejected_sha256 = hashlib.sha256(listed).hexdigest()
     manifest = _manifest(source, settings, assignment, splits, lines, rejected_sha256)
     manifest = write_manifest(directory, manifest)
     (directory / CARD_NAME).write_text(card_text(manifest), encoding="utf-8")
@@ -221,15 +223,13 @@ def _missing_hint(rejected: Sequence[Rejected], name: str) -> str:
     return f"{hint}. Samples that have {named} are kept with --keep-missing {','.join(wanted)}"
 
 
-def write_rejected(path: Path, lines: Iterable[tuple[str, str, str]]) -> str:
-    """Write `rejected.jsonl`; returns its sha256."""
-    content = "".join(
+def rejected_lines(lines: Iterable[tuple[str, str, str]]) -> bytes:
+    """The content of `rejected.jsonl`, of (source id, reason, detail)."""
+    return "".join(
         json.dumps({"source_id": source_id, "reason": reason, "detail": detail}, ensure_ascii=False)
         + "\n"
         for source_id, reason, detail in lines
     ).encode("utf-8")
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _manifest(

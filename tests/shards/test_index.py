@@ -15,7 +15,7 @@ import webdataset as wds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from raw import jpeg
+from raw import digests, jpeg
 from raw import rejected as rejected_lines
 
 from mmsa.data.decoding import image_views
@@ -223,6 +223,65 @@ def test_what_webdataset_skips_is_skipped(tmp_path: Path) -> None:
     assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
     stock = wds.WebDataset([str(path)], shardshuffle=False, empty_check=False)
     assert {f"d/k{n}" for n in range(3)} <= {sample["__key__"] for sample in stock}
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "options", "message"),
+    [
+        ("set", "train-10:00.tar", [], "'train-10:00.tar' in "),
+        ("set", "._train.tar", [], "'._train.tar' in "),
+        ("set", "train-\udcff.tar", [], "'train-\\udcff.tar' in "),
+        ("set-\udcff", "train.tar", [], '"dataset": "set-\\udcff"'),
+        ("set", "train.tar", ["--split", "train=*", "--split", "val=\udcff"], '"val": "\\udcff"'),
+    ],
+)
+def test_names_that_no_manifest_can_have(
+    tmp_path: Path,
+    folder: str,
+    name: str,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = tmp_path / folder
+    directory.mkdir()
+    sample = {"__key__": "a", "jpg": jpeg(1), "txt": "text", "cls": "glad"}
+    write_tar(directory / name, [sample])
+    assert run(directory, *options) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in directory.iterdir()] == [name]
+
+
+def test_an_interrupted_index_is_no_set(
+    tars: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never the old manifest with some of the new indexes."""
+    assert run(tars, *FIELDS) == 0
+    before = digests(tars)
+    replace, left = os.replace, [2]
+
+    def interrupted(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    other = [*FIELDS, "--classes", "sad,glad", "--overwrite"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        assert run(tars, *other) == 130
+    after = digests(tars)
+    assert sum(after.get(name) != before[name] for name in before) == 3  # two and the manifest
+    assert sorted(after) == sorted(before.keys() - {"manifest.json"})
+    assert run(tars, *other) == 0
+    assert load_manifest(tars).classes == ("sad", "glad")
+    assert main(["verify", str(tars), "--quiet", "--workers", "1"]) == 0
+    (tars / "train-a.idx").unlink()
+    (tars / "train-a.idx").mkdir()  # which no file can replace
+    capsys.readouterr()
+    assert run(tars, *other) == 2
+    assert f"error: the index of {tars} cannot be written: [Errno 21]" in capsys.readouterr().err
+    assert not list(tars.glob(".*"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
