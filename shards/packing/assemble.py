@@ -121,7 +121,8 @@ def _assign(
         # Encoding is done and does not depend on the split, so the user may choose another one.
         raise ResumableError(
             f"{error}. The images are already encoded and kept: add --resume to the next command, "
-            "which may use other options for the split"
+            "which may use other options for the split",
+            anew=f"{error}. Pack again with other options for the split",
         ) from None
     assert len(assignment.split_of) + len(assignment.left_out) == len(samples)
     return assignment
@@ -179,10 +180,11 @@ def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected], source: s
             raise UserError(
                 f"{told}. {option}, mend the data, or add --allow-dropped to pack the rest"
             )
+        hint = _missing_hint([r for r in rejected if str(r.reason) == share.reason], source)
         raise ResumableError(
             f"{told}. Mend the data and add --resume, or add --allow-dropped --resume to pack the "
-            "rest; the images that are encoded are kept"
-            + _missing_hint([r for r in rejected if str(r.reason) == share.reason], source)
+            f"rest; the images that are encoded are kept{hint}",
+            anew=f"{told}. Mend the data, or add --allow-dropped to pack the rest{hint}",
         )
 
 

@@ -27,7 +27,14 @@ _FORMAT = 2  # of the working directory; another version cannot be resumed
 
 
 class ResumableError(UserError):
-    """An error that keeps the finished work, for `--resume`."""
+    """An error that keeps the finished work, for `--resume`.
+
+    `anew` is its message for a command that keeps nothing, as a packing into a store.
+    """
+
+    def __init__(self, message: str, *, anew: str) -> None:
+        super().__init__(message)
+        self.anew = anew
 
 
 def workdir_path(out: Path) -> Path:
@@ -75,9 +82,9 @@ def workdir(
                 shutil.rmtree(path, ignore_errors=True)
             raise
         except OSError as error:
+            told = f"{out} could not be written: {error}"
             raise ResumableError(
-                f"{out} could not be written: {error}. The finished work is in {path}; continue "
-                "with --resume"
+                f"{told}. The finished work is in {path}; continue with --resume", anew=told
             ) from None
         shutil.rmtree(path, ignore_errors=True)
 
