@@ -240,14 +240,26 @@ def test_labels_below_zero_are_a_value_of_the_option(
     assert "usage" not in capsys.readouterr().err
 
 
-def test_a_split_file_with_semicolons(tmp_path: Path) -> None:
+def test_split_files_of_other_programs(tmp_path: Path) -> None:
     path = table(tmp_path, ROWS[:-1], column="x")
     lines = [f"i{n};{split.strip()}" for n, (_, _, split) in enumerate(ROWS[:-1])]
     for name, content in (
         ("a.csv", "\n".join(["id;split", *lines]).encode("utf-16")),
         ("b.csv", "\n".join(["sep=;", "id;split", *lines]).encode()),
+        ("mac.csv", "\r".join(["sep=;", "id;split", *lines]).encode()),
+        ("mixed.csv", "\r\n".join(["id;split", "\r".join(lines[:3]), *lines[3:], ""]).encode()),
     ):
         (tmp_path / name).write_bytes(content)
         out = tmp_path / f"out-{name}"
         assert pack(path, out, "--protocol", f"file:{tmp_path / name}") == 0
         assert keys_of(load_manifest(out)) == {"train": 6, "val": 2, "test": 2}
+
+
+def test_a_split_file_that_is_no_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path, ROWS)
+    file = tmp_path / "splits.csv"
+    file.write_text(f"id,split,text\ni0,train,short\ni1,val,{'x' * 1_000_001}\n")
+    assert pack(path, tmp_path / "out", "--protocol", f"file:{file}") == 2
+    said = capsys.readouterr().err
+    assert f"the split file {file} is not a CSV file: field larger than field limit (" in said
+    assert "at line 3. It needs only the columns id and split" in said
