@@ -160,7 +160,7 @@ def scan_tar(task: ScanTask) -> TarContents:
                     if not task.settings.skip_bad:
                         raise UserError(_does_not_fit(path, number, reject.detail)) from None
                     name = f"{path.name}:{number}"
-                    rejected.append(Rejected(name, reject.reason, reject.detail))
+                    rejected.append(reject.of(name))
                     continue
                 lacks = missing_bits(
                     has_text=sample.text is not None, has_image=sample.image_field is not None

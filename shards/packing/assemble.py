@@ -211,11 +211,7 @@ def _missing_hint(rejected: Sequence[Rejected], name: str) -> str:
     of_texts = {Reason.NO_TEXT, Reason.EMPTY_TEXT}
     without_image = [item for item in rejected if item.reason == Reason.NO_IMAGE]
     # A path to no file is a mistake, which no option makes a sample without an image.
-    wrong = [
-        item
-        for item in without_image
-        if source.names_images and item.detail.endswith("does not exist")
-    ]
+    wrong = [item for item in without_image if source.names_images and item.no_file]
     hint = ". Paths of images are relative to the folder of the table" if wrong else ""
     wanted = ["text"] * any(item.reason in of_texts for item in rejected)
     wanted += ["image"] * (len(without_image) > len(wrong))
