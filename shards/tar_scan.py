@@ -198,6 +198,7 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
         members = tar_members(piece)
         key, image, text, json = sample_of(members, settings.fields)
         object_in(json)  # raises where it is not readable
+        key.encode("utf-8")  # raises where the index could not have its hash
     except (ValueError, tarfile.TarError) as error:
         hint = (
             "Fields are named with --image-field and --text-field; --keep-missing keeps samples "

@@ -252,6 +252,26 @@ def test_names_that_no_manifest_can_have(
     assert [path.name for path in directory.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("start", ["", "long" * 30])
+def test_keys_that_are_not_utf_8(
+    tmp_path: Path, form: int, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if start and form == tarfile.USTAR_FORMAT:
+        start = "folder/" * 16  # the most that its headers hold
+    with tarfile.open(tmp_path / "train.tar", "w", format=form) as tar:
+        for key in ("a", f"{start}\udcff"):
+            for field, content in (("cls", b"glad"), ("jpg", jpeg(1)), ("txt", b"text")):
+                info = tarfile.TarInfo(f"{key}.{field}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    assert run(tmp_path) == 2
+    assert "train.tar: sample 1 does not fit: 'utf-8' codec can't" in capsys.readouterr().err
+    assert run(tmp_path, "--skip-bad") == 0
+    assert load_manifest(tmp_path).splits["train"].num_samples == 1
+    assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
+
+
 def test_an_interrupted_index_is_no_set(
     tars: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
