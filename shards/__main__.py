@@ -22,6 +22,8 @@ from shards import protocols_cli
 from shards.pack_cli import add_merge, add_pack
 
 EXIT_FAULTS = 1  # verify found something
+# The commands that write, and whose results have their names only once they are whole.
+_WHOLE_OR_ABSENT = ("pack", "merge", "push", "index", "synthetic")
 
 # Slow imports are inside the functions that need them, to keep --help fast.
 
@@ -253,6 +255,19 @@ def _classes_joined(argv: Sequence[str]) -> list[str]:
     return found
 
 
+def _can_resume(args: argparse.Namespace | None) -> bool:
+    """Whether the command may be repeated with --resume: a packing into a store keeps nothing."""
+    return hasattr(args, "resume") and isinstance(getattr(args, "out", None), Path)
+
+
+def _left_behind(args: argparse.Namespace | None) -> str:
+    """What the message on an interruption adds: what is left of the command's work."""
+    if args is None or args.command not in _WHOLE_OR_ABSENT:
+        return ""
+    how = ". Continue by the same command with --resume" if _can_resume(args) else ""
+    return f"; nothing incomplete was left under its final name{how}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for faults that `verify` found, 2 for a
     `UserError`, 130 after Ctrl-C, 141 where stdout is closed."""
@@ -264,14 +279,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int | None = args.run(args)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A `ResumableError` speaks of --resume, but for its `anew`.
+        told = error if _can_resume(args) else getattr(error, "anew", error)
+        print(f"error: {told}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        goes_on = ". Continue by the same command with --resume" if hasattr(args, "resume") else ""
-        print(
-            f"interrupted; nothing incomplete was left under its final name{goes_on}",
-            file=sys.stderr,
-        )
+        print(f"interrupted{_left_behind(args)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return discard_stdout()

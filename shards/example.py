@@ -105,12 +105,14 @@ class EncodedSample:
 class Rejected:
     """One line of `rejected.jsonl`. `detail` says what was found, without absolute paths.
 
-    File names need not be valid Unicode; what UTF-8 cannot encode is written as an escape.
+    `no_file` is not in that line: whether the sample names a file that does not exist. File names
+    need not be valid Unicode; what UTF-8 cannot encode is written as an escape.
     """
 
     source_id: str
     reason: Reason
     detail: str
+    no_file: bool = field(default=False, repr=False)  # said by `detail`: no part of a fingerprint
 
     def __post_init__(self) -> None:
         for name in ("source_id", "detail"):
@@ -159,10 +161,15 @@ class RawData:
 class Reject(Exception):
     """Raised where an example is not usable; becomes a `Rejected`."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, *, no_file: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.no_file = no_file
+
+    def of(self, source_id: str) -> Rejected:
+        """The `Rejected` of the example `source_id`."""
+        return Rejected(source_id, self.reason, self.detail, self.no_file)
 
 
 def image_reason(error: BadImage) -> Reason:
@@ -197,7 +204,7 @@ def read_file(
     except NotRegular as error:
         raise Reject(unreadable, f"{shown}: {error.strerror}") from None
     except FileNotFoundError:
-        raise Reject(missing, f"{shown} does not exist") from None
+        raise Reject(missing, f"{shown} does not exist", no_file=True) from None
     except OSError as error:
         raise Reject(unreadable, f"{shown}: {error.strerror or type(error).__name__}") from None
     except ValueError:  # a NUL or half a character in the name

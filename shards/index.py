@@ -17,19 +17,21 @@ from mmsa.data.decoding.limits import MAX_CHARACTERS
 from mmsa.data.index_file import INDEX_DTYPE, index_bytes, key_hash, missing_counts
 from mmsa.data.manifest import (
     MANIFEST_NAME,
+    PLAIN_NAME,
     Manifest,
     ProtocolInfo,
     ShardInfo,
     load_manifest,
+    manifest_text,
     version_of,
-    write_manifest,
 )
 from mmsa.errors import UserError
+from mmsa.foundation.atomic_write import write_files
 from mmsa.process.progress import Progress
 from mmsa.raw_files.numbers import number_in, position_in
 from shards.class_names import refuse_empty, refuse_similar
 from shards.example import Reason, Rejected
-from shards.packing.assemble import write_rejected
+from shards.packing.assemble import rejected_lines
 from shards.packing.worker_pool import WorkerPool, default_workers
 from shards.packing.write import split_info
 from shards.reports.dropped import REJECTED_NAME
@@ -59,7 +61,8 @@ def index(
     Raises `UserError` where no tar fits the patterns or one fits two, where a sample does not fit
     the fields, where a key is repeated, and where index files exist (unless `overwrite`). With
     `settings.skip_bad` such samples and later ones of a key are left out, and listed in
-    `rejected.jsonl`. Nothing is written before every sample has been read.
+    `rejected.jsonl`. Nothing is written before every sample has been read. Each file is whole or
+    absent, and the manifest is the last one: an older one is removed before the first index.
     """
     tars = _tars_of(directory, settings)
     _refuse_packed(directory)
@@ -80,41 +83,58 @@ def index(
             found.append(result)
             progress.advance()
     found, split_of = _unique_keys(tars, found, skip_bad=settings.skip_bad)
-    rejected = [item for one in found for item in one.rejected]
     classes = _classes(settings, tars, found)
-    shards: dict[str, list[ShardInfo]] = {
-        name: [] for name in SPLITS if any(split == name for split, _ in tars)
-    }
+    with_tars = {split for split, _ in tars}
+    shards: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS if name in with_tars}
+    files = {}
     for (split, tar), one in zip(tars, found, strict=True):
-        shards[split].append(_write_index(tar, one, classes))
-    split_infos = {name: split_info(parts, classes) for name, parts in shards.items()}
-    return write_manifest(
-        directory,
-        Manifest(
-            version=version_of(split_infos),
-            dataset=settings.dataset or directory.resolve().name,
-            classes=classes,
-            label_rule="given",
-            protocol=ProtocolInfo(
-                name=INDEXED,
-                version=1,
-                settings={"splits": dict(settings.splits)},
-                hash=protocol_hash(split_of),
-            ),
-            source=_source(directory, settings, found, rejected),
-            packing={
-                "image_mode": "original",
-                "image_short_side_px": None,
-                "image_quality": 90,
-                "fields": {
-                    "image": _image_fields(settings, found),
-                    "text": list(settings.fields.text),
-                    "label": ",".join(settings.labels),
-                },
-            },
-            splits=split_infos,
+        shard, content = _index_of(tar, one, classes)
+        shards[split].append(shard)
+        files[shard.index] = content
+    if settings.skip_bad:
+        left_out = (item for one in found for item in one.rejected)
+        lines = [(item.source_id, str(item.reason), item.detail) for item in left_out]
+        files[REJECTED_NAME] = rejected_lines(lines)
+    splits = {name: split_info(parts, classes) for name, parts in shards.items()}
+    manifest = Manifest(
+        version=version_of(splits),
+        dataset=settings.dataset or directory.resolve().name,
+        classes=classes,
+        label_rule="given",
+        protocol=ProtocolInfo(
+            name=INDEXED,
+            version=1,
+            settings={"splits": dict(settings.splits)},
+            hash=protocol_hash(split_of),
         ),
-    )
+        source=_source(settings, found, files.get(REJECTED_NAME)),
+        packing=_packing(settings, found),
+        splits=splits,
+    ).sealed()
+    _write(directory, files, manifest)
+    return manifest
+
+
+def _write(directory: Path, files: dict[str, bytes], manifest: Manifest) -> None:
+    """Write `files` and then the manifest. Raises `UserError` where one of them cannot be."""
+    text = manifest_text(manifest)
+    try:
+        files[MANIFEST_NAME] = text.encode("utf-8")  # the last one
+    except UnicodeEncodeError as error:
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise UserError(
+            f"the manifest would not be UTF-8, at {ascii(line.strip()[:200])}: an option, a class, "
+            "or the directory's name, in place of which --dataset gives another"
+        ) from None
+    try:
+        # First: readers must find the old set or the new one, never some of both.
+        (directory / MANIFEST_NAME).unlink(missing_ok=True)
+        write_files(directory, files)
+    except OSError as error:
+        raise UserError(
+            f"the index of {directory} cannot be written: {error}. Nothing there may be read-only, "
+            f"and it needs {sum(map(len, files.values())):,} bytes. Then repeat the command"
+        ) from None
 
 
 def _refuse_packed(directory: Path) -> None:
@@ -144,6 +164,12 @@ def _tars_of(directory: Path, settings: IndexSettings) -> list[tuple[str, Path]]
                 f"{path} is {what} by the patterns "
                 f"{', '.join(f'{n}={p}' for n, p in settings.splits)}. Name the tars of each split "
                 "with --split train=PATTERN --split val=PATTERN --split test=PATTERN"
+            )
+        if not PLAIN_NAME.fullmatch(path.name):
+            raise UserError(
+                f"{ascii(path.name)} in {directory} cannot be in a manifest: names of files there "
+                "are UTF-8, without a colon, and do not begin with a dot. Rename it, or move it to "
+                "another directory if it is not a tar of the set"
             )
         found.append((splits[0], path))
     if not found:
@@ -180,22 +206,19 @@ def _unique_keys(
 
 
 def _source(
-    directory: Path,
-    settings: IndexSettings,
-    found: list[TarContents],
-    rejected: list[Rejected],
+    settings: IndexSettings, found: list[TarContents], rejected: bytes | None
 ) -> dict[str, Any]:
-    """The manifest's `source`; writes `rejected.jsonl` where samples may be left out."""
+    """The manifest's `source`; `rejected` is the content of `rejected.jsonl`, if it has one."""
+    left_out = [item for one in found for item in one.rejected]
     kept = sum(len(one.keys) for one in found)
     source: dict[str, Any] = {
         "name": "index",
-        "read": kept + len(rejected),
+        "read": kept + len(left_out),
         "kept": kept,
-        "dropped": dict(Counter(str(item.reason) for item in rejected).most_common()),
+        "dropped": dict(Counter(str(item.reason) for item in left_out).most_common()),
     }
-    if settings.skip_bad:
-        lines = [(item.source_id, str(item.reason), item.detail) for item in rejected]
-        source["rejected_sha256"] = write_rejected(directory / REJECTED_NAME, lines)
+    if rejected is not None:
+        source["rejected_sha256"] = hashlib.sha256(rejected).hexdigest()
     facts: dict[str, Any] = {}
     if settings.max_characters != MAX_CHARACTERS:
         facts["max_characters"] = settings.max_characters
@@ -203,6 +226,20 @@ def _source(
     if warnings:
         facts["warnings"] = warnings
     return {**source, "facts": facts} if facts else source
+
+
+def _packing(settings: IndexSettings, found: list[TarContents]) -> dict[str, Any]:
+    """The manifest's `packing`."""
+    return {
+        "image_mode": "original",
+        "image_short_side_px": None,
+        "image_quality": 90,
+        "fields": {
+            "image": _image_fields(settings, found),
+            "text": list(settings.fields.text),
+            "label": ",".join(settings.labels),
+        },
+    }
 
 
 def _image_fields(settings: IndexSettings, found: list[TarContents]) -> list[str]:
@@ -235,7 +272,8 @@ def _classes(
     return names
 
 
-def _write_index(tar: Path, found: TarContents, classes: tuple[str, ...]) -> ShardInfo:
+def _index_of(tar: Path, found: TarContents, classes: tuple[str, ...]) -> tuple[ShardInfo, bytes]:
+    """The manifest's entry of a tar, and the content of its index."""
     records = np.zeros(len(found.keys), dtype=INDEX_DTYPE)
     for record, place, key, label in zip(
         records, found.places, found.keys, found.labels, strict=True
@@ -247,16 +285,15 @@ def _write_index(tar: Path, found: TarContents, classes: tuple[str, ...]) -> Sha
         record["key_hash"] = record["group"] = key_hash(key)
         record["label"] = classes.index(label)
     content = index_bytes(records, tar_bytes=found.tar_bytes, tar_sha256=found.tar_sha256)
-    path = tar.with_suffix(".idx")
-    path.write_bytes(content)
     counts = Counter(found.labels)
-    return ShardInfo(
+    shard = ShardInfo(
         tar=tar.name,
         tar_bytes=found.tar_bytes,
         tar_sha256=found.tar_sha256,
-        index=path.name,
+        index=tar.with_suffix(".idx").name,
         index_sha256=hashlib.sha256(content).hexdigest(),
         num_samples=len(found.keys),
         classes={name: counts[name] for name in classes},
         missing=missing_counts(records),
     )
+    return shard, content

@@ -211,9 +211,9 @@ def _run_pack(args: argparse.Namespace) -> None:
     if args.resume or args.part:
         raise UserError(f"--resume and --part need a folder; pack into one, and push it to {url}")
     with tempfile.TemporaryDirectory(prefix="mmsa-pack-") as folder:
-        args.out = Path(folder) / "shards"
-        _pack_into(args)
-        push(args.out, url, overwrite=args.overwrite, quiet=args.quiet)
+        out = Path(folder) / "shards"
+        _pack_into(argparse.Namespace(**{**vars(args), "out": out}))
+        push(out, url, overwrite=args.overwrite, quiet=args.quiet)
     if not args.quiet:
         print(f"uploaded to {url}\nnext: python -m shards info {shlex.quote(url)}")
 

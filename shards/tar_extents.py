@@ -1,6 +1,7 @@
 """Where the samples of a tar begin and end, and whether the tar ends as a tar should.
 
-Members that WebDataset's own reader skips are skipped.
+Members that WebDataset's own reader skips are skipped, but for links: they belong to their sample,
+which does not fit with one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa.data.members import key_and_field
+from mmsa.data.members import is_link, key_and_field
 from mmsa.errors import UserError
 from mmsa.foundation.regular_file import open_regular
 
@@ -37,10 +38,13 @@ def extents(path: Path) -> Extents:
     with tarfile.open(path, "r:") as tar:
         try:
             for member in tar:
-                named = key_and_field(member.name) if member.isfile() else None
+                if not (member.isfile() or is_link(member)):
+                    continue
+                named = key_and_field(member.name)
                 if named is None:
                     continue
-                stop = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                size = member.size if member.isfile() else 0  # a link's may be that of its target
+                stop = member.offset_data + -(-size // _BLOCK) * _BLOCK
                 if named[0] == last:
                     samples[-1] = samples[-1][0], stop
                 else:

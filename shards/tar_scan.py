@@ -160,7 +160,7 @@ def scan_tar(task: ScanTask) -> TarContents:
                     if not task.settings.skip_bad:
                         raise UserError(_does_not_fit(path, number, reject.detail)) from None
                     name = f"{path.name}:{number}"
-                    rejected.append(Rejected(name, reject.reason, reject.detail))
+                    rejected.append(reject.of(name))
                     continue
                 lacks = missing_bits(
                     has_text=sample.text is not None, has_image=sample.image_field is not None
@@ -198,6 +198,7 @@ def _fitting(piece: bytes, settings: IndexSettings) -> _Sample:
         members = tar_members(piece)
         key, image, text, json = sample_of(members, settings.fields)
         object_in(json)  # raises where it is not readable
+        key.encode("utf-8")  # raises where the index could not have its hash
     except (ValueError, tarfile.TarError) as error:
         hint = (
             "Fields are named with --image-field and --text-field; --keep-missing keeps samples "

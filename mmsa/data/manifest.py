@@ -47,8 +47,9 @@ VERSIONS = (1, 2)
 Modality = Literal["text", "image"]
 MODALITIES: tuple[Modality, ...] = ("text", "image")
 
-# A pattern, because pathlib would take most of the time of loading 100,000 shards.
-_PLAIN_NAME = re.compile(r"[^./:\0][^/:\0]*")
+# Of a file in a manifest, which is UTF-8: half a character is a name's byte that is not. A pattern,
+# because pathlib would take most of the time of loading 100,000 shards.
+PLAIN_NAME = re.compile(r"[^./:\0\ud800-\udfff][^/:\0\ud800-\udfff]*")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # Modality -> number of samples without it. Left out where there are none: only in version 2.
 Missing = Annotated[dict[Modality, PositiveInt], Field(exclude_if=lambda counts: not counts)]
@@ -75,7 +76,7 @@ class ShardInfo(_Strict):
     def _plain_name(cls, name: str) -> str:
         # A manifest may come from a stranger. Refuse names that leave the folder and names that
         # webdataset would run as a command ("pipe:...").
-        if not _PLAIN_NAME.fullmatch(name):
+        if not PLAIN_NAME.fullmatch(name):
             raise ValueError(f"'{name}' is not a plain file name")
         return name
 

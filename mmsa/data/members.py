@@ -152,9 +152,11 @@ def object_in(content: bytes) -> dict[str, Any]:
 def tar_members(content: C) -> list[tuple[str, C]]:
     """(name, bytes) of the regular members in a piece of a tar, in their order.
 
-    The members of a memoryview are views. Plain ustar headers (POSIX.1-1988) are read here, ten
-    times as fast as by `tarfile`; anything else (long names, PAX headers) goes to `tarfile`. Raises
-    `ValueError` or `tarfile.TarError` if it is not a tar or its last member is truncated.
+    A link is an error, because its content may be in another sample's piece; one that belongs to no
+    sample is skipped. The members of a memoryview are views. Plain ustar headers (POSIX.1-1988) are
+    read here, ten times as fast as by `tarfile`; anything else (long names, PAX headers) goes to
+    `tarfile`. Raises `ValueError` or `tarfile.TarError` if it is not a tar or its last member is
+    truncated.
     """
     members: list[tuple[str, C]] = []
     at = 0
@@ -172,6 +174,11 @@ def tar_members(content: C) -> list[tuple[str, C]]:
         members.append((name, content[at:end]))
         at = end + (at - end) % _BLOCK
     return members
+
+
+def is_link(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a hard or symbolic link: it has a name and no content."""
+    return member.islnk() or member.issym()
 
 
 def packed_sample(content: bytes) -> tuple[str, memoryview, str, bytes] | None:
@@ -228,6 +235,14 @@ def _tarfile_members(content: C) -> list[tuple[str, C]]:
     # In this mode a damaged header is an error; by default, some count as the end of the tar.
     with tarfile.open(fileobj=_Bounded(content), mode="r:") as tar:
         for member in tar:
+            if is_link(member):
+                if key_and_field(member.name) is not None:
+                    raise ValueError(
+                        f"the member {member.name[: 2 * _SHOWN]} is a link to "
+                        f"{member.linkname[: 2 * _SHOWN]}, and samples need files; write the tar "
+                        "with tar --dereference --hard-dereference"
+                    )
+                continue
             opened = tar.extractfile(member)
             if opened is not None:
                 data = opened.read()

@@ -95,7 +95,9 @@ def assemble(
     lines = [(item.source_id, str(item.reason), item.detail) for item in rejected]
     for key, why in assignment.left_out.items():
         lines.append((samples[key].example.source_id, LEFT_OUT, why))
-    rejected_sha256 = write_rejected(directory / REJECTED_NAME, lines)
+    listed = rejected_lines(lines)
+    (directory / REJECTED_NAME).write_bytes(listed)
+    rejected_sha256 = hashlib.sha256(listed).hexdigest()
     manifest = _manifest(source, settings, assignment, splits, lines, rejected_sha256)
     manifest = write_manifest(directory, manifest)
     (directory / CARD_NAME).write_text(card_text(manifest), encoding="utf-8")
@@ -119,7 +121,8 @@ def _assign(
         # Encoding is done and does not depend on the split, so the user may choose another one.
         raise ResumableError(
             f"{error}. The images are already encoded and kept: add --resume to the next command, "
-            "which may use other options for the split"
+            "which may use other options for the split",
+            anew=f"{error}. Pack again with other options for the split",
         ) from None
     assert len(assignment.split_of) + len(assignment.left_out) == len(samples)
     return assignment
@@ -177,10 +180,11 @@ def _refuse_dropped(raw: str, kept: int, rejected: Sequence[Rejected], source: s
             raise UserError(
                 f"{told}. {option}, mend the data, or add --allow-dropped to pack the rest"
             )
+        hint = _missing_hint([r for r in rejected if str(r.reason) == share.reason], source)
         raise ResumableError(
             f"{told}. Mend the data and add --resume, or add --allow-dropped --resume to pack the "
-            "rest; the images that are encoded are kept"
-            + _missing_hint([r for r in rejected if str(r.reason) == share.reason], source)
+            f"rest; the images that are encoded are kept{hint}",
+            anew=f"{told}. Mend the data, or add --allow-dropped to pack the rest{hint}",
         )
 
 
@@ -207,11 +211,7 @@ def _missing_hint(rejected: Sequence[Rejected], name: str) -> str:
     of_texts = {Reason.NO_TEXT, Reason.EMPTY_TEXT}
     without_image = [item for item in rejected if item.reason == Reason.NO_IMAGE]
     # A path to no file is a mistake, which no option makes a sample without an image.
-    wrong = [
-        item
-        for item in without_image
-        if source.names_images and item.detail.endswith("does not exist")
-    ]
+    wrong = [item for item in without_image if source.names_images and item.no_file]
     hint = ". Paths of images are relative to the folder of the table" if wrong else ""
     wanted = ["text"] * any(item.reason in of_texts for item in rejected)
     wanted += ["image"] * (len(without_image) > len(wrong))
@@ -221,15 +221,13 @@ def _missing_hint(rejected: Sequence[Rejected], name: str) -> str:
     return f"{hint}. Samples that have {named} are kept with --keep-missing {','.join(wanted)}"
 
 
-def write_rejected(path: Path, lines: Iterable[tuple[str, str, str]]) -> str:
-    """Write `rejected.jsonl`; returns its sha256."""
-    content = "".join(
+def rejected_lines(lines: Iterable[tuple[str, str, str]]) -> bytes:
+    """The content of `rejected.jsonl`, of (source id, reason, detail)."""
+    return "".join(
         json.dumps({"source_id": source_id, "reason": reason, "detail": detail}, ensure_ascii=False)
         + "\n"
         for source_id, reason, detail in lines
     ).encode("utf-8")
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _manifest(

@@ -114,7 +114,7 @@ def make_chunk(task: ChunkTask) -> Chunk:
         try:
             packed = _packed_image(item.image_path, task.form)
         except Reject as reject:
-            rejected.append(Rejected(item.source_id, reject.reason, reject.detail))
+            rejected.append(reject.of(item.source_id))
             continue
         sample = EncodedSample(
             example=item,

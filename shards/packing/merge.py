@@ -10,6 +10,7 @@ packing without parts.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -160,7 +161,8 @@ def _part_directories(out: Path) -> list[Path]:
     """The directories of all parts of `out`, in order."""
     out = Path(os.path.abspath(out))
     found: dict[tuple[int, int], Path] = {}
-    for path in out.parent.glob(f"{out.name}.part-*-of-*"):
+    # The name is the user's: it may have brackets, which a pattern must not read as its own.
+    for path in out.parent.glob(f"{glob.escape(out.name)}.part-*-of-*"):
         match = _PART_DIRECTORY.fullmatch(path.name.removeprefix(f"{out.name}."))
         if match and path.is_dir():
             found[int(match[1]), int(match[2])] = path

@@ -4,7 +4,7 @@
              lock             held while a process is working
              chunks/          see chunks.py
              done/            one record per finished shard, see write.py
-             out/             renamed to OUT at the end
+             out/             renamed to OUT at the end; a part's chunks are moved into it first
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ _FORMAT = 2  # of the working directory; another version cannot be resumed
 
 
 class ResumableError(UserError):
-    """An error that keeps the finished work, for `--resume`."""
+    """An error that keeps the finished work, for `--resume`.
+
+    `anew` is its message for a command that keeps nothing, as a packing into a store.
+    """
+
+    def __init__(self, message: str, *, anew: str) -> None:
+        super().__init__(message)
+        self.anew = anew
 
 
 def workdir_path(out: Path) -> Path:
@@ -59,8 +66,7 @@ def workdir(
             "Continue with --resume, or remove that directory to start again"
         )
     try:
-        for name in ("chunks", "done", "out"):
-            (path / name).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         lock = DirectoryLock(path, "lock")
     except BlockingIOError:
         raise UserError(f"another process is packing into {out} (it holds {path}/lock)") from None
@@ -68,6 +74,7 @@ def workdir(
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     with lock:
         try:
+            _make_folders(path)
             _check_settings(path / _SETTINGS_NAME, settings, out, defaults or {})
             yield path
         except UserError as error:
@@ -75,11 +82,21 @@ def workdir(
                 shutil.rmtree(path, ignore_errors=True)
             raise
         except OSError as error:
+            told = f"{out} could not be written: {error}"
             raise ResumableError(
-                f"{out} could not be written: {error}. The finished work is in {path}; continue "
-                "with --resume"
+                f"{told}. The finished work is in {path}; continue with --resume", anew=told
             ) from None
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_folders(path: Path) -> None:
+    """The folders of the working directory `path`, whose lock is held."""
+    moved, chunks = path / "out" / "chunks", path / "chunks"
+    if moved.is_dir():  # a part was interrupted after `merge.finish_part` moved them: all are done
+        shutil.rmtree(chunks, ignore_errors=True)
+        moved.rename(chunks)
+    for folder in (chunks, path / "done", path / "out"):
+        folder.mkdir(exist_ok=True)
 
 
 def _changes(

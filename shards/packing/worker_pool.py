@@ -64,9 +64,12 @@ class WorkerPool:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            raise ResumableError(
+            told = (
                 f"one of the {self.num_workers} workers was killed, perhaps because memory ran "
-                "out. Use fewer --workers, and --resume to keep the finished work"
+                "out. Use fewer --workers"
+            )
+            raise ResumableError(
+                f"{told}, and --resume to keep the finished work", anew=told
             ) from None
         finally:
             for future in waiting:

@@ -72,7 +72,7 @@ def _items(
         try:
             yield _example(source_id, entry, dataset, names, settings)
         except Reject as reject:
-            yield Rejected(source_id, reject.reason, reject.detail)
+            yield reject.of(source_id)
 
 
 def _example(

@@ -147,7 +147,7 @@ class _Reader:
                 _check_repetition(line, votes_of[line.source_id], first_line)
                 yield self._example(line.source_id, line.votes)
             except Reject as reject:
-                yield Rejected(line.source_id, reject.reason, reject.detail)
+                yield reject.of(line.source_id)
         for source_id in unlabelled:
             yield Rejected(source_id, Reason.NO_LABEL_LINE, f"not in {LABEL_FILE}")
 

@@ -190,7 +190,7 @@ class _Reader:
             try:
                 yield self._example(row)
             except Reject as reject:
-                yield Rejected(row.source_id, reject.reason, reject.detail)
+                yield reject.of(row.source_id)
         for source_id in self._without_row:
             yield Rejected(source_id, Reason.NO_LABEL_LINE, f"not in {sheet_name}")
 

@@ -182,7 +182,7 @@ def _items(
             repetitions.check(source_id, row.number)
             yield _example(paths, dataset, row, source_id, columns, names, settings)
         except Reject as reject:
-            yield Rejected(shown, reject.reason, reject.detail)
+            yield reject.of(shown)
 
 
 def _example(
@@ -230,7 +230,7 @@ def _image_or_none(paths: ImagePaths, cell: str, row: int, settings: TableSettin
         if error.kind == "none" and "image" in settings.keep_missing:
             return None
         reason = Reason.IMAGE_URL if error.kind == "address" else Reason.NO_IMAGE
-        raise Reject(reason, error.in_row(row)) from None
+        raise Reject(reason, error.in_row(row), no_file=error.kind == "absent") from None
 
 
 def _cell(row: Row, name: str, settings: TableSettings) -> str:

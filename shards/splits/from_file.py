@@ -34,14 +34,22 @@ def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"the split file {path} is not UTF-8; save it as UTF-8") from None
-    first_line, _, rest = text.partition("\n")
+    lines = io.StringIO(text, newline="")  # lines end as in any CSV: Excel for Mac writes \r alone
+    first_line = lines.readline()
     separator = separator_of(first_line, fewest_columns=2)
     if "\t" in first_line and not separator.marked:
         separator = Separator("\t")
     if separator.marked:
-        first_line, text = rest.partition("\n")[0], rest
-    reader = csv.reader(io.StringIO(text), delimiter=separator.character)
-    header = [column.strip().lower() for column in next(reader, [])]
+        first_line = lines.readline()
+    reader = csv.reader([first_line, *lines], delimiter=separator.character)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(
+            f"the split file {path} is not a CSV file: {error}, at line "
+            f"{reader.line_num + separator.marked}. It needs only the columns id and split"
+        ) from None
+    header = [column.strip().lower() for column in next(iter(rows), [])]
     if "id" not in header or "split" not in header:
         raise UserError(
             f"the split file {path} starts with the line {first_line.strip()[:80]!r} (separated by "
@@ -49,7 +57,7 @@ def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
         )
     id_column, split_column = header.index("id"), header.index("split")
     splits: dict[str, str] = {}
-    for number, row in enumerate(reader, start=2 + separator.marked):
+    for number, row in enumerate(rows[1:], start=2 + separator.marked):
         if not any(cell.strip() for cell in row):
             continue
         cells = [cell.strip() for cell in row] + [""] * len(header)

@@ -15,7 +15,7 @@ import webdataset as wds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from raw import jpeg
+from raw import digests, jpeg
 from raw import rejected as rejected_lines
 
 from mmsa.data.decoding import image_views
@@ -223,6 +223,113 @@ def test_what_webdataset_skips_is_skipped(tmp_path: Path) -> None:
     assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
     stock = wds.WebDataset([str(path)], shardshuffle=False, empty_check=False)
     assert {f"d/k{n}" for n in range(3)} <= {sample["__key__"] for sample in stock}
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "options", "message"),
+    [
+        ("set", "train-10:00.tar", [], "'train-10:00.tar' in "),
+        ("set", "._train.tar", [], "'._train.tar' in "),
+        ("set", "train-\udcff.tar", [], "'train-\\udcff.tar' in "),
+        ("set-\udcff", "train.tar", [], '"dataset": "set-\\udcff"'),
+        ("set", "train.tar", ["--split", "train=*", "--split", "val=\udcff"], '"val": "\\udcff"'),
+    ],
+)
+def test_names_that_no_manifest_can_have(
+    tmp_path: Path,
+    folder: str,
+    name: str,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = tmp_path / folder
+    directory.mkdir()
+    sample = {"__key__": "a", "jpg": jpeg(1), "txt": "text", "cls": "glad"}
+    write_tar(directory / name, [sample])
+    assert run(directory, *options) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in directory.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("start", ["", "long" * 30])
+def test_keys_that_are_not_utf_8(
+    tmp_path: Path, form: int, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if start and form == tarfile.USTAR_FORMAT:
+        start = "folder/" * 16  # the most that its headers hold
+    with tarfile.open(tmp_path / "train.tar", "w", format=form) as tar:
+        for key in ("a", f"{start}\udcff"):
+            for field, content in (("cls", b"glad"), ("jpg", jpeg(1)), ("txt", b"text")):
+                info = tarfile.TarInfo(f"{key}.{field}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    assert run(tmp_path) == 2
+    assert "train.tar: sample 1 does not fit: 'utf-8' codec can't" in capsys.readouterr().err
+    assert run(tmp_path, "--skip-bad") == 0
+    assert load_manifest(tmp_path).splits["train"].num_samples == 1
+    assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
+
+
+def test_an_interrupted_index_is_no_set(
+    tars: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never the old manifest with some of the new indexes."""
+    assert run(tars, *FIELDS) == 0
+    before = digests(tars)
+    replace, left = os.replace, [2]
+
+    def interrupted(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    other = [*FIELDS, "--classes", "sad,glad", "--overwrite"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        assert run(tars, *other) == 130
+    after = digests(tars)
+    assert sum(after.get(name) != before[name] for name in before) == 3  # two and the manifest
+    assert sorted(after) == sorted(before.keys() - {"manifest.json"})
+    assert run(tars, *other) == 0
+    assert load_manifest(tars).classes == ("sad", "glad")
+    assert main(["verify", str(tars), "--quiet", "--workers", "1"]) == 0
+    (tars / "train-a.idx").unlink()
+    (tars / "train-a.idx").mkdir()  # which no file can replace
+    capsys.readouterr()
+    assert run(tars, *other) == 2
+    assert f"error: the index of {tars} cannot be written: [Errno 21]" in capsys.readouterr().err
+    assert not list(tars.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+@pytest.mark.parametrize("linked", [("jpg",), ("cls",), ("txt",), ("cls", "jpg", "txt")])
+def test_a_link_is_not_a_file(
+    tmp_path: Path, kind: bytes, linked: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GNU tar writes a file with two names once, and then a link: perhaps into another sample."""
+    latest = tarfile.TarInfo("latest")  # of no sample
+    latest.type, latest.linkname = kind, "a.jpg"
+    with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key in "abc":
+            for field, content in (("cls", b"glad"), ("jpg", jpeg(1)), ("txt", b"text")):
+                info = tarfile.TarInfo(f"{key}.{field}")
+                info.size = len(content)
+                if key == "b" and field in linked:  # some programs write the target's size
+                    info.type, info.linkname = kind, f"a.{field}"
+                tar.addfile(info, io.BytesIO(content) if info.isfile() else None)
+                tar.addfile(latest)
+    name = f"b.{linked[0]}"
+    message = f"sample 1 does not fit: the member {name} is a link to a.{linked[0]}, and samples"
+    assert run(tmp_path, "--keep-missing", "text,image") == 2
+    assert message in capsys.readouterr().err
+    assert run(tmp_path, "--skip-bad") == 0
+    assert load_manifest(tmp_path).splits["train"].num_samples == 2
+    (line,) = rejected_lines(tmp_path)
+    assert f"the member {name} is a link" in line["detail"]
+    assert main(["verify", str(tmp_path), "--quiet", "--workers", "1"]) == 0
 
 
 def test_dots_in_keys_are_named_and_messages_are_short(

@@ -14,6 +14,9 @@ from raw import jpeg, rejected
 
 from mmsa.data.manifest import Manifest, load_manifest
 from shards.__main__ import main
+from shards.packing.chunks import ChunkTask, make_chunk, read_chunk
+from shards.packing.settings import ImageForm
+from shards.sources import get_source
 from shards.splits.by_group import split_groups
 from shards.splits.by_hash import SPLITS
 
@@ -222,6 +225,8 @@ def test_reasons_that_take_much_of_the_set(
     path = table(tmp_path, rows)
     assert pack(path, tmp_path / "most") == 2
     said = capsys.readouterr().err
+    assert pack(path, tmp_path / "most", "--resume") == 2  # of what the first one kept
+    assert capsys.readouterr().err == said
     assert "'missing image' takes 12 of 23 samples (52 %)" in said
     assert "id 'i11' (" in said
     assert "--allow-dropped" in said
@@ -229,6 +234,28 @@ def test_reasons_that_take_much_of_the_set(
     assert "--keep-missing" not in said  # which keeps rows that name no image
     assert pack(path, tmp_path / "most", "--resume", "--allow-dropped") == 0
     assert keys_of(load_manifest(tmp_path / "most")) == {"train": 6, "val": 2, "test": 2}
+    for line in rejected(tmp_path / "most"):
+        assert line.keys() == {"source_id", "reason", "detail"}
+
+
+def test_a_path_to_no_file_is_a_fact_of_the_rejection(tmp_path: Path) -> None:
+    """Not the words of its detail, which end as a cell or a folder's name may."""
+    path = table(tmp_path, [("1.jpg", "joy", "train"), ("", "sad", "train"), ("7.jpg", "joy", "")])
+    (tmp_path / "8.jpg").symlink_to("nowhere.jpg")  # found out when it is opened
+    with path.open("a") as file:
+        file.write("i3,words,8.jpg,joy,\n")
+    raw = get_source("table").open_raw(path, {})
+    form = ImageForm()
+    chunk = make_chunk(ChunkTask(str(tmp_path), 0, list(raw.items), form, "fingerprint"))
+    kept = read_chunk(tmp_path, 0, "fingerprint")
+    assert kept is not None
+    for found in (chunk, kept):
+        facts = [(item.source_id, str(item.reason), item.no_file) for item in found.rejected]
+        assert facts == [
+            ("i1", "missing image", False),
+            ("i2", "missing image", True),
+            ("i3", "missing image", True),
+        ]
 
 
 def test_labels_below_zero_are_a_value_of_the_option(
@@ -240,14 +267,26 @@ def test_labels_below_zero_are_a_value_of_the_option(
     assert "usage" not in capsys.readouterr().err
 
 
-def test_a_split_file_with_semicolons(tmp_path: Path) -> None:
+def test_split_files_of_other_programs(tmp_path: Path) -> None:
     path = table(tmp_path, ROWS[:-1], column="x")
     lines = [f"i{n};{split.strip()}" for n, (_, _, split) in enumerate(ROWS[:-1])]
     for name, content in (
         ("a.csv", "\n".join(["id;split", *lines]).encode("utf-16")),
         ("b.csv", "\n".join(["sep=;", "id;split", *lines]).encode()),
+        ("mac.csv", "\r".join(["sep=;", "id;split", *lines]).encode()),
+        ("mixed.csv", "\r\n".join(["id;split", "\r".join(lines[:3]), *lines[3:], ""]).encode()),
     ):
         (tmp_path / name).write_bytes(content)
         out = tmp_path / f"out-{name}"
         assert pack(path, out, "--protocol", f"file:{tmp_path / name}") == 0
         assert keys_of(load_manifest(out)) == {"train": 6, "val": 2, "test": 2}
+
+
+def test_a_split_file_that_is_no_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path, ROWS)
+    file = tmp_path / "splits.csv"
+    file.write_text(f"id,split,text\ni0,train,short\ni1,val,{'x' * 1_000_001}\n")
+    assert pack(path, tmp_path / "out", "--protocol", f"file:{file}") == 2
+    said = capsys.readouterr().err
+    assert f"the split file {file} is not a CSV file: field larger than field limit (" in said
+    assert "at line 3. It needs only the columns id and split" in said

@@ -16,6 +16,7 @@ from raw import digests, jpeg, raw_tree
 from mmsa.data.decoding.packed_form import image_as_packed
 from mmsa.data.index_file import key_hash
 from mmsa.data.manifest import load_manifest
+from mmsa.foundation import atomic_write
 from mmsa.preprocessing import Preprocessing
 from shards.__main__ import main
 from shards.packing import pack as packing
@@ -58,13 +59,40 @@ def test_the_bytes_do_not_depend_on_workers(
 def test_the_bytes_do_not_depend_on_parts(
     raw: Path, whole: Path, tmp_path: Path, parts: int
 ) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "set[v2]*"  # no pattern
     for part in range(parts, 0, -1):  # jobs of an array end in any order
         assert run(raw, out, "--part", f"{part}/{parts}") == 0
     assert not out.exists()
     assert main(["merge", str(out), "--quiet", "--remove-parts"]) == 0
     assert digests(out) == digests(whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_part_that_was_interrupted_at_its_end_is_resumed(
+    raw: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its last chunk and its rename all files are flushed, which takes long."""
+    out = tmp_path / "out"
+    part = ["--part", "1/1", "--workers", "1"]
+
+    def interrupted(directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_write, "flush_tree", interrupted)
+        assert run(raw, out, *part) == 130
+        work = tmp_path / ".out.part-1-of-1.packing"
+        encoded = {path.name: path.stat().st_mtime_ns for path in work.rglob("chunk-*")}
+        assert len(encoded) == 2 * CHUNKS
+        (work / "chunks").mkdir()  # as an older version's --resume left it
+        (work / "chunks" / "chunk-000000.bin").write_bytes(b"of another attempt")
+        assert run(raw, out, *part, "--resume") == 130
+    assert run(raw, out, *part, "--resume") == 0
+    packed = tmp_path / "out.part-1-of-1"
+    assert {p.name: p.stat().st_mtime_ns for p in (packed / "chunks").iterdir()} == encoded
+    assert [path.name for path in tmp_path.iterdir()] == [packed.name]
+    assert main(["merge", str(out), "--quiet"]) == 0
+    assert digests(out) == digests(whole)
 
 
 def test_merge_says_what_is_wrong(

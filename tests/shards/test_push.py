@@ -113,6 +113,29 @@ def test_packing_to_a_store(url: str, tmp_path: Path) -> None:
     assert main(["pack", "table", str(raw), url, "--resume", *options]) == 2
 
 
+def test_a_packing_to_a_store_keeps_nothing_to_resume(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw.csv"
+    rows = [f"a text number {n},{'absent.jpg' if n > 3 else ''},good\n" for n in range(9)]
+    raw.write_text("text,image,label\n" + "".join(rows))
+    pack = ["pack", "table", str(raw), url, "--quiet", "--workers", "1", "--keep-missing", "image"]
+    assert main(pack) == 2
+    told = capsys.readouterr().err
+    assert "'missing image' takes 5 of 9 samples (56 %)" in told
+    assert "Mend the data, or add --allow-dropped to pack the rest. Paths of images are" in told
+    assert "--resume" not in told
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shards.push.push", interrupted)
+    assert main([*pack, "--allow-dropped"]) == 130
+    told = capsys.readouterr().err
+    assert told == "interrupted; nothing incomplete was left under its final name\n"
+    assert Store(url).sizes() == {}
+
+
 @pytest.mark.parametrize("place", ["https://host/set", "hf://datasets/me/set", "s3://me:pw@b/x"])
 def test_places_that_cannot_be_written(
     tiny: Path, place: str, capsys: pytest.CaptureFixture[str]

@@ -120,6 +120,25 @@ def test_an_interrupted_packing_leaves_nothing_that_looks_whole(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
+@pytest.mark.parametrize(("command", "said"), [("verify", False), ("push", True)])
+def test_an_interruption_says_only_what_is_true(
+    command: str,
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"shards.{command}.{command}", interrupted)
+    assert (
+        main([command, str(tmp_path), *(["s3://bucket/set"] if command == "push" else [])]) == 130
+    )
+    whole = "; nothing incomplete was left under its final name"
+    assert capsys.readouterr().err == f"interrupted{whole if said else ''}\n"
+
+
 def test_a_killed_packing_is_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
