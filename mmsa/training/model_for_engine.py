@@ -68,18 +68,26 @@ def _mark_dynamic(_: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def statistics_for(model: SentimentModel, batch: Batch, plan: BatchPlan) -> Iterator[None]:
+def statistics_for(
+    model: SentimentModel, config: Config, batch: Batch, plan: BatchPlan, step: int
+) -> Iterator[None]:
     """Inside, BatchNorm layers normalise by running statistics where a micro-batch is too small.
 
     Rows of weight 0, or one row of several, must not reach a BatchNorm in training mode; nor must a
     single image of several rows, or the black images of rows without one, in the image encoder.
+    Synchronised layers do so in all micro-batches of `step`, on all ranks, or in none.
     """
     few = min(2, plan.micro_batch_size)
-    with frozen_statistics(model, batch["num_real"] < few):
+    num_real, num_images = batch["num_real"], batch["num_images"]
+    if config.model.image_encoder.batch_norm == "sync":
+        # A layer in training mode waits for that of each other rank, so all ranks decide by what
+        # all know. No image is missing (`settle_stand_ins`).
+        num_real = num_images = plan.smallest_micro_batch(step)
+    with frozen_statistics(model, num_real < few):
         if model.image_encoder is None:
             yield
             return
-        with frozen_statistics(model.image_encoder, batch["num_images"] < few):
+        with frozen_statistics(model.image_encoder, num_images < few):
             yield
 
 
