@@ -91,12 +91,22 @@ def statistics_for(
             yield
 
 
-def _synchronise_batchnorm(model: nn.Module) -> None:
+def _synchronise_batchnorm(model: SentimentModel) -> None:
     """In place, by timm's converter: torch's loses the activation of timm's BatchNorm layers, and
     does the same for all others."""
     from timm.layers import convert_sync_batchnorm
 
+    before = dict(model.named_modules())
     convert_sync_batchnorm(model)
+    after = dict(model.named_modules())
+    new = {module: after[name] for name, module in before.items()}
+    for encoder in (model.text_encoder, model.image_encoder):
+        if encoder is None:
+            continue
+        # A layer that is a BatchNorm itself has been replaced, and what knows it must follow.
+        encoder.trained = [new.get(part, part) for part in encoder.trained]
+        encoder.layers = tuple(tuple(new.get(m, m) for m in layer) for layer in encoder.layers)
+        encoder.train(encoder.training)
 
 
 def check_taken_by_engine(model: nn.Module, world: World) -> None:
