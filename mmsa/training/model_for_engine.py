@@ -20,10 +20,12 @@ from mmsa.engines.compiled import mark_lengths, mark_rows
 from mmsa.engines.engine import precision
 from mmsa.engines.gpu_kernels import dtype_of_products
 from mmsa.engines.gpu_texts import choose_packed_attention
-from mmsa.engines.hardware import own_gpus
+from mmsa.engines.hardware import device_type, own_gpus
 from mmsa.errors import UserError
+from mmsa.models import packed_attention
 from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.encoders import lay_out
+from mmsa.models.fusion.attention import Attention
 from mmsa.models.model import SentimentModel
 from mmsa.process.runtime import World
 
@@ -107,6 +109,36 @@ def _synchronise_batchnorm(model: SentimentModel) -> None:
         encoder.trained = [new.get(part, part) for part in encoder.trained]
         encoder.layers = tuple(tuple(new.get(m, m) for m in layer) for layer in encoder.layers)
         encoder.train(encoder.training)
+
+
+def check_taken_by_launch(model: SentimentModel, config: Config, world: World) -> None:
+    """Raise `UserError` for a model that this launch cannot train. No collective and no device."""
+    check_taken_by_engine(model, world)
+    if device_type() == "cuda":
+        _check_attention(model, config.gpu)
+
+
+def _check_attention(model: SentimentModel, gpu: GpuConfig) -> None:
+    """Raise `UserError` where only flash may be used, and `model` has attention under a mask, which
+    flash does not take.
+
+    Padded texts have a mask, even where packed ones have a kernel of their own: a batch is padded
+    where packing would save little. So have the rows that a head of ours asks.
+    """
+    if set(gpu.attention) != {"flash"}:
+        return
+    encoder, masked = model.text_encoder, []
+    if encoder is not None and packed_attention.can_use(encoder.body):
+        masked.append("its text encoder")
+    if any(isinstance(module, Attention) for module in model.fusion.modules()):
+        masked.append("its head")
+    if masked:
+        have = "have" if len(masked) > 1 else "has"
+        raise UserError(
+            f"gpu.attention=[flash] cannot be used with this model: {' and '.join(masked)} {have} "
+            "attention under a mask, which PyTorch's flash does not take; name another backend "
+            "with it, as in gpu.attention=[flash,efficient,math]"
+        )
 
 
 def check_taken_by_engine(model: nn.Module, world: World) -> None:
