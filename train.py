@@ -147,7 +147,8 @@ def train_step(run: Run, clock: StartClock) -> StepResult:
         with part("data"):
             batch = to_device(next(run.loaders.train), accelerator.device)
         clock.first_batch()
-        with accelerator.accumulate(model), statistics_for(run.bare_model, batch, plan):
+        statistics = statistics_for(run.bare_model, run.config, batch, plan, run.state.step)
+        with accelerator.accumulate(model), statistics:
             with part("forward"):
                 output = model(*inputs_of(batch), auxiliary=run.objective.has_auxiliary)
                 losses = run.objective.per_sample(output, batch)  # (B,)

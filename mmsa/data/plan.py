@@ -54,6 +54,11 @@ class BatchPlan:
         start = step_in_epoch * self.global_batch_size
         return epoch, start, min(start + self.global_batch_size, self.num_samples)
 
+    def smallest_micro_batch(self, step: int) -> int:
+        """The samples of the smallest micro-batch of a step, over all ranks, as `deal` cuts it."""
+        _, start, stop = self.locate(step)
+        return (stop - start) // (self.accumulation_steps * self.world_size)
+
     @property
     def blocks(self) -> int:
         """Into how many parts a step is cut, each for ranks that share their groups."""

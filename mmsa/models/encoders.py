@@ -40,9 +40,9 @@ class Encoder(nn.Module):
     Attributes: `width` is D of the output; `source` describes where the weights came from;
     `architecture` is what `config` must contain to build the same body again, None where the name
     says it all; `layers` are the layers of the body from the input on, each of one or more modules;
-    `unused` names parameters of the body that its features do not depend on (they are not trained:
-    distributed training would wait for their gradients); `gives_sequences` says whether it gives a
-    `FeatureSequence` in place of one row per input.
+    `trained` are the modules of the body that are trained; `unused` names parameters of them that
+    the features do not depend on (they are not trained: distributed training would wait for their
+    gradients); `gives_sequences`: whether it gives a `FeatureSequence`, not one row per input.
     """
 
     def __init__(self, body: nn.Module, body_width: int, projection: int | None) -> None:
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         self.layers: tuple[tuple[nn.Module, ...], ...] = ()
         self.unused: tuple[str, ...] = ()
         self.gives_sequences = False
-        self._trained: list[nn.Module] = [body]
+        self.trained: list[nn.Module] = [body]
         self._frozen_statistics = False
 
     def freeze_statistics(self) -> None:
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
     def train_only(self, parts: Sequence[nn.Module]) -> None:
         """Train only `parts` of the body; the projection is always trained."""
-        self._trained = list(parts)
+        self.trained = list(parts)
         self.body.requires_grad_(False)
         for part in parts:
             part.requires_grad_(True)
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         """As in `nn.Module`, but frozen parts stay in eval mode (dropout off, statistics fixed)."""
         super().train(mode)
         self.body.eval()
-        for part in self._trained:
+        for part in self.trained:
             part.train(mode)
         if self._frozen_statistics:
             for module in self.body.modules():
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
 
     def _body_gradient(self) -> torch.set_grad_enabled:
         # A frozen body need not keep activations.
-        return torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._trained))
+        return torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained))
 
     def _project(self, features: Tensor) -> Tensor:
         return features if self.projection is None else self.projection(features)

@@ -72,6 +72,7 @@ def by_kernel(
     """(P * S, H, D) by the kernel for texts of variable length. `key` may have fewer heads."""
     from torch.nn.attention.varlen import varlen_attn
 
+    query, key, value = (_as_under_autocast(one) for one in (query, key, value))
     found = varlen_attn(
         *(query, key, value, bounds.begins, bounds.begins, bounds.longest, bounds.longest),
         scale=scaling,
@@ -80,6 +81,18 @@ def by_kernel(
     )
     assert isinstance(found, Tensor)  # a pair only where its sums are wanted too
     return found
+
+
+def _as_under_autocast(one: Tensor) -> Tensor:
+    """`one` in the type in which autocast would give it to PyTorch's attention.
+
+    Autocast knows nothing of the kernel. Rotary positions, and norms of queries and keys, leave
+    float32, which the kernel does not take.
+    """
+    device = one.device.type
+    if not torch.is_autocast_enabled(device):
+        return one
+    return one.to(torch.get_autocast_dtype(device))
 
 
 def by_text(

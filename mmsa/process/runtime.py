@@ -166,11 +166,16 @@ def _prepare_gpu_libraries() -> None:
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
 
 
-def record_collectives(run_dir: Path) -> None:
-    """Have a rank whose collective times out write NCCL's last ones to RUN/nccl/; for GPUs."""
+def record_collectives(world: World, run_dir: Path) -> None:
+    """Have a rank whose collective times out write NCCL's last ones to RUN/nccl/; for GPUs.
+
+    The main rank makes the folder, in the directory that it has locked. The others may get here
+    before there is one; none makes a collective before the main rank has been here.
+    """
     folder = run_dir / NCCL_FOLDER_NAME
     if "TORCH_FR_DUMP_TEMP_FILE" not in os.environ:
-        folder.mkdir(exist_ok=True)
+        if world.is_main_process:
+            folder.mkdir(exist_ok=True)
         os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(folder / "rank_")  # the rank is added
 
 

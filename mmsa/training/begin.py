@@ -63,7 +63,7 @@ def begin_run(command: Command, config: Config) -> Beginning | None:
     engine.check_launch(config.launch, command.world)
     engine.check_device(config, command.world)
     if device_type() == "cuda" and command.world.world_size > 1:
-        runtime.record_collectives(run_dir)
+        runtime.record_collectives(command.world, run_dir)
     if config.run.deterministic:
         runtime.make_deterministic()
     return Beginning(choice.checkpoint)

@@ -20,10 +20,12 @@ from mmsa.engines.compiled import mark_lengths, mark_rows
 from mmsa.engines.engine import precision
 from mmsa.engines.gpu_kernels import dtype_of_products
 from mmsa.engines.gpu_texts import choose_packed_attention
-from mmsa.engines.hardware import own_gpus
+from mmsa.engines.hardware import device_type, own_gpus
 from mmsa.errors import UserError
+from mmsa.models import packed_attention
 from mmsa.models.batchnorm import frozen_statistics
 from mmsa.models.encoders import lay_out
+from mmsa.models.fusion.attention import Attention
 from mmsa.models.model import SentimentModel
 from mmsa.process.runtime import World
 
@@ -68,27 +70,75 @@ def _mark_dynamic(_: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def statistics_for(model: SentimentModel, batch: Batch, plan: BatchPlan) -> Iterator[None]:
+def statistics_for(
+    model: SentimentModel, config: Config, batch: Batch, plan: BatchPlan, step: int
+) -> Iterator[None]:
     """Inside, BatchNorm layers normalise by running statistics where a micro-batch is too small.
 
     Rows of weight 0, or one row of several, must not reach a BatchNorm in training mode; nor must a
     single image of several rows, or the black images of rows without one, in the image encoder.
+    Synchronised layers do so in all micro-batches of `step`, on all ranks, or in none.
     """
     few = min(2, plan.micro_batch_size)
-    with frozen_statistics(model, batch["num_real"] < few):
+    num_real, num_images = batch["num_real"], batch["num_images"]
+    if config.model.image_encoder.batch_norm == "sync":
+        # A layer in training mode waits for that of each other rank, so all ranks decide by what
+        # all know. No image is missing (`settle_stand_ins`).
+        num_real = num_images = plan.smallest_micro_batch(step)
+    with frozen_statistics(model, num_real < few):
         if model.image_encoder is None:
             yield
             return
-        with frozen_statistics(model.image_encoder, batch["num_images"] < few):
+        with frozen_statistics(model.image_encoder, num_images < few):
             yield
 
 
-def _synchronise_batchnorm(model: nn.Module) -> None:
+def _synchronise_batchnorm(model: SentimentModel) -> None:
     """In place, by timm's converter: torch's loses the activation of timm's BatchNorm layers, and
     does the same for all others."""
     from timm.layers import convert_sync_batchnorm
 
+    before = dict(model.named_modules())
     convert_sync_batchnorm(model)
+    after = dict(model.named_modules())
+    new = {module: after[name] for name, module in before.items()}
+    for encoder in (model.text_encoder, model.image_encoder):
+        if encoder is None:
+            continue
+        # A layer that is a BatchNorm itself has been replaced, and what knows it must follow.
+        encoder.trained = [new.get(part, part) for part in encoder.trained]
+        encoder.layers = tuple(tuple(new.get(m, m) for m in layer) for layer in encoder.layers)
+        encoder.train(encoder.training)
+
+
+def check_taken_by_launch(model: SentimentModel, config: Config, world: World) -> None:
+    """Raise `UserError` for a model that this launch cannot train. No collective and no device."""
+    check_taken_by_engine(model, world)
+    if device_type() == "cuda":
+        _check_attention(model, config.gpu)
+
+
+def _check_attention(model: SentimentModel, gpu: GpuConfig) -> None:
+    """Raise `UserError` where only flash may be used, and `model` has attention under a mask, which
+    flash does not take.
+
+    Padded texts have a mask, even where packed ones have a kernel of their own: a batch is padded
+    where packing would save little. So have the rows that a head of ours asks.
+    """
+    if set(gpu.attention) != {"flash"}:
+        return
+    encoder, masked = model.text_encoder, []
+    if encoder is not None and packed_attention.can_use(encoder.body):
+        masked.append("its text encoder")
+    if any(isinstance(module, Attention) for module in model.fusion.modules()):
+        masked.append("its head")
+    if masked:
+        have = "have" if len(masked) > 1 else "has"
+        raise UserError(
+            f"gpu.attention=[flash] cannot be used with this model: {' and '.join(masked)} {have} "
+            "attention under a mask, which PyTorch's flash does not take; name another backend "
+            "with it, as in gpu.attention=[flash,efficient,math]"
+        )
 
 
 def check_taken_by_engine(model: nn.Module, world: World) -> None:

@@ -74,17 +74,18 @@ class NonfiniteGuard:
 
         `grad_norm` is of the whole gradient, unscaled, the same on all ranks. Returns whether the
         step is skipped, as a bool scalar on the device. Under a GradScaler (fp16), which skips
-        steps by itself until its scale fits, only many overflows in a row count.
+        steps by itself until its scale fits, only many overflows in a row count; each gives back
+        what `begin_step` remembered.
         """
         nonfinite = ~torch.as_tensor(grad_norm, device=self._device).isfinite()
+        if self._model is not None:
+            for name, buffer in running_statistics(self._model).items():
+                buffer.copy_(torch.where(nonfinite, self._statistics[name], buffer))
         if self._scaled:
             self._overflows_in_a_row = (self._overflows_in_a_row + 1) * nonfinite
             return self._overflows_in_a_row > _SCALER_MAY_SKIP
         if not self._engine_decides:  # DeepSpeed has taken or skipped the step by now
             self._found_inf = nonfinite.float()
-        if self._model is not None:
-            for name, buffer in running_statistics(self._model).items():
-                buffer.copy_(torch.where(nonfinite, self._statistics[name], buffer))
         return nonfinite
 
     def count_skipped(self, report: StepReport, keys: Sequence[str], run_dir: Path) -> None:

@@ -38,7 +38,7 @@ from mmsa.training.checkpoints import checkpoint as checkpoints
 from mmsa.training.checkpoints.best_export import export_path
 from mmsa.training.checkpoints.disk_space import DiskNeed, check_room, disk_need
 from mmsa.training.checkpoints.intact import damage_of_export
-from mmsa.training.model_for_engine import check_taken_by_engine
+from mmsa.training.model_for_engine import check_taken_by_launch
 from mmsa.training.model_parts import build_or_load
 from mmsa.training.prepared_run import (
     ModelParts,
@@ -114,7 +114,7 @@ def prepare_run(
     mark("data")
     state = TrainingState() if checkpoint is None else _state_of(checkpoint, run_dir)
     parts = build_or_load(config, checkpoint, train, manifest, classes.names)
-    check_taken_by_engine(parts.model, world)
+    check_taken_by_launch(parts.model, config, world)
     mark("model")
     if checkpoint is None:  # a checkpoint's export has just been read
         check_read_back(config, parts, len(classes.names))

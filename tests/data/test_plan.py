@@ -78,6 +78,8 @@ def test_ranks_and_micro_batches_only_divide_the_order(
         stop = min(start + plan.global_batch_size, plan.num_samples)
         assert sorted(union) == sorted(whole[start:stop])
         assert max(len(micro) for rank in ranks for micro in rank) <= plan.micro_batch_size
+        smallest = min(len(micro) for rank in ranks for micro in rank)
+        assert plan.smallest_micro_batch(step) == smallest
         if stop - start == plan.global_batch_size:
             assert {len(micro) for rank in ranks for micro in rank} == {plan.micro_batch_size}
         consumed += union

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from mmsa.config import GpuConfig, load_config
+from mmsa.config import GpuConfig, ModelConfig, load_config
 from mmsa.engines import engine, gpu_kernels
 from mmsa.engines.gpu_kernels import (
     allow_attention,
@@ -18,7 +20,11 @@ from mmsa.engines.gpu_kernels import (
     kernel_facts,
 )
 from mmsa.errors import UserError
+from mmsa.models.model import build_model
 from mmsa.process.runtime import World
+from mmsa.training import model_for_engine
+from mmsa.training.model_for_engine import check_taken_by_launch
+from tests.models.tiny import image_settings, text_settings
 
 CPU = torch.device("cpu")
 
@@ -98,6 +104,30 @@ def test_the_backend_of_an_encoder_is_told() -> None:
         "the encoder's own (eager)"
     )
     assert attention_in_words(nn.Linear(2, 2), CPU, torch.float32) == "the encoder's own"
+
+
+@pytest.mark.parametrize(
+    ("attention", "head", "told"),
+    [
+        ("[flash]", "concat", "its text encoder has attention under a mask"),
+        ("[flash]", "bottleneck", "its text encoder and its head have attention"),
+        ("[flash,flash]", "text_only", "gpu.attention=[flash] cannot be used"),
+        ("[flash]", "image_only", None),
+        ("[flash,math]", "bottleneck", None),
+        ("[efficient]", "concat", None),
+    ],
+)
+def test_flash_alone_is_refused_where_attention_has_a_mask(
+    attention: str, head: str, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, image = text_settings(), image_settings()
+    section = {"text_encoder": text, "image_encoder": image, "fusion": {"name": head}}
+    model = build_model(ModelConfig.model_validate(section), 3)
+    config = load_config(None, [f"gpu.attention={attention}"])
+    check_taken_by_launch(model, config, World())  # on a CPU it changes nothing
+    monkeypatch.setattr(model_for_engine, "device_type", lambda: "cuda")
+    with nullcontext() if told is None else pytest.raises(UserError, match=re.escape(told)):
+        check_taken_by_launch(model, config, World())
 
 
 def test_tf32_is_refused_without_a_gpu() -> None:

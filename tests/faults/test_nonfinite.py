@@ -190,3 +190,30 @@ def test_the_optimizer_leaves_everything_as_it_is(name: str) -> None:
         assert everything() == before
     assert step(4.0) is False
     assert everything() != before
+
+
+def test_a_step_that_a_scaler_skips_leaves_everything_as_it_is() -> None:
+    """As under fp16, whose GradScaler skips such steps by itself."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimizer = build_optimizer({"head": list(model.named_parameters())}, OptimConfig())
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = scaler = torch.amp.GradScaler("cpu")
+    guard = NonfiniteGuard(optimizer, model, accelerator, on_nonfinite="skip")
+
+    def step(value: float) -> list[bytes]:
+        guard.begin_step()
+        output = model(torch.tensor([[1.0, 2.0, 3.0], [value, 5.0, 6.0]]))
+        scaler.scale(output.square().sum()).backward()
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        assert not guard.skip_if_nonfinite(norm)  # the scale may be to blame
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return [tensor.numpy().tobytes() for tensor in model.state_dict().values()]
+
+    before = step(4.0)
+    assert step(float("inf")) == before
+    assert step(float("nan")) == before
+    assert step(4.0) != before
+    assert scaler.get_scale() == 2.0**14  # halved twice

@@ -49,6 +49,36 @@ def test_bounds_give_the_features_and_gradients_of_a_mask(model_type: str) -> No
     torch.testing.assert_close(hidden, made._of_packed(packed))
 
 
+@pytest.mark.parametrize("model_type", ["bert", "qwen3"])
+def test_the_kernel_gets_the_types_of_autocast(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary positions and norms leave queries and keys in float32: autocast casts them for
+    PyTorch's attention, and not for the kernel, which a second implementation stands in for."""
+    made = encoder(model_type=model_type, **PACKED[model_type])
+    ids, mask = texts(LENGTHS)
+    packed = packed_for(made, ids, mask, 8)
+    made.use_bounds()
+    made.eval()
+    by_text, given = packed_attention.by_text, []
+
+    def kernel(query: Any, key: Any, value: Any, begins: Any, *others: Any, **named: Any) -> Any:
+        given.extend([query.dtype, key.dtype, value.dtype])
+        bounds = Bounds(begins, others[1], named["window_size"] == (-1, 0))
+        return by_text(query, key, value, bounds, named["scale"])
+
+    with torch.no_grad(), torch.autocast("cpu", BF16):
+        expected = made(ids, mask, packed)
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+        monkeypatch.setattr(packed_attention, "by_text", packed_attention.by_kernel)
+        assert torch.equal(made(ids, mask, packed), expected)
+    assert set(given) == {BF16}
+    given.clear()
+    with torch.no_grad():
+        made(ids, mask, packed)
+    assert set(given) == {torch.float32}
+
+
 @pytest.mark.parametrize("model_type", ["deberta-v2", "mpnet"])
 def test_an_encoder_that_is_not_packed_takes_no_bounds(model_type: str) -> None:
     assert not encoder(model_type=model_type, **PADDED[model_type]).takes_bounds()

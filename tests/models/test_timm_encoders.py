@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsa.config import ImageEncoderConfig, ModelConfig
 from mmsa.errors import UserError
@@ -315,6 +316,35 @@ def test_synchronised_statistics_keep_the_activation_of_a_norm() -> None:
     assert "SyncBatchNormAct" in kinds
     assert "BatchNormAct2d" not in kinds
     assert torch.equal(model(images=_images()), before)
+
+
+def test_synchronised_norms_are_trained_and_frozen_like_those_in_their_place() -> None:
+    """EfficientNet's last part has a BatchNorm that is in no module of its own (`bn2`)."""
+    from mmsa.config import load_config
+    from mmsa.training.model_for_engine import adapt_to_launch
+
+    settings = {"name": "timm:test_efficientnet", "weights": "none", "image_size_px": 32}
+    section = {
+        "image_encoder": {**settings, "train": "last_n", "last_n": 1, "batch_norm": "sync"},
+        "fusion": {"name": "image_only"},
+    }
+    model = build_model(ModelConfig.model_validate(section), 3).train()
+
+    def modes() -> dict[str, bool]:
+        return {n: m.training for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+
+    before = modes()
+    assert before["image_encoder.body.bn2"]
+    assert not before["image_encoder.body.bn1"]
+    config = load_config(None, ["model.image_encoder.batch_norm=sync"])
+    adapt_to_launch(model, config, deepspeed=False)
+    assert modes() == before
+    model.eval()
+    assert not any(modes().values())
+    model.train()
+    assert modes() == before
+    assert model.image_encoder is not None
+    assert {m for layer in model.image_encoder.layers for m in layer} <= set(model.modules())
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsa.config import Config
+from mmsa.data.plan import batch_plan, deal
 from mmsa.models.batchnorm import (
     averaged_statistics,
     frozen_statistics,
     running_statistics,
     with_statistics,
 )
+from mmsa.models.model import build_model
+from mmsa.training.model_for_engine import statistics_for
+from tests.models.tiny import image_settings
 
 
 def trained_model() -> nn.Sequential:
@@ -114,3 +120,39 @@ def test_inactive_freezing_does_nothing() -> None:
         model(torch.randn(8, 3))
     changed = {name for name, value in bytes_of(model).items() if value != before[name]}
     assert changed == set(running_statistics(model))
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "samples", "micro_batch_size", "expected"),
+    [
+        ("sync", 6, 8, [[False], [False], [False], [False]]),  # 1, 2, 1 and 2 samples
+        ("sync", 8, 8, [[True], [True], [True], [True]]),
+        ("sync", 32, 8, [[True], [True], [True], [True]]),
+        ("sync", 15, 4, [[False, False], [False, False], [False, False], [False, False]]),
+        ("train", 6, 8, [[False], [True], [False], [True]]),
+    ],
+)
+def test_ranks_that_synchronise_agree_on_a_small_last_step(
+    batch_norm: str, samples: int, micro_batch_size: int, expected: list[list[bool]]
+) -> None:
+    """Rank -> micro-step -> are the layers in training mode? One that is waits for all ranks."""
+    section = {"image_encoder": image_settings(batch_norm=batch_norm)}
+    head = {"name": "image_only", "hidden": [4], "batch_norm": True}
+    config = Config.model_validate({"model": {**section, "fusion": head}})
+    model = build_model(config.model, 3).train()
+    plan = batch_plan(
+        32 + samples,
+        global_batch_size=32,
+        micro_batch_size=micro_batch_size,
+        world_size=4,
+        drop_last=False,
+    )
+    found = []
+    for rank in range(4):
+        found.append([])
+        for micro_batch in deal(None, samples, plan, rank):
+            batch = {"num_real": len(micro_batch), "num_images": max(1, len(micro_batch))}
+            with statistics_for(model, config, batch, plan, step=1):
+                modes = {m.training for m in model.modules() if isinstance(m, _BatchNorm)}
+            found[-1] += modes
+    assert found == expected

@@ -14,6 +14,7 @@ from mmsa.data.manifest import load_manifest
 from mmsa.errors import UserError
 from mmsa.export import CHECKPOINT_EXPORT_NAME, CONFIG_NAME
 from mmsa.foundation.settings_yaml import flat_keys, in_words
+from mmsa.process.runtime import NCCL_FOLDER_NAME
 from mmsa.process.status import STATUS_NAME, read_status
 from mmsa.training.checkpoints.intact import COPY_NAME, read_state
 from mmsa.training.checkpoints.run_lock import LOCK_NAME
@@ -22,7 +23,7 @@ from mmsa.training.checkpoints.run_lock import LOCK_NAME
 # a reason to refuse the directory.
 _OF_A_FAILED_START = (
     *(STATUS_NAME, LOCK_NAME, "log.txt", "metrics.jsonl", "tensorboard", "audit", "slurm"),
-    *("trackers.json", "wandb", "launch.log"),
+    *("trackers.json", "wandb", "launch.log", NCCL_FOLDER_NAME),
 )
 
 # Settings that may differ between the parts of one run: where things are, how they are launched

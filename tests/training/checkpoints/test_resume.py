@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 
 from mmsa.config import Config
 from mmsa.errors import UserError
+from mmsa.process.command import Command
+from mmsa.process.runtime import World
+from mmsa.training import begin
 from mmsa.training.checkpoints.resume import (
     check_same_run,
     config_sha256,
@@ -206,3 +210,23 @@ def test_a_run_is_finished_when_its_status_says_so(
     if content is not None:
         (tmp_path / "status.json").write_text(content)
     assert is_finished(tmp_path) is finished
+
+
+def test_ranks_of_a_gpu_launch_begin_in_any_order_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only the main rank writes to a new directory, and what it writes is no one else's file."""
+    monkeypatch.setattr(begin, "device_type", lambda: "cuda")  # asked for NCCL's record alone
+    monkeypatch.setenv("TORCH_FR_DUMP_TEMP_FILE", "")  # put back as it was, whatever happens
+    run_dir = tmp_path / "run"
+    run, data = {"dir": str(run_dir)}, {"shards": "none"}
+    new = config(run=run, data=data, train={"mixed_precision": "no"})
+    for rank in (1, 0, 1, 0):  # a launch that another rank reaches first, twice
+        monkeypatch.delenv("TORCH_FR_DUMP_TEMP_FILE")
+        command = Command(World(rank=rank, world_size=2, launched=True))
+        there_before = run_dir.exists()
+        with command.resources:
+            assert begin.begin_run(command, new) == begin.Beginning(None)
+        assert run_dir.exists() is (there_before or rank == 0)
+        assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == f"{run_dir}/nccl/rank_"
+    assert sorted(path.name for path in run_dir.iterdir()) == [".lock", "log.txt", "nccl"]
