@@ -7,6 +7,7 @@ there is one, the sample. Nothing is repaired.
 from __future__ import annotations
 
 import hashlib
+import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -191,7 +192,7 @@ def _sample_faults(
             continue
         try:
             yield from _one_sample(task, number, piece, record, result)
-        except (ValueError, KeyError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, OverflowError, RecursionError, tarfile.TarError) as error:
             yield f"{tar}: sample {number} cannot be read ({type(error).__name__}: {error})"
     if not others and any(content[end:]):
         yield f"{tar}: there are bytes other than zeros after the last sample"

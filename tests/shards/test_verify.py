@@ -5,13 +5,16 @@ import json
 import os
 import random
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
 from raw import jpeg, raw_tree
 
+from mmsa.data.index_file import index_bytes, read_index
 from mmsa.data.manifest import load_manifest, write_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.storage.files import files_at
 from mmsa.errors import ShardDamage, UserError
 from mmsa.labels import class_map
 from shards.__main__ import main
@@ -173,6 +176,30 @@ def resealed(out: Path, samples: list[PackedSample]) -> None:
     )
     splits = {**manifest.splits, "val": split}
     write_manifest(out, manifest.model_copy(update={"splits": splits}))
+
+
+def test_a_sample_that_is_no_tar_is_a_fault_among_others(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One byte of a header is wrong, and every digest agrees with it."""
+    manifest = load_manifest(packed)
+    split = manifest.splits["val"]
+    shard = split.shards[0]
+    records = read_index(files_at(packed), shard).copy()
+    content = bytearray((packed / shard.tar).read_bytes())
+    begin, length = int(records[0]["offset"]), int(records[0]["length"])
+    content[begin + 156 : begin + 157] = b"x"  # the type of its first member
+    records["crc32"][0] = zlib.crc32(content[begin : begin + length])
+    tar_sha256 = hashlib.sha256(content).hexdigest()
+    index = index_bytes(records, tar_bytes=len(content), tar_sha256=tar_sha256)
+    (packed / shard.tar).write_bytes(content)
+    (packed / shard.index).write_bytes(index)
+    digests = {"tar_sha256": tar_sha256, "index_sha256": hashlib.sha256(index).hexdigest()}
+    changed = (shard.model_copy(update=digests), *split.shards[1:])
+    splits = {**manifest.splits, "val": split.model_copy(update={"shards": changed})}
+    write_manifest(packed, manifest.model_copy(update={"splits": splits}))
+    found = "\n".join(faults(packed, capsys))
+    assert f"{shard.tar}: sample 0 cannot be read (ReadError: bad checksum)" in found
 
 
 def test_a_key_in_two_splits(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
