@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from mmsa.foundation.durations import seconds_of
+from mmsa.foundation.settings_model import SettingsModel
 from mmsa.foundation.sizes import bytes_of
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -14,7 +15,7 @@ Size = Annotated[int, BeforeValidator(bytes_of), Field(gt=0)]
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
-class Section(BaseModel):
+class Section(SettingsModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

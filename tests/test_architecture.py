@@ -95,11 +95,13 @@ SHARDS_MAY_IMPORT = {
     "mmsa.raw_files.image_paths",
     "mmsa.raw_files.keys",
     "mmsa.raw_files.missing_values",
+    "mmsa.raw_files.unique_names",
     "mmsa.raw_files.numbers",
     "mmsa.raw_files.rows",
     "mmsa.raw_files.text_files",
     "mmsa.foundation.registry",
     "mmsa.foundation.settings_yaml",
+    "mmsa.foundation.settings_model",
     "mmsa.foundation.sizes",
     "mmsa.foundation.urls",
 }

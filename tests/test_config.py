@@ -173,6 +173,13 @@ def test_an_unknown_key_names_the_nearest(override: str, hint: str) -> None:
     ("override", "complaint"),
     [
         ("train.epochs=0", "train.epochs=0: Input should be greater than or equal to 1"),
+        ("train.epochs=true", "train.epochs=True: Input should be a number, not true or false"),
+        ("optim.weight_decay=on", "Input should be a number, not true or false"),
+        ("data.cache_limit=yes", "Input should be a number, not true or false"),
+        ("optim.betas=[true, 0.9]", "Input should be a number, not true or false"),
+        ("launch.world_size=true", "Input should be a number, not true or false"),
+        ("train.epochs=1:30", "train.epochs='1:30': Input should be a valid integer"),
+        ("run.seed=0x10", "run.seed='0x10': Input should be a valid integer"),
         ("train.epochs=many", "train.epochs='many': Input should be a valid integer"),
         ("model.image_encoder.image_size_px=9999", "Input should be less than or equal to 4096"),
         ("optim.text_lr=-1", "optim.text_lr=-1: Input should be greater than or equal to 0"),
@@ -197,6 +204,15 @@ def test_a_wrong_value_says_what_was_found_and_expected(override: str, complaint
     message = refused(None, override)
     assert complaint in message
     assert "problems" not in message  # one mistake, one problem
+
+
+def test_numbers_are_decimal_and_times_are_read() -> None:
+    config = load_config(
+        None, ["run.seed=0123", "eval.batch_size=010", "train.epochs=1e1", "run.max_time=1:30:00"]
+    )
+    assert (config.run.seed, config.eval.batch_size, config.train.epochs) == (123, 10, 10)
+    assert config.run.max_time == 5400
+    assert load_config(None, ["train.compile=on"]).train.compile
 
 
 def test_a_value_that_fits_none_of_several_types_is_one_problem() -> None:

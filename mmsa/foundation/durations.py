@@ -10,10 +10,7 @@ _CLOCK = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 
 
 def seconds_of(value: Any) -> Any:
-    """Seconds of `90`, `1:30`, `01:00:00` or `1-12:00:00`; any other value is returned as it is.
-
-    YAML already reads an unquoted `1:30:00` as a base-60 number, 5400.
-    """
+    """Seconds of `90`, `1:30`, `01:00:00` or `1-12:00:00`; any other value is returned as it is."""
     found = _CLOCK.match(value) if isinstance(value, str) else None
     if found is None:
         return value

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsa.errors import UserError
 from mmsa.foundation.near_names import did_you_mean, nearest_name
+from mmsa.foundation.settings_model import SettingsModel
 
 Part = TypeVar("Part")
 Named = TypeVar("Named", bound=Any)  # a class with a class variable `name`
@@ -21,7 +22,7 @@ Named = TypeVar("Named", bound=Any)  # a class with a class variable `name`
 IMPORT_HINT = "for one of your own, add --import MODULE"
 
 
-class PartSettings(BaseModel):
+class PartSettings(SettingsModel):
     """Base of a part's own settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -13,23 +13,37 @@ from mmsa.errors import UserError
 from mmsa.foundation.parsing import UniqueKeysLoader, parse_yaml
 from mmsa.foundation.relative_paths import where_it_was_looked_for
 
-# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string.
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+# Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string,
+# 010 for 8 and 1:30 for 90.
+_INTEGER = re.compile(r"[-+]?[0-9]+$")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+)
 
 
 class SettingsLoader(UniqueKeysLoader):
-    """YAML whose dates are strings: a run may be named by one."""
+    """YAML whose numbers are decimal, and whose dates are strings: a run may be named by one."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag.rpartition(":")[2] not in ("timestamp", "int", "float")
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def decimal(self, node: yaml.ScalarNode) -> int:
+        """The value of an integer."""
+        return int(self.construct_scalar(node))
 
 
 class SettingsDumper(yaml.SafeDumper):
     """Quotes strings that `SettingsLoader` would take for numbers."""
 
 
+SettingsLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+SettingsLoader.add_constructor("tag:yaml.org,2002:int", SettingsLoader.decimal)
 for _yaml in (SettingsLoader, SettingsDumper):
     _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 

@@ -198,3 +198,8 @@ def test_an_export_needs_its_modules() -> None:
     check_extensions({"extensions": ["json"]}, "best")
     with pytest.raises(UserError, match="add --import no.such to the command"):
         check_extensions({"extensions": ["json", "no.such"]}, "best")
+
+
+def test_true_is_no_number_of_a_part_either() -> None:
+    with pytest.raises(UserError, match="Input should be a number, not true or false"):
+        load_config(None, ["model.fusion.hidden=[true]"], checks=MODEL_CHECKS)
