@@ -36,3 +36,51 @@ def test_a_reader_that_has_gone(words: list[str], tmp_path: Path) -> None:
         )
     assert ended.returncode == 141, ended.stderr
     assert ended.stderr == ""
+
+
+SCRIPT = """
+import logging, sys, time
+from pathlib import Path
+from mmsa.process import runtime
+from mmsa.process.command import run_command
+
+def body(command):
+    if sys.argv[1] == "prints":
+        for number in range(3000):
+            print("a line of a report", number)
+    else:
+        runtime.set_up_logging(command.world, Path(sys.argv[2]))
+        for number in range(50):
+            runtime.logger.info("step %d", number)
+
+sys.exit(run_command(body))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "stdout", "code"), [("prints", "closed", 141), ("logs", "closed", 0)]
+    + ([("logs", "full", 0)] if Path("/dev/full").exists() else []),
+)  # fmt: skip
+def test_a_run_goes_on_without_its_reader_and_a_report_ends(
+    what: str, stdout: str, code: int, tmp_path: Path
+) -> None:
+    """As train.py and evaluate.py are: the lines of a run are in its log as well."""
+    if stdout == "closed":
+        reads, writes = os.pipe()
+        os.close(reads)
+    else:
+        writes = os.open("/dev/full", os.O_WRONLY)
+    log = tmp_path / "log.txt"
+    with os.fdopen(writes, "wb") as file:
+        ended = subprocess.run(
+            [sys.executable, "-c", SCRIPT, what, str(log)],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (code, "")
+    if what == "logs":
+        assert log.read_text().splitlines()[-1].endswith("step 49")

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 
 EXIT_CLOSED_STDOUT = 128 + signal.SIGPIPE  # as a shell says of a command that SIGPIPE ended
+
+
+def stdout_has_gone() -> bool:
+    """Whether nobody reads stdout any more; what is buffered is written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    except OSError:  # a full disk under it: what did not fit is lost
+        return False
+    try:  # of a print that failed nothing may be left in the buffer
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLERR)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # no file at all
+        return False
 
 
 def discard_stdout() -> int:

@@ -30,6 +30,7 @@ from mmsa.errors import (
     first_line,
 )
 from mmsa.foundation import atomic_write
+from mmsa.foundation.closed_stdout import discard_stdout, stdout_has_gone
 from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.foundation.open_files import require_open_files, too_many_open
 from mmsa.process.collective_errors import lost_contact
@@ -209,17 +210,19 @@ def run_command(body: Callable[[Command], None]) -> int:
     """Run `body` and return the exit code.
 
     0, or 2 after a `UserError`, 1 after a bug of ours, 75 after a preemption, 130 after Ctrl-C
-    where that is not a preemption. An error that every rank finds alike is reported once, by the
-    main rank; an error of one rank by that rank. Under a launcher a rank exits at once, without
-    waiting for the threads of the process group: gloo's sometimes abort the process at the very
-    end, and the peers of a failing rank may be inside a collective.
+    where that is not one, 141 where nobody reads what it prints. An error that every rank finds
+    alike is reported once, by the main rank; one of a single rank by that rank. Under a launcher a
+    rank exits at once, without waiting for the threads of the process group: gloo's sometimes
+    abort the process at the very end, and the peers of a failing rank may be in a collective.
     """
     command = Command(world_from_environment())
     with command.resources:
         code = _run(command, body)
         command.to_finish.close()
+        if stdout_has_gone():
+            closed = discard_stdout()
+            code = code or closed
         if command.world.world_size > 1:
-            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
     return code
@@ -250,6 +253,8 @@ def _run(command: Command, body: Callable[[Command], None]) -> int:
         code, message = EXIT_INTERRUPTED, "interrupted"
         shown, alike = message, True
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and stdout_has_gone():
+            return discard_stdout()
         failure = error
         code = EXIT_USER_ERROR if (limit := too_many_open(error)) else 1
         several, rank = command.world.world_size > 1, command.world.rank
@@ -290,6 +295,7 @@ def _stopped_in_start_up(command: Command, name: str) -> int:
 
 def leave(code: int) -> None:
     """End the process with `code`, ignoring stop signals from here on."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

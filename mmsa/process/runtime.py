@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa.errors import UserError
+from mmsa.foundation.closed_stdout import discard_stdout
 from mmsa.foundation.open_files import allow_open_files
 from mmsa.foundation.parsing import parse_json
 from mmsa.process.launcher import (
@@ -197,7 +198,15 @@ class _LogFile(logging.FileHandler):
 
 
 class _AboveBars(logging.StreamHandler):
-    """Lines on the screen; open progress bars are redrawn below them."""
+    """Lines on the screen; open progress bars are redrawn below them. Where the screen has gone or
+    is a file on a full disk, they are in the log file: a run goes on without its reader."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, BrokenPipeError):
+            discard_stdout()
+        elif not isinstance(error, OSError):
+            super().handleError(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)

@@ -155,3 +155,14 @@ def test_ctrl_c_before_a_run_begins_is_one_line_of_one_rank(rank: str) -> None:
     _, said = process.communicate(timeout=60)
     words = "interrupted before the run began; nothing was changed\n"
     assert (process.returncode, said) == (EXIT_INTERRUPTED, words if rank == "0" else "")
+
+
+def test_a_signal_at_the_very_end_does_not_change_the_exit_code() -> None:
+    code = (
+        "import atexit, os, signal\n"
+        "from mmsa.process.command import leave\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), getattr(signal, name)) for name in "
+        "('SIGHUP', 'SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGUSR2')])\n"
+        "leave(75)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 75
