@@ -29,9 +29,14 @@ def files_by_id(raw: Path) -> tuple[dict[str, Files], int]:
 
     files: dict[str, Files] = {}
     others = 0
-    walked: set[str] = set()
+    # What is walked for the number of its files alone is not therefore known to have been read.
+    walked, counted = {os.path.realpath(raw)}, {os.path.realpath(raw)}
     for folder, inner, names in os.walk(raw, onerror=refuse, followlinks=True):
-        inner[:] = [name for name in sorted(inner) if _first_time(Path(folder, name), walked)]
+        inner[:] = [
+            name
+            for name in sorted(inner)
+            if _first_time(path := Path(folder, name), counted if _hidden(path, raw) else walked)
+        ]
         for name in names:
             path = Path(folder, name)
             is_text = is_text_name(name)

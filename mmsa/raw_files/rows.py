@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +20,7 @@ from mmsa.errors import UserError
 from mmsa.foundation.parsing import parse_json
 from mmsa.raw_files.delimited import Separator, marked_encoding, separator_of
 from mmsa.raw_files.numbers import plain_number
+from mmsa.raw_files.unique_names import unique_names
 
 _LARGEST_FIELD = 1_000_000  # characters; a longer field has an unclosed quote
 
@@ -52,18 +53,6 @@ class Table:
     def keys(self) -> tuple[str, ...]:
         """A name for each column: its own, with a number behind it where one before has it."""
         return unique_names(self.columns)
-
-
-def unique_names(columns: Sequence[str]) -> tuple[str, ...]:
-    """`columns` with `.1`, `.2`, ... behind the repetitions of a name, as pandas reads them."""
-    found: list[str] = []
-    for column in columns:
-        name, number = column, 0
-        while name in found or (number and name in columns):
-            number += 1
-            name = f"{column}.{number}"
-        found.append(name)
-    return tuple(found)
 
 
 def open_table(path: Path, *, encoding: str | None = None) -> Table:
@@ -143,11 +132,12 @@ def _csv(path: Path, encoding: str) -> Table:
         csv.field_size_limit(_LARGEST_FIELD)
         with path.open("rb") as file:
             text = _text(file, encoding, "")
-            if separator.marked:
-                next(text)
+            before = 0
+            if separator.marked:  # blank lines may come before the mark
+                before = next(number for number, line in enumerate(text, 1) if line.strip())
             reader = csv.reader(text, strict=True, delimiter=separator.character)
             while True:
-                number = reader.line_num + 1 + separator.marked
+                number = reader.line_num + 1 + before
                 try:
                     cells = next(reader)
                 except StopIteration:
@@ -178,8 +168,8 @@ def _separator(path: Path, encoding: str) -> Separator:
 def _tsv(path: Path, encoding: str) -> Table:
     def lines() -> Iterator[tuple[int, list[str]]]:
         with path.open("rb") as file:
-            for number, line in _lines(path, file, encoding):
-                if number > 1 or not separator_of(line).marked:
+            for place, (number, line) in enumerate(_lines(path, file, encoding)):
+                if place or not separator_of(line).marked:
                     yield number, line.split("\t")
 
     return _with_header(path, lines, Separator("\t"))

@@ -121,6 +121,16 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert rejected == []
 
 
+def test_what_a_hidden_folder_holds_is_read_where_a_link_shows_it(tmp_path: Path) -> None:
+    pair(tmp_path / ".store", "1")
+    pair(tmp_path, "a/2")
+    (tmp_path / "b").symlink_to(tmp_path / ".store")
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    examples, rejected = read("folder", tmp_path)
+    assert [e.source_id for e in examples] == ["a/2", "b/1"]
+    assert rejected == []
+
+
 def test_names_that_are_no_unicode_are_packed_or_listed(tmp_path: Path) -> None:
     pair(tmp_path / "raw", "a/2")
     for name in (b"good", b"bad"):

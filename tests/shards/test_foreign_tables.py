@@ -59,6 +59,17 @@ def test_a_separator_that_only_the_first_line_names(folder: Path) -> None:
     assert [e.text for e in read("table", folder / "t.tsv")[0]] == ["a"]
 
 
+def test_blank_lines_before_the_line_that_names_the_separator(folder: Path) -> None:
+    for name, content in (
+        ("t.csv", "\n\nsep=^\n" + as_csv(LINES, "^")),
+        ("t.tsv", "\nsep=\t\ntext\timage\tlabel\na\t1.jpg\tjoy\nb\t2.jpg\tsad\n"),
+    ):
+        (folder / name).write_text(content)
+        assert [e.label for e in read("table", folder / name)[0]] == ["joy", "sad"]
+        first = content.splitlines().index("sep=^" if "^" in content else "sep=\t") + 3
+        assert next(open_table(folder / name).rows()).number == first
+
+
 def test_a_comma_wins_where_it_separates_enough_columns() -> None:
     assert separator_of("text,image,label;a;b;c;d\n").character == ","
     assert separator_of("text;image, path;label\n").character == ";"
