@@ -201,6 +201,13 @@ def _header(opened: Image.Image) -> Header:
     )
 
 
+def size_as_shown(opened: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as it is decoded: turned as its EXIF says."""
+    header = _header(opened)
+    turned = header.orientation >= 5
+    return (header.height, header.width) if turned else (header.width, header.height)
+
+
 def _refuse_without_range(header: Header) -> None:
     if header.mode == "F":
         raise BadImage("its mode F has no fixed range of values; convert it to RGB first")
@@ -257,7 +264,10 @@ def _on_white(opened: Image.Image) -> Image.Image:
     image = opened
     if image.mode.startswith("I"):  # 16 bits of grey; `convert` would cut off at 255
         grey = np.asarray(image)
-        image = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
+        levels = (np.clip(grey, 0, 65535) >> 8).astype(np.uint8)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            levels[grey == transparent] = 255
+        image = Image.fromarray(levels)
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")

@@ -90,10 +90,10 @@ def _size(sample: RawSample) -> tuple[int, int]:
         return width, height
     from PIL import Image, UnidentifiedImageError
 
-    from mmsa.data.decoding.posted_images import FORMATS
+    from mmsa.data.decoding.posted_images import FORMATS, size_as_shown
 
     try:
         with Image.open(io.BytesIO(sample.image), formats=FORMATS) as image:
-            return image.size
+            return size_as_shown(image)
     except (UnidentifiedImageError, OSError):
         return 0, 0  # a text-only model; any other has failed on this image already

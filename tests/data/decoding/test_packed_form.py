@@ -19,6 +19,7 @@ from mmsa.data.decoding.packed_form import (
     pack_image,
     text_as_packed,
 )
+from mmsa.data.decoding.posted_images import size_as_shown
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (128,) * 3
 
@@ -125,7 +126,7 @@ def test_transparent_parts_lie_on_white() -> None:
 
 
 def test_one_colour_named_transparent() -> None:
-    for mode, colour in (("RGB", (10, 20, 30)), ("L", 7)):
+    for mode, colour in (("RGB", (10, 20, 30)), ("L", 7), ("I;16", 7)):
         content = saved(Image.new(mode, (16, 16), colour), "PNG", transparency=colour)
         assert near(shown(content), (8, 8), WHITE)
     palette = Image.new("P", (16, 16), 0)
@@ -158,8 +159,11 @@ def test_orientation_is_applied(form: str, orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    packed = shown(saved(stored, form, exif=exif.tobytes(), quality=95))
+    content = saved(stored, form, exif=exif.tobytes(), quality=95)
+    packed = shown(content)
     assert packed.size == (64, 48)
+    with Image.open(io.BytesIO(content)) as opened:
+        assert size_as_shown(opened) == (64, 48)
     assert near(packed, (10, 8), RED)
     assert near(packed, (10, 40), BLUE)
     assert near(packed, (54, 24), WHITE)
