@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mmsa.errors import UserError
+from mmsa.evaluation.inputs.eval_target import configuration_hash
 from mmsa.evaluation.inputs.sample_facts import SampleFacts
 from mmsa.evaluation.inputs.seen_before import SeenBefore
 from mmsa.evaluation.report.confusion_matrix import confusion_matrix_png
@@ -26,6 +27,8 @@ from mmsa.evaluation.report.predictions_file import read_predictions, rows_of
 from mmsa.evaluation.report.read_report import read_report
 from mmsa.evaluation.scores.metrics import Predictions
 from mmsa.evaluation.scores.score_names import classification_report_text
+from mmsa.export import read_export
+from tests.exports import write_tiny_export
 
 NAMES = ("negative", "neutral", "positive")
 IDENTITY = {
@@ -224,3 +227,15 @@ def test_images_of_unusual_matrices() -> None:
     # Wider than for three classes, and every cell of the diagonal is visible.
     assert pixels(many).shape[1] > 1500
     assert 0.02 < share_of_dark_blue(many) < 0.10
+
+
+def test_runs_that_were_operated_otherwise_are_one_configuration(tmp_path: Path) -> None:
+    def hashed(name: str, **sections: dict[str, object]) -> str:
+        export = write_tiny_export(tmp_path / name, **sections)
+        return configuration_hash(read_export(export))
+
+    first = hashed("a", run={"max_time": "4:00:00", "seed": 1})
+    others = {"run": {"collective_timeout_s": 60, "profile": True, "stop_timeout_s": 5.0}}
+    operated = hashed("b", data={"timeout_s": 900.0}, gpu={"copy_stream": False}, **others)
+    assert first == operated == hashed("c")
+    assert hashed("d", optim={"text_lr": 1e-3}) != first

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmsa.config import Config
 from mmsa.data.manifest import Manifest, Modality, load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.shard_cache import use_cache_of_export
@@ -26,6 +27,12 @@ _IGNORED_SETTINGS: dict[str, set[str]] = {
         *("keep_checkpoints", "checkpoint_every_steps", "checkpoint_in_background"),
         *("micro_batch_size", "init_from"),
     },
+}
+# The same of later settings, which are taken for their defaults: what was hashed before stays.
+_OPERATION: dict[str, set[str]] = {
+    "run": {"max_time", "profile", "stop_signals", "stop_timeout_s", "collective_timeout_s"},
+    "data": {"timeout_s"},
+    "gpu": {"copy_stream"},
 }
 
 
@@ -182,7 +189,11 @@ def configuration_hash(export: Export) -> str:
 
     A model that began from another one, or is the mean of several, is identified with theirs.
     """
-    content = export.config.content()
+    usual: dict[str, Any] = {}
+    for section, names in _OPERATION.items():
+        mine, default = getattr(export.config, section), getattr(Config(), section)
+        usual[section] = mine.model_copy(update={name: getattr(default, name) for name in names})
+    content = export.config.model_copy(update=usual).content()
     del content["launch"], content["eval"]
     for section, names in _IGNORED_SETTINGS.items():
         for name in names:
