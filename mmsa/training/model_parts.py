@@ -81,7 +81,7 @@ def _new_model(
     model = build_model(config.model, len(label_names), vocab_size=vocab_size, preprocessing=view)
     history: list[dict[str, Any]] = []
     if start is not None:
-        history = start.history(start.load_into(model, label_names))
+        history = start.history(start.load_into(model, config.model, label_names))
     probe_encoders(model, config.model, config.data.max_tokens)
     return model, history
 
