@@ -88,6 +88,7 @@ def encoder_problems(raw: dict[str, Any]) -> list[str]:
         name, values = chosen.get("name", default.name), chosen.get("config")
         if used[modality] and isinstance(name, str):
             problems += _problems(modality, name, values, chosen)
+            problems += _last_n_problems(SECTIONS[modality], chosen)
             family = family_class(modality, name)
             if sequences and family is not None and not _has_sequences(family):
                 problems.append(no_sequence(f"{SECTIONS[modality]}.name={name}"))
@@ -116,6 +117,17 @@ def _problems(modality: Modality, name: str, values: Any, chosen: dict[str, Any]
             "model.text_encoder.tokenizer=words:8000, or a Hugging Face name or directory"
         )
     return problems
+
+
+def _last_n_problems(section: str, chosen: dict[str, Any]) -> list[str]:
+    """`last_n` says nothing by itself, though it reads as if the rest were frozen."""
+    last_n, train = chosen.get("last_n"), chosen.get("train", TextEncoderConfig().train)
+    if not isinstance(last_n, int) or last_n < 1 or train == "last_n":
+        return []
+    return [
+        f"{section}.last_n={last_n} has no effect with {section}.train={train}; add "
+        f"{section}.train=last_n, or set {section}.last_n=0"
+    ]
 
 
 def _has_sequences(family: type[Any]) -> bool:

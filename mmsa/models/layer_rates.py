@@ -10,8 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmsa.models.encoders import Encoder
+from mmsa.errors import UserError
+from mmsa.models.encoders import IMAGE_SECTION, TEXT_SECTION, Encoder
 from mmsa.models.model import SentimentModel
+
+
+def require_known_layers(model: SentimentModel, decay: float) -> None:
+    """Raise `UserError` where `decay` is below 1 and the layers of a trained encoder are not known.
+
+    All of such an encoder would have one learning rate.
+    """
+    encoders = {TEXT_SECTION: model.text_encoder, IMAGE_SECTION: model.image_encoder}
+    unknown = [
+        section
+        for section, encoder in encoders.items()
+        if encoder is not None
+        and not encoder.layers
+        and any(parameter.requires_grad for parameter in encoder.body.parameters())
+    ]
+    if decay < 1 and unknown:
+        raise UserError(
+            f"optim.layer_decay={decay}, but the layers of {' and '.join(unknown)} are not known; "
+            "set it to 1"
+        )
 
 
 def layer_shares(model: SentimentModel, decay: float) -> dict[str, float]:

@@ -3,6 +3,9 @@
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", by `torch.utils.checkpoint`.
 Memory falls to about one layer's activations; a step costs about one more forward pass. Results are
 bit-identical: dropout repeats its random numbers, and a BatchNorm counts each micro-batch once.
+
+Under `torch.compile` torch itself plans what the backward graph recomputes: it repeats random
+numbers and updates a buffer once. A layer that cannot be in one graph runs uncompiled, as here.
 """
 
 from __future__ import annotations
@@ -41,13 +44,18 @@ def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
     def recomputed(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
-        return checkpoint(
-            forward,
-            *inputs,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _statistics_left_alone(layer)),
-            **named,
-        )
+        computed = False
+
+        # Not by `context_fn`, which torch.compile refuses.
+        def layer_pass(*inputs: Any, **named: Any) -> Any:
+            nonlocal computed
+            if torch.compiler.is_compiling():
+                return forward(*inputs, **named)
+            with _statistics_left_alone(layer) if computed else nullcontext():
+                computed = True
+                return forward(*inputs, **named)
+
+        return checkpoint(layer_pass, *inputs, use_reentrant=False, **named)
 
     return recomputed
 

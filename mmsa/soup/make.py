@@ -41,6 +41,7 @@ from mmsa.soup.mixing import layers_with_other_statistics, mean_of, recompute_st
 from mmsa.soup.summary import soup_text
 
 _STATISTICS_SAMPLES = 10_000  # of the training split, at most: the mean of more changes nothing
+_LEAST_BATCH = 2  # of them, whatever eval.batch_size: one row alone has no variance
 
 
 def make_soup(
@@ -174,7 +175,7 @@ class Kitchen:
         return {name: tensor.clone() for name, tensor in state.items() if name in buffers}
 
     def _statistics_plan(self) -> BatchPlan:
-        size = min(self.target.batch_size, len(self._train))
+        size = min(max(self.target.batch_size, _LEAST_BATCH), len(self._train))
         return batch_plan(
             len(self._train), global_batch_size=size, micro_batch_size=size, world_size=1
         )

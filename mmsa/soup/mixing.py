@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsa.data.packed_texts import of_batch
 from mmsa.data.stream import Batch
-from mmsa.evaluation.predict import to_device
-from mmsa.models.batchnorm import running_statistics
+from mmsa.evaluation.predict import inputs_of, to_device
+from mmsa.models.batchnorm import frozen_statistics, running_statistics
 from mmsa.models.model import SentimentModel
 
 State = Mapping[str, Tensor]
@@ -69,27 +68,33 @@ def recompute_statistics(
     """Give the BatchNorm `layers` of `model` the mean statistics of `num_batches` batches.
 
     All else is in eval mode. Where only the image encoder has such layers, texts are not computed.
+    As in training, the image encoder does not count a batch with fewer than two images; a layer
+    that counts no batch keeps its statistics.
     """
     only_images = all(name.startswith("image_encoder.") for name in layers)
     with _collecting(model, layers):
         for _ in range(num_batches):
             batch = to_device(next(batches), device)
-            if only_images and model.image_encoder is not None:
-                model.image_encoder(batch["images"])
-            else:
-                inputs = (batch["input_ids"], batch["attention_mask"], batch["images"])
-                model(*inputs, packed=of_batch(batch))
+            if model.image_encoder is None:
+                model(*inputs_of(batch))
+                continue
+            with frozen_statistics(model.image_encoder, batch["num_images"] < 2):
+                if only_images:
+                    model.image_encoder(batch["images"])
+                else:
+                    model(*inputs_of(batch))
 
 
 @contextmanager
 def _collecting(model: nn.Module, layers: Collection[str]) -> Iterator[None]:
-    """Inside, `layers` collect the plain mean of what they see, from nothing on."""
+    """Inside, `layers` collect the plain mean of what they see, instead of what they had."""
     model.eval()
     modules = [module for name, module in model.named_modules() if name in layers]
     found = [(module, module.momentum) for module in modules if isinstance(module, _BatchNorm)]
     for layer, _ in found:
-        layer.reset_running_stats()
-        layer.momentum = None  # a mean over all batches
+        assert layer.num_batches_tracked is not None
+        layer.num_batches_tracked.zero_()
+        layer.momentum = None  # a mean over all batches; the first one replaces what was there
         layer.train()
     try:
         yield

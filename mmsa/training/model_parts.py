@@ -26,6 +26,7 @@ from mmsa.hub import NotOnThisMachine
 from mmsa.lineage import history_of
 from mmsa.models.encoder_probes import probe_encoders
 from mmsa.models.fusion import fusion_class
+from mmsa.models.layer_rates import require_known_layers
 from mmsa.models.missing_weights import missing_weights
 from mmsa.models.model import SentimentModel, build_model, extension_modules
 from mmsa.models.weights import is_export, require_intact_export
@@ -79,9 +80,11 @@ def _new_model(
     vocab_size = None if tokenizer is None else tokenizer.vocab_size
     view = None if start is None else start.export.preprocessing.image
     model = build_model(config.model, len(label_names), vocab_size=vocab_size, preprocessing=view)
+    # Not of a checkpoint: a run that began without this check can only be resumed as it is.
+    require_known_layers(model, config.optim.layer_decay)
     history: list[dict[str, Any]] = []
     if start is not None:
-        history = start.history(start.load_into(model, label_names))
+        history = start.history(start.load_into(model, config.model, label_names))
     probe_encoders(model, config.model, config.data.max_tokens)
     return model, history
 

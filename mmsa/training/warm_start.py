@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmsa.config import Config, ModelConfig
@@ -27,6 +28,8 @@ from mmsa.evaluation.inputs.ledger import read_ledger
 from mmsa.export import WEIGHTS_NAME, Export, load_tokenizer_of, read_export
 from mmsa.export_target import Target, read_export_whole
 from mmsa.lineage import history_of
+from mmsa.models.fusion import build_fusion
+from mmsa.models.losses import num_outputs
 from mmsa.models.model import SentimentModel
 from mmsa.models.weights import load_strictly, read_state
 
@@ -56,9 +59,12 @@ class WarmStart:
     def _encoders(self) -> list[str]:
         return [name for name in _ENCODERS if reads(self.export, name)]
 
-    def load_into(self, model: SentimentModel, label_names: Sequence[str]) -> list[str]:
-        """Give `model` the weights of the source; returns the names of tensors that stay fresh.
+    def load_into(
+        self, model: SentimentModel, config: ModelConfig, label_names: Sequence[str]
+    ) -> list[str]:
+        """Give `model`, built by `config`, the weights of the source.
 
+        Returns the names of tensors that stay fresh.
         Raises `UserError` where an encoder does not fit: which tensors, and how many.
         """
         self._load_encoders(model)
@@ -66,12 +72,14 @@ class WarmStart:
         bodies = tuple(f"{name}.body." for name in _ENCODERS)
         parts = {name.split(".")[0] for name in own} - {*_ENCODERS} | {*self._encoders}
         head = [name for name in own if name.split(".")[0] in parts and not name.startswith(bodies)]
-        same_classes = tuple(label_names) == self.export.label_names
+        by_class: set[str] = set()
+        if tuple(label_names) != self.export.label_names:
+            by_class = _tensors_by_class(model, config, len(label_names))
         fresh: list[str] = []
         reasons: list[str] = []
         for name in head:
             theirs = self.state.get(name)
-            problem = _why_fresh(own[name], theirs, same_classes, len(self.export.label_names))
+            problem = _why_fresh(own[name], theirs, of_other_classes=name in by_class)
             if theirs is None or problem:
                 fresh.append(name)
                 reasons.append(f"{name} ({problem})")
@@ -214,18 +222,32 @@ def _check_tokenizer(config: Config, found: WarmStart) -> None:
     )
 
 
-def _why_fresh(
-    own: Tensor, theirs: Tensor | None, same_classes: bool, num_classes: int
-) -> str | None:
+def _tensors_by_class(model: SentimentModel, config: ModelConfig, num_classes: int) -> set[str]:
+    """The names of the tensors of `model`'s heads that have a row for each class, or one for two.
+
+    They are those whose shape depends on the number of logits. A length alone says nothing: a gate
+    may have one row, and there may be as many shared tokens as classes.
+    """
+    encoders = (model.text_encoder, model.image_encoder)
+    text_width, image_width = (0 if one is None else one.width for one in encoders)
+    outputs = num_outputs(config, num_classes)
+    with torch.random.fork_rng(devices=[]):
+        wider = build_fusion(config.fusion, text_width, image_width, outputs + 1)
+    shapes = {name: tensor.shape for name, tensor in wider.state_dict().items()}
+    own = model.fusion.state_dict()
+    found = {f"fusion.{name}" for name in own if shapes.get(name) != own[name].shape}
+    if model.auxiliary is not None:  # one layer from features to logits each
+        found |= {f"auxiliary.{name}" for name in model.auxiliary.state_dict()}
+    return found
+
+
+def _why_fresh(own: Tensor, theirs: Tensor | None, *, of_other_classes: bool) -> str | None:
     """Why a tensor of the head is not taken, as a clause; None if it is."""
     if theirs is None:
         return "not in it"
     if theirs.shape != own.shape:
         return f"{tuple(own.shape)} here, {tuple(theirs.shape)} there"
-    # A row for each class, or one for two classes.
-    if not same_classes and own.dim() and len(own) in (num_classes, 1):
-        return "of other classes, or of the same in another order"
-    return None
+    return "of other classes, or of the same in another order" if of_other_classes else None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -55,6 +55,12 @@ def refused(capsys: Capture, command: Callable[[list[str]], int], *arguments: st
             "'nobody/nothing' is not on this machine (looked in ",
         ),
         ("model.image_encoder.weights=/nowhere", "/nowhere"),
+        (
+            "optim.layer_decay=0.5 && model.text_encoder.config={model_type: albert, "
+            "embedding_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, "
+            "intermediate_size: 32}",
+            "optim.layer_decay=0.5, but the layers of model.text_encoder are not known",
+        ),
     ],
 )
 def test_mistakes_that_are_found_before_the_start(

@@ -26,9 +26,16 @@ SETTINGS = [
 
 @pytest.mark.soak  # dynamo alone takes each rank half a minute
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("script", ["tests/end_to_end/compiled_quickly.py", "train.py"])
+@pytest.mark.parametrize(
+    ("script", "recomputed"),
+    [
+        ("tests/end_to_end/compiled_quickly.py", False),
+        ("tests/end_to_end/compiled_quickly.py", True),
+        ("train.py", False),
+    ],
+)
 def test_packed_texts_are_compiled_under_ddp(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, recomputed: bool
 ) -> None:
     """The losses and weights of one process without it, and graphs for two kinds of batches."""
     monkeypatch.setattr("harness.TIMEOUT_S", 1000)  # torch's code generator calls a C++ compiler
@@ -45,6 +52,10 @@ def test_packed_texts_are_compiled_under_ddp(
     alone, run_dir = tmp_path / "alone", tmp_path / "run"
     assert train_main([*settings, f"run.dir={alone}"]) == 0
     assert set(kinds) == {True, False}  # both are in these batches
+    settings += [
+        f"model.{encoder}.gradient_checkpointing={str(recomputed).lower()}"
+        for encoder in ("text_encoder", "image_encoder")
+    ]
     ended = launched(
         *[script, *settings, "train.compile=true", f"run.dir={run_dir}", "launch.engine=ddp"],
         config="launch/accelerate/ddp.yaml",

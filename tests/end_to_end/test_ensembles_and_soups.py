@@ -235,6 +235,22 @@ def test_the_statistics_of_a_soup_are_those_of_its_own_activations(
     assert ((first.running_mean - mean).abs() < 0.05 * deviation).all()
 
 
+def test_a_head_with_batch_norm_is_mixed_where_evaluation_takes_single_samples(
+    shards: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """The statistics of its BatchNorm need batches of two."""
+    runs = [str(tmp_path / f"run-{seed}") for seed in range(2)]
+    for seed, run in enumerate(runs):
+        settings = ["model.fusion.name=text_only", "model.fusion.batch_norm=true"]
+        settings += ["model.fusion.hidden=[4]", "eval.batch_size=1", "train.max_steps=1"]
+        settings += [f"data.shards={shards}", f"run.dir={run}", f"run.seed={seed}"]
+        assert train_main([*TINY, *settings]) == 0
+    capsys.readouterr()
+    assert mmsa_main(["soup", *runs, "--kind", "uniform"]) == 0
+    said = "BatchNorm statistics: computed again on 172 training samples"  # of 173
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -93,6 +93,39 @@ def test_a_head_of_other_classes_or_another_shape_starts_fresh_and_is_named(
         assert "fusion.classifier.3.weight (" in (run_dir / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("head", "classes"),
+    [
+        # A gate for each sample: tensors of one row, (1, D) and (1,).
+        (["model.fusion={name: gated, width: 8}"], ["negative", "neutral", "positive"]),
+        (
+            ["model.fusion={name: gated, width: 2}", "model.loss=binary_cross_entropy"],
+            ["negative", "positive"],
+        ),
+        # As many shared tokens as classes.
+        (
+            ["model.fusion={name: bottleneck, width: 8, num_tokens: 3}"],
+            ["negative", "neutral", "positive"],
+        ),
+    ],
+)
+def test_only_what_has_a_row_for_each_class_is_fresh_for_other_classes(
+    shards: Path, tmp_path: Path, head: list[str], classes: list[str]
+) -> None:
+    source, run_dir = tmp_path / "source", tmp_path / "run"
+    common = [*TINY, *STILL, *head, f"data.shards={shards}", "train.max_steps=1"]
+    common += ["model.image_encoder.batch_norm=frozen", "model.auxiliary.text=0.5"]
+    settings = [*common, f"data.classes=[{', '.join(classes)}]", f"run.dir={source}"]
+    assert train_main(settings) == 0
+    settings = [*common, f"data.classes=[{', '.join(classes[::-1])}]", f"run.dir={run_dir}"]
+    assert train_main([*settings, f"train.init_from={source}", "run.seed=1"]) == 0
+    before, after = weights(source, 1), weights(run_dir, 1)
+    layers = ("fusion.classifier.1", "auxiliary.text")
+    expected = {f"{layer}.{one}" for layer in layers for one in ("weight", "bias")}
+    assert set(facts(run_dir)["history"][0]["fresh"]) == expected
+    assert {name for name in after if not same(before[name], after[name])} == expected
+
+
 def test_a_modality_that_the_source_lacks_is_built_as_configured(
     source: Path, shards: Path, tmp_path: Path
 ) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mmsa.config import ImageEncoderConfig, ModelConfig, OptimConfig
+from mmsa.errors import UserError
 from mmsa.models.build_encoders import build_image_encoder
-from mmsa.models.layer_rates import layer_shares
+from mmsa.models.layer_rates import layer_shares, require_known_layers
 from mmsa.models.model import SentimentModel, build_model, parameter_groups
 from mmsa.training.optim import build_optimizer, set_learning_rates
 from tests.models.tiny import image_settings, text_settings
@@ -119,3 +120,17 @@ def test_a_step_moves_each_layer_by_its_rate() -> None:
         if name in trained:
             moved = (before[name] - trained[name]).abs().max().item()
             assert moved == pytest.approx(1e-2 * share, rel=1e-3), name
+
+
+def test_a_trained_encoder_without_known_layers_is_refused() -> None:
+    """ALBERT's layers share one set of weights."""
+    sizes = {"model_type": "albert", "vocab_size": 50, "embedding_size": 8, "hidden_size": 16}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = _model(config=sizes)
+    with pytest.raises(
+        UserError, match=r"optim.layer_decay=0.5, but the layers of model.text_encoder are not"
+    ):
+        require_known_layers(model, 0.5)
+    require_known_layers(model, 1.0)
+    require_known_layers(_model(config=sizes, train="frozen"), 0.5)
+    require_known_layers(_model(), 0.5)

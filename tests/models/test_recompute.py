@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsa.config import Config, load_config
 from mmsa.errors import UserError
 from mmsa.models.model import SentimentModel, build_model
+from mmsa.models.recompute import recompute_in_backward
 
 BERT = (
     "model.text_encoder.config={model_type: bert, hidden_size: 16, num_hidden_layers: 3, "
@@ -105,7 +106,58 @@ def test_a_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale() -> None
 
 
 def test_an_encoder_without_known_layers_says_so() -> None:
-    from mmsa.models.recompute import recompute_in_backward
-
     with pytest.raises(UserError, match=r"model.text_encoder.gradient_checkpointing=true, but"):
         recompute_in_backward([], section="model.text_encoder")
+
+
+class Layer(nn.Module):
+    """A BatchNorm and dropout; with `breaks` torch cannot compile it as one graph."""
+
+    def __init__(self, breaks: bool) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.breaks = breaks
+
+    def forward(self, rows: Tensor) -> Tensor:
+        found = nn.functional.dropout(torch.tanh(self.norm(self.linear(rows))), 0.4)
+        if self.breaks:
+            torch._dynamo.graph_break()
+        return rows + found * found
+
+
+def of_layers(breaks: bool, *, recomputed: bool, compiled: bool) -> tuple[dict[str, Tensor], int]:
+    """Gradients and buffers after one micro-batch, and the bytes kept for the backward pass."""
+    torch._dynamo.reset()
+    torch.manual_seed(3)
+    model = nn.Sequential(*(Layer(breaks) for _ in range(3))).double()
+    if recomputed:
+        recompute_in_backward(list(model), section="model.text_encoder")
+    if compiled:
+        model.compile(backend="aot_eager_decomp_partition")  # all but the code generator
+    rows = torch.randn(512, 6, dtype=torch.double)
+    kept = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    torch.manual_seed(7)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = model(rows)
+    found.sin().sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {**gradients, **dict(model.named_buffers())}, kept
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_compiled_layers_are_computed_twice_too(breaks: bool) -> None:
+    # Compiled dropout draws other numbers, and a layer that breaks the graph runs uncompiled.
+    expected, all_kept = of_layers(breaks, recomputed=False, compiled=not breaks)
+    found, kept = of_layers(breaks, recomputed=True, compiled=True)
+    torch._dynamo.reset()
+    assert found.keys() == expected.keys()
+    assert int(found["0.norm.num_batches_tracked"]) == 1
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    assert kept < all_kept, (kept, all_kept)

@@ -154,6 +154,19 @@ def test_wrong_text_encoders_are_reported_before_training(
     load_config(None, [*words_of, "model.fusion.name=image_only"], checks=MODEL_CHECKS)
 
 
+@pytest.mark.parametrize("encoder", ["model.text_encoder", "model.image_encoder"])
+def test_last_n_alone_is_reported_before_training(encoder: str) -> None:
+    for train in ("full", "frozen"):
+        settings = [f"{encoder}.last_n=2", f"{encoder}.train={train}"]
+        with pytest.raises(UserError, match=f"{encoder}.last_n=2 has no effect with .*={train}"):
+            load_config(None, settings, checks=MODEL_CHECKS)
+        load_config(None, settings)  # as a run or an export of before has it
+    with pytest.raises(UserError, match=f"{encoder}.last_n=2 has no effect with .*=full"):
+        load_config(None, [f"{encoder}.last_n=2"], checks=MODEL_CHECKS)
+    load_config(None, [f"{encoder}.last_n=2", f"{encoder}.train=last_n"], checks=MODEL_CHECKS)
+    load_config(None, [f"{encoder}.last_n=0"], checks=MODEL_CHECKS)
+
+
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(UserError, match=r"fusion head 'concat' is registered twice: by mmsa\."):
         register_fusion("concat")(type("Mine", (FusionHead,), {}))

@@ -241,6 +241,9 @@ def _shown(settings: dict[str, Any], key: str) -> str:
 
 def _comparable(config: Config) -> dict[str, Any]:
     content = config.content()
+    for encoder in ("text_encoder", "image_encoder"):
+        if content["model"][encoder]["train"] != "last_n":
+            content["model"][encoder]["last_n"] = 0  # it has no effect; a new command must drop it
     classes = content["data"]["classes"]
     if isinstance(classes, dict):
         # A list, because its order is that of the logits and dictionaries compare without it.

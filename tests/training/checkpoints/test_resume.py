@@ -58,6 +58,16 @@ def test_a_run_from_before_automatic_pooling_is_resumed_without_naming_it() -> N
     assert differences(named, config()) == changed
 
 
+def test_last_n_without_effect_is_dropped_on_resume() -> None:
+    """A new command is refused with it (`encoder_problems`), and a run may have begun with it."""
+    before = config(model={"text_encoder": {"last_n": 2}})
+    assert differences(before, config()) == []
+    chosen = config(model={"text_encoder": {"train": "last_n", "last_n": 2}})
+    assert differences(
+        chosen, config(model={"text_encoder": {"train": "last_n", "last_n": 1}})
+    ) == ["model.text_encoder.last_n: 2 -> 1"]
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
