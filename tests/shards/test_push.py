@@ -11,7 +11,7 @@ import pytest
 from packed import packed_set
 from s3_server import bucket
 
-from mmsa.data.manifest import load_manifest
+from mmsa.data.manifest import load_manifest, write_manifest
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
 from mmsa.data.storage.store import Store
 from mmsa.errors import UserError
@@ -73,21 +73,78 @@ def test_what_a_store_changed_is_a_fault(
     assert "other.tar is not in manifest.json" in told
 
 
-def test_an_interrupted_upload_is_no_set_and_continues(
-    tiny: Path, url: str, monkeypatch: pytest.MonkeyPatch
+def interrupt_after(
+    num_files: int, directory: Path, url: str, monkeypatch: pytest.MonkeyPatch, **options: bool
 ) -> None:
-    put, left = Store.put, [3]
+    """Push, and be interrupted after so many files of the set."""
+    put, left = Store.put, [num_files + 1]  # and the marker
 
-    def interrupted(self: Store, name: str, path: Path) -> None:
+    def interrupted(self: Store, name: str, content: Path | bytes) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        put(self, name, path)
+        put(self, name, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            push(tiny, url, quiet=True)
+            push(directory, url, quiet=True, **options)
+
+
+def contents(url: str) -> dict[str, bytes]:
+    store = Store(url)
+    return {name: b"".join(map(bytes, store.stream(name))) for name in store.sizes() or ()}
+
+
+def in_folder(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.fixture
+def alike(tmp_path: Path) -> Path:
+    """Another set of files with the names and sizes of those of `tiny`."""
+    (tmp_path / "alike").mkdir()
+    packed_set(tmp_path / "alike")
+    manifest = load_manifest(tmp_path / "alike")
+    for shard in manifest.splits["train"].shards:
+        for name in (shard.tar, shard.index):
+            content = (tmp_path / "alike" / name).read_bytes()
+            (tmp_path / "alike" / name).write_bytes(content[::-1])
+    write_manifest(tmp_path / "alike", manifest.model_copy(update={"dataset": "alike"}))
+    return tmp_path / "alike"
+
+
+def test_an_interrupted_replacement_continues_and_mixes_no_sets(
+    tiny: Path, alike: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(tiny, url, quiet=True)
+    interrupt_after(2, alike, url, monkeypatch, overwrite=True)
+    with pytest.raises(UserError, match=r"A whole set has a manifest\.json there"):
+        load_manifest(url)
+    assert push(alike, url, overwrite=True, quiet=True) == len(in_folder(alike)) - 2
+    assert contents(url) == in_folder(alike)
+
+
+def test_another_set_after_an_interrupted_upload_is_sent_whole(
+    tiny: Path, alike: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(4, tiny, url, monkeypatch)
+    assert push(alike, url, quiet=True) == len(in_folder(alike))
+    assert contents(url) == in_folder(alike)
+
+
+def test_a_file_that_the_store_changed_is_sent_again_if_asked(tiny: Path, url: str) -> None:
+    push(tiny, url, quiet=True)
+    Store(url).put("train-00002.tar", bytes((tiny / "train-00002.tar").stat().st_size))
+    assert push(tiny, url, quiet=True) == 0
+    assert push(tiny, url, overwrite=True, quiet=True) == len(in_folder(tiny))
+    assert contents(url) == in_folder(tiny)
+
+
+def test_an_interrupted_upload_is_no_set_and_continues(
+    tiny: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(3, tiny, url, monkeypatch)
     with pytest.raises(UserError, match=r"A whole set has a manifest\.json there"):
         load_manifest(url)
     assert push(tiny, url, quiet=True) == len(list(tiny.iterdir())) - 3

@@ -116,7 +116,7 @@ class _Download:
             return (
                 "has other bytes than the manifest says (sha256 "
                 f"{self.digest.hexdigest()[:12]}, not {self.wanted.sha256[:12]}), also when "
-                "fetched again. Upload it again: python -m shards push"
+                "fetched again. Upload it again: python -m shards push OUT URL --overwrite"
             )
         return ""
 
