@@ -10,6 +10,7 @@ readers fetch for themselves.
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -36,6 +37,7 @@ _AT_LEAST = 2  # transfers, if necessary of files that are needed later
 _AHEAD = 4  # changes of what is needed that are fetched ahead: two windows and their borders
 _POLL_S = 0.05
 _LOOK_AGAIN_S = 2.0  # how often it is checked that what is needed is still there
+_TRY_AGAIN_S = 2.0  # after a failure of what no reader waits for
 _LOCK_WAIT_S = 30.0  # for a downloader of the same run that is just ending
 _RESTARTS = 100
 
@@ -142,7 +144,8 @@ class _Work:
     folder: Path
     window: deque[Need] = field(default_factory=deque)  # the present need, and those ahead
     transfers: dict[str, tuple[Future[None], bool]] = field(default_factory=dict)  # urgent?
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # what a reader waits for, and why
+    not_before_s: dict[str, float] = field(default_factory=dict)  # the next try of what is ahead
     present: set[str] = field(default_factory=set)
     looked_s: float = 0.0
     published: tuple[frozenset[str], frozenset[str]] | None = None
@@ -208,12 +211,19 @@ class _Work:
         for digest in [digest for digest, (one, _) in self.transfers.items() if one.done()]:
             transfer, urgent = self.transfers.pop(digest)
             error = transfer.exception()
-            if isinstance(error, NoRoom) and not urgent:
-                continue  # tried again until it is needed
-            if error is not None:
+            if not urgent:
+                # No reader waits for it: it is tried again, a final answer when it is needed.
+                self.not_before_s[digest] = self._next_try_s(error)
+            elif error is not None:
                 said = str(error) if isinstance(error, StoreError) else repr(error)
                 self.failed[digest] = said
                 self._write("failed.json", self.failed)
+
+    def _next_try_s(self, error: BaseException | None) -> float:
+        if error is None or isinstance(error, NoRoom):
+            return 0.0
+        is_final = isinstance(error, StoreError) and error.final
+        return math.inf if is_final else time.monotonic() + _TRY_AGAIN_S
 
     def _submit_in_turn(self, pool: ThreadPoolExecutor) -> None:
         """Begin transfers in the order of need.
@@ -238,6 +248,8 @@ class _Work:
                 return
             digest = one.sha256
             if digest in self.present or digest in self.transfers or digest in self.failed:
+                continue
+            if not urgent and time.monotonic() < self.not_before_s.get(digest, 0.0):
                 continue
             if files.cache.path(digest).exists():
                 self.present.add(digest)

@@ -283,6 +283,30 @@ def test_a_failure_is_told_to_who_waits(served: ShardServer, cache: Path) -> Non
         keys(source(reader))
 
 
+@pytest.mark.parametrize("status", [404, 503])
+def test_what_failed_ahead_is_tried_again_when_it_is_needed(
+    folder: Path, served: ShardServer, cache: Path, status: int
+) -> None:
+    expected = keys(source(open_split_in_place(folder)))
+    train = source(open_with(served, patience_s=0.2))
+    first, second, *_ = needs_of(train)
+    ahead = {name for name in second - first if name.endswith(".tar")}
+    is_away = True
+    served.fault = lambda name: status if is_away and name in ahead else None
+
+    def come_back() -> None:
+        nonlocal is_away
+        deadline = time.monotonic() + 60
+        while not all(served.requests[f"GET {name}"] for name in ahead):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1.0)  # longer than a transfer is patient
+        is_away = False
+
+    with downloading(train):
+        assert keys(train, lambda: come_back() if is_away else None) == expected
+
+
 def test_a_killed_downloader_starts_again_and_nothing_is_lost(
     folder: Path, served: ShardServer, cache: Path
 ) -> None:
