@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -137,19 +137,21 @@ class CachedFiles:
         where the cache's limit is smaller."""
         if not wanted:
             return
-        self.check_room(wanted)
+        self.check_room(sum(one.size or 0 for one in wanted), what="this split")
         try:
             fetch_all(self.cache, self.store, list(wanted), patience_s=self.patience_s)
         except StoreError as error:
             raise ShardDamage(str(error), shard=wanted[0].name) from None
 
-    def check_room(self, wanted: Iterable[Wanted], *, what: str = "this split") -> None:
-        """Raise `UserError` where the cache's limit is smaller than these files together."""
-        needed, limit = sum(one.size or 0 for one in wanted), self.cache.limit_bytes
+    def check_room(
+        self, needed: int, *, what: str, remedy: str = "use a larger one, or null"
+    ) -> None:
+        """Raise `UserError` where the cache's limit is smaller than the `needed` bytes."""
+        limit = self.cache.limit_bytes
         if limit is not None and needed > limit:
             raise UserError(
                 f"data.cache_limit={limit} bytes is smaller than what {what} needs at the same "
-                f"time, {needed} bytes; use a larger one, or fewer data.window_shards"
+                f"time, {needed} bytes; {remedy}"
             )
 
     def report_step(self, reader: str, step: int, shards: Collection[int]) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 from packed import open_split, packed_set
-from streaming import assert_equal, batches_of, requests
+from streaming import assert_equal, batches_of, real_keys, requests
 
 from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
-from mmsa.data.shard_needs import TrainNeeds, _early_bytes, start_downloads
+from mmsa.data.shard_needs import TrainNeeds, _early_bytes, most_bytes_at_once, start_downloads
 from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.downloader import Downloader
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
@@ -274,6 +274,62 @@ def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, ca
         downloading(source(reader)),
     ):
         pass
+
+
+def uneven(folder: Path, sizes: list[int]) -> Path:
+    folder.mkdir()
+    packed_set(folder, sizes)
+    return folder
+
+
+@pytest.mark.parametrize("more", [{}, {"start_step": 13}, {"stop_step": 17}, {"groups": 2}])
+@pytest.mark.parametrize(("num_ranks", "num_workers"), [(1, 0), (1, 1), (1, 3), (2, 0), (2, 1)])
+def test_the_room_for_all_readers_is_that_of_the_widest_step_of_all_epochs(
+    tmp_path: Path, more: dict[str, int], num_ranks: int, num_workers: int
+) -> None:
+    folder = uneven(tmp_path / "uneven", [5, 40, 8, 0, 16, 3, 24, 9, 30, 11, 7, 21])
+    reader = open_split(folder, load_manifest(folder))
+    ranks = {"micro_batch_size": 8 // num_ranks, "world_size": num_ranks}
+    train = source(reader, **{**ranks, "stop_step": 88, **more})
+    per_step = {
+        step: set(train.shards_of_step(train._order(step // 21), step, num_ranks))
+        for step in range(train.start_step, train.stop_step)
+    }
+    lead = 2 * num_workers + (num_ranks - 1)
+    sizes = reader.shards.bytes_with_index()
+    widest = max(
+        sum(int(sizes[shard]) for shard in set().union(*map(per_step.get, steps)))
+        for step in per_step
+        for steps in [[s for s in range(step, step + lead + 1) if s in per_step]]
+    )
+    found = most_bytes_at_once(train, num_ranks, num_workers)
+    if num_ranks == 1 and num_workers == 0 and train.plan.groups == 1:
+        assert found == widest
+    assert widest <= found <= 1.2 * widest  # a shard may count twice
+
+
+def test_epochs_of_several_loader_processes_in_the_least_room(
+    tmp_path: Path, cache: Path, tokenizer: TextTokenizer
+) -> None:
+    folder = uneven(tmp_path / "uneven", [5, 40, 8, 16, 3, 24, 9, 30, 11, 7, 21])
+    expected = real_keys(list(batches_of(small_steps(open_split_in_place(folder)), tokenizer)))
+    with serving(folder) as server:
+        least = most_bytes_at_once(small_steps(open_with(server)), 1, 3)
+        with (
+            pytest.raises(UserError, match=rf"{least - 1} bytes is smaller .* {least} bytes"),
+            downloading(small_steps(open_with(server, limit_bytes=least - 1)), 3),
+        ):
+            pass
+        train = small_steps(open_with(server, limit_bytes=least, patience_s=5.0))
+        with downloading(train, 3):
+            assert real_keys(list(batches_of(train, tokenizer, workers=3))) == expected
+
+
+def small_steps(reader: SplitReader) -> TrainRequests:
+    """Three epochs in windows of one shard."""
+    train = source(reader, global_batch_size=4, micro_batch_size=4, stop_step=3 * 43)
+    train.window_shards = 1
+    return train
 
 
 def test_a_failure_is_told_to_who_waits(served: ShardServer, cache: Path) -> None:
