@@ -235,17 +235,19 @@ class _Work:
         turns = [(present, True), (self.task.always, True), *((files, False) for files in later)]
         at_once = _AT_ONCE
         for files, urgent in turns:
-            self._submit(pool, files, urgent=urgent, at_once=at_once)
+            if not self._submit(pool, files, urgent=urgent, at_once=at_once):
+                return
             if any(one.sha256 in self.transfers for one in files):
                 at_once = _AT_LEAST
 
     def _submit(
         self, pool: ThreadPoolExecutor, wanted: Sequence[Wanted], *, urgent: bool, at_once: int
-    ) -> None:
+    ) -> bool:
+        """Begin transfers; False if what is needed later must wait until the next look."""
         files = self.task.files
         for one in wanted:
             if len(self.transfers) >= at_once:
-                return
+                return False
             digest = one.sha256
             if digest in self.present or digest in self.transfers or digest in self.failed:
                 continue
@@ -259,7 +261,8 @@ class _Work:
             )
             self.transfers[digest] = transfer, urgent
             if not urgent and files.cache.limit_bytes is not None:
-                return  # in order, and one at a time: a later one must not take an earlier's room
+                return False  # one at a time: a later one must not take an earlier one's room
+        return True
 
     def _write(self, name: str, content: object) -> None:
         with suppress(OSError):

@@ -332,6 +332,36 @@ def small_steps(reader: SplitReader) -> TrainRequests:
     return train
 
 
+def test_a_later_shard_does_not_take_the_room_of_an_earlier_one(
+    tmp_path: Path, cache: Path
+) -> None:
+    folder = uneven(tmp_path / "uneven", [24, 8] * 6)
+    with serving(folder) as server:
+        train = source(open_with(server), stop_step=None)
+        train.window_shards = 1
+        tars = [need.files[-1] for need in TrainNeeds(train)()]
+        sizes = [tar.size or 0 for tar in tars]
+        large = max(sizes) * 3 // 4
+        first = next(  # a large one now, then one that has no room, then one that would fit
+            n
+            for n in range(len(sizes))
+            if sizes[n] > large and sizes[n + 1] > large and sizes[n + 2] < large
+        )
+        room = sizes[first] + sizes[first + 2] + 8192  # and their indexes
+        assert room < sizes[first] + sizes[first + 1]
+        steps = [need.step for need in TrainNeeds(train)()]
+        reader = open_with(server, limit_bytes=room)
+        train = replace(train, reader=reader, start_step=steps[first])
+        with downloading(train, 0):
+            deadline = time.monotonic() + 60
+            while not reader.files.cache.path(tars[first].sha256).exists():  # type: ignore[union-attr]
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(1.0)
+        assert not server.sent[tars[first + 1].name]
+        assert not server.sent[tars[first + 2].name]
+
+
 def test_a_failure_is_told_to_who_waits(served: ShardServer, cache: Path) -> None:
     served.fault = lambda name: 404 if name.endswith(".tar") else None
     reader = open_with(served, patience_s=60.0)
