@@ -220,8 +220,9 @@ class _Work:
                 self._write("failed.json", self.failed)
 
     def _next_try_s(self, error: BaseException | None) -> float:
-        if error is None or isinstance(error, NoRoom):
-            return 0.0
+        is_limited = self.task.files.cache.limit_bytes is not None
+        if error is None or (isinstance(error, NoRoom) and is_limited):
+            return 0.0  # the first in order: a later one would take its room
         is_final = isinstance(error, StoreError) and error.final
         return math.inf if is_final else time.monotonic() + _TRY_AGAIN_S
 

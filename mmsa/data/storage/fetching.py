@@ -29,7 +29,7 @@ def fetch(
 
     A cut connection continues where it was cut. Raises `StoreError`: an answer that is final, other
     bytes than the manifest says (twice), no byte for `patience_s`; and `NoRoom`, for what is not
-    `urgent` at once.
+    `urgent` at once, also where the disk has no room.
     """
     deadline = time.monotonic() + patience_s
     while not cache.path(wanted.sha256).exists():
@@ -42,7 +42,7 @@ def fetch(
                 return
             with cache.reserved(wanted, urgent=urgent) as place:
                 if place is not None:
-                    _Download(cache, store, wanted, place[0], patience_s).run()
+                    _Download(cache, store, wanted, place[0], patience_s, urgent).run()
                     cache.keep(place[1], wanted.sha256)
                     return
         limit = cache.limit_bytes or 0
@@ -61,10 +61,16 @@ class _Download:
     """The bytes of one file, from the store to an open file."""
 
     def __init__(
-        self, cache: Cache, store: Store, wanted: Wanted, file: int, patience_s: float
+        self,
+        cache: Cache,
+        store: Store,
+        wanted: Wanted,
+        file: int,
+        patience_s: float,
+        urgent: bool,
     ) -> None:
         self.cache, self.store, self.wanted, self.file = cache, store, wanted, file
-        self.patience_s = patience_s
+        self.patience_s, self.urgent = patience_s, urgent
         self.place = joined(store.location, wanted.name)
         self.position, self.digest = 0, hashlib.sha256()
         self.deadline = time.monotonic() + patience_s
@@ -121,10 +127,13 @@ class _Download:
         return ""
 
     def _make_room(self, error: OSError) -> None:
-        """Free space of the cache after a full disk; `StoreError` if there is none for too long."""
+        """Free space of the cache after a full disk; `StoreError` if there is none for too long, or
+        at once where no reader waits."""
         full = error.errno in _DISK_FULL
         rest = max(1, (self.wanted.size or 0) - self.position)
-        if full and (self.cache.free(rest) or time.monotonic() < self.deadline):
+        if full and self.cache.free(rest, urgent=self.urgent):
+            return
+        if full and self.urgent and time.monotonic() < self.deadline:
             return
         what = "the disk is full" if full else (error.strerror or str(error))
         raise StoreError(

@@ -21,7 +21,7 @@ from mmsa.data.storage.settings import CacheSettings, cache_settings, default_di
 from mmsa.data.storage.sources import StoreError
 from mmsa.data.storage.store import Store
 from mmsa.errors import ShardDamage, UserError
-from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.atomic_write import write_file, write_status
 from mmsa.foundation.file_lock import FileLock
 from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.regular_file import read_regular
@@ -170,9 +170,7 @@ class CachedFiles:
         self._report_due_s = time.monotonic() + _REPORT_S
         if self.run is not None:
             with suppress(OSError):
-                write_file(
-                    self.run / f"at-{reader}", str(step), durable=False, make_directory=False
-                )
+                write_status(self.run / f"at-{reader}", step, make_directory=False)
 
 
 def files_at(location: str | os.PathLike[str]) -> LocalFiles | CachedFiles:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from full_disk import fill
 from packed import open_split, packed_set
 from streaming import assert_equal, batches_of, real_keys, requests
 
@@ -263,8 +264,8 @@ def test_a_reader_reports_other_shards_at_once_and_the_same_ones_seldom(
     ]:
         clock += passed_s
         reader.at_step("0-0", step, shards)
-        said.append(report.read_text())
-    assert said == ["0", "0", "0", "2", "2", "4", "5"]
+        said.append(int(report.read_text()))
+    assert said == [0, 0, 0, 2, 2, 4, 5]
 
 
 def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, cache: Path) -> None:
@@ -360,6 +361,45 @@ def test_a_later_shard_does_not_take_the_room_of_an_earlier_one(
             time.sleep(1.0)
         assert not server.sent[tars[first + 1].name]
         assert not server.sent[tars[first + 2].name]
+
+
+def test_a_disk_for_a_few_windows_needs_no_limit_and_nothing_is_fetched_again(
+    folder: Path, served: ShardServer, cache: Path, small_disk: Callable[[str], Path]
+) -> None:
+    expected = keys(source(open_split_in_place(folder)))
+    disk = small_disk("2m")
+    reader = open_with(served, directory=disk / "cache")
+    fill(disk, leave_bytes=5 * bytes_of_one(folder))
+    train = source(reader)
+    first, second, *_ = needs_of(train)
+
+    def wait() -> None:
+        """At the first batch: what fits is there, and the downloader looks for more."""
+        if not waited:
+            deadline = time.monotonic() + 60
+            while not (first | second).issubset(served.sent):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(3.0)  # longer than a failure is waited for
+            waited.append(sent_tars(served))
+
+    waited: list[int] = []
+    with downloading(train):
+        assert keys(train, wait) == expected
+    assert waited[0] <= 5 * bytes_of_one(folder)
+
+
+def test_a_reader_reports_its_step_on_a_full_disk(
+    served: ShardServer, cache: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("1m")
+    reader = open_with(served, directory=disk / "cache")
+    run = disk / "cache" / "runs" / "test"
+    run.mkdir()
+    reader.at_step("0-0", 1, (0, 1))
+    fill(disk)
+    reader.at_step("0-0", 23, (2, 3))
+    assert int((run / "at-0-0").read_text()) == 23
 
 
 def test_a_failure_is_told_to_who_waits(served: ShardServer, cache: Path) -> None:
