@@ -97,11 +97,15 @@ def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> byte
 
 
 def read_index(
-    directory: str | os.PathLike[str] | LocalFiles | CachedFiles, shard: ShardInfo
+    directory: str | os.PathLike[str] | LocalFiles | CachedFiles,
+    shard: ShardInfo,
+    *,
+    again: bool = False,
 ) -> IndexArray:
     """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
 
-    `directory` may be a URL. The bytes come from the node's cache if it is one.
+    `directory` may be a URL. The bytes come from the node's cache if it is one, with `again` from
+    the store itself.
 
     It is not memory-mapped, because a file truncated on a network file system would cause SIGBUS.
     Raises `ShardDamage` if it is missing, changed, or made for another tar.
@@ -115,7 +119,7 @@ def read_index(
         )
 
     try:
-        content = files.read(index_of(shard))
+        content = files.read(index_of(shard), again=again)
     except OSError as error:
         raise damage(f"cannot be read ({error.strerror or error})") from None
     if hashlib.sha256(content).hexdigest() != shard.index_sha256:

@@ -57,6 +57,26 @@ def test_a_set_is_uploaded_once_and_checked(
     assert found[0] == found[1]
 
 
+def test_what_a_store_lost_after_it_was_cached_is_a_fault(
+    tiny: Path, url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    push(tiny, url, quiet=True)
+    command = ["verify", url, "--cache", str(tmp_path / "cache"), "--workers", "1", "--quiet"]
+    main(command)
+    before = capsys.readouterr().out.splitlines()
+    assert len(list((tmp_path / "cache" / "objects").glob("*/*"))) == 2 * 5
+    store = Store(url)
+    store.delete("train-00000.tar", "train-00003.idx")
+    content = bytearray((tiny / "train-00002.tar").read_bytes())
+    content[700] ^= 1
+    store.put("train-00002.tar", bytes(content))
+    assert main(command) == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line not in before]
+    assert "train-00000.tar: it is not there" in said[0]
+    assert "train-00002.tar has other bytes than the manifest says" in said[1]
+    assert "train-00003.idx: it is not there" in said[2]
+
+
 def test_what_a_store_changed_is_a_fault(
     tiny: Path, url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -23,22 +23,29 @@ class NoRoom(StoreError):
 
 
 def fetch(
-    cache: Cache, store: Store, wanted: Wanted, *, patience_s: float, urgent: bool = True
+    cache: Cache,
+    store: Store,
+    wanted: Wanted,
+    *,
+    patience_s: float,
+    urgent: bool = True,
+    again: bool = False,
 ) -> None:
-    """Bring `wanted` into the cache, if it is not there; other processes wait for the first.
+    """Bring `wanted` into the cache, if it is not there; other processes wait for the first. With
+    `again` also if it is there, which it replaces.
 
     A cut connection continues where it was cut. Raises `StoreError`: an answer that is final, other
     bytes than the manifest says (twice), no byte for `patience_s`; and `NoRoom`, for what is not
     `urgent` at once, also where the disk has no room.
     """
     deadline = time.monotonic() + patience_s
-    while not cache.path(wanted.sha256).exists():
+    while again or not cache.path(wanted.sha256).exists():
         try:
             lock = cache.fetching(wanted.sha256, wait_s=1.0)
         except BlockingIOError:  # who holds it has its own patience
             continue
         with lock:
-            if cache.path(wanted.sha256).exists():
+            if not again and cache.path(wanted.sha256).exists():
                 return
             with cache.reserved(wanted, urgent=urgent) as place:
                 if place is not None:

@@ -36,8 +36,9 @@ _MOST_ASKED = 64  # sizes that are asked one by one where a store cannot list
 class LocalFiles:
     """Files in a folder, read in place.
 
-    `open_tar` and `read` raise `OSError`, those of `CachedFiles` also `ShardDamage`. Both classes
-    are picklable; `location` is the folder or URL as the user gave it.
+    `open_tar` and `read` raise `OSError`, those of `CachedFiles` also `ShardDamage`. `read` with
+    `again` asks the store also for what the cache has. Both classes are picklable; `location` is
+    the folder or URL as the user gave it.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -48,7 +49,7 @@ class LocalFiles:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(os.path.join(self.location, wanted.name), flags)
 
-    def read(self, wanted: Wanted) -> bytes:
+    def read(self, wanted: Wanted, *, again: bool = False) -> bytes:
         return read_regular(os.path.join(self.location, wanted.name))
 
     def read_unlisted(self, name: str) -> bytes:
@@ -81,7 +82,9 @@ class CachedFiles:
                 return descriptor
             self._wait_for(wanted)
 
-    def read(self, wanted: Wanted) -> bytes:
+    def read(self, wanted: Wanted, *, again: bool = False) -> bytes:
+        if again:
+            self._fetch(wanted, again=True)
         descriptor = self.open_tar(wanted)
         with open(descriptor, "rb") as file:
             return file.read()
@@ -126,9 +129,9 @@ class CachedFiles:
             return False
         return wanted.sha256 in said["now"] or wanted.sha256 in said["ahead"]
 
-    def _fetch(self, wanted: Wanted) -> None:
+    def _fetch(self, wanted: Wanted, *, again: bool = False) -> None:
         try:
-            fetch(self.cache, self.store, wanted, patience_s=self.patience_s)
+            fetch(self.cache, self.store, wanted, patience_s=self.patience_s, again=again)
         except StoreError as error:
             raise ShardDamage(str(error), shard=wanted.name) from None
 
