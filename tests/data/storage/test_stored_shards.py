@@ -152,6 +152,25 @@ def test_a_file_that_lost_its_end_is_fetched_again(
     assert opened(server.url).read(2, 3) == reader.read(2, 3)
 
 
+def test_an_index_that_the_disk_changed_is_fetched_again(
+    reader: SplitReader, server: ShardServer, cache: Path
+) -> None:
+    remote = opened(server.url)
+    remote.records(2)
+    path = remote.files.cache.path(reader.shards.index_file(2).sha256)  # type: ignore[union-attr]
+    whole = path.read_bytes()
+    changed = whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]
+    path.write_bytes(changed)
+    assert opened(server.url).read(2, 3) == reader.read(2, 3)
+    assert path.read_bytes() == whole
+    path.write_bytes(changed)
+    remote = opened(server.url)
+    server.fault = lambda name: 404
+    with pytest.raises(ShardDamage, match="in the cache, and cannot be fetched again") as damage:
+        remote.read(2, 3)
+    assert str(path) in str(damage.value)
+
+
 def test_tars_are_checked_before_they_are_fetched(server: ShardServer, cache: Path) -> None:
     remote = opened(server.url)
     remote.check_tars()
