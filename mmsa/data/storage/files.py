@@ -242,21 +242,23 @@ def read_manifest(location: str, name: str) -> bytes:
     key = hashlib.sha256(address.encode()).hexdigest()
     folder = files.cache.directory / "manifests"
     with FileLock(folder / f"{key[:3]}.lock", wait_s=files.patience_s):
-        tag = None
-        with suppress(OSError, ValueError):
-            tag = parse_json((folder / f"{key}.tag").read_text())["tag"]
-        cached = Path(folder / f"{key}.json")
-        answer = _asked_again(files, name, tag if cached.exists() else None)
+        tag, cached, kept = folder / f"{key}.tag", folder / f"{key}.json", b""
+        known = None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            said, kept = parse_json(tag.read_text()), cached.read_bytes()
+            # Else the disk changed the file.
+            if said["sha256"] == hashlib.sha256(kept).hexdigest():
+                known = said["tag"]
+        answer = _asked_again(files, name, known)
         if answer is None:
-            return cached.read_bytes()
+            return kept
         content, new_tag = answer
         with suppress(OSError):  # a full disk: fetched again next time
-            # The tag last: it must never speak of other bytes.
-            (folder / f"{key}.tag").unlink(missing_ok=True)
             write_file(cached, content, durable=False)
             if new_tag:
-                said = {"address": address, "tag": new_tag}
-                write_file(folder / f"{key}.tag", json.dumps(said), durable=False)
+                digest = hashlib.sha256(content).hexdigest()
+                said = {"address": address, "tag": new_tag, "sha256": digest}
+                write_file(tag, json.dumps(said), durable=False)
         return content
 
 
