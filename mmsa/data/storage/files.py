@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,12 +241,17 @@ def read_manifest(location: str, name: str) -> bytes:
     address = joined(location, name)
     key = hashlib.sha256(address.encode()).hexdigest()
     folder = files.cache.directory / "manifests"
-    with FileLock(folder / f"{key[:3]}.lock", wait_s=files.patience_s):
+    # Who holds the lock may wait for a slow store longer than this process does. Then each asks for
+    # itself, and those that get no answer end with the store's words.
+    lock: AbstractContextManager[object] = nullcontext()
+    with suppress(BlockingIOError):
+        lock = FileLock(folder / f"{key[:3]}.lock", wait_s=files.patience_s)
+    with lock:
         tag, cached, kept = folder / f"{key}.tag", folder / f"{key}.json", b""
         known = None
         with suppress(OSError, ValueError, KeyError, TypeError):
             said, kept = parse_json(tag.read_text()), cached.read_bytes()
-            # Else the disk changed the file.
+            # Else the disk changed the file, or two processes wrote it and its tag.
             if said["sha256"] == hashlib.sha256(kept).hexdigest():
                 known = said["tag"]
         answer = _asked_again(files, name, known)

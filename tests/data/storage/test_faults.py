@@ -21,6 +21,7 @@ from packed import SIZES, open_split
 from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.settings import cache_settings, use_cache
 from mmsa.data.storage.sources import words_of
 from mmsa.errors import ShardDamage, UserError
@@ -31,6 +32,7 @@ import sys
 from pathlib import Path
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.settings import CacheSettings, use_cache
 from mmsa.labels import class_map
 use_cache(CacheSettings(Path(sys.argv[2]), patience_s=20))
@@ -124,6 +126,35 @@ def test_a_full_disk_evicts_then_ends_and_goes_on_after_room_was_made(
     assert damage.value.shard == "train-00002.tar"
     filler.unlink()
     assert remote.read(2, 0).key == "tiny-train-7"
+
+
+def test_processes_that_wait_for_a_slow_manifest_end_with_the_words_of_the_store(
+    server: ShardServer, cache: Path
+) -> None:
+    """One asks while the others wait for it, longer than they are patient."""
+    use_cache(replace(cache_settings(), patience_s=0.5))
+    Cache(cache).prepare()
+
+    def slow(name: str) -> int:
+        time.sleep(2.0)
+        return 503
+
+    server.fault = slow
+    said: list[str] = []
+
+    def load() -> None:
+        try:
+            load_manifest(server.url)
+        except UserError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 3
+    assert all("cannot be read as packed shards" in words and "503" in words for words in said)
 
 
 @pytest.mark.parametrize("status", [401, 403])
