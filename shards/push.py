@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from mmsa.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from mmsa.data.manifest import MANIFEST_NAME, Manifest, load_manifest, parse_manifest
+from mmsa.data.storage.files import read_manifest
 from mmsa.data.storage.sources import StoreError
 from mmsa.data.storage.store import Store
 from mmsa.errors import UserError
@@ -60,11 +61,13 @@ def push(directory: Path, url: str, *, overwrite: bool = False, quiet: bool = Fa
         )
     sizes = _sizes(directory, manifest)
     if MANIFEST_NAME in there or _digest_in_progress(store, there) != manifest.digest:
-        # The marker goes first: it must never name files that its upload did not send. Then the
-        # manifest: readers must find the old set or the new one, never some of both.
-        for in_the_way in ([MARKER_NAME], [MANIFEST_NAME], sizes):
+        # A marker of no set first: none may name files that its upload did not send, and a store
+        # that takes nothing now must not lose the set that it has. Then the manifest goes: readers
+        # must find the old set or the new one, never some of both.
+        store.put(MARKER_NAME, _marker(""))
+        for in_the_way in ([MANIFEST_NAME], sizes):
             store.delete(*[name for name in in_the_way if name in there])
-        store.put(MARKER_NAME, json.dumps({"digest": manifest.digest}).encode())
+        store.put(MARKER_NAME, _marker(manifest.digest))
         there = {}
     names = [name for name, size in sizes.items() if there.get(name) != size]
     with (
@@ -93,13 +96,17 @@ def _there(store: Store) -> dict[str, int]:
 
 
 def _is_there(store: Store, manifest: Manifest) -> bool:
-    """Whether the manifest at the store is `manifest`."""
+    """Whether the manifest at the store is `manifest`. Raises `StoreError`: a manifest that cannot
+    be read now may be of this set."""
+    content = read_manifest(store.location, MANIFEST_NAME)
     try:
-        return load_manifest(store.location).digest == manifest.digest
-    except StoreError:
-        raise
-    except UserError:
+        return parse_manifest(store.location, content).digest == manifest.digest
+    except UserError:  # damaged, or of another version
         return False
+
+
+def _marker(digest: str) -> bytes:
+    return json.dumps({"digest": digest}).encode()
 
 
 def _digest_in_progress(store: Store, there: dict[str, int]) -> str | None:

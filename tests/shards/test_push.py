@@ -13,6 +13,7 @@ from s3_server import bucket
 
 from mmsa.data.manifest import load_manifest, write_manifest
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
+from mmsa.data.storage.sources import StoreError
 from mmsa.data.storage.store import Store
 from mmsa.errors import UserError
 from shards.__main__ import main
@@ -97,7 +98,7 @@ def interrupt_after(
     num_files: int, directory: Path, url: str, monkeypatch: pytest.MonkeyPatch, **options: bool
 ) -> None:
     """Push, and be interrupted after so many files of the set."""
-    put, left = Store.put, [num_files + 1]  # and the marker
+    put, left = Store.put, [num_files + 2]  # and the marker, of no set and of this one
 
     def interrupted(self: Store, name: str, content: Path | bytes) -> None:
         left[0] -= 1
@@ -178,6 +179,34 @@ def test_another_set_is_replaced_only_if_asked(tiny: Path, url: str, tmp_path: P
         push(tmp_path / "other", url, quiet=True)
     push(tmp_path / "other", url, overwrite=True, quiet=True)
     assert load_manifest(url) == load_manifest(tmp_path / "other")
+
+
+def test_a_manifest_that_cannot_be_read_now_is_not_taken_for_another_set(
+    tiny: Path, url: str
+) -> None:
+    push(tiny, url, quiet=True)
+    client = boto3.client("s3", region_name="us-east-1")
+    body = (tiny / "manifest.json").read_bytes()
+    client.put_object(
+        Bucket="tweets", Key="set/manifest.json", Body=body, StorageClass="GLACIER"
+    )  # listed, and an answer of 403 until it is restored
+    with pytest.raises(StoreError, match="InvalidObjectState"):
+        push(tiny, url, quiet=True)
+
+
+def test_a_store_that_takes_nothing_keeps_the_set_that_it_has(
+    tiny: Path, alike: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(tiny, url, quiet=True)
+
+    def away(self: Store, name: str, content: Path | bytes) -> None:
+        raise StoreError(f"{name}: 503 Service Unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", away)
+        with pytest.raises(StoreError, match="503"):
+            push(alike, url, overwrite=True, quiet=True)
+    assert contents(url) == in_folder(tiny)
 
 
 def test_packing_to_a_store(url: str, tmp_path: Path) -> None:
