@@ -28,6 +28,7 @@ from mmsa.data.storage.cache import Wanted
 from mmsa.data.storage.fetching import NoRoom, fetch
 from mmsa.data.storage.files import CachedFiles
 from mmsa.data.storage.sources import StoreError
+from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_status
 from mmsa.foundation.file_lock import FileLock
 from mmsa.foundation.hidden_main import without_main_module
@@ -215,7 +216,7 @@ class _Work:
                 # No reader waits for it: it is tried again, a final answer when it is needed.
                 self.not_before_s[digest] = self._next_try_s(error)
             elif error is not None:
-                said = str(error) if isinstance(error, StoreError) else repr(error)
+                said = str(error) if isinstance(error, UserError) else repr(error)
                 self.failed[digest] = said
                 self._write("failed.json", self.failed)
 

@@ -41,17 +41,12 @@ def fetch(
     deadline = time.monotonic() + patience_s
     while again or not cache.path(wanted.sha256).exists():
         try:
-            lock = cache.fetching(wanted.sha256, wait_s=1.0)
-        except BlockingIOError:  # who holds it has its own patience
-            continue
-        with lock:
-            if not again and cache.path(wanted.sha256).exists():
+            if _fetched(cache, store, wanted, patience_s, urgent=urgent, again=again):
                 return
-            with cache.reserved(wanted, urgent=urgent) as place:
-                if place is not None:
-                    _Download(cache, store, wanted, place[0], patience_s, urgent).run()
-                    cache.keep(place[1], wanted.sha256)
-                    return
+        except BlockingIOError:  # who holds the lock has its own patience
+            continue
+        except OSError as error:
+            raise _not_written(joined(store.location, wanted.name), cache, error) from None
         limit = cache.limit_bytes or 0
         problem = (
             f"{joined(store.location, wanted.name)} ({size_in_words(wanted.size or 0)}) has no "
@@ -62,6 +57,32 @@ def fetch(
         if not urgent or time.monotonic() > deadline or (wanted.size or 0) > limit:
             raise NoRoom(problem)
         time.sleep(_FIRST_PAUSE_S)
+
+
+def _fetched(
+    cache: Cache, store: Store, wanted: Wanted, patience_s: float, *, urgent: bool, again: bool
+) -> bool:
+    """Whether `wanted` is in the cache now; False if there is no room. Raises as `fetch` does, and
+    `OSError` of the cache; `BlockingIOError` where another process is fetching it."""
+    with cache.fetching(wanted.sha256, wait_s=1.0):
+        if not again and cache.path(wanted.sha256).exists():
+            return True
+        with cache.reserved(wanted, urgent=urgent) as place:
+            if place is None:
+                return False
+            _Download(cache, store, wanted, place[0], patience_s, urgent).run()
+            cache.keep(place[1], wanted.sha256)
+            return True
+
+
+def _not_written(place: str, cache: Cache, error: OSError) -> StoreError:
+    full = error.errno in _DISK_FULL
+    what = "the disk is full" if full else (error.strerror or str(error))
+    return StoreError(
+        f"{place} cannot be written to the cache {cache.directory}: {what}. Make room there or "
+        "name another folder by data.cache; the same command continues",
+        final=True,
+    )
 
 
 class _Download:
@@ -142,12 +163,7 @@ class _Download:
             return
         if full and self.urgent and time.monotonic() < self.deadline:
             return
-        what = "the disk is full" if full else (error.strerror or str(error))
-        raise StoreError(
-            f"{self.place} cannot be written to the cache {self.cache.directory}: {what}. Make "
-            "room there or name another folder by data.cache; the same command continues",
-            final=True,
-        ) from None
+        raise _not_written(self.place, self.cache, error) from None
 
 
 def _write(file: int, piece: bytes | memoryview, position: int) -> None:

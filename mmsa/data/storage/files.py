@@ -77,7 +77,16 @@ class CachedFiles:
 
     def open_tar(self, wanted: Wanted) -> int:
         while True:
-            descriptor = self.cache.open(wanted)
+            try:
+                descriptor = self.cache.open(wanted)
+            except OSError as error:  # not the store's fault
+                cached = self.cache.path(wanted.sha256)
+                raise ShardDamage(
+                    f"{joined(self.location, wanted.name)} cannot be opened in the cache: "
+                    f"{cached}: {error.strerror or error}. Mend that, or name another folder by "
+                    "data.cache",
+                    shard=wanted.name,
+                ) from None
             if descriptor is not None:
                 return descriptor
             self._wait_for(wanted)

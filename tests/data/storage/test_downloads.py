@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,12 @@ from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
 from mmsa.data.shard_needs import TrainNeeds, _early_bytes, most_bytes_at_once, start_downloads
 from mmsa.data.storage.cache import Cache
-from mmsa.data.storage.downloader import Downloader
+from mmsa.data.storage.downloader import Downloader, Task, _Work
+from mmsa.data.storage.files import CachedFiles
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.file_lock import FileLock
 from mmsa.process.runtime import World
 
 SHARDS, SAMPLES = 12, 8
@@ -431,6 +434,23 @@ def test_what_failed_ahead_is_tried_again_when_it_is_needed(
 
     with downloading(train):
         assert keys(train, lambda: come_back() if is_away else None) == expected
+
+
+def test_a_problem_of_the_cache_is_told_in_its_own_words(
+    served: ShardServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmsa.data.storage.cache._LOCK_WAIT_S", 0.1)
+    files = open_with(served).files
+    assert isinstance(files, CachedFiles)
+    train = source(open_with(served))
+    work = _Work(Task(files, TrainNeeds(train), (), ()), cache)
+    work._advance(TrainNeeds(train)(), 0)
+    with FileLock(cache / "locks" / "cache"), ThreadPoolExecutor(1) as pool:
+        work._submit_in_turn(pool)
+    work._collect()
+    assert work.failed
+    for said in work.failed.values():
+        assert said.startswith("another process holds")
 
 
 def test_a_killed_downloader_starts_again_and_nothing_is_lost(
