@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_push(push: argparse.ArgumentParser) -> None:
     push.add_argument("out", metavar="OUT", type=Path, help="directory made by pack or index")
     push.add_argument("url", metavar="URL", help="s3://BUCKET/FOLDER, gs:// or az://")
-    push.add_argument("--overwrite", action="store_true", help="replace another set at URL")
+    push.add_argument("--overwrite", action="store_true", help="replace the set at URL")
     push.add_argument("--quiet", action="store_true", help="no progress bar")
     push.set_defaults(run=_run_push)
 

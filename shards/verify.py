@@ -1,7 +1,7 @@
 """Check a packed data set against its manifest, to the last byte.
 
-Every tar and index is read completely. Each fault is one sentence that names the file and, where
-there is one, the sample. Nothing is repaired.
+Every tar and index is read completely, from a store also what a cache has of it. Each fault is one
+sentence that names the file and, where there is one, the sample. Nothing is repaired.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _check_shard(task: _Task) -> _Checked:
     tar = task.shard.tar
     try:
         content = task.files.read(
-            Wanted(task.shard.tar, task.shard.tar_bytes, task.shard.tar_sha256)
+            Wanted(task.shard.tar, task.shard.tar_bytes, task.shard.tar_sha256), again=True
         )
     except OSError as error:
         result.faults.append(f"{tar} cannot be read ({error.strerror})")
@@ -156,7 +156,7 @@ def _check_shard(task: _Task) -> _Checked:
     if hashlib.sha256(content).hexdigest() != task.shard.tar_sha256:
         result.faults.append(f"{tar} does not match its sha256 in the manifest")
     try:
-        records = read_index(task.files, task.shard)
+        records = read_index(task.files, task.shard, again=True)
     except ShardDamage as error:
         result.faults.append(str(error))
         return result

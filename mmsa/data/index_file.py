@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -97,11 +97,15 @@ def index_bytes(records: IndexArray, *, tar_bytes: int, tar_sha256: str) -> byte
 
 
 def read_index(
-    directory: str | os.PathLike[str] | LocalFiles | CachedFiles, shard: ShardInfo
+    directory: str | os.PathLike[str] | LocalFiles | CachedFiles,
+    shard: ShardInfo,
+    *,
+    again: bool = False,
 ) -> IndexArray:
     """Read the index of `shard` whole, (num_samples,) of `INDEX_DTYPE`, and check it.
 
-    `directory` may be a URL. The bytes come from the node's cache if it is one.
+    `directory` may be a URL. The bytes come from the node's cache if it is one, with `again` from
+    the store itself.
 
     It is not memory-mapped, because a file truncated on a network file system would cause SIGBUS.
     Raises `ShardDamage` if it is missing, changed, or made for another tar.
@@ -109,17 +113,13 @@ def read_index(
     files = directory if isinstance(directory, LocalFiles | CachedFiles) else files_at(directory)
     path = joined(files.location, shard.index)
 
-    def damage(what: str) -> ShardDamage:
-        return ShardDamage(
-            f"the index {path} {what}. Restore it, or pack the data again", shard=shard.tar
-        )
+    def damage(what: str, remedy: str = "Restore it, or pack the data again") -> ShardDamage:
+        return ShardDamage(f"the index {path} {what}. {remedy}", shard=shard.tar)
 
     try:
-        content = files.read(index_of(shard))
+        content = _whole(files, index_of(shard), damage, again)
     except OSError as error:
         raise damage(f"cannot be read ({error.strerror or error})") from None
-    if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-        raise damage("does not match the manifest's sha256: it is damaged or of other shards")
     if len(content) < _INDEX_HEADER.size:
         raise damage("is shorter than its header")
     magic, version, record_bytes, count, tar_bytes, tar_sha256 = _INDEX_HEADER.unpack_from(content)
@@ -140,6 +140,33 @@ def read_index(
             f"says that samples lack {missing_counts(records)}; the manifest says {shard.missing}"
         )
     return records
+
+
+def _whole(
+    files: LocalFiles | CachedFiles, wanted: Wanted, damage: Callable[..., ShardDamage], again: bool
+) -> bytes:
+    """The bytes of an index with the digest of the manifest; from a cache that changed them they
+    are fetched again. Raises `OSError` and `ShardDamage`."""
+
+    def is_whole(content: bytes) -> bool:
+        return hashlib.sha256(content).hexdigest() == wanted.sha256
+
+    changed = "does not match the manifest's sha256"
+    content = files.read(wanted, again=again)
+    if is_whole(content):
+        return content
+    if isinstance(files, LocalFiles):
+        raise damage(f"{changed}: it is damaged or of other shards")
+    cached = files.cache.path(wanted.sha256)  # it was right when it was fetched
+    try:
+        content = files.read(wanted, again=True)
+    except ShardDamage as error:
+        what = f"{changed} in the cache, and cannot be fetched again: {error}"
+        raise damage(what, f"Its file in the cache is {cached}") from None
+    if not is_whole(content):
+        remedy = f"The disk of the cache changes it: {cached}. Name another data.cache"
+        raise damage(f"{changed}, also when fetched again", remedy)
+    return content
 
 
 def read_indexes(

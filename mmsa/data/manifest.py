@@ -197,8 +197,7 @@ def load_manifest(directory: str | os.PathLike[str]) -> Manifest:
     """
     with _uncollected():
         if is_url(directory):
-            place = joined(directory, MANIFEST_NAME)
-            return _checked(place, _parsed(place, _from_store(str(directory))))
+            return parse_manifest(joined(directory, MANIFEST_NAME), _from_store(str(directory)))
         return _load(Path(directory) / MANIFEST_NAME)
 
 
@@ -225,6 +224,11 @@ def _load(path: Path) -> Manifest:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); pack the data again") from None
+    return parse_manifest(path, content)
+
+
+def parse_manifest(path: Path | str, content: bytes) -> Manifest:
+    """The manifest whose bytes, from `path`, are `content`; raises as `load_manifest` does."""
     return _checked(path, _parsed(path, content))
 
 

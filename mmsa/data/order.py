@@ -160,6 +160,30 @@ class Order:
             yield first, first + length
             start += length
 
+    def sizes_of_steps(
+        self, shard_sizes: IntArray, first: IntArray, end: IntArray, groups: range
+    ) -> IntArray:
+        """(n,) the `shard_sizes` (S,) of the windows of steps `first[i]` up to `end[i]`, summed.
+
+        Of the windows of `groups` alone, and in the last incomplete step of all groups. A shard
+        that is cut at a border of two groups counts in both.
+        """
+        ends_of_parts = np.append(0, np.cumsum(shard_sizes[self._parts]))
+        ends_of_windows = ends_of_parts[self._window_parts]  # (W + 1,), from 0 on
+        found = np.zeros(len(first), dtype=np.int64)
+        for group, (begin, stop) in enumerate(
+            zip(self._borders[:-1], self._borders[1:], strict=True)
+        ):
+            low = first * self._share
+            if group not in groups:
+                low = np.maximum(low, self._num_whole * self._share)
+            upto = np.minimum(begin + end * self._share, stop)
+            is_read = upto > begin + low
+            windows = np.searchsorted(self._window_starts, begin + low[is_read], side="right") - 1
+            behind = np.searchsorted(self._window_starts, upto[is_read] - 1, side="right")
+            found[is_read] += ends_of_windows[behind] - ends_of_windows[windows]
+        return found
+
     def following(self, number: int) -> int | None:
         """The window that the group of window `number` reads next; None at the group's end."""
         begins = self._window_starts[number + 1]

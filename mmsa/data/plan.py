@@ -64,6 +64,12 @@ class BatchPlan:
         """Into how many parts a step is cut, each for ranks that share their groups."""
         return gcd(self.groups, self.world_size)
 
+    def groups_of(self, ranks: range) -> range:
+        """The groups that consecutive `ranks` read whole steps from."""
+        ranks_of_block, groups_of_block = self.world_size // self.blocks, self.groups // self.blocks
+        first, last = ranks[0] // ranks_of_block, ranks[-1] // ranks_of_block
+        return range(first * groups_of_block, (last + 1) * groups_of_block)
+
     def block(self, rank: int, start: int, stop: int) -> Block:
         """The part of the step from `start` to `stop` that `rank` shares with its neighbours.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmsa.data.batch_requests import EvaluationRequests, TrainRequests
+from mmsa.data.plan import BatchPlan
 from mmsa.data.storage.cache import Wanted
 from mmsa.data.storage.downloader import Downloader, Need, Task
 from mmsa.data.storage.files import CachedFiles
@@ -54,7 +55,7 @@ def start_downloads(
     `train` read its first samples before it has their shards.
 
     None on the others, and where the shards are read in place. Raises `UserError` if the cache's
-    limit is smaller than what one step and the validation split need.
+    limit is smaller than what the readers of a step and the validation split need.
     """
     files = train.reader.files
     if not isinstance(files, CachedFiles):
@@ -67,11 +68,29 @@ def start_downloads(
     if validation is not None:  # in the order of text lengths: all of it is needed at once
         shards = validation.reader.shards
         always = tuple(shards.files(range(len(shards))))
-    files.check_room([*always, *_largest_need(needs)], what="a window and the validation split")
+    _check_room(files, train, always, world.local_world_size, num_workers)
     workers = range(max(1, num_workers))
     ranks = range(world.rank, world.rank + world.local_world_size)
     readers = tuple(f"{rank}-{worker}" for rank in ranks for worker in workers)
     return Downloader(Task(files, needs, always, readers))
+
+
+def _check_room(
+    files: CachedFiles,
+    train: TrainRequests,
+    always: tuple[Wanted, ...],
+    num_ranks: int,
+    num_workers: int,
+) -> None:
+    if files.cache.limit_bytes is None:
+        return
+    validation_bytes = sum(file.size or 0 for file in always)
+    files.check_room(
+        most_bytes_at_once(train, num_ranks, num_workers) + validation_bytes,
+        what="a window and the validation split",
+        remedy="use a larger one, fewer data.window_shards, or fewer data.num_workers, which read "
+        "ahead of each other",
+    )
 
 
 def _early_bytes(train: TrainRequests, num_workers: int) -> int:
@@ -82,16 +101,38 @@ def _early_bytes(train: TrainRequests, num_workers: int) -> int:
     return int(_EARLY_SHARE * epoch_bytes * to_come) // (plan.world_size * max(1, num_workers))
 
 
-def _largest_need(needs: TrainNeeds) -> tuple[Wanted, ...]:
-    """The files of the step of the first epoch that needs most bytes at once."""
-    plan = needs.requests.plan
-    epoch, _, _ = plan.locate(needs.requests.start_step)
-    largest: tuple[Wanted, ...] = ()
-    most = 0
-    for need in needs():
-        if plan.locate(need.step)[0] != epoch:
-            break
-        needed = sum(file.size or 0 for file in need.files)
-        if needed > most:
-            most, largest = needed, need.files
-    return largest
+def most_bytes_at_once(train: TrainRequests, num_ranks: int, num_workers: int) -> int:
+    """The most bytes of shards that the readers of a node need at the same time, in any step of the
+    run: those of the slowest one, and those that the others have open some steps later.
+
+    `train` is that of the first of the node's `num_ranks`. A shard that two groups or two epochs
+    share at the same time counts twice.
+    """
+    plan = train.plan
+    steps, lead = plan.steps_per_epoch, _lead(plan, num_ranks, num_workers)
+    groups = plan.groups_of(range(train.rank, train.rank + num_ranks))
+    sizes = train.reader.shards.bytes_with_index() * (train.reader.sizes > 0)
+    all_bytes = int(sizes.sum())
+    if lead >= steps:
+        return all_bytes
+    most, carried = 0, np.zeros(0, dtype=np.int64)
+    for epoch in range(train.start_step // steps, -(-train.stop_step // steps)):
+        order, start = train._order(epoch), max(0, train.start_step - epoch * steps)
+        stop = min(steps, train.stop_step - epoch * steps)
+        # Of the last steps of the epoch before: what is already needed of this one.
+        ends = np.minimum(np.arange(lead - len(carried), lead) + 1, stop)
+        carried += order.sizes_of_steps(sizes, np.zeros_like(ends), ends, groups)
+        first = np.arange(start, stop)
+        needed = order.sizes_of_steps(sizes, first, np.minimum(first + 1 + lead, stop), groups)
+        most = max(most, int(needed.max(initial=0)), int(carried.max(initial=0)))
+        carried = needed[-lead:] if lead else carried
+    return min(most, all_bytes)
+
+
+def _lead(plan: BatchPlan, num_ranks: int, num_workers: int) -> int:
+    """By how many steps the fastest reader of a node may be ahead of the slowest one."""
+    from mmsa.data.loading.workers import AHEAD  # imports torch, which a downloader does not need
+
+    of_workers = -(-AHEAD * num_workers // plan.accumulation_steps)
+    # A rank waits for the others at the end of a step, with the first batch of the next one.
+    return of_workers + (num_ranks > 1)

@@ -112,6 +112,10 @@ class ShardTable:
         """The size of the tars of these shards together."""
         return int(self._tar_bytes[numbers].sum())
 
+    def bytes_with_index(self) -> IntArray:
+        """(S,) the size of each tar and its index together."""
+        return self._tar_bytes + index_size(0) + self._num_samples * (index_size(1) - index_size(0))
+
     def check_tars(self, files: LocalFiles | CachedFiles) -> None:
         """Check that each tar exists in `files` with its packed size.
 

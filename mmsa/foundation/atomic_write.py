@@ -115,15 +115,16 @@ def write_file(
     write_files(path.parent, files, durable=durable, make_directory=make_directory)
 
 
-def write_status(path: Path, content: Any) -> None:
+def write_status(path: Path, content: Any, *, make_directory: bool = True) -> None:
     """Write JSON that is replaced often and must get through even on a full disk.
 
     There an existing file is overwritten in place, in the space that it already has. Not flushed: a
-    status is worth nothing after a power failure. Raises `OSError` where there is no file yet.
+    status is worth nothing after a power failure. Raises `OSError` where there is no file yet, and
+    as `write_files` does without `make_directory`.
     """
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     try:
-        write_file(path, text, durable=False)
+        write_file(path, text, durable=False, make_directory=make_directory)
     except OSError as error:
         if error.errno not in _DISK_FULL or not path.is_file():
             raise

@@ -93,14 +93,15 @@ class Cache:
         """An empty file for `wanted`, open for writing, whose size counts from now on; its name is
         free again on exit. None if there is no room and nothing may go.
 
-        `urgent`: a reader waits for it, so what others only fetched ahead may go.
+        `urgent`: a reader waits for it, so what others only fetched ahead may go. What is not must
+        find room on the disk, too, before anything of it is sent.
         """
         size = wanted.size or 0
         host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
         unique = f"{wanted.sha256}.{host}.{os.getpid()}.{secrets.token_hex(4)}"
         path = self.directory / "partial" / unique
         with self._locked():
-            if self.limit_bytes is not None and not self._make_room(size, urgent):
+            if not self._make_room(size, urgent):
                 descriptor = -1
             else:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -122,13 +123,13 @@ class Cache:
         final.parent.mkdir(exist_ok=True)
         os.replace(written, final)
 
-    def free(self, size: int) -> bool:
+    def free(self, size: int, *, urgent: bool) -> bool:
         """Delete files that no window needs until `size` bytes are free; False if none could go.
 
-        For a full disk, whatever the limit.
+        For a full disk, whatever the limit. `urgent` as in `reserved`.
         """
         with self._locked():
-            freed = self._delete(size, urgent=True)
+            freed = self._delete(size, urgent)
         return freed > 0
 
     def open(self, wanted: Wanted) -> int | None:
@@ -166,10 +167,23 @@ class Cache:
             ) from None
 
     def _make_room(self, size: int, urgent: bool) -> bool:
-        assert self.limit_bytes is not None
-        used = sum(entry[1] for entry in self._objects()) + self._partial_bytes()
-        excess = used + size - self.limit_bytes
+        excess = 0
+        if self.limit_bytes is not None:
+            used = sum(entry[1] for entry in self._objects()) + self._partial_bytes()
+            excess = used + size - self.limit_bytes
+        if not urgent:
+            excess = max(excess, size - self._free_on_disk())
         return excess <= 0 or self._delete(excess, urgent) >= excess
+
+    def _free_on_disk(self) -> int:
+        """Bytes that the files which are being fetched will leave."""
+        disk = os.statvfs(self.directory)
+        to_come = 0
+        for entry in _entries(self.directory / "partial"):
+            with suppress(FileNotFoundError):
+                state = entry.stat(follow_symlinks=False)
+                to_come += max(0, state.st_size - 512 * state.st_blocks)
+        return disk.f_bavail * disk.f_frsize - to_come
 
     def _delete(self, size: int, urgent: bool) -> int:
         """Delete up to `size` bytes, least recently used first; returns how many went."""

@@ -10,6 +10,7 @@ readers fetch for themselves.
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from mmsa.data.storage.cache import Wanted
 from mmsa.data.storage.fetching import NoRoom, fetch
 from mmsa.data.storage.files import CachedFiles
 from mmsa.data.storage.sources import StoreError
+from mmsa.errors import UserError
 from mmsa.foundation.atomic_write import write_status
 from mmsa.foundation.file_lock import FileLock
 from mmsa.foundation.hidden_main import without_main_module
@@ -36,6 +38,7 @@ _AT_LEAST = 2  # transfers, if necessary of files that are needed later
 _AHEAD = 4  # changes of what is needed that are fetched ahead: two windows and their borders
 _POLL_S = 0.05
 _LOOK_AGAIN_S = 2.0  # how often it is checked that what is needed is still there
+_TRY_AGAIN_S = 2.0  # after a failure of what no reader waits for
 _LOCK_WAIT_S = 30.0  # for a downloader of the same run that is just ending
 _RESTARTS = 100
 
@@ -142,7 +145,8 @@ class _Work:
     folder: Path
     window: deque[Need] = field(default_factory=deque)  # the present need, and those ahead
     transfers: dict[str, tuple[Future[None], bool]] = field(default_factory=dict)  # urgent?
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # what a reader waits for, and why
+    not_before_s: dict[str, float] = field(default_factory=dict)  # the next try of what is ahead
     present: set[str] = field(default_factory=set)
     looked_s: float = 0.0
     published: tuple[frozenset[str], frozenset[str]] | None = None
@@ -208,12 +212,20 @@ class _Work:
         for digest in [digest for digest, (one, _) in self.transfers.items() if one.done()]:
             transfer, urgent = self.transfers.pop(digest)
             error = transfer.exception()
-            if isinstance(error, NoRoom) and not urgent:
-                continue  # tried again until it is needed
-            if error is not None:
-                said = str(error) if isinstance(error, StoreError) else repr(error)
+            if not urgent:
+                # No reader waits for it: it is tried again, a final answer when it is needed.
+                self.not_before_s[digest] = self._next_try_s(error)
+            elif error is not None:
+                said = str(error) if isinstance(error, UserError) else repr(error)
                 self.failed[digest] = said
                 self._write("failed.json", self.failed)
+
+    def _next_try_s(self, error: BaseException | None) -> float:
+        is_limited = self.task.files.cache.limit_bytes is not None
+        if error is None or (isinstance(error, NoRoom) and is_limited):
+            return 0.0  # the first in order: a later one would take its room
+        is_final = isinstance(error, StoreError) and error.final
+        return math.inf if is_final else time.monotonic() + _TRY_AGAIN_S
 
     def _submit_in_turn(self, pool: ThreadPoolExecutor) -> None:
         """Begin transfers in the order of need.
@@ -225,19 +237,23 @@ class _Work:
         turns = [(present, True), (self.task.always, True), *((files, False) for files in later)]
         at_once = _AT_ONCE
         for files, urgent in turns:
-            self._submit(pool, files, urgent=urgent, at_once=at_once)
+            if not self._submit(pool, files, urgent=urgent, at_once=at_once):
+                return
             if any(one.sha256 in self.transfers for one in files):
                 at_once = _AT_LEAST
 
     def _submit(
         self, pool: ThreadPoolExecutor, wanted: Sequence[Wanted], *, urgent: bool, at_once: int
-    ) -> None:
+    ) -> bool:
+        """Begin transfers; False if what is needed later must wait until the next look."""
         files = self.task.files
         for one in wanted:
             if len(self.transfers) >= at_once:
-                return
+                return False
             digest = one.sha256
             if digest in self.present or digest in self.transfers or digest in self.failed:
+                continue
+            if not urgent and time.monotonic() < self.not_before_s.get(digest, 0.0):
                 continue
             if files.cache.path(digest).exists():
                 self.present.add(digest)
@@ -247,7 +263,8 @@ class _Work:
             )
             self.transfers[digest] = transfer, urgent
             if not urgent and files.cache.limit_bytes is not None:
-                return  # in order, and one at a time: a later one must not take an earlier's room
+                return False  # one at a time: a later one must not take an earlier one's room
+        return True
 
     def _write(self, name: str, content: object) -> None:
         with suppress(OSError):

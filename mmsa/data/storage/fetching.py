@@ -23,28 +23,30 @@ class NoRoom(StoreError):
 
 
 def fetch(
-    cache: Cache, store: Store, wanted: Wanted, *, patience_s: float, urgent: bool = True
+    cache: Cache,
+    store: Store,
+    wanted: Wanted,
+    *,
+    patience_s: float,
+    urgent: bool = True,
+    again: bool = False,
 ) -> None:
-    """Bring `wanted` into the cache, if it is not there; other processes wait for the first.
+    """Bring `wanted` into the cache, if it is not there; other processes wait for the first. With
+    `again` also if it is there, which it replaces.
 
     A cut connection continues where it was cut. Raises `StoreError`: an answer that is final, other
     bytes than the manifest says (twice), no byte for `patience_s`; and `NoRoom`, for what is not
-    `urgent` at once.
+    `urgent` at once, also where the disk has no room.
     """
     deadline = time.monotonic() + patience_s
-    while not cache.path(wanted.sha256).exists():
+    while again or not cache.path(wanted.sha256).exists():
         try:
-            lock = cache.fetching(wanted.sha256, wait_s=1.0)
-        except BlockingIOError:  # who holds it has its own patience
-            continue
-        with lock:
-            if cache.path(wanted.sha256).exists():
+            if _fetched(cache, store, wanted, patience_s, urgent=urgent, again=again):
                 return
-            with cache.reserved(wanted, urgent=urgent) as place:
-                if place is not None:
-                    _Download(cache, store, wanted, place[0], patience_s).run()
-                    cache.keep(place[1], wanted.sha256)
-                    return
+        except BlockingIOError:  # who holds the lock has its own patience
+            continue
+        except OSError as error:
+            raise _not_written(joined(store.location, wanted.name), cache, error) from None
         limit = cache.limit_bytes or 0
         problem = (
             f"{joined(store.location, wanted.name)} ({size_in_words(wanted.size or 0)}) has no "
@@ -57,14 +59,46 @@ def fetch(
         time.sleep(_FIRST_PAUSE_S)
 
 
+def _fetched(
+    cache: Cache, store: Store, wanted: Wanted, patience_s: float, *, urgent: bool, again: bool
+) -> bool:
+    """Whether `wanted` is in the cache now; False if there is no room. Raises as `fetch` does, and
+    `OSError` of the cache; `BlockingIOError` where another process is fetching it."""
+    with cache.fetching(wanted.sha256, wait_s=1.0):
+        if not again and cache.path(wanted.sha256).exists():
+            return True
+        with cache.reserved(wanted, urgent=urgent) as place:
+            if place is None:
+                return False
+            _Download(cache, store, wanted, place[0], patience_s, urgent).run()
+            cache.keep(place[1], wanted.sha256)
+            return True
+
+
+def _not_written(place: str, cache: Cache, error: OSError) -> StoreError:
+    full = error.errno in _DISK_FULL
+    what = "the disk is full" if full else (error.strerror or str(error))
+    return StoreError(
+        f"{place} cannot be written to the cache {cache.directory}: {what}. Make room there or "
+        "name another folder by data.cache; the same command continues",
+        final=True,
+    )
+
+
 class _Download:
     """The bytes of one file, from the store to an open file."""
 
     def __init__(
-        self, cache: Cache, store: Store, wanted: Wanted, file: int, patience_s: float
+        self,
+        cache: Cache,
+        store: Store,
+        wanted: Wanted,
+        file: int,
+        patience_s: float,
+        urgent: bool,
     ) -> None:
         self.cache, self.store, self.wanted, self.file = cache, store, wanted, file
-        self.patience_s = patience_s
+        self.patience_s, self.urgent = patience_s, urgent
         self.place = joined(store.location, wanted.name)
         self.position, self.digest = 0, hashlib.sha256()
         self.deadline = time.monotonic() + patience_s
@@ -116,22 +150,20 @@ class _Download:
             return (
                 "has other bytes than the manifest says (sha256 "
                 f"{self.digest.hexdigest()[:12]}, not {self.wanted.sha256[:12]}), also when "
-                "fetched again. Upload it again: python -m shards push"
+                "fetched again. Upload it again: python -m shards push OUT URL --overwrite"
             )
         return ""
 
     def _make_room(self, error: OSError) -> None:
-        """Free space of the cache after a full disk; `StoreError` if there is none for too long."""
+        """Free space of the cache after a full disk; `StoreError` if there is none for too long, or
+        at once where no reader waits."""
         full = error.errno in _DISK_FULL
         rest = max(1, (self.wanted.size or 0) - self.position)
-        if full and (self.cache.free(rest) or time.monotonic() < self.deadline):
+        if full and self.cache.free(rest, urgent=self.urgent):
             return
-        what = "the disk is full" if full else (error.strerror or str(error))
-        raise StoreError(
-            f"{self.place} cannot be written to the cache {self.cache.directory}: {what}. Make "
-            "room there or name another folder by data.cache; the same command continues",
-            final=True,
-        ) from None
+        if full and self.urgent and time.monotonic() < self.deadline:
+            return
+        raise _not_written(self.place, self.cache, error) from None
 
 
 def _write(file: int, piece: bytes | memoryview, position: int) -> None:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mmsa.data.storage.settings import CacheSettings, cache_settings, default_di
 from mmsa.data.storage.sources import StoreError
 from mmsa.data.storage.store import Store
 from mmsa.errors import ShardDamage, UserError
-from mmsa.foundation.atomic_write import write_file
+from mmsa.foundation.atomic_write import write_file, write_status
 from mmsa.foundation.file_lock import FileLock
 from mmsa.foundation.parsing import parse_json
 from mmsa.foundation.regular_file import read_regular
@@ -36,8 +36,9 @@ _MOST_ASKED = 64  # sizes that are asked one by one where a store cannot list
 class LocalFiles:
     """Files in a folder, read in place.
 
-    `open_tar` and `read` raise `OSError`, those of `CachedFiles` also `ShardDamage`. Both classes
-    are picklable; `location` is the folder or URL as the user gave it.
+    `open_tar` and `read` raise `OSError`, those of `CachedFiles` also `ShardDamage`. `read` with
+    `again` asks the store also for what the cache has. Both classes are picklable; `location` is
+    the folder or URL as the user gave it.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -48,7 +49,7 @@ class LocalFiles:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(os.path.join(self.location, wanted.name), flags)
 
-    def read(self, wanted: Wanted) -> bytes:
+    def read(self, wanted: Wanted, *, again: bool = False) -> bytes:
         return read_regular(os.path.join(self.location, wanted.name))
 
     def read_unlisted(self, name: str) -> bytes:
@@ -76,12 +77,23 @@ class CachedFiles:
 
     def open_tar(self, wanted: Wanted) -> int:
         while True:
-            descriptor = self.cache.open(wanted)
+            try:
+                descriptor = self.cache.open(wanted)
+            except OSError as error:  # not the store's fault
+                cached = self.cache.path(wanted.sha256)
+                raise ShardDamage(
+                    f"{joined(self.location, wanted.name)} cannot be opened in the cache: "
+                    f"{cached}: {error.strerror or error}. Mend that, or name another folder by "
+                    "data.cache",
+                    shard=wanted.name,
+                ) from None
             if descriptor is not None:
                 return descriptor
             self._wait_for(wanted)
 
-    def read(self, wanted: Wanted) -> bytes:
+    def read(self, wanted: Wanted, *, again: bool = False) -> bytes:
+        if again:
+            self._fetch(wanted, again=True)
         descriptor = self.open_tar(wanted)
         with open(descriptor, "rb") as file:
             return file.read()
@@ -126,9 +138,9 @@ class CachedFiles:
             return False
         return wanted.sha256 in said["now"] or wanted.sha256 in said["ahead"]
 
-    def _fetch(self, wanted: Wanted) -> None:
+    def _fetch(self, wanted: Wanted, *, again: bool = False) -> None:
         try:
-            fetch(self.cache, self.store, wanted, patience_s=self.patience_s)
+            fetch(self.cache, self.store, wanted, patience_s=self.patience_s, again=again)
         except StoreError as error:
             raise ShardDamage(str(error), shard=wanted.name) from None
 
@@ -137,19 +149,21 @@ class CachedFiles:
         where the cache's limit is smaller."""
         if not wanted:
             return
-        self.check_room(wanted)
+        self.check_room(sum(one.size or 0 for one in wanted), what="this split")
         try:
             fetch_all(self.cache, self.store, list(wanted), patience_s=self.patience_s)
         except StoreError as error:
             raise ShardDamage(str(error), shard=wanted[0].name) from None
 
-    def check_room(self, wanted: Iterable[Wanted], *, what: str = "this split") -> None:
-        """Raise `UserError` where the cache's limit is smaller than these files together."""
-        needed, limit = sum(one.size or 0 for one in wanted), self.cache.limit_bytes
+    def check_room(
+        self, needed: int, *, what: str, remedy: str = "use a larger one, or null"
+    ) -> None:
+        """Raise `UserError` where the cache's limit is smaller than the `needed` bytes."""
+        limit = self.cache.limit_bytes
         if limit is not None and needed > limit:
             raise UserError(
                 f"data.cache_limit={limit} bytes is smaller than what {what} needs at the same "
-                f"time, {needed} bytes; use a larger one, or fewer data.window_shards"
+                f"time, {needed} bytes; {remedy}"
             )
 
     def report_step(self, reader: str, step: int, shards: Collection[int]) -> None:
@@ -168,9 +182,7 @@ class CachedFiles:
         self._report_due_s = time.monotonic() + _REPORT_S
         if self.run is not None:
             with suppress(OSError):
-                write_file(
-                    self.run / f"at-{reader}", str(step), durable=False, make_directory=False
-                )
+                write_status(self.run / f"at-{reader}", step, make_directory=False)
 
 
 def files_at(location: str | os.PathLike[str]) -> LocalFiles | CachedFiles:
@@ -238,22 +250,29 @@ def read_manifest(location: str, name: str) -> bytes:
     address = joined(location, name)
     key = hashlib.sha256(address.encode()).hexdigest()
     folder = files.cache.directory / "manifests"
-    with FileLock(folder / f"{key[:3]}.lock", wait_s=files.patience_s):
-        tag = None
-        with suppress(OSError, ValueError):
-            tag = parse_json((folder / f"{key}.tag").read_text())["tag"]
-        cached = Path(folder / f"{key}.json")
-        answer = _asked_again(files, name, tag if cached.exists() else None)
+    # Who holds the lock may wait for a slow store longer than this process does. Then each asks for
+    # itself, and those that get no answer end with the store's words.
+    lock: AbstractContextManager[object] = nullcontext()
+    with suppress(BlockingIOError):
+        lock = FileLock(folder / f"{key[:3]}.lock", wait_s=files.patience_s)
+    with lock:
+        tag, cached, kept = folder / f"{key}.tag", folder / f"{key}.json", b""
+        known = None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            said, kept = parse_json(tag.read_text()), cached.read_bytes()
+            # Else the disk changed the file, or two processes wrote it and its tag.
+            if said["sha256"] == hashlib.sha256(kept).hexdigest():
+                known = said["tag"]
+        answer = _asked_again(files, name, known)
         if answer is None:
-            return cached.read_bytes()
+            return kept
         content, new_tag = answer
         with suppress(OSError):  # a full disk: fetched again next time
-            # The tag last: it must never speak of other bytes.
-            (folder / f"{key}.tag").unlink(missing_ok=True)
             write_file(cached, content, durable=False)
             if new_tag:
-                said = {"address": address, "tag": new_tag}
-                write_file(folder / f"{key}.tag", json.dumps(said), durable=False)
+                digest = hashlib.sha256(content).hexdigest()
+                said = {"address": address, "tag": new_tag, "sha256": digest}
+                write_file(tag, json.dumps(said), durable=False)
         return content
 
 

@@ -165,12 +165,13 @@ class Store:
             files = [entry for entry in entries if isinstance(entry, RepoFile)]
         return {file.path.removeprefix(folder).lstrip("/"): file.size for file in files}
 
-    def put(self, name: str, path: Path) -> None:
-        """Upload the file at `path` as `name`: in parts where it is large. Raises `StoreError`."""
+    def put(self, name: str, content: Path | bytes) -> None:
+        """Upload bytes, or the file at a path, as `name`: in parts where it is large. Raises
+        `StoreError`."""
         with self._speaking_of(name):
-            self._opened().put(name, path)
+            self._opened().put(name, content)
 
-    def delete(self, name: str) -> None:
-        """Remove the file `name`. Raises `StoreError`."""
-        with self._speaking_of(name):
-            self._opened().delete(name)
+    def delete(self, *names: str) -> None:
+        """Remove these files, which are there. Raises `StoreError`."""
+        with self._speaking_of(names[0] if len(names) == 1 else ""):
+            self._opened().delete(list(names))

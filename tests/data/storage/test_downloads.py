@@ -7,25 +7,29 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from full_disk import fill
 from packed import open_split, packed_set
-from streaming import assert_equal, batches_of, requests
+from streaming import assert_equal, batches_of, real_keys, requests
 
 from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.batch_requests import TrainRequests
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
-from mmsa.data.shard_needs import TrainNeeds, _early_bytes, start_downloads
+from mmsa.data.shard_needs import TrainNeeds, _early_bytes, most_bytes_at_once, start_downloads
 from mmsa.data.storage.cache import Cache
-from mmsa.data.storage.downloader import Downloader
+from mmsa.data.storage.downloader import Downloader, Task, _Work
+from mmsa.data.storage.files import CachedFiles
 from mmsa.data.storage.settings import CacheSettings, cache_settings, use_cache
 from mmsa.data.text import TextTokenizer
 from mmsa.errors import ShardDamage, UserError
+from mmsa.foundation.file_lock import FileLock
 from mmsa.process.runtime import World
 
 SHARDS, SAMPLES = 12, 8
@@ -263,8 +267,8 @@ def test_a_reader_reports_other_shards_at_once_and_the_same_ones_seldom(
     ]:
         clock += passed_s
         reader.at_step("0-0", step, shards)
-        said.append(report.read_text())
-    assert said == ["0", "0", "0", "2", "2", "4", "5"]
+        said.append(int(report.read_text()))
+    assert said == [0, 0, 0, 2, 2, 4, 5]
 
 
 def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, cache: Path) -> None:
@@ -276,11 +280,177 @@ def test_a_limit_below_a_window_is_refused(folder: Path, served: ShardServer, ca
         pass
 
 
+def uneven(folder: Path, sizes: list[int]) -> Path:
+    folder.mkdir()
+    packed_set(folder, sizes)
+    return folder
+
+
+@pytest.mark.parametrize("more", [{}, {"start_step": 13}, {"stop_step": 17}, {"groups": 2}])
+@pytest.mark.parametrize(("num_ranks", "num_workers"), [(1, 0), (1, 1), (1, 3), (2, 0), (2, 1)])
+def test_the_room_for_all_readers_is_that_of_the_widest_step_of_all_epochs(
+    tmp_path: Path, more: dict[str, int], num_ranks: int, num_workers: int
+) -> None:
+    folder = uneven(tmp_path / "uneven", [5, 40, 8, 0, 16, 3, 24, 9, 30, 11, 7, 21])
+    reader = open_split(folder, load_manifest(folder))
+    ranks = {"micro_batch_size": 8 // num_ranks, "world_size": num_ranks}
+    train = source(reader, **{**ranks, "stop_step": 88, **more})
+    per_step = {
+        step: set(train.shards_of_step(train._order(step // 21), step, num_ranks))
+        for step in range(train.start_step, train.stop_step)
+    }
+    lead = 2 * num_workers + (num_ranks - 1)
+    sizes = reader.shards.bytes_with_index()
+    widest = max(
+        sum(int(sizes[shard]) for shard in set().union(*map(per_step.get, steps)))
+        for step in per_step
+        for steps in [[s for s in range(step, step + lead + 1) if s in per_step]]
+    )
+    found = most_bytes_at_once(train, num_ranks, num_workers)
+    if num_ranks == 1 and num_workers == 0 and train.plan.groups == 1:
+        assert found == widest
+    assert widest <= found <= 1.2 * widest  # a shard may count twice
+
+
+def test_epochs_of_several_loader_processes_in_the_least_room(
+    tmp_path: Path, cache: Path, tokenizer: TextTokenizer
+) -> None:
+    folder = uneven(tmp_path / "uneven", [5, 40, 8, 16, 3, 24, 9, 30, 11, 7, 21])
+    expected = real_keys(list(batches_of(small_steps(open_split_in_place(folder)), tokenizer)))
+    with serving(folder) as server:
+        least = most_bytes_at_once(small_steps(open_with(server)), 1, 3)
+        with (
+            pytest.raises(UserError, match=rf"{least - 1} bytes is smaller .* {least} bytes"),
+            downloading(small_steps(open_with(server, limit_bytes=least - 1)), 3),
+        ):
+            pass
+        train = small_steps(open_with(server, limit_bytes=least, patience_s=5.0))
+        with downloading(train, 3):
+            assert real_keys(list(batches_of(train, tokenizer, workers=3))) == expected
+
+
+def small_steps(reader: SplitReader) -> TrainRequests:
+    """Three epochs in windows of one shard."""
+    train = source(reader, global_batch_size=4, micro_batch_size=4, stop_step=3 * 43)
+    train.window_shards = 1
+    return train
+
+
+def test_a_later_shard_does_not_take_the_room_of_an_earlier_one(
+    tmp_path: Path, cache: Path
+) -> None:
+    folder = uneven(tmp_path / "uneven", [24, 8] * 6)
+    with serving(folder) as server:
+        train = source(open_with(server), stop_step=None)
+        train.window_shards = 1
+        tars = [need.files[-1] for need in TrainNeeds(train)()]
+        sizes = [tar.size or 0 for tar in tars]
+        large = max(sizes) * 3 // 4
+        first = next(  # a large one now, then one that has no room, then one that would fit
+            n
+            for n in range(len(sizes))
+            if sizes[n] > large and sizes[n + 1] > large and sizes[n + 2] < large
+        )
+        room = sizes[first] + sizes[first + 2] + 8192  # and their indexes
+        assert room < sizes[first] + sizes[first + 1]
+        steps = [need.step for need in TrainNeeds(train)()]
+        reader = open_with(server, limit_bytes=room)
+        train = replace(train, reader=reader, start_step=steps[first])
+        with downloading(train, 0):
+            deadline = time.monotonic() + 60
+            while not reader.files.cache.path(tars[first].sha256).exists():  # type: ignore[union-attr]
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(1.0)
+        assert not server.sent[tars[first + 1].name]
+        assert not server.sent[tars[first + 2].name]
+
+
+def test_a_disk_for_a_few_windows_needs_no_limit_and_nothing_is_fetched_again(
+    folder: Path, served: ShardServer, cache: Path, small_disk: Callable[[str], Path]
+) -> None:
+    expected = keys(source(open_split_in_place(folder)))
+    disk = small_disk("2m")
+    reader = open_with(served, directory=disk / "cache")
+    fill(disk, leave_bytes=5 * bytes_of_one(folder))
+    train = source(reader)
+    first, second, *_ = needs_of(train)
+
+    def wait() -> None:
+        """At the first batch: what fits is there, and the downloader looks for more."""
+        if not waited:
+            deadline = time.monotonic() + 60
+            while not (first | second).issubset(served.sent):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(3.0)  # longer than a failure is waited for
+            waited.append(sent_tars(served))
+
+    waited: list[int] = []
+    with downloading(train):
+        assert keys(train, wait) == expected
+    assert waited[0] <= 5 * bytes_of_one(folder)
+
+
+def test_a_reader_reports_its_step_on_a_full_disk(
+    served: ShardServer, cache: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("1m")
+    reader = open_with(served, directory=disk / "cache")
+    run = disk / "cache" / "runs" / "test"
+    run.mkdir()
+    reader.at_step("0-0", 1, (0, 1))
+    fill(disk)
+    reader.at_step("0-0", 23, (2, 3))
+    assert int((run / "at-0-0").read_text()) == 23
+
+
 def test_a_failure_is_told_to_who_waits(served: ShardServer, cache: Path) -> None:
     served.fault = lambda name: 404 if name.endswith(".tar") else None
     reader = open_with(served, patience_s=60.0)
     with downloading(source(reader)), pytest.raises(ShardDamage, match="it is not there"):
         keys(source(reader))
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_what_failed_ahead_is_tried_again_when_it_is_needed(
+    folder: Path, served: ShardServer, cache: Path, status: int
+) -> None:
+    expected = keys(source(open_split_in_place(folder)))
+    train = source(open_with(served, patience_s=0.2))
+    first, second, *_ = needs_of(train)
+    ahead = {name for name in second - first if name.endswith(".tar")}
+    is_away = True
+    served.fault = lambda name: status if is_away and name in ahead else None
+
+    def come_back() -> None:
+        nonlocal is_away
+        deadline = time.monotonic() + 60
+        while not all(served.requests[f"GET {name}"] for name in ahead):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1.0)  # longer than a transfer is patient
+        is_away = False
+
+    with downloading(train):
+        assert keys(train, lambda: come_back() if is_away else None) == expected
+
+
+def test_a_problem_of_the_cache_is_told_in_its_own_words(
+    served: ShardServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmsa.data.storage.cache._LOCK_WAIT_S", 0.1)
+    files = open_with(served).files
+    assert isinstance(files, CachedFiles)
+    train = source(open_with(served))
+    work = _Work(Task(files, TrainNeeds(train), (), ()), cache)
+    work._advance(TrainNeeds(train)(), 0)
+    with FileLock(cache / "locks" / "cache"), ThreadPoolExecutor(1) as pool:
+        work._submit_in_turn(pool)
+    work._collect()
+    assert work.failed
+    for said in work.failed.values():
+        assert said.startswith("another process holds")
 
 
 def test_a_killed_downloader_starts_again_and_nothing_is_lost(

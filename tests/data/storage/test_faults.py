@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from packed import SIZES, open_split
 from benchmarks.shard_server import ShardServer, serving
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.settings import cache_settings, use_cache
 from mmsa.data.storage.sources import words_of
 from mmsa.errors import ShardDamage, UserError
@@ -31,6 +33,7 @@ import sys
 from pathlib import Path
 from mmsa.data.manifest import load_manifest
 from mmsa.data.reader import SplitReader
+from mmsa.data.storage.cache import Cache
 from mmsa.data.storage.settings import CacheSettings, use_cache
 from mmsa.labels import class_map
 use_cache(CacheSettings(Path(sys.argv[2]), patience_s=20))
@@ -124,6 +127,74 @@ def test_a_full_disk_evicts_then_ends_and_goes_on_after_room_was_made(
     assert damage.value.shard == "train-00002.tar"
     filler.unlink()
     assert remote.read(2, 0).key == "tiny-train-7"
+
+
+def test_processes_that_wait_for_a_slow_manifest_end_with_the_words_of_the_store(
+    server: ShardServer, cache: Path
+) -> None:
+    """One asks while the others wait for it, longer than they are patient."""
+    use_cache(replace(cache_settings(), patience_s=0.5))
+    Cache(cache).prepare()
+
+    def slow(name: str) -> int:
+        time.sleep(2.0)
+        return 503
+
+    server.fault = slow
+    said: list[str] = []
+
+    def load() -> None:
+        try:
+            load_manifest(server.url)
+        except UserError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 3
+    assert all("cannot be read as packed shards" in words and "503" in words for words in said)
+
+
+def use_all_inodes(disk: Path, number: int) -> None:
+    with suppress(OSError):
+        for name in range(number):
+            (disk / str(name)).touch()
+    assert os.statvfs(disk).f_ffree == 0
+
+
+def test_a_cache_that_takes_no_new_file_is_named(
+    server: ShardServer, small_disk: Callable[[str], Path], cache: Path
+) -> None:
+    disk = small_disk("1m,nr_inodes=60")
+    use_cache(replace(cache_settings(), directory=disk / "cache"))
+    remote = opened(server.url)
+    remote.records(2)
+    use_all_inodes(disk, 60)
+    with pytest.raises(ShardDamage) as damage:
+        remote.read(2, 0)
+    assert str(damage.value) == (
+        f"{server.url}/train-00002.tar cannot be written to the cache {disk}/cache: the disk is "
+        "full. Make room there or name another folder by data.cache; the same command continues"
+    )
+    for number in range(10):
+        (disk / str(number)).unlink()
+    assert remote.read(2, 0).key == "tiny-train-7"
+
+
+def test_a_file_in_the_cache_that_cannot_be_opened_is_named(
+    server: ShardServer, cache: Path
+) -> None:
+    remote = opened(server.url)
+    remote.records(2)
+    path = remote.files.cache.path(remote.shards.tar_file(2).sha256)  # type: ignore[union-attr]
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(path)
+    with pytest.raises(ShardDamage, match="cannot be opened in the cache") as damage:
+        remote.read(2, 0)
+    assert str(path) in str(damage.value)
 
 
 @pytest.mark.parametrize("status", [401, 403])

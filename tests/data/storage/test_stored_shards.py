@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,45 @@ def test_a_file_that_lost_its_end_is_fetched_again(
     path = remote.files.cache.path(reader.shards.tar_file(2).sha256)  # type: ignore[union-attr]
     path.write_bytes(path.read_bytes()[:1000])
     assert opened(server.url).read(2, 3) == reader.read(2, 3)
+
+
+@pytest.mark.parametrize("damage", ["empty", "other byte", "another version wrote it"])
+def test_a_cached_manifest_that_the_disk_changed_is_fetched_again(
+    server: ShardServer, cache: Path, damage: str
+) -> None:
+    expected = load_manifest(server.url)
+    (cached,), (tag,) = (list((cache / "manifests").glob(f"*.{end}")) for end in ("json", "tag"))
+    whole = cached.read_bytes()
+    if damage == "empty":
+        cached.write_bytes(b"")
+    elif damage == "other byte":
+        cached.write_bytes(whole.replace(b"train-00000", b"train-00009", 1))
+    else:
+        tag.write_text(json.dumps({"tag": json.loads(tag.read_text())["tag"]}))
+    assert load_manifest(server.url) == expected
+    assert cached.read_bytes() == whole
+    assert server.sent["manifest.json"] == 2 * len(whole)
+    assert load_manifest(server.url) == expected
+    assert server.sent["manifest.json"] == 2 * len(whole)
+
+
+def test_an_index_that_the_disk_changed_is_fetched_again(
+    reader: SplitReader, server: ShardServer, cache: Path
+) -> None:
+    remote = opened(server.url)
+    remote.records(2)
+    path = remote.files.cache.path(reader.shards.index_file(2).sha256)  # type: ignore[union-attr]
+    whole = path.read_bytes()
+    changed = whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]
+    path.write_bytes(changed)
+    assert opened(server.url).read(2, 3) == reader.read(2, 3)
+    assert path.read_bytes() == whole
+    path.write_bytes(changed)
+    remote = opened(server.url)
+    server.fault = lambda name: 404
+    with pytest.raises(ShardDamage, match="in the cache, and cannot be fetched again") as damage:
+        remote.read(2, 3)
+    assert str(path) in str(damage.value)
 
 
 def test_tars_are_checked_before_they_are_fetched(server: ShardServer, cache: Path) -> None:
