@@ -269,3 +269,12 @@ def test_a_path_is_no_repository(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="is not a run directory"):
         mmsa.load("runs/first")
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["rnus/lr--3", "rnus/a..b", "rnus/x-", "rnus/x.git@v1", "r/" + "x" * 97]
+)
+def test_a_name_that_no_hub_can_have_is_a_path(hub: FakeHub, name: str) -> None:
+    with pytest.raises(UserError, match="is not a run directory"):
+        mmsa.load(name)
+    assert hub.requests == []
