@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from searches import HEAD, RATE, ended, search_of, study_of
 
 from launch.study.question import load_study
-from launch.study.search import history
+from launch.study.search import charts, history
 from launch.study.search.directories import FAILED, TrialDirectories
 from launch.study.search.settings import Search
 from launch.study.searching import check_search, identity_of
 from mmsa.config import load_config
 from mmsa.errors import UserError
+from mmsa.evaluation.report.page.charts import svg
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,14 @@ def test_hyperband_takes_the_validations_of_the_longest_finished_trial(
     study = history.history(search, "accuracy", trials.all(), lambda _: [0.5])
     history.is_hopeless(study, running.number)
     assert len(study.pruner._pruners) == brackets
+
+
+def test_choices_are_shown_as_they_are_written() -> None:
+    """Not as mathematics, which `$a_{$` is not."""
+    row = {"name": "trial-0000", "state": "complete", "value": 0.5, "values": {"x.y": "$a_{$"}}
+    search = {"space": {"x.y": {"categorical": ["$a_{$", "b"]}}, "trials": [row]}
+    found = {**search, "ranking": ["trial-0000"], "metric": "accuracy", "direction": "maximize"}
+    assert "$a_{$" in svg(lambda axes: charts.draw_parallel(axes, found))
 
 
 def test_each_trial_is_claimed_once_by_many_drivers(tmp_path: Path) -> None:
