@@ -82,16 +82,32 @@ def missing_for_jobs(config: Config, words: Sequence[str], cache: str | None) ->
     """What jobs without network would not find in `cache`; `words` are CONFIG and OVERRIDES.
 
     Runs `prefetch --offline` in a subprocess, because the libraries read the location of their
-    caches only once; skipped if `config` names no pretrained weights.
+    caches only once; skipped if `config` states all that a model is built from. Where it ends
+    before it has looked, its last line says why.
     """
-    encoders = (config.model.text_encoder, config.model.image_encoder)
-    if all(encoder.weights != "pretrained" for encoder in encoders):
+    if _names_no_source(config):
         return []
     imports, others = take_imports(words)
     command = [sys.executable, "-m", "launch", *as_options(imports), "prefetch", *others]
     command += ["--offline", *(["--cache", cache] if cache else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
+    missing = [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
+    if done.returncode and not missing:
+        return done.stderr.strip().splitlines()[-1:] or [f"prefetch ended with {done.returncode}"]
+    return missing
+
+
+def _names_no_source(config: Config) -> bool:
+    """Whether encoders, tokenizer and `train.init_from` need nothing but this configuration.
+
+    Without `config` an encoder may get its architecture from the hub, whatever its weights are.
+    """
+    text, image, start = config.model.text_encoder, config.model.image_encoder, config.train
+    return (
+        all(one.weights == "none" and one.config is not None for one in (text, image))
+        and (text.tokenizer or "").startswith("words:")
+        and start.init_from is None
+    )
 
 
 def problem_of(fetch: Callable[[], object]) -> str:

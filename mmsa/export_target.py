@@ -54,12 +54,13 @@ class Target:
     """The export that a path refers to. `home` is the run or export directory it belongs to.
 
     For an export of the hub, `home` is `hub/ORG--NAME` in the current directory: reports and the
-    ledger of the test split go there, because its own directory is the hub library's cache.
+    ledger of the test split go there, because its own directory is the hub library's cache. Its
+    revisions share the ledger, and the name says which revision was given.
     """
 
     directory: Path  # no link: `best` may be replaced at any moment
     home: Path
-    name: str  # best, step-00000120, or "export"
+    name: str  # best, step-00000120, or "export"; of the hub also "export@REVISION"
     from_hub: bool = False
 
     def make_home(self) -> Path:
@@ -117,8 +118,9 @@ def _fetched(repository: str) -> Target:
         raise UserError(
             f"{repository} is on the hub, but it is not an export of mmsa: it has no {FACTS_NAME}"
         )
-    name = repository.partition("@")[0].replace("/", "--")
-    return Target(directory, Path("hub") / name, "export", from_hub=True)
+    place, _, revision = repository.replace("/", "--").partition("@")
+    name = f"export@{revision}" if revision else "export"
+    return Target(directory, Path("hub") / place, name, from_hub=True)
 
 
 def _is_whole_export(directory: Path) -> bool:

@@ -118,12 +118,17 @@ def hub_file(repository: str, names: Sequence[str], *, fetching: str) -> Path:
 
     A revision may follow the repository (`OWNER/NAME@REVISION`). Files of this machine come first,
     then the hub, if it answers within `PROBE_TIMEOUT_S`. Raises `UserError` where there is none,
-    with `fetching`, the shell command that downloads it.
+    with `fetching`, the shell command that downloads it, and for a name that the hub cannot have.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import EntryNotFoundError, disable_progress_bars
 
     place, _, stated = repository.partition("@")
+    if not _is_valid(place):
+        raise UserError(
+            f"{place} is not a directory, and no repository of the hub can have this name; give a "
+            "directory that exists, or OWNER/NAME"
+        )
     revision, cache = stated or None, constants.HF_HUB_CACHE
     for name in names:
         cached = try_to_load_from_cache(place, name, cache_dir=cache, revision=revision)
@@ -152,7 +157,19 @@ def is_repository_name(name: str) -> bool:
         _REPOSITORY.fullmatch(name) is not None
         and not Path(name).exists()
         and not _looks_like_path(name)
+        and _is_valid(name.partition("@")[0])
     )
+
+
+def _is_valid(repository: str) -> bool:
+    """Whether the hub's library takes this name; elsewhere it raises what is no `UserError`."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        return False
+    return True
 
 
 def hub_folder(

@@ -14,13 +14,15 @@ Exit code 0, 1 (warnings) or 2 (errors).
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsa.errors import UserError
+from mmsa.errors import EXIT_USER_ERROR, UserError
 from mmsa.extensions import as_options, take_imports
 
 if TYPE_CHECKING:
@@ -58,11 +60,18 @@ def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.nodes and not arguments.here and not _in_a_job():
         return _in_an_allocation(arguments)
-    examination = examine(arguments)
-    if arguments.json:
-        print(examination.as_json())
-    else:
-        show(examination)
+    try:
+        examination = examine(arguments)
+        if arguments.json:
+            print(examination.as_json())
+        else:
+            show(examination)
+    except (UserError, BrokenPipeError):
+        raise
+    except Exception:
+        # Python would end with 1, which means warnings: the job that waits for this one would run.
+        traceback.print_exc()
+        return EXIT_USER_ERROR
     return examination.exit_code
 
 
@@ -79,6 +88,9 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {number}: expected at least 1")
     if arguments.partition and not arguments.nodes:
         raise UserError(f"--partition {arguments.partition}: how many nodes? add --nodes 2")
+    timeout_s = arguments.timeout
+    if timeout_s is not None and not (timeout_s > 0 and math.isfinite(timeout_s)):
+        raise UserError(f"--timeout {timeout_s:g}: expected seconds, more than 0")
     if not 0 <= arguments.port < 65536:
         raise UserError(f"--port {arguments.port}: expected 1 to 65535")
 

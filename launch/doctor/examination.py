@@ -63,7 +63,7 @@ class Examiner:
         findings += of_devices.stragglers(compute)
         findings += of_devices.gpus(compute, self._gpus)
         sizes = None
-        if connected:
+        if connected and self._answering:
             sizes = self._collectives(facts, all(len(c["gpus"]) for c in compute.values()))
         readable = "error" not in storage.get(head, {}).get("shards", {"error": ""})
         if words and readable and not weights_missing and self._answering:
@@ -123,7 +123,7 @@ class Examiner:
             facts_of = self._step(
                 "collectives", name=backend, backend=backend, per_node=ranks, port=port
             )
-            if len(facts_of) < len(self._answering):
+            if not facts_of or len(facts_of) < len(self._answering):
                 return sizes
             self._one.findings += of_network.collectives(backend, facts_of)
             sizes = next(iter(facts_of.values()))["all"]

@@ -41,13 +41,17 @@ def read_split_file(file: str) -> tuple[dict[str, str], dict[str, Any]]:
         separator = Separator("\t")
     if separator.marked:
         first_line = lines.readline()
-    reader = csv.reader([first_line, *lines], delimiter=separator.character)
+    # Otherwise a quote that is not closed would take all lines below it into one cell.
+    reader = csv.reader([first_line, *lines], strict=True, delimiter=separator.character)
+    rows, start = [], 1
     try:
-        rows = list(reader)
+        for row in reader:
+            rows.append(row)
+            start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"the split file {path} is not a CSV file: {error}, at line "
-            f"{reader.line_num + separator.marked}. It needs only the columns id and split"
+            f"the split file {path} is not a CSV file: {error}, in the row that starts at line "
+            f"{start + separator.marked}. It needs only the columns id and split"
         ) from None
     header = [column.strip().lower() for column in next(iter(rows), [])]
     if "id" not in header or "split" not in header:

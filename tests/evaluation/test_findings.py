@@ -18,7 +18,7 @@ from mmsa.errors import UserError
 from mmsa.evaluation.floors.fitting import Floors, fit_floors
 from mmsa.evaluation.inputs import same_content
 from mmsa.evaluation.inputs.sample_facts import SampleFacts, groups_of, read_facts
-from mmsa.evaluation.inputs.seen_before import SeenBefore, seen_before
+from mmsa.evaluation.inputs.seen_before import SeenBefore, count_seen, seen_before
 from mmsa.evaluation.inputs.slices import slice_masks
 from mmsa.evaluation.report.findings import compute_findings
 from mmsa.evaluation.report.summary import summary_text
@@ -290,6 +290,43 @@ def test_leaks_are_searched_in_the_shards_of_training(
     assert "not at their place" in gone.why_unknown
     changed = leaked_of(shards, manifest, "test", "0" * 64, other)
     assert changed.leaked is None
+
+
+def test_duplicates_of_either_packing_are_leaks(tmp_path: Path) -> None:
+    """A group has another number where the other packing has another first sample of it."""
+
+    def grouped(number: int, first: str, split: str = "train") -> PackedSample:
+        one = sample(number, split=split)
+        return PackedSample(**{**vars(one), "group": key_hash(first)})
+
+    def packed(name: str, **samples: list[PackedSample]) -> tuple[Path, Manifest]:
+        folder = tmp_path / name
+        folder.mkdir()
+        splits = {split: write_split(folder, split, [some]) for split, some in samples.items()}
+        return folder, seal(folder, splits)
+
+    trained, its_manifest = packed(
+        "trained",
+        train=[sample(5), grouped(6, "tiny-train-6"), grouped(8, "tiny-left-out")],
+        test=[grouped(7, "tiny-train-6"), sample(9)],
+    )
+    evaluated, manifest = packed(
+        "evaluated",
+        train=[grouped(5, "tiny-test-0")],
+        # A duplicate of train-5 here, one of train-6 there, one of a sample that neither has, two
+        # that the model has not seen.
+        test=[
+            *(grouped(0, "tiny-test-0", "test"), grouped(1, "tiny-left-out", "test")),
+            *(sample(2, split="test"), sample(7), sample(9)),
+        ],
+    )
+    found = leaked_of(evaluated, manifest, "test", its_manifest.digest, trained)
+    assert found.leaked is not None
+    assert found.leaked.tolist() == [True, True, False, True, False]
+    num_seen = count_seen(
+        evaluated, "test", {"shards_digest": its_manifest.digest, "shards": str(trained)}
+    )
+    assert num_seen == (3, "")
 
 
 def test_another_data_set_is_searched_for_equal_contents(

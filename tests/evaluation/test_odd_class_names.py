@@ -3,6 +3,8 @@
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from made_up import random_predictions
 from test_many_classes import IDENTITY, facts_of
 
@@ -13,7 +15,7 @@ from mmsa.evaluation.report.page.charts import curves
 from mmsa.evaluation.report.page.render import render
 from mmsa.evaluation.report.summary import summary_text
 
-NAMES = ("a/b", "100 %s $x$", '"it\'s"', "\u202eturned", "</script><b>", "f1/a")
+NAMES = ("a/b", "100 %s $x$", '"it\'s"', "\u202eturned", "</script><b>", "f1/a", "_other")
 
 
 def test_a_report_shows_them_as_they_are() -> None:
@@ -32,7 +34,14 @@ def test_a_report_shows_them_as_they_are() -> None:
     assert summary_text(findings)
     for kind in ("roc", "pr"):
         shown = "".join(ET.fromstring(curves(predictions, kind)).itertext())
-        for name in ("a/b", "100 %s $x$", "</script><b>"):
+        for name in ("a/b", "100 %s $x$", "</script><b>", "_other"):
             assert name in shown
     matrix = [[1] * len(NAMES) for _ in NAMES]
     assert confusion_matrix_png(matrix, NAMES, title="$x").startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_split_of_one_class_has_no_curves_to_name() -> None:
+    predictions = random_predictions(9, 3, 0)
+    predictions = replace(predictions, labels=np.zeros(9, dtype=np.int64))
+    assert "false positive rate" in curves(predictions, "roc")

@@ -203,6 +203,35 @@ def test_a_revision_is_chosen(world: Path, tmp_path: Path, hub: FakeHub) -> None
         mmsa.load("acme/mood@none", device="cpu")
 
 
+def test_revisions_have_their_own_reports_and_one_ledger(
+    world: Path, tmp_path: Path, hub: FakeHub
+) -> None:
+    assert push(world, tmp_path / "out", "--push", "acme/mood") == 0
+    repository = hub.repositories["acme/mood"]
+    commit = repository.commits[-1][0]
+    options = ["--shards", str(world / "shards"), "--no-page", "--no-floors"]
+    for name in ("acme/mood", f"acme/mood@{commit}"):
+        assert evaluate_main([name, *options]) == 0
+    reports = {path.name.partition("-")[2] for path in Path("hub/acme--mood/reports").iterdir()}
+    assert {name.partition("-tiny")[0] for name in reports} == {"export", f"export@{commit}"}
+    assert read_ledger("hub/acme--mood").num_openings == 2
+
+
+def test_a_target_whose_report_another_one_is_opens_nothing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report of earlier weights would be replaced before it is compared."""
+    export = Path(shutil.copytree(world / "export", tmp_path / "export"))
+    [report] = (export / "reports").iterdir()
+    metrics = json.loads((report / "metrics.json").read_text())
+    metrics["identity"]["weights_sha256"] = "1" * 64
+    (report / "metrics.json").write_text(json.dumps(metrics))
+    before = read_ledger(export).num_openings
+    assert evaluate_main([str(report), str(export), "--compare", "--no-page", "--no-floors"]) == 2
+    assert "have the same report" in capsys.readouterr().err
+    assert read_ledger(export).num_openings == before
+
+
 def test_what_a_hub_does_not_have_is_said(
     world: Path,
     tmp_path: Path,
@@ -239,4 +268,13 @@ def test_a_path_is_no_repository(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
     Path("runs").mkdir()
     with pytest.raises(UserError, match="is not a run directory"):
         mmsa.load("runs/first")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["rnus/lr--3", "rnus/a..b", "rnus/x-", "rnus/x.git@v1", "r/" + "x" * 97]
+)
+def test_a_name_that_no_hub_can_have_is_a_path(hub: FakeHub, name: str) -> None:
+    with pytest.raises(UserError, match="is not a run directory"):
+        mmsa.load(name)
     assert hub.requests == []

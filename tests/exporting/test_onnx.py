@@ -57,6 +57,29 @@ def test_the_cost_of_int8_is_measured_on_all_of_the_split(exported: Path) -> Non
     assert set(facts_of(exported)["cpu_milliseconds_per_sample"]["32"]) == {"torch", "onnx", "int8"}
 
 
+def test_the_split_is_read_one_batch_after_the_other(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmsa.evaluation.inputs.eval_target import Request, open_target
+    from mmsa.exporting.onnx.samples import validation_batches, validation_samples
+
+    target = open_target(Request(world / "export", "best", None, "val", None))
+    assert [one.text for one in validation_samples(target, 99)] == [
+        one.text for batch in validation_batches(target, 7) for one in batch
+    ]
+    num_read = 0
+    read = target.reader.read
+
+    def counted(shard: int, ordinal: int) -> Any:
+        nonlocal num_read
+        num_read += 1
+        return read(shard, ordinal)
+
+    monkeypatch.setattr(target.reader, "read", counted)
+    sizes = [(len(batch), num_read) for batch in validation_batches(target, 7)]
+    assert sizes == [(7, 7), (7, 14), (7, 21), (7, 28), (2, 30)]
+
+
 def test_the_example_runs_without_torch_and_without_this_package(
     exported: Path, world: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from hypothesis import strategies as some
 from packed import packed_set
 
 from launch.__main__ import main as launch_main
+from launch.doctor.examination import Examiner
 from launch.doctor.findings import forecast as forecasts
 from launch.doctor.findings import of_devices, of_files, of_network, of_nodes
 from launch.doctor.findings.finding import Finding, exit_code
 from launch.doctor.node import Request, as_lines, read_answers
-from launch.doctor.nodes import Nodes
+from launch.doctor.nodes import Answers, Nodes
 from launch.doctor.report import Examination, show
 from launch.doctor.steps import facts, forecast, storage, tcp
 from launch.site import ROOT
@@ -300,6 +302,44 @@ def test_a_node_that_is_silent_or_fails_is_named(monkeypatch: pytest.MonkeyPatch
     assert failed.problems[here.names[0]].startswith("KeyError")
 
 
+@dataclass(frozen=True)
+class SilentFrom(Nodes):
+    """These nodes answer no step from `step` on, as when a file system hangs."""
+
+    step: str = ""
+
+    def run(self, step: str, request: Request, **more: Any) -> Answers:
+        if step != self.step:
+            return super().run(step, request, **more)
+        none = dict.fromkeys(self.names, "no answer within 1 s")
+        return Answers({}, none, frozenset(none))
+
+
+@pytest.mark.parametrize("step", ["storage", "collectives"])
+def test_nodes_that_all_fall_silent_are_an_error(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    here = Nodes.here().names
+    base = request("", [], gpus=0, run_dir="", shards="", words=[], imports=[], cache="")
+    examiner = Examiner(SilentFrom(here, False, step=step), base, gpus=0, timeout_s=60)
+    one = examiner.examine()
+    assert one.exit_code == 2
+    (silent,) = [finding for finding in one.findings if finding.level == "error"]
+    assert (silent.nodes, silent.found) == (here, "no answer within 1 s")
+
+
+def test_a_doctor_that_fails_does_not_end_as_with_warnings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    site = tmp_path / "site.yaml"
+    site.write_text("{}\n")
+    monkeypatch.setattr(Nodes, "run", lambda *_, **__: {}["of a bug"])
+    assert launch_main(["doctor", "--here", "--site", str(site)]) == 2
+    assert "KeyError: 'of a bug'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -307,6 +347,9 @@ def test_a_node_that_is_silent_or_fails_is_named(monkeypatch: pytest.MonkeyPatch
         (["--partition", "gpu"], "add --nodes 2"),
         (["--nodes", "0"], "at least 1"),
         (["--port", "70000"], "1 to 65535"),
+        (["--here", "--timeout", "-1"], "--timeout -1: expected seconds, more than 0"),
+        (["--here", "--timeout", "0"], "--timeout 0: expected seconds, more than 0"),
+        (["--here", "--timeout", "nan"], "--timeout nan: expected seconds, more than 0"),
     ],
 )
 def test_contradicting_options(

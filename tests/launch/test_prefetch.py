@@ -11,8 +11,11 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from launch.__main__ import main as launch_main
+from launch.prefetch import missing_for_jobs
 from launch.site import ROOT
+from mmsa.config import load_config
 from mmsa.data.text import word_tokenizer
+from mmsa.process.arguments import take_configuration
 
 
 @pytest.fixture
@@ -70,3 +73,34 @@ def test_missing_files(encoder: Path, tmp_path: Path) -> None:
     )
     assert f"(looked in {cache}/huggingface/hub)" in done.stderr
     assert f"(looked for {cache}/torch/hub/checkpoints/resnet50-11ad3fa6.pth)" in done.stderr
+
+
+RANDOM = ["model.text_encoder.weights=none", "model.image_encoder.weights=none"]
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        # The hub also has tokenizers, and the architectures of random weights.
+        (
+            [*RANDOM, "model.image_encoder.name=hf:microsoft/resnet-18"],
+            [
+                "MISSING  tokenizer: bert-base-uncased",
+                "MISSING  text encoder: bert-base-uncased, random weights",
+                "MISSING  image encoder: hf:microsoft/resnet-18, random weights",
+            ],
+        ),
+        # It ends before it can name any part.
+        (["train.init_from=acme/mood"], ["error: there is no acme/mood here, and as a name on"]),
+        (["launch/runs/demo.yaml"], []),
+    ],
+    ids=["random", "init_from", "demo"],
+)
+def test_what_jobs_would_not_find(
+    words: list[str], missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(*take_configuration(None, words))
+    found = missing_for_jobs(config, words, str(tmp_path))
+    assert len(found) == len(missing)
+    assert all(line.startswith(start) for line, start in zip(found, missing, strict=True))

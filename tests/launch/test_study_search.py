@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from searches import HEAD, RATE, ended, search_of, study_of
 
 from launch.study.question import load_study
-from launch.study.search import history
+from launch.study.search import charts, history
 from launch.study.search.directories import FAILED, TrialDirectories
 from launch.study.search.settings import Search
 from launch.study.searching import check_search, identity_of
 from mmsa.config import load_config
 from mmsa.errors import UserError
+from mmsa.evaluation.report.page.charts import svg
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,52 @@ def test_a_trial_without_values_or_with_nan_counts_as_failed(tmp_path: Path) -> 
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "COMPLETE"]
     assert study.trials[2].intermediate_values == {1: 0.4, 2: 0.5}
     assert study.best_trial.number == 2
+
+
+@pytest.mark.parametrize(("warmup", "first_judged"), [(0, 1), (1, 2), (2, 3)])
+def test_the_median_pruner_spares_the_first_validations(
+    tmp_path: Path, warmup: int, first_judged: int
+) -> None:
+    trials = TrialDirectories(tmp_path)
+    ended(trials, 0.9, {"optim.text_lr": 1e-3}, reported=[0.9] * 4)
+    running = trials.claim(9)
+    assert running is not None
+    running.write("trial.json", {"values": {"optim.text_lr": 1e-2}, "settings": []})
+    pruner = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": warmup}
+    search = search_of(pruner=pruner)
+
+    def is_stopped_after(validations: int) -> bool:
+        values = [0.1] * validations
+        study = history.history(search, "accuracy", trials.all(), lambda _: values)
+        return history.is_hopeless(study, running.number)[0]
+
+    stopped = [number for number in range(1, 5) if is_stopped_after(number)]
+    assert stopped == list(range(first_judged, 5))
+
+
+@pytest.mark.parametrize(("given", "brackets"), [(None, 2), (9, 3)])
+def test_hyperband_takes_the_validations_of_the_longest_finished_trial(
+    tmp_path: Path, given: int | None, brackets: int
+) -> None:
+    """Eight validations make the brackets of 1 and 3; a ninth would add one that none reaches."""
+    trials = TrialDirectories(tmp_path)
+    ended(trials, 0.5, {"optim.text_lr": 1e-2}, reported=[0.5] * 3)
+    ended(trials, 0.9, {"optim.text_lr": 1e-3}, reported=[0.9] * 8)
+    running = trials.claim(9)
+    assert running is not None
+    running.write("trial.json", {"values": {"optim.text_lr": 1e-2}, "settings": []})
+    search = search_of(pruner={"name": "hyperband", "max_resource": given})
+    study = history.history(search, "accuracy", trials.all(), lambda _: [0.5])
+    history.is_hopeless(study, running.number)
+    assert len(study.pruner._pruners) == brackets
+
+
+def test_choices_are_shown_as_they_are_written() -> None:
+    """Not as mathematics, which `$a_{$` is not."""
+    row = {"name": "trial-0000", "state": "complete", "value": 0.5, "values": {"x.y": "$a_{$"}}
+    search = {"space": {"x.y": {"categorical": ["$a_{$", "b"]}}, "trials": [row]}
+    found = {**search, "ranking": ["trial-0000"], "metric": "accuracy", "direction": "maximize"}
+    assert "$a_{$" in svg(lambda axes: charts.draw_parallel(axes, found))
 
 
 def test_each_trial_is_claimed_once_by_many_drivers(tmp_path: Path) -> None:

@@ -284,6 +284,12 @@ def test_what_is_not_on_this_machine_is_named_with_the_command_that_fetches_it(
     assert f'python -c "import timm; timm.{command}, pretrained=True)"' in message
 
 
+@pytest.mark.parametrize("name", ["some/model--3", "hf-hub:some/model.git"])
+def test_a_name_that_no_hub_can_have(name: str) -> None:
+    with pytest.raises(UserError, match=r"some/model\S+ is not a directory, and no repository"):
+        _timm(name, weights="pretrained", config=None)
+
+
 def test_pretrained_weights_come_from_the_cache_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,11 +282,22 @@ def test_split_files_of_other_programs(tmp_path: Path) -> None:
         assert keys_of(load_manifest(out)) == {"train": 6, "val": 2, "test": 2}
 
 
-def test_a_split_file_that_is_no_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ("x" * 1_000_001, "field larger than field limit ("),
+        ('"a 5 inch screen', "unexpected end of data, "),
+        ('"so" he said', "',' expected after '\"', "),
+    ],
+    ids=["long", "open", "quotes"],
+)
+def test_a_split_file_that_is_no_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: str, problem: str
+) -> None:
     path = table(tmp_path, ROWS)
     file = tmp_path / "splits.csv"
-    file.write_text(f"id,split,text\ni0,train,short\ni1,val,{'x' * 1_000_001}\n")
+    file.write_text(f"id,split,text\ni0,train,short\ni1,val,{cell}\ni2,test,words\n")
     assert pack(path, tmp_path / "out", "--protocol", f"file:{file}") == 2
     said = capsys.readouterr().err
-    assert f"the split file {file} is not a CSV file: field larger than field limit (" in said
-    assert "at line 3. It needs only the columns id and split" in said
+    assert f"the split file {file} is not a CSV file: {problem}" in said
+    assert "in the row that starts at line 3. It needs only the columns id and split" in said

@@ -71,7 +71,7 @@ def history(
         study_name=_NAME,
         direction="minimize" if smaller_is_better(metric) else "maximize",
         sampler=sampler_of(search, number),
-        pruner=pruner_of(search),
+        pruner=pruner_of(search, trials),
     )
     distributions = {name: distribution_of(one) for name, one in search.space.items()}
     known = {one.number: one for one in trials}
@@ -122,15 +122,23 @@ def sampler_of(search: Search, number: int) -> Any:
     return samplers.RandomSampler(**options)
 
 
-def pruner_of(search: Search) -> Any:
-    """The pruner; its steps are numbers of validations, from 1."""
+def pruner_of(search: Search, trials: Sequence[TrialDirectory]) -> Any:
+    """The pruner; its steps are numbers of validations, from 1.
+
+    Optuna's count from 0: the steps before the N-th, and a longest trial of one more than its last.
+    """
     from optuna import pruners
 
     options = search.pruner.model_dump(exclude={"name"})
     if search.pruner.name == "hyperband":
+        finished = [trial.result for trial in trials if trial.result.get("state") == COMPLETE]
+        longest = max((len(result.get("validations", ())) for result in finished), default=0)
+        # "auto" prunes nothing while no trial is complete.
         return pruners.HyperbandPruner(
-            **options | {"max_resource": options["max_resource"] or "auto"}
+            **options | {"max_resource": options["max_resource"] or longest or "auto"}
         )
+    if search.pruner.name == "median":
+        options["n_warmup_steps"] += 1
     kinds: dict[str, Any] = {
         "none": pruners.NopPruner,
         "median": pruners.MedianPruner,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmsa.errors import UserError
 from mmsa.evaluation.arguments import Options
 from mmsa.evaluation.compare.comparison import check_comparable, check_metric
 from mmsa.evaluation.compare.comparison import compare as comparison_of
@@ -52,6 +53,20 @@ def check(
         check_comparable(identities)
     if compare or not folds:
         check_metric(metric, targets[0].identity["label_names"])
+    _check_each_has_its_report(targets)
+
+
+def _check_each_has_its_report(targets: Sequence[RequestedTarget]) -> None:
+    """Raise `UserError` where the report of one target would replace that of another."""
+    names: dict[str, str] = {}
+    for target in targets:
+        place = os.path.realpath(target.report)
+        if place in names:
+            raise UserError(
+                f"{names[place]} and {target.name} are of different weights and have the same "
+                f"report, {target.report}; evaluate one of them with --out, and name that report"
+            )
+        names[place] = target.name
 
 
 def write_ensembles(

@@ -53,9 +53,10 @@ def seen_before(
     """Look for the samples (`groups` and `key_hashes`, (N,)) in the splits used for training.
 
     If the model was trained on other shards than the evaluated ones, these are searched, provided
-    that they are still at `trained_shards`: packing again can move a sample to another split. In a
-    data set of another name they are searched for equal contents. Raises `ShardDamage` as reading
-    them does.
+    that they are still at `trained_shards`: packing again can move a sample to another split.
+    Duplicates are then those of either packing; one that neither has together with a sample that
+    both have is not found. In a data set of another name they are searched for equal contents.
+    Raises `ShardDamage` as reading them does.
     """
     earlier_splits = _SEEN_BEFORE.get(split)
     if earlier_splits is None:
@@ -74,16 +75,40 @@ def seen_before(
             same = same_content((shards, evaluated, [split]), (directory, manifest, there))
             return SeenBefore(np.isin(key_hashes, same), by_content=True)
         records = _records(directory, manifest, earlier_splits)
+        if manifest is evaluated:
+            seen_groups = records["group"]
+        else:
+            trained_all = _records(directory, manifest, tuple(manifest.splits))
+            evaluated_all = _records(shards, evaluated, tuple(evaluated.splits))
+            seen_groups = _groups_with(evaluated_all, _members(trained_all, records["group"]))
     except UserError as error:
         return SeenBefore(None, str(error))
     ungrouped = (records["group"] == records["key_hash"]).all() and (groups == key_hashes).all()
     duplicates_known = "groups" in manifest.source or not ungrouped
     leaked = np.isin(key_hashes, records["key_hash"])
     if duplicates_known:
-        leaked |= np.isin(groups, records["group"])
+        leaked |= np.isin(groups, seen_groups)
     elif not leaked.any():
         return SeenBefore(None, "the shards were packed without looking for duplicates")
     return SeenBefore(leaked)
+
+
+def _members(records: IndexArray, groups: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The key hashes of all samples of `groups`.
+
+    With the numbers of the groups: each is the key hash of the group's first sample, which a
+    protocol may have left out of the set.
+    """
+    return np.concatenate([records["key_hash"][np.isin(records["group"], groups)], groups])
+
+
+def _groups_with(records: IndexArray, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The groups of another packing that contain one of `keys`.
+
+    Its groups have other numbers where they gained or lost a first sample, so that two packings are
+    compared by keys alone.
+    """
+    return np.concatenate([records["group"][np.isin(records["key_hash"], keys)], keys])
 
 
 def seen_by_any(found: Sequence[SeenBefore]) -> SeenBefore:

@@ -26,15 +26,25 @@ class Sample(NamedTuple):
     label: int
 
 
-def validation_samples(target: EvalTarget, count: int | None) -> list[Sample]:
-    """`count` samples spread evenly over the split of `target`; None: all.
+def validation_samples(target: EvalTarget, count: int) -> list[Sample]:
+    """`count` samples spread evenly over the split of `target`, or all if they are fewer.
 
     Raises `UserError` for an image that does not decode.
     """
     places, _ = target.reader.all_records()
-    number = len(places) if count is None else min(count, len(places))
-    chosen = np.linspace(0, len(places) - 1, number).round().astype(int)
+    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
     return [_sample(target, *places[row].tolist()) for row in np.unique(chosen)]
+
+
+def validation_batches(target: EvalTarget, size: int) -> Iterator[list[Sample]]:
+    """All samples of the split of `target` in its order, `size` at a time, read when asked for: a
+    split may be larger than memory.
+
+    Raises `UserError` for an image that does not decode.
+    """
+    places, _ = target.reader.all_records()
+    for start in range(0, len(places), size):
+        yield [_sample(target, *place) for place in places[start : start + size].tolist()]
 
 
 def _sample(target: EvalTarget, shard: int, ordinal: int) -> Sample:

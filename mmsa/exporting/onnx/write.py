@@ -41,7 +41,7 @@ from mmsa.exporting.onnx.example import EXAMPLE, EXAMPLE_NAME, PREPARE_NAME, pre
 from mmsa.exporting.onnx.example_check import example_difference
 from mmsa.exporting.onnx.graph import OPSET, OUTPUT_NAME, write_graph
 from mmsa.exporting.onnx.int8 import cost, cpu_milliseconds, write_int8
-from mmsa.exporting.onnx.samples import Sample, batches, validation_samples
+from mmsa.exporting.onnx.samples import validation_batches, validation_samples
 from mmsa.foundation.new_directory import new_directory
 from mmsa.preprocessing import PREPROCESSING_NAME
 from mmsa.row_model import RowModel
@@ -51,7 +51,8 @@ INT8_NAME = "model.int8.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 FACTS_FILE = "onnx.json"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_TIMED = ("onnx", "int8")
+_COMPARED = ("onnx", "int8")
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -192,20 +193,20 @@ def _add_int8(
     """Write the int8 graph and say what it costs on all samples of the split."""
     write_int8(folder / GRAPH_NAME, folder / INT8_NAME)
     sessions["int8"] = open_session(folder / INT8_NAME, target.export.config.eval.cpu_threads)
-    samples = validation_samples(target, None)
-    both = {name: _logits(model, sessions[name], samples) for name in _TIMED}
-    labels = np.array([sample.label for sample in samples])
+    found: dict[str, list[Logits]] = {name: [] for name in _COMPARED}
+    labels: list[int] = []
+    for batch in validation_batches(target, _BATCH_SIZE):
+        inputs = model.inputs(batch)
+        for name in _COMPARED:
+            found[name].append(run(sessions[name], inputs))
+        labels += [sample.label for sample in batch]
+    full, int8 = (np.concatenate(found[name]) for name in _COMPARED)
     temperature = temperature_of(target.export.calibration)
     sizes = {
         name: (folder / file).stat().st_size
         for name, file in (("bytes", GRAPH_NAME), ("bytes_int8", INT8_NAME))
     }
-    return {**cost(both["onnx"], both["int8"], labels, temperature), **sizes}
-
-
-def _logits(model: RowModel, session: Any, samples: list[Sample]) -> Logits:
-    found = [run(session, model.inputs(batch)) for batch in batches(samples, (32,))]
-    return np.concatenate(found)
+    return {**cost(full, int8, np.array(labels), temperature), **sizes}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ def svg(draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
         matplotlib.rcdefaults()
         settings = {"svg.hashsalt": "mmsa", "svg.fonttype": "none", "font.size": 9}
         settings |= {"axes.spines.top": False, "axes.spines.right": False}
+        settings |= {"text.parse_math": False}  # names of classes, choices of a search
         matplotlib.rcParams.update(settings)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
@@ -66,6 +67,8 @@ def curves(predictions: Predictions, kind: str) -> str:
     probs = probabilities(predictions.logits)
 
     def draw(axes: Any) -> None:
+        lines: list[Any] = []
+        names: list[str] = []
         for place, c in enumerate(curve_classes(predictions)):
             name, truth = predictions.label_names[c], predictions.labels == c
             if kind == "roc":
@@ -73,14 +76,16 @@ def curves(predictions: Predictions, kind: str) -> str:
             else:
                 up, across, _ = precision_recall_curve(truth, probs[:, c])
             kept = np.unique(np.linspace(0, len(across) - 1, _POINTS).round().astype(int))
-            line = {"color": COLOURS[place], "label": _plain(name)}
-            axes.plot(across[kept], up[kept], linewidth=1.6, **line)
+            lines += axes.plot(across[kept], up[kept], linewidth=1.6, color=COLOURS[place])
+            names.append(name)
         if kind == "roc":
             axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
         axes.set_xlabel("false positive rate" if kind == "roc" else "recall")
         axes.set_ylabel("true positive rate" if kind == "roc" else "precision")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
-        axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
+        if lines:  # named here: labels of lines that begin with _ are not shown
+            corner = "lower right" if kind == "roc" else "lower left"
+            axes.legend(lines, names, frameon=False, loc=corner)
 
     return svg(draw)
 
@@ -124,7 +129,7 @@ def per_class(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
                 across, values, width * 0.92, color=COLOURS[place], label=name.replace("f1", "F1")
             )
             axes.errorbar(across, values, errors, fmt="none", ecolor="#333333", elinewidth=1)
-        axes.set_xticks(range(len(label_names)), [_plain(name) for name in label_names])
+        axes.set_xticks(range(len(label_names)), label_names)
         axes.set_ylim(0, 1.02)
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.14))
 
@@ -143,7 +148,7 @@ def f1_of_classes(scores: Mapping[str, Any], label_names: Sequence[str]) -> str:
         errors = np.maximum([values - low, high - values], 0)
         axes.barh(down, values, 0.7, color=COLOURS[2])
         axes.errorbar(values, down, xerr=errors, fmt="none", ecolor="#333333", elinewidth=1)
-        axes.set_yticks(down, [_plain(_shortened(name)) for name in label_names])
+        axes.set_yticks(down, [_shortened(name) for name in label_names])
         axes.set(xlim=(0, 1.02), ylim=(len(label_names) - 0.4, -0.6), xlabel="F1")
 
     return svg(draw, (_SIZE[0], 0.6 + 0.19 * len(label_names)))
@@ -202,8 +207,3 @@ def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Any, Any]:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= _NAME_UP_TO else f"{name[: _NAME_UP_TO - 1]}…"
-
-
-def _plain(name: str) -> str:
-    """A class name that matplotlib does not parse as mathematics."""
-    return name.replace("$", r"\$")
