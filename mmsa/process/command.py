@@ -295,7 +295,6 @@ def _stopped_in_start_up(command: Command, name: str) -> int:
 
 def leave(code: int) -> None:
     """End the process with `code`, ignoring stop signals from here on."""
-    ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.exit(code)
