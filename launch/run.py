@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from launch.site import ROOT
 from mmsa.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from mmsa.extensions import add_import_option, as_options, import_extensions, take_imports
+from mmsa.foundation.closed_stdout import EXIT_CLOSED_STDOUT
 from mmsa.foundation.command_line import CommandParser, unknown_option
 from mmsa.process.arguments import take_configuration
 
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 
 LOG_NAME = "launch.log"
 ENGINES = ("ddp", "zero1", "zero2", "zero3")
-_EXIT_CODES = (0, 1, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_EXIT_CODES = (
+    *(0, 1, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED),
+    EXIT_CLOSED_STDOUT,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

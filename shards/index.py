@@ -127,13 +127,13 @@ def _write(directory: Path, files: dict[str, bytes], manifest: Manifest) -> None
             "or the directory's name, in place of which --dataset gives another"
         ) from None
     try:
-        # First: readers must find the old set or the new one, never some of both.
-        (directory / MANIFEST_NAME).unlink(missing_ok=True)
-        write_files(directory, files)
+        # Readers must find the old set or the new one, never some of both.
+        write_files(directory, files, first_remove=MANIFEST_NAME)
     except OSError as error:
         raise UserError(
             f"the index of {directory} cannot be written: {error}. Nothing there may be read-only, "
-            f"and it needs {sum(map(len, files.values())):,} bytes. Then repeat the command"
+            f"and it needs {sum(map(len, files.values())):,} bytes. Then repeat the command, "
+            "with --overwrite where it says that an index is there"
         ) from None
 
 

@@ -84,3 +84,21 @@ def test_a_run_goes_on_without_its_reader_and_a_report_ends(
     assert (ended.returncode, ended.stderr) == (code, "")
     if what == "logs":
         assert log.read_text().splitlines()[-1].endswith("step 49")
+
+
+@pytest.mark.parametrize("closing", ["before", "after all was read"])
+def test_whoever_needs_no_reader_ends_as_usual(closing: str) -> None:
+    """`>&-`, and a reader that leaves when it has what it wants; a rank that prints nothing."""
+    code = "import sys\nfrom mmsa.process.command import run_command\n"
+    if closing == "before":
+        words = ["bash", "-c", '"$0" -c "$1" >&-', sys.executable]
+        code += "sys.exit(run_command(lambda command: print('nobody reads this')))"
+        ended = subprocess.run([*words, code], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    else:
+        reads, writes = os.pipe()
+        os.close(reads)
+        code += "sys.exit(run_command(lambda command: None))"
+        words = [sys.executable, "-c", code]
+        ended = subprocess.run(words, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, check=False)
+        os.close(writes)
+    assert (ended.returncode, ended.stderr) == (0, b"")

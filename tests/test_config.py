@@ -210,6 +210,8 @@ def test_numbers_are_decimal_and_times_are_read() -> None:
     config = load_config(
         None, ["run.seed=0123", "eval.batch_size=010", "train.epochs=1e1", "run.max_time=1:30:00"]
     )
+    size = load_config(None, ["model.text_encoder.config={hidden_size: 1_024}"])
+    assert (size.model.text_encoder.config or {})["hidden_size"] == 1024
     assert (config.run.seed, config.eval.batch_size, config.train.epochs) == (123, 10, 10)
     assert config.run.max_time == 5400
     assert load_config(None, ["train.compile=on"]).train.compile

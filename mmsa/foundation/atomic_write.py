@@ -81,12 +81,14 @@ def write_files(
     *,
     durable: bool = True,
     make_directory: bool = True,
+    first_remove: str | None = None,
 ) -> None:
     """Write all `files` (name -> content) into `directory`, or none of them.
 
     Renamed in their order once every one is written; `durable` flushes each before that, so that a
     power failure leaves no file under its name with half its content. Without `make_directory`, a
-    `directory` that is missing or is removed meanwhile is a `FileNotFoundError`. Raises `OSError`.
+    `directory` that is missing or is removed meanwhile is a `FileNotFoundError`. `first_remove` is
+    the last file, which speaks of the others: the old one goes before they do. Raises `OSError`.
     """
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
     try:
@@ -98,6 +100,8 @@ def write_files(
                 if durable:
                     stream.flush()
                     os.fsync(stream.fileno())
+        if first_remove is not None:
+            (directory / first_remove).unlink(missing_ok=True)
         for name, path in temporary.items():
             os.replace(path, directory / name)
     finally:

@@ -10,19 +10,25 @@ import sys
 EXIT_CLOSED_STDOUT = 128 + signal.SIGPIPE  # as a shell says of a command that SIGPIPE ended
 
 
-def stdout_has_gone() -> bool:
-    """Whether nobody reads stdout any more; what is buffered is written."""
+def flush_stdout() -> int | None:
+    """Write what is buffered; the exit code where nobody reads it any more."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed before this process began
+            sys.stdout.flush()
     except BrokenPipeError:
-        return True
+        return discard_stdout()
     except OSError:  # a full disk under it: what did not fit is lost
-        return False
-    try:  # of a print that failed nothing may be left in the buffer
+        pass
+    return None
+
+
+def stdout_has_gone() -> bool:
+    """Whether nobody reads stdout any more; asked after a `BrokenPipeError` of whatever file."""
+    try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLERR)
         return bool(poll.poll(0))
-    except (OSError, ValueError):  # no file at all
+    except (OSError, ValueError, AttributeError):  # no file at all
         return False
 
 

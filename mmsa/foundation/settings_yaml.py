@@ -15,7 +15,7 @@ from mmsa.foundation.relative_paths import where_it_was_looked_for
 
 # Numbers as YAML 1.2 and JSON have them. YAML 1.1, which PyYAML reads, takes 3e-5 for a string,
 # 010 for 8 and 1:30 for 90.
-_INTEGER = re.compile(r"[-+]?[0-9]+$")
+_INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*$")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )

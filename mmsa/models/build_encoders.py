@@ -20,7 +20,7 @@ from mmsa.models.encoder_families import (
     Modality,
     family_class,
 )
-from mmsa.models.encoders import ImageEncoder
+from mmsa.models.encoders import IMAGE_SECTION, TEXT_SECTION, ImageEncoder
 from mmsa.models.fusion import FUSIONS
 from mmsa.models.fusion.sequences import no_sequence
 from mmsa.models.hf_config import HF_PREFIX
@@ -88,7 +88,6 @@ def encoder_problems(raw: dict[str, Any]) -> list[str]:
         name, values = chosen.get("name", default.name), chosen.get("config")
         if used[modality] and isinstance(name, str):
             problems += _problems(modality, name, values, chosen)
-            problems += _last_n_problems(SECTIONS[modality], chosen)
             family = family_class(modality, name)
             if sequences and family is not None and not _has_sequences(family):
                 problems.append(no_sequence(f"{SECTIONS[modality]}.name={name}"))
@@ -119,14 +118,20 @@ def _problems(modality: Modality, name: str, values: Any, chosen: dict[str, Any]
     return problems
 
 
-def _last_n_problems(section: str, chosen: dict[str, Any]) -> list[str]:
-    """`last_n` says nothing by itself, though it reads as if the rest were frozen."""
-    last_n, train = chosen.get("last_n"), chosen.get("train", TextEncoderConfig().train)
-    if not isinstance(last_n, int) or last_n < 1 or train == "last_n":
-        return []
+def last_n_without_effect(config: ModelConfig) -> list[str]:
+    """A sentence for each encoder whose `last_n` reads as if the rest were frozen, and is not used.
+
+    No error: a search or a study varies `train` and leaves `last_n` as it is.
+    """
+    encoders: dict[str, TextEncoderConfig | ImageEncoderConfig] = {
+        TEXT_SECTION: config.text_encoder,
+        IMAGE_SECTION: config.image_encoder,
+    }
     return [
-        f"{section}.last_n={last_n} has no effect with {section}.train={train}; add "
-        f"{section}.train=last_n, or set {section}.last_n=0"
+        f"{section}.last_n={one.last_n} has no effect with {section}.train={one.train}; "
+        f"{section}.train=last_n would train the last {one.last_n} alone"
+        for section, one in encoders.items()
+        if one.last_n and one.train != "last_n"
     ]
 
 

@@ -30,7 +30,7 @@ from mmsa.errors import (
     first_line,
 )
 from mmsa.foundation import atomic_write
-from mmsa.foundation.closed_stdout import discard_stdout, stdout_has_gone
+from mmsa.foundation.closed_stdout import discard_stdout, flush_stdout, stdout_has_gone
 from mmsa.foundation.held_directory import HeldDirectory
 from mmsa.foundation.open_files import require_open_files, too_many_open
 from mmsa.process.collective_errors import lost_contact
@@ -219,9 +219,8 @@ def run_command(body: Callable[[Command], None]) -> int:
     with command.resources:
         code = _run(command, body)
         command.to_finish.close()
-        if stdout_has_gone():
-            closed = discard_stdout()
-            code = code or closed
+        closed = flush_stdout()
+        code = code or closed or 0
         if command.world.world_size > 1:
             sys.stderr.flush()
             os._exit(code)

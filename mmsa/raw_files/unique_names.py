@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 def unique_names(columns: Sequence[str]) -> tuple[str, ...]:
     """`columns` with `.1`, `.2`, ... behind the repetitions of a name, as pandas reads them."""
-    found: list[str] = []
+    given, numbers = set(columns), dict[str, int]()
+    found: dict[str, None] = {}  # in their order
     for column in columns:
-        name, number = column, 0
-        while name in found or (number and name in columns):
+        name, number = column, numbers.get(column, 0)
+        while name in found or (number and name in given):
             number += 1
             name = f"{column}.{number}"
-        found.append(name)
+        numbers[column] = number  # else many blank headers would be tried against each other
+        found[name] = None
     return tuple(found)

@@ -11,6 +11,7 @@ from mmsa.engines.gpu_supply import supply_in_words, supply_warnings
 from mmsa.engines.single_process_warning import warn_if_single_process
 from mmsa.evaluation.inputs.seen_before import count_seen
 from mmsa.models.batchnorm import running_statistics
+from mmsa.models.build_encoders import last_n_without_effect
 from mmsa.process.runtime import World
 from mmsa.training.checkpoints.checkpoint import read_state
 from mmsa.training.checkpoints.resume import continuation_in_words
@@ -45,6 +46,9 @@ def log_start_facts(run: Run, world: World) -> None:
                 logger.info("not trained, because unused: %s", ", ".join(encoder.unused))
     for part, (trained, frozen) in run.parameter_counts.items():
         logger.info("parameters of %s: %s trained, %s frozen", part, f"{trained:,}", f"{frozen:,}")
+    if run.accelerator.is_main_process:
+        for words in last_n_without_effect(run.config.model):
+            logger.warning("%s", words)
     if run.resumed_from is not None:
         _log_continuation(run, launch)
     elif run.parts.history and run.accelerator.is_main_process:

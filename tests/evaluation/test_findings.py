@@ -327,6 +327,11 @@ def test_duplicates_of_either_packing_are_leaks(tmp_path: Path) -> None:
         evaluated, "test", {"shards_digest": its_manifest.digest, "shards": str(trained)}
     )
     assert num_seen == (3, "")
+    # Without the index of a split that the model was not trained on, what train shows stays known.
+    (trained / its_manifest.splits["test"].shards[0].index).unlink()
+    found = leaked_of(evaluated, manifest, "test", its_manifest.digest, trained)
+    assert found.leaked is not None
+    assert found.leaked.tolist() == [True, True, False, False, False]
 
 
 def test_another_data_set_is_searched_for_equal_contents(

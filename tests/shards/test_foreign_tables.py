@@ -16,6 +16,7 @@ from reading import opened, read
 from mmsa.errors import UserError
 from mmsa.raw_files.delimited import marked_encoding, separator_of
 from mmsa.raw_files.rows import open_table
+from mmsa.raw_files.unique_names import unique_names
 from shards.example import Rejected
 
 LINES = [["text", "image", "label"], ["caf\u00e9; one, two", "1.jpg", "joy"], ["x", "2.jpg", "sad"]]
@@ -57,6 +58,12 @@ def test_a_separator_that_only_the_first_line_names(folder: Path) -> None:
     assert [e.label for e in read("table", folder / "t.csv")[0]] == ["joy", "sad"]
     (folder / "t.tsv").write_text("sep=\t\ntext\timage\tlabel\na\t1.jpg\tjoy\n")
     assert [e.text for e in read("table", folder / "t.tsv")[0]] == ["a"]
+
+
+def test_names_of_columns_are_made_unique() -> None:
+    assert unique_names(["a", "b", "a", "a.1", "a", ""]) == ("a", "b", "a.2", "a.1", "a.3", "")
+    blanks = unique_names([""] * 20_000)  # what some programs write behind the last column
+    assert (len(set(blanks)), blanks[:3]) == (20_000, ("", ".1", ".2"))
 
 
 def test_blank_lines_before_the_line_that_names_the_separator(folder: Path) -> None:

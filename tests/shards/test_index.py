@@ -1,5 +1,6 @@
 """index: tars that others packed, read by our reader; info on any packed set."""
 
+import errno
 import io
 import json
 import os
@@ -286,7 +287,14 @@ def test_an_interrupted_index_is_no_set(
             raise KeyboardInterrupt
         replace(source, target)
 
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     other = [*FIELDS, "--classes", "sad,glad", "--overwrite"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert run(tars, *other) == 2
+    assert digests(tars) == before
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupted)
         assert run(tars, *other) == 130

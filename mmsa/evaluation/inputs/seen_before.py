@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +79,8 @@ def seen_before(
         if manifest is evaluated:
             seen_groups = records["group"]
         else:
-            trained_all = _records(directory, manifest, tuple(manifest.splits))
-            evaluated_all = _records(shards, evaluated, tuple(evaluated.splits))
+            trained_all = _whole_records(directory, manifest)
+            evaluated_all = _whole_records(shards, evaluated)
             seen_groups = _groups_with(evaluated_all, _members(trained_all, records["group"]))
     except UserError as error:
         return SeenBefore(None, str(error))
@@ -176,6 +177,15 @@ def count_seen(
         trained_shards=trained.get("shards"),
     )
     return (0, found.why_unknown) if found.leaked is None else (int(found.leaked.sum()), "")
+
+
+def _whole_records(directory: str | os.PathLike[str], manifest: Manifest) -> IndexArray:
+    """The records of all splits whose index is there: a copied set need not be whole."""
+    found = []
+    for split in manifest.splits:
+        with suppress(UserError):
+            found.append(_records(directory, manifest, (split,)))
+    return np.concatenate(found)
 
 
 def _records(
