@@ -133,8 +133,8 @@ class Launch:
             for member in members:
                 with suppress(psutil.NoSuchProcess):
                     act(member)
+        self.process.wait()  # first: psutil would take its exit code
         psutil.wait_procs(members, timeout=ENDS_WITHIN_S)
-        self.process.wait()
 
 
 def checkpoint_steps(run_dir: Path) -> list[int]:

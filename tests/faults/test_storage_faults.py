@@ -195,7 +195,8 @@ def test_other_bytes_that_stay(expected: FromFolder, tmp_path: Path) -> None:
         server.fault = lambda name: "other" if name == "train-00005.tar" else None
         launch = started(tmp_path / "run", server.url, cache=tmp_path / "cache")
         failed_with(launch, "train-00005.tar has other bytes than the manifest says")
-        assert server.requests["GET train-00005.tar"] == 2
+        # Twice ahead of its time, where it ends nothing, and twice when it is needed.
+        assert server.requests["GET train-00005.tar"] in (2, 4)
         server.fault = lambda name: None
         ended(started(tmp_path / "run", server.url, cache=tmp_path / "cache"))
     expected.check(tmp_path / "run")
