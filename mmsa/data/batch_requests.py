@@ -81,7 +81,7 @@ class TrainRequests:
                 continue
             epoch, start, stop = self.plan.locate(step)
             if order is None or epoch != order_epoch:
-                order, order_epoch = self._order(epoch), epoch
+                order, order_epoch = self.order_of(epoch), epoch
                 text_lengths = _TextLengths(self.reader, order) if self.bucket_by_length else None
             block = self.plan.block(self.rank, start, stop)
             if ahead is not None:
@@ -116,7 +116,8 @@ class TrainRequests:
         members = (shard for number in windows for shard in order.members(number).tolist())
         return tuple(dict.fromkeys(shard for shard in members if self.reader.sizes[shard]))
 
-    def _order(self, epoch: int) -> Order:
+    def order_of(self, epoch: int) -> Order:
+        """The order in which `epoch` reads the samples."""
         return Order(
             self.reader.sizes,
             identity=self.reader.identity,

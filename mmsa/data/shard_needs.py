@@ -41,7 +41,7 @@ class TrainNeeds:
         for step in range(self.requests.start_step, self.requests.stop_step):
             epoch, _, _ = self.requests.plan.locate(step)
             if order is None or epoch != order_epoch:
-                order, order_epoch = self.requests._order(epoch), epoch
+                order, order_epoch = self.requests.order_of(epoch), epoch
             shards = self.requests.shards_of_step(order, step, self.num_ranks)
             if shards != before:
                 yield Need(step, tuple(self.requests.reader.shards.files(shards)))
@@ -117,7 +117,7 @@ def most_bytes_at_once(train: TrainRequests, num_ranks: int, num_workers: int) -
         return all_bytes
     most, carried = 0, np.zeros(0, dtype=np.int64)
     for epoch in range(train.start_step // steps, -(-train.stop_step // steps)):
-        order, start = train._order(epoch), max(0, train.start_step - epoch * steps)
+        order, start = train.order_of(epoch), max(0, train.start_step - epoch * steps)
         stop = min(steps, train.stop_step - epoch * steps)
         # Of the last steps of the epoch before: what is already needed of this one.
         ends = np.minimum(np.arange(lead - len(carried), lead) + 1, stop)

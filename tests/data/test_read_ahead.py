@@ -89,7 +89,7 @@ def test_the_ranks_of_a_machine_divide_what_they_read_ahead(
         for worker in range(2):
             for _ in source(worker, 2):
                 pass
-        order = source._order(0)
+        order = source.order_of(0)
         for step in range(3):
             block = source.plan.block(rank, *source.plan.locate(step)[1:])
             assert block.plan.world_size == share

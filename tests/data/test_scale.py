@@ -36,7 +36,7 @@ def test_a_worker_asks_no_index_for_steps_that_others_read(tmp_path: Path) -> No
     reader = open_split(tmp_path, packed_set(tmp_path, [8] * 6))
     source = requests(reader, micro_batch_size=8, stop_step=3)
     source.window_shards = 1
-    for number in source._order(0).window(0).members.tolist():
+    for number in source.order_of(0).window(0).members.tolist():
         (tmp_path / reader.shards[number].index).unlink()
     assert len(list(source(1, 2))) == 1  # step 1 of steps 0, 1, 2
     with pytest.raises(ShardDamage, match="cannot be read"):
@@ -69,7 +69,7 @@ def test_index_files_are_read_once_as_their_window_comes(
     source.window_shards = 80
     steps = iter(source())
     first = next(steps)
-    window = set(source._order(first.epoch).window(0).members.tolist())
+    window = set(source.order_of(first.epoch).window(0).members.tolist())
     assert len(window) == 80
     assert set(reader._indexes) == window
     for number in window:

@@ -296,7 +296,7 @@ def test_the_room_for_all_readers_is_that_of_the_widest_step_of_all_epochs(
     ranks = {"micro_batch_size": 8 // num_ranks, "world_size": num_ranks}
     train = source(reader, **{**ranks, "stop_step": 88, **more})
     per_step = {
-        step: set(train.shards_of_step(train._order(step // 21), step, num_ranks))
+        step: set(train.shards_of_step(train.order_of(step // 21), step, num_ranks))
         for step in range(train.start_step, train.stop_step)
     }
     lead = 2 * num_workers + (num_ranks - 1)
