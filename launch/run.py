@@ -36,10 +36,8 @@ if TYPE_CHECKING:
 
 LOG_NAME = "launch.log"
 ENGINES = ("ddp", "zero1", "zero2", "zero3")
-_EXIT_CODES = (
-    *(0, 1, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED),
-    EXIT_CLOSED_STDOUT,
-)
+_OF_COMMANDS = (EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED, EXIT_CLOSED_STDOUT)
+_EXIT_CODES = (0, 1, *_OF_COMMANDS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,16 +100,9 @@ def _train(arguments: argparse.Namespace, words: list[str], imports: list[str]) 
     passed = [*options, *overrides, *shape, *imports]
     command = _command(config.launch.engine, int(config.launch.world_size), "train.py", passed)
     if arguments.dry_run:
-        looked = [
-            "python",
-            "-m",
-            "launch",
-            *imports,
-            "prefetch",
-            "--offline",
-            *([file] if file else []),
-        ]
-        weights = f"weights were not looked for: {shlex.join([*looked, *overrides])}"
+        looked = ["python", "-m", "launch", *imports, "prefetch", "--offline"]
+        looked += [*options[1:], *overrides]
+        weights = f"weights were not looked for: {shlex.join(looked)}"
         return _show(command, weights)
     before = read_status(run_dir / STATUS_NAME)
     ended = _start(command)

@@ -22,20 +22,30 @@ def test_a_reader_that_has_gone(words: list[str], tmp_path: Path) -> None:
     if words[0] == "mmsa":  # of a start that failed there is nothing to verify
         (tmp_path / "status.json").write_text('{"state": "failed"}')
         words = [*words[:-1], str(tmp_path)]
+    ended = ended_with(unread(), [sys.executable, "-m", *words])
+    assert ended.returncode == 141, ended.stderr
+    assert ended.stderr == ""
+
+
+def unread() -> int:
+    """A pipe for writing whose reader has gone."""
     reads, writes = os.pipe()
     os.close(reads)
-    with os.fdopen(writes, "wb") as stdout:
-        ended = subprocess.run(
-            [sys.executable, "-m", *words],
+    return writes
+
+
+def ended_with(stdout: int, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; `stdout` is closed then."""
+    with os.fdopen(stdout, "wb") as file:
+        return subprocess.run(
+            words,
             cwd=ROOT,
-            stdout=stdout,
+            stdout=file,
             stderr=subprocess.PIPE,
             text=True,
             timeout=120,
             check=False,
         )
-    assert ended.returncode == 141, ended.stderr
-    assert ended.stderr == ""
 
 
 SCRIPT = """
@@ -65,22 +75,9 @@ def test_a_run_goes_on_without_its_reader_and_a_report_ends(
     what: str, stdout: str, code: int, tmp_path: Path
 ) -> None:
     """As train.py and evaluate.py are: the lines of a run are in its log as well."""
-    if stdout == "closed":
-        reads, writes = os.pipe()
-        os.close(reads)
-    else:
-        writes = os.open("/dev/full", os.O_WRONLY)
+    file = unread() if stdout == "closed" else os.open("/dev/full", os.O_WRONLY)
     log = tmp_path / "log.txt"
-    with os.fdopen(writes, "wb") as file:
-        ended = subprocess.run(
-            [sys.executable, "-c", SCRIPT, what, str(log)],
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    ended = ended_with(file, [sys.executable, "-c", SCRIPT, what, str(log)])
     assert (ended.returncode, ended.stderr) == (code, "")
     if what == "logs":
         assert log.read_text().splitlines()[-1].endswith("step 49")
@@ -91,14 +88,10 @@ def test_whoever_needs_no_reader_ends_as_usual(closing: str) -> None:
     """`>&-`, and a reader that leaves when it has what it wants; a rank that prints nothing."""
     code = "import sys\nfrom mmsa.process.command import run_command\n"
     if closing == "before":
-        words = ["bash", "-c", '"$0" -c "$1" >&-', sys.executable]
         code += "sys.exit(run_command(lambda command: print('nobody reads this')))"
-        ended = subprocess.run([*words, code], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+        words = ["bash", "-c", '"$0" -c "$1" >&-', sys.executable, code]
     else:
-        reads, writes = os.pipe()
-        os.close(reads)
         code += "sys.exit(run_command(lambda command: None))"
         words = [sys.executable, "-c", code]
-        ended = subprocess.run(words, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, check=False)
-        os.close(writes)
-    assert (ended.returncode, ended.stderr) == (0, b"")
+    ended = ended_with(unread(), words)
+    assert (ended.returncode, ended.stderr) == (0, "")

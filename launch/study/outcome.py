@@ -17,7 +17,6 @@ from launch.study.search.directories import TrialDirectories, TrialDirectory
 from launch.study.search.summary import is_finished, summary
 from launch.study.searching import trial_overrides
 from launch.study.trials import Trial
-from mmsa.extensions import as_options
 from mmsa.foundation.atomic_write import write_file, write_files
 from mmsa.foundation.settings_yaml import dump_settings
 
@@ -60,12 +59,11 @@ def answered(
 
 def commands_of(study: Study, trials: Sequence[Trial], out: Path) -> dict[str, list[str]]:
     """Variant -> the command that repeats each of its runs, in one process."""
-    base = str(base_file(study, out))
+    base = base_file(study, out)
     commands: dict[str, list[str]] = {}
     for trial in trials:
-        words = ["python", "train.py", "--config", base, *trial.overrides(study)]
-        words += as_options(study.imports)
-        commands.setdefault(trial.variant, []).append(shlex.join(words))
+        words = study.training_words(base, trial.overrides(study))
+        commands.setdefault(trial.variant, []).append(shlex.join(["python", "train.py", *words]))
     return commands
 
 
@@ -75,9 +73,9 @@ def _searched(study: Study, trials: Sequence[TrialDirectory], out: Path) -> dict
     found = summary(study.search, study.metric, trials)
     for row, trial in zip(found["trials"], trials, strict=True):
         if trial.values is not None:
-            base = str(base_file(study, out))
-            words = ["python", "train.py", "--config", base, *trial_overrides(study, trial)]
-            row["command"] = shlex.join([*words, *as_options(study.imports)])
+            overrides = trial_overrides(study, trial)
+            words = study.training_words(base_file(study, out), overrides)
+            row["command"] = shlex.join(["python", "train.py", *words])
     return found
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 
 from launch.study.search.settings import Search
 from mmsa.errors import UserError
+from mmsa.extensions import as_options
 from mmsa.foundation.overrides import unknown_key
 from mmsa.foundation.parsing import parse_yaml
 
@@ -146,6 +147,10 @@ class Study(BaseModel):
         """The modules of `--import`, which each process of the study needs. The file has none:
         reading it must not run code."""
         return self._imports
+
+    def training_words(self, base: Path | str, overrides: Sequence[str]) -> list[str]:
+        """The arguments of train.py for a run with `overrides` of the file `base`."""
+        return ["--config", str(base), *overrides, *as_options(self._imports)]
 
     @property
     def compared_with(self) -> str:

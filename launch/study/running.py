@@ -93,8 +93,7 @@ class Driver:
             if read_status(trial.run_dir / STATUS_NAME).get("state") == "done":
                 return 0
             self._say(trial, "trains")
-            words = ["--config", str(self._base), *trial.overrides(self._study)]
-            words += as_options(self._study.imports)
+            words = self._study.training_words(self._base, trial.overrides(self._study))
             return workers.run(workers.script("train.py", words), trial.log)
         return workers.run(evaluation_command(self._study, trial, "val"), trial.log)
 

@@ -32,7 +32,6 @@ from launch.study.search.summary import is_finished
 from launch.study.search.validations import Validation, read_validations, value_of_best
 from launch.study.workers import POLL_S, Workers
 from mmsa.errors import EXIT_PREEMPTED, UserError
-from mmsa.extensions import as_options
 from mmsa.foundation.file_lock import FileLock
 from mmsa.process.status import STATUS_NAME, read_status
 
@@ -166,8 +165,8 @@ class SearchDriver:
         status = read_status(trial.run_dir / STATUS_NAME).get("state")
         if status != "done" and trial.result.get("state") != PRUNING:
             self._say(trial, f"trains {' '.join(trial.read('trial.json')['settings'])}")
-            words = ["--config", str(self._base), *trial_overrides(self._study, trial)]
-            words += as_options(self._study.imports)
+            overrides = trial_overrides(self._study, trial)
+            words = self._study.training_words(self._base, overrides)
             judge = None
             if not isinstance(self._search.pruner, NoPruner):
                 judge = Judge(self._study, self._trials, trial, select_by)
